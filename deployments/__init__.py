@@ -1,0 +1,1 @@
+"""Work pools, profiles and the sample corpus that ships with the project."""

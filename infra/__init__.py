@@ -1,0 +1,1 @@
+"""How the pipeline touches the world: lake, evidence, energy, quantum runtime, tracking, compute. Knows no stage."""

@@ -1,0 +1,55 @@
+"""Raw physical quantities of a piece of work. Joules, money and carbon are derived from them later."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a piece of work used.
+
+    Attributes:
+        cpu_s: CPU seconds, user + system, of this process and its declared children.
+        wall_s: elapsed seconds.
+        rss_gb_s: resident memory integrated over time, GB s.
+        package_j: joules of the CPU packages where a counter can be read, else 0.
+        dram_j: joules of the DRAM where a counter can be read, else 0.
+        gpu_j: joules of the GPUs where a counter can be read, else 0.
+        simulation_cpu_s: the part of `cpu_s` spent simulating quantum circuits.
+        qpu_s_billed: QPU seconds billed.
+        qpu_s_projected: QPU seconds that the same circuits would be billed on the projection device.
+        jobs: jobs sent to a backend (a share of a job shared with others).
+        circuits: circuits executed, each parameter set counted.
+        shots: shots over all circuits.
+        two_qubit_gates: two-qubit gates executed once per circuit, of the circuit as run on the projection device.
+    """
+
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    rss_gb_s: float = 0.0
+    package_j: float = 0.0
+    dram_j: float = 0.0
+    gpu_j: float = 0.0
+    simulation_cpu_s: float = 0.0
+    qpu_s_billed: float = 0.0
+    qpu_s_projected: float = 0.0
+    jobs: float = 0.0
+    circuits: int = 0
+    shots: int = 0
+    two_qubit_gates: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def __sub__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+
+    def scaled(self, factor: float) -> Usage:
+        """Return every quantity times `factor`; counts are rounded."""
+        values = {k: round(v * factor) if isinstance(v, int) else v * factor for k, v in asdict(self).items()}
+        return Usage(**values)
+
+    def asdict(self) -> dict[str, float | int]:
+        """Return the quantities by name."""
+        return asdict(self)

@@ -1,0 +1,63 @@
+"""All exceptions of the project.
+
+KetcycleError
+|- BadInput             what the user gave cannot be used; the message says what to do
+|  |- NoDocuments       a corpus without a usable document
+|- LakeError            a data set is missing, incomplete or damaged
+|- StageFailed          a stage stopped; the others are skipped
+|- RuntimeQueueError
+|  |- ReplayDiverged    a replayed call differs from the recorded one
+|  |- ConcurrentCall    the sampler of one arm was used by two threads
+|  |- BackendFailed     the backend answered with an error
+|  |- BudgetExceeded    the call would spend more than allowed
+|  |- StillQueued       a remote result is not there before the deadline
+|- MeterBusy            two metered blocks at once in one process
+"""
+
+
+class KetcycleError(Exception):
+    """Base of all errors of the project."""
+
+
+class BadInput(KetcycleError):
+    """What the user gave cannot be used; the message says what was expected and what to do."""
+
+
+class NoDocuments(BadInput):
+    """A corpus holds no usable document."""
+
+
+class LakeError(KetcycleError):
+    """A data set is missing, incomplete or damaged."""
+
+
+class StageFailed(KetcycleError):
+    """A stage stopped; the stages after it are skipped."""
+
+
+class RuntimeQueueError(KetcycleError):
+    """Base of the errors of the quantum runtime queue."""
+
+
+class ReplayDiverged(RuntimeQueueError):
+    """A replayed call has another fingerprint than the recorded one; the old counts are not served."""
+
+
+class ConcurrentCall(RuntimeQueueError):
+    """The sampler handed to one arm was used by two threads at once."""
+
+
+class BackendFailed(RuntimeQueueError):
+    """The backend answered with an error."""
+
+
+class BudgetExceeded(RuntimeQueueError):
+    """The call would spend more than the budget allows."""
+
+
+class StillQueued(RuntimeQueueError):
+    """A remote result is not there before the deadline; the call stays in the ledger."""
+
+
+class MeterBusy(KetcycleError):
+    """A metered block was opened while another one of this process was open."""

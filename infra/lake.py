@@ -1,0 +1,200 @@
+"""The data lake: immutable data sets, each a folder of files and a manifest put last.
+
+A reader sees only what a manifest names, so a writer killed half-way leaves nothing visible. A version is named by
+the digest of its content: the same data written twice are one version. Knows nothing of stages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.errors import LakeError
+
+ROW_GROUP = 10_000
+_NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """A reference to one version of one data set."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Read `name@version`.
+
+        Raises:
+            LakeError: the text has another form.
+        """
+        name, _, version = text.partition("@")
+        if not _NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{16}", version):
+            raise LakeError(f"a lake reference looks like curation/kept@0123456789abcdef, not {text!r}")
+        return cls(name, version)
+
+
+class Lake:
+    """Data sets below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+
+    def write(
+        self, name: str, tables: pa.Table | Iterable[pa.Table], meta: Mapping[str, Any] | None = None
+    ) -> Ref:
+        """Write a stream of tables of one schema as a Parquet data set, a few row groups in memory at a time.
+
+        Raises:
+            LakeError: no table was given, so there is no schema to keep.
+        """
+        stream = iter([tables]) if isinstance(tables, pa.Table) else iter(tables)
+        folder = self._new_folder(name)
+        try:
+            first = next(stream, None)
+            if first is None:
+                raise LakeError(
+                    f"{name}: nothing to write; give at least one (possibly empty) table with its schema"
+                )
+            schema = first.schema
+            with pq.ParquetWriter(folder / "part-00000.parquet", schema, compression="zstd") as writer:
+                writer.write_table(first, row_group_size=ROW_GROUP)
+                for table in stream:
+                    writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return self._seal(name, folder, meta or {})
+
+    def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None) -> Ref:
+        """Copy a folder of files (a model, a tokenizer) into the lake."""
+        folder = self._new_folder(name)
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        return self._seal(name, folder, meta or {})
+
+    def folder(self, ref: Ref) -> Path:
+        """Return the local folder that holds the files of a version."""
+        return self.root / ref.name / str(self.manifest(ref)["folder"])
+
+    def files(self, ref: Ref) -> list[Path]:
+        """Return the files of a version."""
+        manifest = self.manifest(ref)
+        base = self.root / ref.name / manifest["folder"]
+        return [base / entry["path"] for entry in manifest["files"]]
+
+    def manifest(self, ref: Ref) -> dict[str, Any]:
+        """Return the manifest of a version.
+
+        Raises:
+            LakeError: there is no such version.
+        """
+        path = self.root / ref.name / f"{ref.version}.json"
+        try:
+            manifest: dict[str, Any] = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise LakeError(
+                f"the lake at {self.root} has no data set {ref}; was it cleaned? run the stage again"
+            ) from None
+        return manifest
+
+    def meta(self, ref: Ref) -> dict[str, Any]:
+        """Return what the writer noted about a version."""
+        meta: dict[str, Any] = self.manifest(ref)["meta"]
+        return meta
+
+    def rows(self, ref: Ref) -> int:
+        """Return the number of rows of a Parquet data set."""
+        return sum(entry.get("rows", 0) for entry in self.manifest(ref)["files"])
+
+    def read(self, ref: Ref, columns: list[str] | None = None) -> pa.Table:
+        """Read a whole Parquet data set."""
+        return pa.concat_tables(pq.read_table(path, columns=columns) for path in self._parquet(ref))
+
+    def scan(
+        self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048
+    ) -> Iterator[pa.RecordBatch]:
+        """Read a Parquet data set in record batches, memory flat."""
+        for path in self._parquet(ref):
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(batch_size=batch_size, columns=columns)
+
+    def sql(self, query: str, **tables: Ref) -> pa.Table:
+        """Run a DuckDB query over data sets; each keyword is the name of a table in the query."""
+        with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+            for table, ref in tables.items():
+                connection.from_parquet([str(path) for path in self._parquet(ref)]).create_view(table)
+            return connection.sql(query).to_arrow_table()
+
+    def versions(self, name: str) -> list[Ref]:
+        """Return all versions of a data set, the oldest first."""
+        found = sorted(
+            (self.root / name).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name)
+        )
+        return [Ref(name, path.stem) for path in found]
+
+    def _parquet(self, ref: Ref) -> list[Path]:
+        return [path for path in self.files(ref) if path.suffix == ".parquet"]
+
+    def _new_folder(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise LakeError(f"a data set is named in lower case like curation/kept, not {name!r}")
+        folder = self.root / name / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        return folder
+
+    def _seal(self, name: str, folder: Path, meta: Mapping[str, Any]) -> Ref:
+        entries: list[dict[str, Any]] = []
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            with path.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            entry = {"path": str(path.relative_to(folder)), "sha256": sha256, "bytes": path.stat().st_size}
+            if path.suffix == ".parquet":
+                entry["rows"] = pq.read_metadata(path).num_rows
+            entries.append(entry)
+        content = json.dumps(
+            [[e["path"], e["sha256"]] for e in entries] + [json.dumps(dict(meta), sort_keys=True)]
+        )
+        ref = Ref(name, hashlib.sha256(content.encode()).hexdigest()[:16])
+        target = self.root / name / f"{ref.version}.json"
+        if target.exists():
+            shutil.rmtree(folder)
+            return ref
+        write_atomic(
+            target, json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1)
+        )
+        return ref
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part.
+
+    Raises:
+        OSError: the disk is full or the folder is not writable; the old content stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""What is done: the subtasks of the seven stages, their arms, and the one bridge to the infrastructure."""

@@ -1,0 +1,237 @@
+"""The one contract between a decision and the methods that can take it.
+
+A *subtask* is one decision inside a stage; an *arm* is one way to solve it. This module knows values only: it
+imports nothing of the orchestrator, the quantum library or the infrastructure, and loads in milliseconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+
+P = TypeVar("P")
+S = TypeVar("S")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Kind(StrEnum):
+    """What sort of method an arm is."""
+
+    CONTROL = "control"
+    CLASSICAL = "classical"
+    TWIN = "twin"
+    DEQUANTISED = "dequantised"
+    QUANTUM = "quantum"
+
+
+class Method(StrEnum):
+    """How a run picks the arm of a subtask."""
+
+    CLASSICAL = "classical"
+    QUANTUM = "quantum"
+    SHADOW = "shadow"
+    AUTO = "auto"
+
+
+class Once(Protocol):
+    """Computes a value shared by several arms a single time; its full cost is booked to every arm that asks."""
+
+    def __call__(self, key: str, make: Callable[[], T], /) -> T:
+        """Return the value of `key`, made by `make` at the first call."""
+        ...
+
+
+class Map(Protocol):
+    """Applies a picklable function to every item, here or on the cluster, results in order."""
+
+    def __call__(self, function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
+        """Return `[function(item) for item in items]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What an arm may use besides the problem.
+
+    Attributes:
+        rng: the only source of randomness of the arm.
+        sampler: any Qiskit V2 sampler; the arm does not know where it runs.
+        estimator: any Qiskit V2 estimator.
+        map: applies a picklable function to many items.
+        once: shares what several arms derive from the same problem.
+        scratch: a folder of this arm alone; what is left there is thrown away.
+        deadline: seconds since the epoch after which a remote result is not waited for, or None.
+    """
+
+    rng: Generator
+    sampler: BaseSamplerV2
+    estimator: BaseEstimatorV2
+    map: Map
+    once: Once
+    scratch: Path
+    deadline: float | None = None
+
+
+@dataclass(frozen=True)
+class Arm(Generic[P, S]):
+    """One way to solve a subtask.
+
+    Attributes:
+        name: unique within the subtask, e.g. `greedy`, `qaoa`.
+        kind: what sort of method it is.
+        solve: pure function of problem and bench.
+        version: raised when the arm's behaviour changes; evidence of another version does not count.
+        does_nothing: marks the control that leaves everything as it is, the only control that may be chosen.
+    """
+
+    name: str
+    kind: Kind
+    solve: Callable[[P, Bench], S]
+    version: str = "1"
+    does_nothing: bool = False
+
+
+@dataclass(frozen=True)
+class Subtask(Generic[P, S]):
+    """One decision inside a stage that has interchangeable arms.
+
+    Attributes:
+        stage: name of the stage.
+        name: name of the decision.
+        incumbent: the named classical arm.
+        challenger: the named quantum arm.
+        others: controls, twins and further opponents.
+        quality: one value for each independent instance in the problem, higher is better; empty = no truth known.
+        metric: printed name and unit of the quality.
+        size: what evidence is bucketed and scaled by.
+        tolerance: quality that may be lost against the best classical arm.
+        probes: problems with known truth made from the same real data.
+        example: a small real problem with known truth.
+        oracle: proven best quality for each instance, or None where the best value ever seen must serve.
+        floor: quality that the incumbent reaches on the example at least (mean over instances).
+    """
+
+    stage: str
+    name: str
+    incumbent: Arm[P, S]
+    challenger: Arm[P, S]
+    others: tuple[Arm[P, S], ...]
+    quality: Callable[[P, S], tuple[float, ...]]
+    metric: str
+    size: Callable[[P], int]
+    tolerance: float
+    probes: Callable[[P, Generator], Sequence[P]]
+    example: Callable[[Generator], P]
+    oracle: Callable[[P], tuple[float, ...]] | None = None
+    floor: float = float("-inf")
+
+    @property
+    def arms(self) -> tuple[Arm[P, S], ...]:
+        """All arms, the incumbent first, the challenger second."""
+        return (self.incumbent, self.challenger, *self.others)
+
+    @property
+    def key(self) -> str:
+        """`stage/name`."""
+        return f"{self.stage}/{self.name}"
+
+    def arm(self, name: str) -> Arm[P, S]:
+        """Return the arm called `name`.
+
+        Raises:
+            KeyError: no arm of that name; the message lists those there are.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise KeyError(f"{self.key} has no arm {name!r}; it has {', '.join(a.name for a in self.arms)}")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Why an arm was chosen.
+
+    Attributes:
+        arm: name of the chosen arm.
+        rule: name of the rule that decided.
+        reason: one sentence for people.
+        n: instances the rule rests on.
+        difference: mean paired quality difference of the chosen arm against the incumbent, or None.
+        interval: its interval, or None.
+    """
+
+    arm: str
+    rule: str
+    reason: str
+    n: int = 0
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """The chosen solution of one decision and why it was chosen."""
+
+    solution: S
+    decision: Decision
+    problem: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def content_key(value: object) -> str:
+    """Hash a problem by content: the same data give the same key in every process.
+
+    Dataclass fields declared with `compare=False` do not count; a path counts by the bytes below it.
+
+    Raises:
+        TypeError: a value of a type that has no canonical form.
+    """
+    digest = hashlib.sha256()
+    _feed(digest.update, value)
+    return digest.hexdigest()[:16]
+
+
+def _feed(update: Callable[[bytes], None], value: object) -> None:
+    if value is None or isinstance(value, bool | int | float | str | bytes):
+        update(f"{type(value).__name__}:{value!r};".encode())
+    elif isinstance(value, Path):
+        update(b"path:")
+        for path in sorted(value.rglob("*")) if value.is_dir() else [value]:
+            if path.is_file():
+                update(path.name.encode())
+                with path.open("rb") as stream:
+                    update(hashlib.file_digest(stream, "sha256").digest())
+    elif is_dataclass(value) and not isinstance(value, type):
+        update(f"{type(value).__qualname__}(".encode())
+        for item in fields(value):
+            if item.compare:
+                update(item.name.encode())
+                _feed(update, getattr(value, item.name))
+        update(b")")
+    elif isinstance(value, Mapping):
+        update(b"{")
+        for name in sorted(value, key=repr):
+            _feed(update, name)
+            _feed(update, value[name])
+        update(b"}")
+    elif isinstance(value, Sequence | set | frozenset):
+        update(b"[")
+        for item in sorted(value, key=repr) if isinstance(value, set | frozenset) else value:
+            _feed(update, item)
+        update(b"]")
+    elif hasattr(value, "dtype") and hasattr(value, "tobytes"):
+        update(f"{value.dtype}{getattr(value, 'shape', ())}".encode())
+        update(value.tobytes())
+    else:
+        raise TypeError(
+            f"cannot hash a {type(value).__qualname__}; use dataclasses, arrays, paths and plain values"
+        )
