@@ -56,9 +56,7 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
 
-    def write(
-        self, name: str, tables: pa.Table | Iterable[pa.Table], meta: Mapping[str, Any] | None = None
-    ) -> Ref:
+    def write(self, name: str, tables: pa.Table | Iterable[pa.Table], meta: Mapping[str, Any] | None = None) -> Ref:
         """Write a stream of tables of one schema as a Parquet data set, a few row groups in memory at a time.
 
         Raises:
@@ -69,9 +67,7 @@ class Lake:
         try:
             first = next(stream, None)
             if first is None:
-                raise LakeError(
-                    f"{name}: nothing to write; give at least one (possibly empty) table with its schema"
-                )
+                raise LakeError(f"{name}: nothing to write; give at least one (possibly empty) table with its schema")
             schema = first.schema
             with pq.ParquetWriter(folder / "part-00000.parquet", schema, compression="zstd") as writer:
                 writer.write_table(first, row_group_size=ROW_GROUP)
@@ -126,9 +122,7 @@ class Lake:
         """Read a whole Parquet data set."""
         return pa.concat_tables(pq.read_table(path, columns=columns) for path in self._parquet(ref))
 
-    def scan(
-        self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048
-    ) -> Iterator[pa.RecordBatch]:
+    def scan(self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[pa.RecordBatch]:
         """Read a Parquet data set in record batches, memory flat."""
         for path in self._parquet(ref):
             with pq.ParquetFile(path) as file:
@@ -143,9 +137,7 @@ class Lake:
 
     def versions(self, name: str) -> list[Ref]:
         """Return all versions of a data set, the oldest first."""
-        found = sorted(
-            (self.root / name).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name)
-        )
+        found = sorted((self.root / name).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [Ref(name, path.stem) for path in found]
 
     def _parquet(self, ref: Ref) -> list[Path]:
@@ -167,17 +159,13 @@ class Lake:
             if path.suffix == ".parquet":
                 entry["rows"] = pq.read_metadata(path).num_rows
             entries.append(entry)
-        content = json.dumps(
-            [[e["path"], e["sha256"]] for e in entries] + [json.dumps(dict(meta), sort_keys=True)]
-        )
+        content = json.dumps([[e["path"], e["sha256"]] for e in entries] + [json.dumps(dict(meta), sort_keys=True)])
         ref = Ref(name, hashlib.sha256(content.encode()).hexdigest()[:16])
         target = self.root / name / f"{ref.version}.json"
         if target.exists():
             shutil.rmtree(folder)
             return ref
-        write_atomic(
-            target, json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1)
-        )
+        write_atomic(target, json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1))
         return ref
 
 

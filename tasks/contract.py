@@ -232,6 +232,4 @@ def _feed(update: Callable[[bytes], None], value: object) -> None:
         update(f"{value.dtype}{getattr(value, 'shape', ())}".encode())
         update(value.tobytes())
     else:
-        raise TypeError(
-            f"cannot hash a {type(value).__qualname__}; use dataclasses, arrays, paths and plain values"
-        )
+        raise TypeError(f"cannot hash a {type(value).__qualname__}; use dataclasses, arrays, paths and plain values")

@@ -1,0 +1,1 @@
+"""Meters, coefficients, carbon and price."""

@@ -1,0 +1,1 @@
+"""The quantum runtime queue: the only road to a quantum backend."""

@@ -1,0 +1,1 @@
+"""QUBO, exact solvers, annealing and repair."""

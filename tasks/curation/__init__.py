@@ -1,0 +1,1 @@
+"""Stage 1: collect, filter and deduplicate the corpus."""

@@ -1,0 +1,1 @@
+"""Stage 5: adapt to a second domain."""

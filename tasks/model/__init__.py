@@ -1,0 +1,1 @@
+"""Load, save, score and sample from causal language models."""

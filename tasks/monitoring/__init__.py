@@ -1,0 +1,1 @@
+"""Stage 7: watch the requests for drift."""

@@ -1,0 +1,1 @@
+"""Circuits only: encodings, QAOA, kernels. Never submits anything."""
