@@ -1,0 +1,107 @@
+"""MLflow: one parent run per lifecycle, one child per stage, fixed metric names, registered models with an alias."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+EXPERIMENT = "ketcycle"
+_UNSAFE = re.compile(r"[^A-Za-z0-9_\-./ ]")
+
+
+class Tracking:
+    """A thin client of one MLflow store."""
+
+    def __init__(self, uri: str, artifacts: Path) -> None:
+        import mlflow
+
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        self._experiment = (
+            found.experiment_id
+            if found
+            else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts.absolute().as_uri())
+        )
+
+    def start(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        """Open a run, a child of `parent` where given, and return its id."""
+        all_tags = {"mlflow.runName": name, **(tags or {})}
+        if parent:
+            all_tags["mlflow.parentRunId"] = parent
+        run_id: str = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
+        return run_id
+
+    def find(self, run: str, stage: str | None = None) -> str | None:
+        """Return the MLflow run of a ketcycle run (or of one of its stages), if there is one."""
+        query = f"tags.ketcycle_run = '{_UNSAFE.sub('_', run)}' and tags.ketcycle_stage = '{stage or 'lifecycle'}'"
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return found[0].info.run_id if found else None
+
+    def log(
+        self, run: str, metrics: Mapping[str, float | None] | None = None, params: Mapping[str, Any] | None = None
+    ) -> None:
+        """Log metrics and parameters in batches; values that are no finite number are left out."""
+        from mlflow.entities import Metric, Param
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        rows = [
+            Metric(_UNSAFE.sub("_", name), float(value), now, 0)
+            for name, value in (metrics or {}).items()
+            if value is not None and math.isfinite(value)
+        ]
+        notes = [Param(_UNSAFE.sub("_", name), str(value)[:500]) for name, value in (params or {}).items()]
+        for start in range(0, len(rows), 1000):
+            self._client.log_batch(run, metrics=rows[start : start + 1000])
+        for start in range(0, len(notes), 100):
+            self._client.log_batch(run, params=notes[start : start + 100])
+
+    def artifact(self, run: str, path: Path) -> None:
+        """Attach a file to a run."""
+        self._client.log_artifact(run, str(path))
+
+    def finish(self, run: str, *, failed: bool = False) -> None:
+        """Close a run."""
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
+        """Register a model folder under a name, let the alias point to it, and return the version.
+
+        The same folder registered again gives the version that is there already.
+        """
+        import mlflow
+
+        source = folder.absolute().as_uri()
+        try:
+            known = self._client.search_model_versions(f"name = '{_UNSAFE.sub('_', name)}'")
+        except mlflow.exceptions.MlflowException:
+            known = []
+        version = next((v for v in known if v.source == source), None)
+        if version is None:
+            if not known:
+                try:
+                    self._client.create_registered_model(name)
+                except mlflow.exceptions.MlflowException as error:
+                    if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                        raise
+            version = self._client.create_model_version(name, source, tags=dict(tags))
+        self._client.set_registered_model_alias(name, alias, version.version)
+        return int(version.version)
+
+
+def open_tracking() -> Tracking:
+    """Open the tracking store of the installation."""
+    from infra import settings
+
+    loaded = settings.load()
+    return Tracking(loaded.tracking, loaded.home / "mlflow" / "artifacts")
+
+
+def register_model(name: str, folder: Path, alias: str, meta: Mapping[str, str]) -> int:
+    """Register a model folder in the installation's registry and return the version."""
+    return open_tracking().register(name, folder, alias, meta)
