@@ -60,14 +60,14 @@ def cluster(settings: Settings) -> Iterator[str]:
     import distributed
 
     try:
-        yield distributed.get_client().scheduler.address
+        yield _address(distributed.get_client())
         return
     except ValueError:
         pass  # no client in this process yet
     address = settings.dask_address or _noted(settings.home, "dask_address")
     if address and _listens(address):
         with distributed.Client(address) as client:
-            yield client.scheduler.address
+            yield _address(client)
         return
     local = settings.home / "dask"
     with (
@@ -81,17 +81,21 @@ def cluster(settings: Settings) -> Iterator[str]:
         ) as own,
         distributed.Client(own) as client,
     ):
-        yield client.scheduler.address
+        yield _address(client)
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     """Return the task runner of every flow: it uses the current Dask client of the process."""
-    from prefect_dask import DaskTaskRunner
+    from prefect_dask.task_runners import DaskTaskRunner
 
     runner = DaskTaskRunner(
         cluster_kwargs={"n_workers": 2, "threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": None}
     )
     return cast("TaskRunner[PrefectFuture[Any]]", runner)
+
+
+def _address(client: Any) -> str:
+    return str(client.scheduler.address)
 
 
 def note(home: Path, **addresses: str) -> None:

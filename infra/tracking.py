@@ -80,8 +80,8 @@ class Tracking:
         try:
             known = self._client.search_model_versions(f"name = '{_UNSAFE.sub('_', name)}'")
         except mlflow.exceptions.MlflowException:
-            known = []
-        version = next((v for v in known if v.source == source), None)
+            known = None
+        version = next((v for v in known or () if v.source == source), None)
         if version is None:
             if not known:
                 try:
