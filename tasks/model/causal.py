@@ -1,0 +1,50 @@
+"""Causal language models as folders in the `transformers` format: safetensors, fp32, no remote code, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_model(folder: Path) -> PreTrainedModel:
+    """Load a causal language model in fp32, ready for evaluation.
+
+    Raises:
+        FileNotFoundError: the folder holds no `config.json` or no safetensors file.
+    """
+    folder = Path(folder)
+    for pattern in ("config.json", "*.safetensors"):
+        if not any(folder.glob(pattern)):
+            raise FileNotFoundError(f"{folder} is no model folder: it has no {pattern}; give one saved by transformers")
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=torch.float32
+    )
+    model.train(False)
+    return model
+
+
+def save_model(model: PreTrainedModel, folder: Path) -> None:
+    """Save a model as `config.json` and safetensors; the same weights give the same bytes."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from a folder.
+
+    Raises:
+        FileNotFoundError: the folder holds no `tokenizer.json`.
+        TypeError: the tokenizer is not a fast one.
+    """
+    if not (Path(folder) / "tokenizer.json").is_file():
+        raise FileNotFoundError(f"{folder} is no tokenizer folder: it has no tokenizer.json")
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise TypeError(f"{folder} holds a {type(tokenizer).__name__}, not a fast tokenizer (tokenizer.json)")
+    return tokenizer

@@ -1,0 +1,90 @@
+"""Checkpoints of a training run: safetensors for tensors, JSON for the rest, no pickle; a rename makes one visible."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+
+@dataclass
+class Progress:
+    """How far a training run is; the step is the data cursor."""
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    samples: dict[int, str] = field(default_factory=dict)
+
+
+class Checkpoints:
+    """The checkpoints of one training run below one folder, the last `keep` of them."""
+
+    def __init__(self, folder: Path, fingerprint: str, keep: int) -> None:
+        self.folder = Path(folder)
+        self.fingerprint = fingerprint
+        self.keep = max(1, keep)
+
+    def save(self, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer], progress: Progress) -> Path:
+        """Write a checkpoint beside the others, then drop the oldest."""
+        target = self.folder / f"{self.fingerprint}-{progress.step:08d}"
+        partial = self.folder / f".partial-{uuid.uuid4().hex}"
+        partial.mkdir(parents=True)
+        save_file(_trained(model), partial / "model.safetensors")
+        save_file(
+            {
+                f"{name}/{index}/{key}": value.contiguous()
+                for name, optimizer in optimizers.items()
+                for index, state in optimizer.state_dict()["state"].items()
+                for key, value in state.items()
+            }
+            | {"rng": torch.get_rng_state()},
+            partial / "optimizer.safetensors",
+        )
+        rest = {"step": progress.step, "history": progress.history, "samples": progress.samples}
+        (partial / "progress.json").write_text(json.dumps(rest))
+        for path in partial.iterdir():
+            with path.open("rb") as stream:
+                os.fsync(stream.fileno())
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        for old in self.list()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return target
+
+    def list(self) -> list[Path]:
+        """Return the complete checkpoints of this run, the oldest first."""
+        return sorted(self.folder.glob(f"{self.fingerprint}-*"))
+
+    def restore(self, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> Progress | None:
+        """Load the last checkpoint into model, optimisers and torch's generator; None where there is none."""
+        for partial in self.folder.glob(".partial-*"):
+            shutil.rmtree(partial, ignore_errors=True)
+        found = self.list()
+        if not found:
+            return None
+        weights = load_file(found[-1] / "model.safetensors")
+        with torch.no_grad():
+            for name, parameter in _trained(model).items():
+                parameter.copy_(weights[name])
+        tensors = load_file(found[-1] / "optimizer.safetensors")
+        torch.set_rng_state(tensors.pop("rng"))
+        for name, optimizer in optimizers.items():
+            state: dict[int, dict[str, torch.Tensor]] = {}
+            for path, value in tensors.items():
+                owner, index, key = path.split("/")
+                if owner == name:
+                    state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        rest = json.loads((found[-1] / "progress.json").read_text())
+        samples = {int(step): text for step, text in rest["samples"].items()}
+        return Progress(step=rest["step"], history=rest["history"], samples=samples)
+
+
+def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,47 @@
+"""Bits per byte: what a model needs to write down held-out text, comparable between tokenizers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from tasks.model.windows import Windows
+
+
+def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 32) -> np.ndarray:
+    """Return the negative log-likelihood of each window's predicted tokens.
+
+    Returns:
+        float64, (n,), nats, summed over the tokens of a window.
+    """
+    was_training = model.training
+    model.eval()
+    totals = []
+    with torch.inference_mode():
+        for start in range(0, len(windows), batch_size):
+            tokens = torch.from_numpy(windows.tokens[start : start + batch_size].astype(np.int64, copy=False))
+            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+            loss = cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
+            totals.append(loss.view(len(tokens), -1).double().sum(1).numpy())
+    model.train(was_training)
+    return np.concatenate(totals)
+
+
+def bits_per_byte(model: torch.nn.Module, windows: Windows, batch_size: int = 32) -> float:
+    """Return `sum of NLL / (ln 2 * n_bytes)`.
+
+    End-of-text tokens cost bits and carry no bytes, so the figure is what a decoder needs to know the documents'
+    ends too.
+
+    Raises:
+        ValueError: the windows predict no byte.
+    """
+    n_bytes = int(windows.n_bytes.sum())
+    if n_bytes == 0:
+        raise ValueError(f"{len(windows)} windows predict no byte; bits per byte need text")
+    return float(nll(model, windows, batch_size).sum() / (math.log(2) * n_bytes))

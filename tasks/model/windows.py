@@ -1,0 +1,76 @@
+"""Fixed-length windows of tokens with the number of UTF-8 bytes that each one predicts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from infra.lake import Lake, Ref
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of one split of one domain.
+
+    Attributes:
+        tokens: int64, (n, context + 1); a model reads `tokens[:, :-1]` and predicts `tokens[:, 1:]`.
+        n_bytes: int64, (n,), UTF-8 bytes of the predicted tokens `tokens[:, 1:]`; special tokens count none.
+    """
+
+    tokens: np.ndarray
+    n_bytes: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 2 or self.tokens.shape[1] < 2:
+            raise ValueError(f"tokens should be (n, context + 1) with context >= 1, found {self.tokens.shape}")
+        if self.n_bytes.shape != self.tokens.shape[:1]:
+            raise ValueError(
+                f"n_bytes {self.n_bytes.shape} should have one value for each of {len(self.tokens)} windows"
+            )
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a model reads for one window."""
+        return int(self.tokens.shape[1]) - 1
+
+    @property
+    def n_predicted(self) -> int:
+        """Tokens predicted over all windows."""
+        return len(self) * self.context
+
+    def spread(self, limit: int | None) -> Windows:
+        """Return at most `limit` windows, evenly spaced, so that many documents are represented."""
+        if limit is None or limit >= len(self):
+            return self
+        rows = np.arange(limit) * len(self) // limit
+        return Windows(self.tokens[rows], self.n_bytes[rows])
+
+
+def read_windows(lake: Lake, ref: Ref, domain: str, split: str, limit: int | None = None) -> Windows:
+    """Read the windows of one domain and split from `preprocessing/shards`, all or `limit` evenly spaced ones.
+
+    Raises:
+        ValueError: the data set has no such windows; the message lists the domains and splits there are.
+    """
+    tokens: list[np.ndarray] = []
+    n_bytes: list[np.ndarray] = []
+    seen: set[tuple[str, str]] = set()
+    for batch in lake.scan(ref, columns=["domain", "split", "tokens", "n_bytes"]):
+        domains = np.asarray(batch["domain"].to_pylist(), dtype=object)
+        splits = np.asarray(batch["split"].to_pylist(), dtype=object)
+        seen.update(zip(domains, splits, strict=True))
+        rows = np.flatnonzero((domains == domain) & (splits == split))
+        if len(rows):
+            picked = batch.take(rows)
+            tokens.append(picked["tokens"].flatten().to_numpy().reshape(len(rows), -1).astype(np.int64))
+            n_bytes.append(picked["n_bytes"].to_numpy().astype(np.int64))
+    if not tokens:
+        found = ", ".join(sorted("/".join(pair) for pair in seen)) or "nothing"
+        raise ValueError(f"{ref} holds no windows of {domain}/{split}; it holds {found}")
+    return Windows(np.concatenate(tokens), np.concatenate(n_bytes)).spread(limit)
