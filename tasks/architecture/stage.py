@@ -1,0 +1,96 @@
+"""Architecture: a Llama-style model from one dial, its first weights, and what it will cost to train."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.errors import BadInput
+from tasks.architecture.config import TOKENS_PER_PARAMETER, Shape, build_model, shape_of_dial
+from tasks.contract import Subtask
+from tasks.model.causal import load_tokenizer, save_model
+from tasks.stage import Context, State
+
+log = logging.getLogger("ketcycle.architecture")
+
+SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
+
+
+class Options(BaseModel):
+    """Settings of the stage; the defaults are the demo profile.
+
+    Attributes:
+        depth: the dial: blocks, and with them width, heads and feed-forward units.
+        width: hidden size, else 32 for each block.
+        heads: attention heads, else one for each 32 of width.
+        ffn: feed-forward units, else 8/3 of the width.
+        batch: windows per training step that the memory estimate assumes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    depth: int = Field(4, ge=1, le=48)
+    width: int | None = Field(None, ge=8)
+    heads: int | None = Field(None, ge=1)
+    ffn: int | None = Field(None, ge=8)
+    batch: int = Field(32, ge=1)
+
+
+def prepare(context: Context) -> State:
+    """Choose the shape."""
+    options = context.parsed(Options)
+    shards = context.inputs.get("preprocessing/shards")
+    if shards is None:
+        raise BadInput(
+            "architecture reads preprocessing/shards, which is not there; run the stage preprocessing before"
+        )
+    meta = context.lake.meta(shards)
+    shape = _shape(options, meta["vocab_size"], meta["context"])
+    return State().add(
+        shape={name: getattr(shape, name) for name in ("depth", "width", "heads", "ffn", "vocab_size", "context")},
+        parameters=shape.parameters,
+        forward_flops_per_token=shape.forward_flops_per_token,
+        training_flops_per_token=shape.training_flops_per_token,
+        weights_mb=4 * shape.parameters / 2**20,
+        training_memory_mb=shape.training_bytes(options.batch) / 2**20,
+        compute_optimal_tokens=TOKENS_PER_PARAMETER * shape.parameters,
+    )
+
+
+def pose(context: Context, state: State, subtask: str) -> Any:
+    """Return the problem of one decision; the stage has none yet."""
+    raise KeyError(f"architecture has no subtask {subtask!r}")
+
+
+def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
+    """Do what follows from a decision; the stage has none yet."""
+    raise KeyError(f"architecture has no subtask {subtask!r}")
+
+
+def publish(context: Context, state: State) -> State:
+    """Draw the first weights and save the model with its tokenizer."""
+    tokenizer = load_tokenizer(context.lake.folder(context.inputs["preprocessing/tokenizer"]))
+    shape = Shape(**state.facts["shape"])
+    model = build_model(shape, int(tokenizer.eos_token_id), context.seed)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    log.info("%d parameters in %d blocks of width %d", counted, shape.depth, shape.width)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        save_model(model, Path(folder))
+        tokenizer.save_pretrained(folder)
+        ref = context.lake.put_folder("architecture/model", Path(folder), {"parameters": counted})
+    return state.add({"architecture/model": ref})
+
+
+def _shape(options: Options, vocab_size: int, context: int) -> Shape:
+    dial = shape_of_dial(options.depth, vocab_size, context)
+    width = options.width or dial.width
+    heads = options.heads or max(1, width // (dial.width // dial.heads))
+    if width % heads or (width // heads) % 2:
+        raise BadInput(
+            f"architecture.width {width} should be an even multiple of architecture.heads {heads}; change one of them"
+        )
+    return Shape(options.depth, width, heads, options.ffn or dial.ffn, vocab_size, context)

@@ -1,0 +1,89 @@
+"""Decontamination: training documents that repeat held-out text, found by shared word n-grams.
+
+Brown et al. 2020 (GPT-3, appendix C) compare 13-grams of lower-cased words; so does this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+_WORD = re.compile(r"\w+")
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it can be inverted modulo 2^64: no factor loses information
+
+
+@lru_cache(maxsize=200_000)
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
+
+
+def ngram_hashes(text: str, n: int = 13) -> np.ndarray:
+    """Return the distinct hashes of a text's n-grams of lower-cased words.
+
+    A text of fewer than n words is one shorter n-gram; one without words has none.
+
+    Returns:
+        uint64, sorted.
+    """
+    words = np.array([_word_hash(word) for word in _WORD.findall(text.lower())], dtype=np.uint64)
+    if not len(words):
+        return words
+    n = min(n, len(words))
+    hashes = np.zeros(len(words) - n + 1, dtype=np.uint64)
+    for offset in range(n):
+        hashes = hashes * np.uint64(_MULTIPLIER) + words[offset : offset + len(hashes)]
+    return np.unique(hashes)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much a document shares with the held-out documents.
+
+    Attributes:
+        own: share of its own distinct n-grams that occur in any held-out document.
+        held_out: largest share of one held-out document's n-grams that it holds.
+        nearest: the name of that held-out document, empty where nothing is shared.
+    """
+
+    own: float = 0.0
+    held_out: float = 0.0
+    nearest: str = ""
+
+
+class HeldOut:
+    """The n-grams of all held-out documents: twelve bytes each, whatever the size of the training set."""
+
+    def __init__(self, documents: Iterable[tuple[str, str]], n: int = 13) -> None:
+        """Index (name, text) pairs."""
+        self.n = n
+        self._names: list[str] = []
+        parts: list[np.ndarray] = [np.zeros(0, dtype=np.uint64)]
+        for name, text in documents:
+            self._names.append(name)
+            parts.append(ngram_hashes(text, n))
+        self._sizes = np.array([len(part) for part in parts[1:]], dtype=np.int64)
+        hashes = np.concatenate(parts)
+        order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[order]
+        self._owners = np.repeat(np.arange(len(self._names), dtype=np.int32), self._sizes)[order]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def overlap(self, text: str) -> Overlap:
+        """Return what a document shares with the held-out ones."""
+        hashes = ngram_hashes(text, self.n)
+        first = np.searchsorted(self._hashes, hashes, side="left")
+        count = np.searchsorted(self._hashes, hashes, side="right") - first
+        if not count.any():
+            return Overlap()
+        inside = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        owners = self._owners[np.repeat(first, count) + inside]
+        shares = np.bincount(owners, minlength=len(self._sizes)) / np.maximum(self._sizes, 1)
+        nearest = int(shares.argmax())
+        return Overlap(float(np.mean(count > 0)), float(shares[nearest]), self._names[nearest])

@@ -1,0 +1,215 @@
+"""Preprocessing: split, decontaminate, train the tokenizer, pack windows."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.errors import BadInput
+from infra.lake import Lake, Ref
+from tasks.contract import Subtask
+from tasks.preprocessing.bpe import END_OF_TEXT, save_tokenizer, token_bytes, train_bpe
+from tasks.preprocessing.decontaminate import HeldOut
+from tasks.preprocessing.pack import Packer
+from tasks.preprocessing.split import SPLITS, assign_splits
+from tasks.stage import Context, State
+
+log = logging.getLogger("ketcycle.preprocessing")
+
+SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
+
+BATCH = 256
+BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches: enough bytes are enough tokens
+HOLDOUT = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("split", pa.string()), ("text", pa.string())])
+DROPPED = pa.schema([("doc_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+
+
+class Options(BaseModel):
+    """Settings of the stage; the defaults are the demo profile.
+
+    Attributes:
+        vocab_size: tokens of the vocabulary, the end-of-text token and the 256 bytes included.
+        context: tokens that a model reads at once.
+        ngram: words of the n-grams by which contamination is found.
+        overlap: share of n-grams, of the document's own or of one held-out document, from which a training document
+            is dropped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocab_size: int = Field(4096, ge=257, le=65536)
+    context: int = Field(128, ge=8, le=8192)
+    ngram: int = Field(13, ge=2, le=50)
+    overlap: float = Field(0.3, gt=0, le=1)
+
+
+def prepare(context: Context) -> State:
+    """Split, decontaminate, train the tokenizer and pack."""
+    options = context.parsed(Options)
+    kept = _kept(context)
+    splits = _split(context.lake, kept, minimum=BYTES_PER_TOKEN * (options.context + 1))
+    holdout = context.lake.write("preprocessing/holdout", _holdout(context.lake, kept, splits))
+    dropped, contaminated = _decontaminate(context.lake, kept, splits, holdout, options)
+    for doc_id in contaminated:
+        splits[doc_id] = "dropped"
+    state = State().add(
+        {"preprocessing/holdout": holdout, "preprocessing/dropped": dropped},
+        contaminated=len(contaminated),
+        documents=dict(sorted(Counter(splits.values()).items())),
+    )
+    log.info("training the tokenizer, %d tokens", options.vocab_size)
+    tokenizer = train_bpe(_texts(context.lake, kept, splits, "train"), options.vocab_size)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        save_tokenizer(tokenizer, Path(folder), options.context)
+        tokenizer_ref = context.lake.put_folder(
+            "preprocessing/tokenizer", Path(folder), {"vocab_size": tokenizer.get_vocab_size()}
+        )
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    shards = context.lake.write(
+        "preprocessing/shards",
+        _shards(context.lake, kept, splits, tokenizer, options.context, counts),
+        {"context": options.context, "vocab_size": tokenizer.get_vocab_size()},
+    )
+    _require_windows(counts)
+    return state.add(
+        {"preprocessing/tokenizer": tokenizer_ref, "preprocessing/shards": shards},
+        vocab_size=tokenizer.get_vocab_size(),
+        context=options.context,
+        statistics={key: _statistics(value) for key, value in sorted(counts.items())},
+    )
+
+
+def pose(context: Context, state: State, subtask: str) -> Any:
+    """Return the problem of one decision; the stage has none yet."""
+    raise KeyError(f"preprocessing has no subtask {subtask!r}")
+
+
+def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
+    """Do what follows from a decision; the stage has none yet."""
+    raise KeyError(f"preprocessing has no subtask {subtask!r}")
+
+
+def publish(context: Context, state: State) -> State:
+    """Everything is in the lake already."""
+    return state
+
+
+def _kept(context: Context) -> Ref:
+    kept = context.inputs.get("curation/kept")
+    if kept is None:
+        raise BadInput("preprocessing reads curation/kept, which is not there; run the stage curation before")
+    return kept
+
+
+def _split(lake: Lake, kept: Ref, minimum: int) -> dict[str, str]:
+    sizes: dict[str, dict[str, int]] = defaultdict(dict)
+    for batch in lake.scan(kept, columns=["doc_id", "domain", "n_bytes"]):
+        for row in batch.to_pylist():
+            sizes[row["domain"]][row["doc_id"]] = row["n_bytes"]
+    return {
+        doc_id: split for domain in sorted(sizes) for doc_id, split in assign_splits(sizes[domain], minimum).items()
+    }
+
+
+def _rows(lake: Lake, kept: Ref, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
+    for batch in lake.scan(kept, columns=columns, batch_size=BATCH):
+        yield batch.to_pylist()
+
+
+def _holdout(lake: Lake, kept: Ref, splits: dict[str, str]) -> Iterator[pa.Table]:
+    yield HOLDOUT.empty_table()
+    for rows in _rows(lake, kept, ["doc_id", "domain", "text"]):
+        held = [row | {"split": splits[row["doc_id"]]} for row in rows if splits[row["doc_id"]] != "train"]
+        if held:
+            yield pa.Table.from_pylist(held, schema=HOLDOUT)
+
+
+def _decontaminate(
+    lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, options: Options
+) -> tuple[Ref, set[str]]:
+    held = HeldOut(
+        ((row["doc_id"], row["text"]) for rows in _rows(lake, holdout, ["doc_id", "text"]) for row in rows),
+        options.ngram,
+    )
+    dropped: list[dict[str, str]] = []
+    for rows in _rows(lake, kept, ["doc_id", "text"]):
+        for row in rows:
+            if splits[row["doc_id"]] != "train":
+                continue
+            found = held.overlap(row["text"])
+            if max(found.own, found.held_out) >= options.overlap:
+                detail = (
+                    f"{found.own:.2f} of its {options.ngram}-grams are held out; "
+                    f"it holds {found.held_out:.2f} of those of {found.nearest}"
+                )
+                dropped.append({"doc_id": row["doc_id"], "reason": "contaminated", "detail": detail})
+    log.info("%d training documents repeat held-out text and are dropped", len(dropped))
+    ref = lake.write("preprocessing/dropped", pa.Table.from_pylist(dropped, schema=DROPPED))
+    return ref, {row["doc_id"] for row in dropped}
+
+
+def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str) -> Iterator[str]:
+    for rows in _rows(lake, kept, ["doc_id", "text"]):
+        yield from (row["text"] for row in rows if splits[row["doc_id"]] == split)
+
+
+def _shards(
+    lake: Lake, kept: Ref, splits: dict[str, str], tokenizer: Any, context: int, counts: dict[str, Counter[str]]
+) -> Iterator[pa.Table]:
+    lengths = token_bytes(tokenizer)
+    end = tokenizer.token_to_id(END_OF_TEXT)
+    tokenizer.encode_special_tokens = True
+    packers: dict[tuple[str, str], Packer] = {}
+    yield _table("", "", *Packer(context, lengths, end).take())
+    for rows in _rows(lake, kept, ["doc_id", "domain", "text"]):
+        rows = [row for row in rows if splits[row["doc_id"]] in SPLITS]
+        encoded = tokenizer.encode_batch_fast([row["text"] for row in rows], add_special_tokens=False)
+        for row, encoding in zip(rows, encoded, strict=True):
+            key = (row["domain"], splits[row["doc_id"]])
+            packers.setdefault(key, Packer(context, lengths, end)).add(encoding.ids)
+            n_bytes, n_words = len(row["text"].encode()), len(row["text"].split())
+            counts["/".join(key)].update(documents=1, tokens=len(encoding.ids), n_bytes=n_bytes, words=n_words)
+        for (domain, split), packer in packers.items():
+            tokens, n_bytes_of = packer.take()
+            counts[f"{domain}/{split}"]["windows"] += len(tokens)
+            yield _table(domain, split, tokens, n_bytes_of)
+    for (domain, split), packer in packers.items():
+        counts[f"{domain}/{split}"]["tokens_left"] = packer.left[0]
+
+
+def _table(domain: str, split: str, tokens: Any, n_bytes: Any) -> pa.Table:
+    return pa.table(
+        {
+            "domain": pa.array([domain] * len(tokens), pa.string()),
+            "split": pa.array([split] * len(tokens), pa.string()),
+            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel(), pa.uint16()), tokens.shape[1]),
+            "n_bytes": pa.array(n_bytes, pa.int64()),
+        }
+    )
+
+
+def _statistics(count: Counter[str]) -> dict[str, float]:
+    return {
+        **{name: count[name] for name in ("documents", "n_bytes", "words", "tokens", "windows", "tokens_left")},
+        "bytes_per_token": count["n_bytes"] / max(1, count["tokens"]),
+        "tokens_per_word": count["tokens"] / max(1, count["words"]),
+    }
+
+
+def _require_windows(counts: dict[str, Counter[str]]) -> None:
+    domains = sorted({"base"} | {key.split("/")[0] for key in counts})
+    for domain in domains:
+        for split in SPLITS:
+            count = counts.get(f"{domain}/{split}", Counter())
+            if not count["windows"]:
+                raise BadInput(
+                    f"domain {domain} has {count['documents']} documents and {count['tokens']} tokens in its {split} "
+                    f"split, fewer than one window; give more text, or a smaller preprocessing.context"
+                )
