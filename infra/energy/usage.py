@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Usage:
         circuits: circuits executed, each parameter set counted.
         shots: shots over all circuits.
         two_qubit_gates: two-qubit gates executed once per circuit, of the circuit as run on the projection device.
+        counted_cpu_s: the part of `cpu_s` whose joules `package_j` holds; the rest is left to the CPU-time model.
     """
 
     cpu_s: float = 0.0
@@ -38,6 +39,7 @@ class Usage:
     circuits: int = 0
     shots: int = 0
     two_qubit_gates: int = 0
+    counted_cpu_s: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
@@ -49,6 +51,19 @@ class Usage:
         """Return every quantity times `factor`; counts are rounded."""
         values = {k: round(v * factor) if isinstance(v, int) else v * factor for k, v in asdict(self).items()}
         return Usage(**values)
+
+    def split(self, part: Usage) -> tuple[Usage, Usage]:
+        """Split off the work of `part` and return (rest, part).
+
+        CPU seconds, memory and simulation are subtracted, at most to zero; counter joules follow the CPU seconds.
+        Elapsed time stays with the rest, which waited for the part; a part has its own.
+        """
+        share = min(1.0, part.cpu_s / self.cpu_s) if self.cpu_s > 0 else 0.0
+        part = replace(
+            part, **{name: getattr(self, name) * share for name in ("package_j", "dram_j", "gpu_j", "counted_cpu_s")}
+        )
+        names = ("cpu_s", "rss_gb_s", "package_j", "dram_j", "gpu_j", "counted_cpu_s", "simulation_cpu_s")
+        return replace(self, **{n: max(0.0, getattr(self, n) - getattr(part, n)) for n in names}), part
 
     def asdict(self) -> dict[str, float | int]:
         """Return the quantities by name."""

@@ -1,0 +1,177 @@
+"""Measures several ways to do the same thing side by side: each once cold, the short ones then looped in turns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from numpy.random import Generator
+
+from infra.energy.meter import Meter, Source
+from infra.energy.usage import Usage
+
+T = TypeVar("T")
+
+SHORT_S = 0.5
+
+
+@dataclass(frozen=True)
+class Measured(Generic[T]):
+    """What one arm gave and used.
+
+    Attributes:
+        value: what the cold run returned, None if it raised.
+        cold: usage of the first run, caches empty.
+        warm: mean usage of one looped run, the empty loop subtracted; None if the arm was not looped.
+        loops: looped runs.
+        total: everything that measuring this arm spent, all loops included.
+        source: where the joules come from; the weakest source of the blocks that count.
+        error: what the cold run raised.
+        note: why looping stopped early.
+    """
+
+    value: T | None
+    cold: Usage
+    warm: Usage | None = None
+    loops: int = 0
+    total: Usage = field(default_factory=Usage)
+    source: Source = "modelled"
+    error: Exception | None = None
+    note: str = ""
+
+    @property
+    def per_run(self) -> Usage:
+        """Usage of one run: the warm mean where there is one, else the cold run."""
+        return self.cold if self.warm is None else self.warm
+
+
+@dataclass
+class _Loops:
+    """Sums over the blocks of one arm."""
+
+    usage: Usage = field(default_factory=Usage)
+    spent: Usage = field(default_factory=Usage)
+    loops: int = 0
+    sources: list[Source] = field(default_factory=list)
+    note: str = ""
+
+
+def measure_arms(
+    functions: Mapping[str, Callable[[], T]],
+    rng: Generator,
+    *,
+    blocks: int = 5,
+    minimum_s: float = 1.0,
+    loopable: Collection[str] = (),
+    foreign: Callable[[], Usage] = Usage,
+    meter: Callable[[], Meter] = Meter,
+) -> dict[str, Measured[T]]:
+    """Run every function once cold, then loop the short ones in interleaved blocks (PROTOCOL section 1).
+
+    Within each block the arms come in a new random order, so that a drift of the machine meets all of them alike.
+
+    Args:
+        functions: the arms by name; each runs the same problem.
+        rng: orders the arms.
+        blocks: number of interleaved blocks.
+        minimum_s: elapsed seconds for which a looped arm runs at least, over all blocks.
+        loopable: the arms that may run again; an arm is looped only if its cold run took under 0.5 s.
+        foreign: usage up to now of work that this process did for others (it only grows); what it grew by during a
+            block is taken out of the block.
+        meter: makes the meter of a block.
+
+    Raises:
+        MeterBusy: a metered block is open in this process.
+    """
+    names = list(functions)
+    measured = {name: _cold(functions[name], foreign, meter) for name in _shuffled(names, rng)}
+    short = [
+        name
+        for name in names
+        if name in loopable and measured[name].error is None and measured[name].cold.wall_s < SHORT_S
+    ]
+    sums = {name: _Loops() for name in short}
+    for _ in range(blocks):
+        for name in _shuffled(short, rng):
+            if not sums[name].note:
+                _block(functions[name], minimum_s / blocks, sums[name], foreign, meter)
+    return {name: _with_loops(measured[name], sums.get(name)) for name in names}
+
+
+def _cold(function: Callable[[], T], foreign: Callable[[], Usage], meter: Callable[[], Meter]) -> Measured[T]:
+    value: T | None = None
+    error: Exception | None = None
+    before = foreign()
+    with meter() as block:
+        try:
+            value = function()
+        except Exception as caught:  # an arm that fails is a result; the caller decides what follows
+            error = caught
+    cold, _ = block.usage.split(foreign() - before)
+    return Measured(value, cold, total=cold, source=block.source, error=error)
+
+
+def _block(
+    function: Callable[[], object],
+    minimum_s: float,
+    sums: _Loops,
+    foreign: Callable[[], Usage],
+    meter: Callable[[], Meter],
+) -> None:
+    before = foreign()
+    loops = 0
+    with meter() as block:
+        try:
+            loops = _loop(function, minimum_s)
+        except Exception as caught:  # as above; what the blocks before measured is thrown away with it
+            sums.note = f"not looped: {type(caught).__name__}: {caught}"
+    usage, _ = block.usage.split(foreign() - before)
+    with meter() as empty:
+        _repeat(_nothing, loops)
+    sums.usage += _less(usage, empty.usage)
+    sums.spent += usage + empty.usage
+    sums.loops += loops
+    sums.sources.append(block.source)
+
+
+def _loop(function: Callable[[], object], minimum_s: float) -> int:
+    end = time.perf_counter() + minimum_s
+    loops = 0
+    while True:
+        function()
+        loops += 1
+        if time.perf_counter() >= end:
+            return loops
+
+
+def _repeat(function: Callable[[], object], times: int) -> None:
+    loops = 0
+    while loops < times:
+        function()
+        loops += 1
+        time.perf_counter()
+
+
+def _nothing() -> None:
+    """Stand in for the arm in the empty loop."""
+
+
+def _less(usage: Usage, empty: Usage) -> Usage:
+    rest, _ = usage.split(Usage(cpu_s=empty.cpu_s, rss_gb_s=empty.rss_gb_s))
+    return rest + Usage(wall_s=max(0.0, usage.wall_s - empty.wall_s) - rest.wall_s)
+
+
+def _with_loops(cold: Measured[T], sums: _Loops | None) -> Measured[T]:
+    if sums is None:
+        return cold
+    total = cold.total + sums.spent
+    if sums.note or not sums.loops:
+        return Measured(cold.value, cold.cold, None, 0, total, cold.source, None, sums.note)
+    source = max([*sums.sources, cold.source], key=("measured", "attributed", "modelled").index)
+    return Measured(cold.value, cold.cold, sums.usage.scaled(1 / sums.loops), sums.loops, total, source)
+
+
+def _shuffled(names: list[str], rng: Generator) -> list[str]:
+    return [names[i] for i in rng.permutation(len(names))]

@@ -1,0 +1,280 @@
+"""Meters blocks of work: CPU time, memory, elapsed time, and joules where the machine has counters.
+
+A metered block is a leaf: one at a time in a process, so that no second is booked twice. Joules come from RAPL and
+NVML counters where they can be read; otherwise they are left to the CPU-time model of `infra.energy.model`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import resource
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+import psutil
+
+from infra.energy.nvml import GpuCounter, open_devices
+from infra.energy.rapl import Domain, RaplCounter, find_domains
+from infra.energy.usage import Usage
+from infra.errors import MeterBusy
+
+Source = Literal["measured", "attributed", "modelled"]
+
+SAMPLE_S = 0.5
+FIRST_SAMPLE_S = 1.0
+FOREIGN_LOAD = 0.1
+MACHINE_LOCK = Path(tempfile.gettempdir()) / "ketcycle-meter.lock"
+
+_busy = threading.Lock()
+os.register_at_fork(after_in_child=lambda: _renew_lock())
+
+
+class EnergySource(NamedTuple):
+    """A source of joules, whether it can be read here, and why not."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Counters:
+    """The energy counters that a meter reads."""
+
+    domains: tuple[Domain, ...] = ()
+    gpus: tuple[Any, ...] = ()
+
+
+@cache
+def machine_counters() -> Counters:
+    """Return the counters of this machine, probed once per process."""
+    return Counters(find_domains()[0], open_devices()[0])
+
+
+@cache
+def probe_sources() -> tuple[EnergySource, ...]:
+    """Say which sources of joules can be read here, in the order in which they are preferred."""
+    domains, no_rapl = find_domains()
+    gpus, no_nvml = open_devices()
+    names = ", ".join(domain.name for domain in domains)
+    return (
+        EnergySource("rapl", bool(domains), no_rapl or f"counters: {names}"),
+        EnergySource("nvml", bool(gpus), no_nvml or f"{len(gpus)} GPU"),
+        EnergySource("cpu-time model", True, "CPU seconds and memory, with a wide band"),
+    )
+
+
+class Span:
+    """CPU time, elapsed time and memory of a part of a metered block, or of work outside any; takes no lock.
+
+    Reads no energy counters: `Usage.split` gives the part its share of the block's joules.
+    """
+
+    def __init__(self) -> None:
+        self.usage = Usage()
+        self._start = (0.0, 0.0, 0.0)
+
+    def __enter__(self) -> Self:
+        self._start = (_rss_gb(()), time.perf_counter(), _own_cpu_s())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        rss_gb, wall, cpu_s = self._start
+        cpu_s, wall = _own_cpu_s() - cpu_s, time.perf_counter() - wall
+        self.usage = Usage(cpu_s=cpu_s, wall_s=wall, rss_gb_s=0.5 * (rss_gb + _rss_gb(())) * wall)
+
+
+class Meter:
+    """Meters the block of a `with` statement.
+
+    Args:
+        children: process ids of running children whose work belongs to the block.
+        counters: the energy counters to read; this machine's by default.
+        lock: the file whose exclusive lock says that nobody else meters on this machine.
+
+    Attributes:
+        usage: what the block used, set at its end.
+        source: `measured` where RAPL was read under the exclusive lock on a machine otherwise quiet, `attributed`
+            where the counters were shared by CPU time, `modelled` where there is no counter.
+
+    Raises:
+        MeterBusy: another metered block of this process is open.
+    """
+
+    def __init__(
+        self, children: Sequence[int] = (), counters: Counters | None = None, lock: Path = MACHINE_LOCK
+    ) -> None:
+        self.usage = Usage()
+        self.source: Source = "modelled"
+        self._counters = counters if counters is not None else machine_counters()
+        self._lock_path = lock
+        self._children = [process for pid in children if (process := _find(pid)) is not None]
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        if not _busy.acquire(blocking=False):
+            raise MeterBusy("a metered block is open in this process; metered blocks are leaves, one at a time")
+        self._stack.callback(_busy.release)
+        try:
+            self._exclusive = bool(self._counters.domains) and self._stack.enter_context(_machine_lock(self._lock_path))
+            self._sampler = _Sampler(self._children, self._counters)
+            self._stack.callback(self._sampler.stop)
+            self._sampler.start()
+            self._children_s = {process.pid: _cpu_s(process) for process in self._children}
+            self._machine_s = _machine_cpu_s()
+            self._reaped_s = _reaped_cpu_s()
+            self._wall = self._sampler.begin()
+            self._cpu_s = _own_cpu_s()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            cpu_s = _own_cpu_s() - self._cpu_s
+            end = time.perf_counter()
+            machine_s = _machine_cpu_s() - self._machine_s
+            cpu_s += self._children_cpu_s()
+            self._sampler.stop()
+            self._sampler.sample(end)
+            usage = Usage(cpu_s, end - self._wall, self._sampler.rss_gb_s)
+            self.usage, self.source = self._joules(usage, machine_s)
+
+    def _children_cpu_s(self) -> float:
+        used, gone_start, gone_last = 0.0, 0.0, 0.0
+        for process in self._children:
+            start = self._children_s[process.pid]
+            try:
+                used += _cpu_s(process) - start
+            except psutil.Error:
+                gone_start += start
+                gone_last += self._sampler.children_s.get(process.pid, start)
+        # A child that ended is in our reaped total with its whole life; if another reaped it, the last sample counts.
+        return used + max(gone_last - gone_start, (_reaped_cpu_s() - self._reaped_s) - gone_start if gone_start else 0)
+
+    def _joules(self, usage: Usage, machine_s: float) -> tuple[Usage, Source]:
+        rapl, gpu = self._sampler.rapl, self._sampler.gpu
+        gpu_j = gpu.used_j() if gpu else 0.0
+        if rapl is None:
+            return usage + Usage(gpu_j=gpu_j), "modelled"
+        foreign_s = max(0.0, machine_s - usage.cpu_s)
+        quiet = foreign_s <= FOREIGN_LOAD * usage.wall_s * (os.cpu_count() or 1)
+        share = 1.0
+        if not (self._exclusive and quiet):
+            share = min(1.0, usage.cpu_s / machine_s) if machine_s > 0 else 1.0
+        counted = Usage(
+            package_j=share * rapl.package_j, dram_j=share * rapl.dram_j, gpu_j=gpu_j, counted_cpu_s=usage.cpu_s
+        )
+        return usage + counted, "measured" if self._exclusive and quiet else "attributed"
+
+
+class _Sampler:
+    """Follows memory, ended children and counter wraps; a block under a second is never sampled on the way."""
+
+    def __init__(self, children: Sequence[psutil.Process], counters: Counters) -> None:
+        self.rapl = RaplCounter(counters.domains) if counters.domains else None
+        self.gpu = GpuCounter(counters.gpus, [p.pid for p in children]) if counters.gpus else None
+        self.rss_gb_s = 0.0
+        self.children_s: dict[int, float] = {}
+        self._children = children
+        self._done = threading.Event()
+        self._mutex = threading.Lock()
+        self._last = (time.perf_counter(), 0.0)
+        self._thread = threading.Thread(target=self._follow, name="meter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def begin(self) -> float:
+        """Start counting and return the time."""
+        rss_gb = _rss_gb(self._children)
+        if self.rapl is not None:
+            self.rapl.update()
+        with self._mutex:
+            self._last = (time.perf_counter(), rss_gb)
+            return self._last[0]
+
+    def stop(self) -> None:
+        self._done.set()
+
+    def sample(self, now: float | None = None) -> None:
+        with self._mutex:
+            now, rss_gb = now or time.perf_counter(), _rss_gb(self._children)
+            then, before_gb = self._last
+            self.rss_gb_s += 0.5 * (rss_gb + before_gb) * max(0.0, now - then)
+            self._last = (now, rss_gb)
+            for process in self._children:
+                with contextlib.suppress(psutil.Error):
+                    self.children_s[process.pid] = _cpu_s(process)
+            if self.rapl is not None:
+                self.rapl.update()
+
+    def _follow(self) -> None:
+        wait_s = FIRST_SAMPLE_S
+        while not self._done.wait(wait_s):
+            self.sample()
+            wait_s = SAMPLE_S
+
+
+@contextlib.contextmanager
+def _machine_lock(path: Path) -> Iterator[bool]:
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
+def _own_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def _reaped_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+
+
+def _machine_cpu_s() -> float:
+    times = psutil.cpu_times()
+    # Guest time is part of user time already; waiting for a disk is not work.
+    return sum(getattr(times, n, 0.0) for n in ("user", "nice", "system", "irq", "softirq"))
+
+
+def _rss_gb(children: Sequence[psutil.Process]) -> float:
+    total = psutil.Process().memory_info().rss
+    for process in children:
+        with contextlib.suppress(psutil.Error):
+            total += process.memory_info().rss
+    return 1e-9 * total
+
+
+def _find(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def _renew_lock() -> None:
+    global _busy
+    _busy = threading.Lock()

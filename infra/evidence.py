@@ -1,0 +1,297 @@
+"""The evidence table: one row for each executed arm, stage body and orchestration, kept as Parquet parts.
+
+Rows hold raw physical quantities; joules, money and carbon are derived from them later. A row is identified by what
+was executed, and the latest row of an identity wins, so that a pending row is completed by appending it again.
+Anybody can read the parts: `select * from '.ketcycle/evidence/*.parquet'`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.energy.usage import Usage
+from infra.errors import LakeError
+
+SCHEMA_VERSION = 1
+Status = Literal["done", "failed", "refused", "pending", "skipped"]
+
+_BATCH = 2048
+_VERSION_KEY = b"ketcycle.evidence"
+_USAGES = ("usage", "prepare", "total")
+_IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
+_CONNECTION: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "memory_limit": "1GB",
+    "threads": 2,
+}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One execution of one arm, of a stage's own work (arm `stage`) or of orchestration (arm `orchestration`).
+
+    Attributes:
+        run_id: the run.
+        stage: name of the stage, empty for orchestration.
+        subtask: name of the subtask, empty for stage and orchestration rows.
+        problem: content key of the problem.
+        arm: name of the arm.
+        repetition: counts executions of the same arm on the same problem in one run.
+        probe: whether the problem is a probe with known truth.
+        size: size of the problem.
+        kind: kind of the arm.
+        role: `incumbent`, `challenger` or empty.
+        arm_version: version of the arm.
+        backend: backend that the arm's circuits ran on, empty if it ran none.
+        calibration: calibration epoch of that backend.
+        quality_backend: backend whose counts the quality rests on.
+        status: what became of the execution.
+        reason: why it was not done, or why the arm was chosen.
+        metric: name and unit of the quality.
+        qualities: one value for each independent instance of the problem, higher is better.
+        oracle: the best possible value for each of them, where known.
+        usage: mean usage of one solve, without what arms share.
+        prepare: usage of what arms share, booked in full to each arm that uses it.
+        total: everything that this execution really spent: all loops, and the sharing it was the first to need.
+        loops: looped runs behind `usage`, 0 for a single cold run.
+        energy_source: `measured`, `attributed` or `modelled`.
+        reused: whether results of an earlier execution were served.
+        chosen: whether this arm's solution was used.
+        method: how the run picked the arm.
+        tolerance: quality that may be lost.
+        decision: the decision record, JSON.
+        data: fingerprint of the data the problem was made from.
+        versions: versions of the libraries, JSON.
+        host: the machine.
+        created_at: when the row was made, UTC, ISO 8601.
+    """
+
+    run_id: str
+    stage: str = ""
+    subtask: str = ""
+    problem: str = ""
+    arm: str = ""
+    repetition: int = 0
+    probe: bool = False
+    size: int = 0
+    kind: str = ""
+    role: str = ""
+    arm_version: str = ""
+    backend: str = ""
+    calibration: str = ""
+    quality_backend: str = ""
+    status: Status = "done"
+    reason: str = ""
+    metric: str = ""
+    qualities: tuple[float, ...] = ()
+    oracle: tuple[float, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    prepare: Usage = field(default_factory=Usage)
+    total: Usage = field(default_factory=Usage)
+    loops: int = 0
+    energy_source: str = "modelled"
+    reused: bool = False
+    chosen: bool = False
+    method: str = ""
+    tolerance: float = 0.0
+    decision: str = "{}"
+    data: str = ""
+    versions: str = "{}"
+    host: str = ""
+    created_at: str = field(default_factory=_now)
+
+    @property
+    def row_id(self) -> str:
+        """What identifies the row: the hash of run, stage, subtask, problem, arm and repetition."""
+        return row_id(*(getattr(self, name) for name in _IDENTITY))
+
+
+def row_id(run_id: str, stage: str, subtask: str, problem: str, arm: str, repetition: int) -> str:
+    """Return the identity of a row."""
+    text = json.dumps([run_id, stage, subtask, problem, arm, repetition])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def stage_row(run_id: str, stage: str, usage: Usage, **values: Any) -> EvidenceRow:
+    """Return the row of a stage's own work, outside its decisions."""
+    return EvidenceRow(run_id, stage, arm="stage", usage=usage, total=usage, **values)
+
+
+def orchestration_row(run_id: str, usage: Usage, **values: Any) -> EvidenceRow:
+    """Return the row of what scheduling, tracking and the ledger used."""
+    return EvidenceRow(run_id, arm="orchestration", usage=usage, total=usage, **values)
+
+
+_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_(), "Status": pa.string()}
+_SCHEMA = pa.schema(
+    [("row_id", pa.string())]
+    + [(f.name, _ARROW[str(f.type)]) for f in fields(EvidenceRow) if str(f.type) in _ARROW]
+    + [(name, pa.list_(pa.float64())) for name in ("qualities", "oracle")]
+    + [(f"{name}_{f.name}", _ARROW[str(f.type)]) for name in _USAGES for f in fields(Usage)]
+    + [("appended", pa.int64())],
+    metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
+)
+
+
+class Evidence:
+    """The evidence below one folder. Any number of processes may append and read at once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self._checked: set[str] = set()
+
+    def append(self, rows: Iterable[EvidenceRow]) -> None:
+        """Add rows as one Parquet part; readers see all of them or none."""
+        stamp = time.time_ns()
+        flat = [_flatten(row, stamp + i) for i, row in enumerate(rows)]
+        if flat:
+            self._parts()
+            self._put([pa.RecordBatch.from_pylist(flat, schema=_SCHEMA)])
+
+    def read(self, run_id: str | None = None, **equals: str | int | bool | None) -> list[EvidenceRow]:
+        """Return the latest row of each identity, in the order of appending.
+
+        Args:
+            run_id: only rows of this run.
+            **equals: further columns and the value they must have; None does not restrict.
+
+        Raises:
+            LakeError: a column is unknown, or a part was written with another schema version.
+        """
+        return list(self.scan(run_id, **equals))
+
+    def scan(self, run_id: str | None = None, **equals: str | int | bool | None) -> Iterator[EvidenceRow]:
+        """Yield what `read` returns, a batch in memory at a time."""
+        wanted = {k: v for k, v in {"run_id": run_id, **equals}.items() if v is not None}
+        unknown = sorted(set(wanted) - set(_SCHEMA.names))
+        if unknown:
+            raise LakeError(f"evidence has no column {', '.join(unknown)}; it has {', '.join(_SCHEMA.names)}")
+        for batch in self._latest(wanted):
+            for flat in batch.to_pylist():
+                yield _unflatten(flat)
+
+    def sql(self, query: str) -> pa.Table:
+        """Run a DuckDB query over `evidence`, the view of the latest rows."""
+        parts = self._parts()
+        with duckdb.connect(config=_CONNECTION) as connection:
+            if parts:
+                source = connection.from_parquet([str(path) for path in parts])
+            else:
+                source = connection.from_arrow(_SCHEMA.empty_table())
+            source.create_view("parts")
+            connection.execute(f"create view evidence as {_latest_sql('parts', {})}")
+            return connection.sql(query).to_arrow_table()
+
+    def compact(self) -> int:
+        """Merge all parts into one that holds the latest rows; return the number of parts merged.
+
+        Appenders and readers may go on meanwhile: the merged part appears before the old ones disappear, and a row
+        seen twice is one row. A second compaction at the same time does nothing.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".compact.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return 0
+            parts = self._parts()
+            if len(parts) < 2:
+                return 0
+            self._put(self._query(parts, {}))
+            for path in parts:
+                path.unlink(missing_ok=True)
+            return len(parts)
+
+    def _latest(self, equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+        parts = self._parts()
+        if parts:
+            yield from self._query(parts, equals)
+
+    def _query(self, parts: list[Path], equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
+        with duckdb.connect(config=_CONNECTION) as connection:
+            connection.from_parquet([str(path) for path in parts]).create_view("parts")
+            query = f"{_latest_sql('parts', equals)} order by appended"
+            yield from connection.sql(query, params=equals).to_arrow_reader(_BATCH)
+
+    def _parts(self) -> list[Path]:
+        parts = sorted(self.root.glob("part-*.parquet"))
+        for path in parts:
+            if path.name not in self._checked:
+                self._check(path)
+        return parts
+
+    def _check(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            found = (pq.read_metadata(path).metadata or {}).get(_VERSION_KEY, b"none").decode()
+            if found != str(SCHEMA_VERSION):
+                raise LakeError(
+                    f"{path} has evidence schema {found}, this version reads {SCHEMA_VERSION}; "
+                    f"read it with the version that wrote it, or set another KETCYCLE_HOME"
+                )
+            self._checked.add(path.name)
+
+    def _put(self, batches: Iterable[pa.RecordBatch]) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:12]}.parquet"
+        temporary = self.root / f".{name}"
+        try:
+            with temporary.open("wb") as stream:
+                with pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
+                    for batch in batches:
+                        writer.write_batch(batch.cast(_SCHEMA))
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(self.root / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def _latest_sql(table: str, equals: dict[str, Any]) -> str:
+    # A column of the identity is the same in all rows of one identity, so it may be filtered before the latest is
+    # taken, which reads less; any other column only after.
+    before = " and ".join(f"{name} = ${name}" for name in equals if name in _IDENTITY) or "true"
+    after = " and ".join(f"{name} = ${name}" for name in equals if name not in _IDENTITY) or "true"
+    latest = f"select * from {table} where {before} qualify row_number() over (partition by row_id order by appended desc) = 1"  # noqa: E501, S608
+    return f"select * from ({latest}) where {after}"  # noqa: S608
+
+
+def _flatten(row: EvidenceRow, appended: int) -> dict[str, Any]:
+    flat: dict[str, Any] = {"row_id": row.row_id, "appended": appended}
+    for item in fields(EvidenceRow):
+        value = getattr(row, item.name)
+        if isinstance(value, Usage):
+            flat.update({f"{item.name}_{name}": number for name, number in value.asdict().items()})
+        else:
+            flat[item.name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _unflatten(flat: dict[str, Any]) -> EvidenceRow:
+    values: dict[str, Any] = {}
+    for item in fields(EvidenceRow):
+        if item.name in _USAGES:
+            values[item.name] = Usage(**{f.name: flat[f"{item.name}_{f.name}"] for f in fields(Usage)})
+        else:
+            value = flat[item.name]
+            values[item.name] = tuple(value) if isinstance(value, list) else value
+    return EvidenceRow(**values)
