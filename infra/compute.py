@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,3 +182,34 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         with suppress(psutil.NoSuchProcess):
             member.kill()
     process.wait(timeout=10)
+
+
+def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
+    """Run the services until interrupted: Prefect, Dask with its dashboard, the MLflow page, all on loopback."""
+    import distributed
+
+    port = free_port()
+    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    mlflow += ["--backend-store-uri", settings.tracking, "--workers", "1"]
+    mlflow += ["--artifacts-destination", str(settings.home / "mlflow" / "artifacts")]
+    (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        server, url = stack.enter_context(_prefect_server(settings.home))
+        hand_on(PREFECT_API_URL=url)
+        own = stack.enter_context(
+            distributed.LocalCluster(
+                n_workers=settings.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
+            )
+        )
+        output = stack.enter_context((settings.home / "mlflow" / "server.log").open("ab"))
+        page = subprocess.Popen(mlflow, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
+        stack.callback(_stop, page)
+        _wait_for_prefect(server, url, settings.home)
+        note(settings.home, prefect_url=url, dask_address=own.scheduler_address)
+        stack.callback(note, settings.home)
+        show(f"Prefect  {url.removesuffix('/api')}")
+        show(f"MLflow   http://127.0.0.1:{port}")
+        show(f"Dask     {own.dashboard_link}")
+        show("runs of this home use them; stop with Ctrl-C")
+        with suppress(KeyboardInterrupt):
+            page.wait()

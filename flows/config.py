@@ -1,0 +1,62 @@
+"""The parameters of a run, as people write them and as the Prefect page shows them."""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from infra.errors import BadInput
+from infra.settings import Objective
+from tasks.contract import Method
+from tasks.stage import STAGES
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+
+
+class RunConfig(BaseModel):
+    """One run of the lifecycle, or of some of its stages."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str = Field(description="Name of the run; a run of the same name is resumed.")
+    profile: str = Field("demo", description="Profile in deployments/profiles that sets the sizes.")
+    corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
+    second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    method: Method = Field(Method.SHADOW, description="How each decision picks its arm.")
+    backend: str = Field("aer", description="aer or noisy:<fake device>.")
+    stages: tuple[str, ...] = Field(STAGES, description="Stages to run, in lifecycle order.")
+    objective: Objective = Field("energy", description="What auto routing minimises.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @field_validator("run_id")
+    @classmethod
+    def _safe_name(cls, value: str) -> str:
+        if not RUN_ID.fullmatch(value):
+            raise ValueError(f"a run is named with a-z, 0-9 and dashes, not {value!r}")
+        return value
+
+    @field_validator("stages")
+    @classmethod
+    def _known_stages(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in value if name not in STAGES]
+        if unknown:
+            raise ValueError(f"unknown stages {', '.join(unknown)}; the stages are {', '.join(STAGES)}")
+        return tuple(name for name in STAGES if name in value)
+
+
+def load_profile(name: str) -> dict[str, dict[str, Any]]:
+    """Return the options of a profile by stage (and of `settle`).
+
+    Raises:
+        BadInput: there is no such profile.
+    """
+    folder = resources.files("deployments") / "profiles"
+    known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    if name not in known:
+        raise BadInput(f"no profile {name!r}; there are {', '.join(known)}")
+    loaded: dict[str, dict[str, Any]] = yaml.safe_load((folder / f"{name}.yaml").read_text()) or {}
+    return {stage: dict(options or {}) for stage, options in loaded.items()}

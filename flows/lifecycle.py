@@ -1,0 +1,134 @@
+"""The parent flow: the chosen stages in order, the shadow arms joined once, one report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import distributed
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.config import RunConfig
+from flows.render import markdown
+from flows.report import build_report, metrics, write_report
+from flows.stages import join, start_shadows
+from infra import completion, settings
+from infra.compute import cluster, task_runner
+from infra.energy.processes import ProcessTree
+from infra.errors import KetcycleError, StageFailed
+from infra.events import emit
+from infra.evidence import Evidence
+from infra.lake import write_atomic
+from infra.settings import Settings
+from infra.tracking import Tracking, open_tracking
+from tasks.settle import record_orchestration
+
+log = logging.getLogger("ketcycle.lifecycle")
+
+
+@flow(name="lifecycle", flow_run_name="lifecycle-{config.run_id}", task_runner=task_runner(), log_prints=True)
+def lifecycle(config: RunConfig) -> dict[str, Any]:
+    """Run the stages in order and report what each decision cost and gained."""
+    loaded = settings.load()
+    began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
+    folder = loaded.home / "runs" / config.run_id
+    with cluster(loaded), ThreadPoolExecutor(1) as background:
+        tracking = background.submit(open_tracking)  # its database takes seconds to open
+        tree = ProcessTree(_pids())
+        run: dict[str, Any] = {"config": config.model_dump(mode="json"), "status": "running", "stages": {}}
+        write_atomic(folder / "run.json", json.dumps(run, indent=1))
+        failure = _run_stages(config, loaded, run)
+        run |= {
+            "status": "failed" if failure else "done",
+            "wall_s": time.monotonic() - began,
+            "peak_rss_mb": tree.peak_rss_mb,
+        }
+        record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
+        tree.stop()
+        Evidence(loaded.home / "evidence").compact()
+        write_atomic(folder / "run.json", json.dumps(run, indent=1, default=str))
+        report = build_report(loaded.home, config.run_id, run, loaded.country)
+        paths = write_report(folder, report)
+        _track(tracking.result(), config, report, paths)
+    create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
+    emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
+    if failure:
+        raise StageFailed(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
+    return report
+
+
+def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any]) -> str | None:
+    """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
+    inputs: dict[str, str] = {}
+    for stage in _stages_before(config):
+        found = completion.find(loaded.home, config.run_id, stage)
+        inputs |= found[1]["refs"] if found else {}
+    whole = config.stages[0] == "curation" or bool(inputs)
+    pending: list[Any] = []
+    failure: str | None = None
+    for name in config.stages:
+        if failure:
+            run["stages"][name] = {"status": "skipped", "reason": failure}
+            continue
+        try:
+            result = _stage_flow(name)(config, inputs if whole else None, join_shadows=False)
+        except KetcycleError as error:
+            failure = f"{name}: {error}"
+        except Exception as error:  # a stage may fail in any way; the report of the others must still be written
+            log.exception("%s failed", name)
+            failure = f"{name}: {type(error).__name__}: {error}"
+        if failure:
+            run["stages"][name] = {"status": "failed", "reason": failure}
+            continue
+        run["stages"][name] = {k: v for k, v in asdict(result).items() if k != "shadows"}
+        inputs |= result.refs
+        pending += start_shadows(result.shadows)
+    if pending:
+        log.info("waiting for the arms that run beside: %d decisions", len(pending))
+    join(pending)
+    return failure
+
+
+def _stages_before(config: RunConfig) -> tuple[str, ...]:
+    from tasks.stage import STAGES
+
+    return STAGES[: STAGES.index(config.stages[0])]
+
+
+def _stage_flow(name: str) -> Any:
+    return getattr(import_module(f"flows.{name}"), name)
+
+
+def _pids() -> list[int]:
+    """Return the processes whose work is booked to the run: this one, the workers, and what they start."""
+    workers = distributed.get_client().run(os.getpid)
+    return [os.getpid(), *workers.values()]
+
+
+def _track(tracking: Tracking, config: RunConfig, report: Mapping[str, Any], paths: tuple[Path, ...]) -> None:
+    """Put the report's figures into MLflow: a parent run, a child for each stage."""
+    tags = {"ketcycle_run": config.run_id, "method": config.method, "backend": config.backend}
+    parent = tracking.find(config.run_id) or tracking.start(
+        f"lifecycle-{config.run_id}", tags={**tags, "ketcycle_stage": "lifecycle"}
+    )
+    tracking.log(parent, metrics(report), config.model_dump(mode="json"))
+    for path in paths:
+        tracking.artifact(parent, path)
+    for stage in report["stages"]:
+        name = stage["stage"]
+        child = tracking.find(config.run_id, name) or tracking.start(
+            f"{name}-{config.run_id}", parent, {**tags, "ketcycle_stage": name}
+        )
+        tracking.log(child, metrics(report, name))
+        tracking.finish(child, failed=stage["status"] == "failed")
+    tracking.finish(parent, failed=report["status"] == "failed")

@@ -1,0 +1,247 @@
+"""Reports for people: the closing table and Markdown. Reads the report's dictionary only, so it starts at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from infra.errors import BadInput
+
+Row = Mapping[str, Any]
+
+DECISION_HEADER = ("stage", "decision", "chosen", "metric", "incumbent", "best class.", "twin", "quantum", "control")
+ENERGY_HEADER = (
+    "decision",
+    "arm",
+    "spent J [p5, p95]",
+    "QPU J, projected",
+    "simulation J",
+    "best classical J",
+    "QPU s",
+)
+STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
+
+
+def read_report(home: Path, run_id: str | None) -> dict[str, Any]:
+    """Return the stored report of a run, the newest run's where none is named.
+
+    Raises:
+        BadInput: there is no such report.
+    """
+    runs = sorted((home / "runs").glob("*/report.json"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in runs if run_id in (None, path.parent.name)]
+    if not found:
+        known = ", ".join(path.parent.name for path in runs) or "none yet; try ketcycle run"
+        raise BadInput(f"no report of run {run_id or '(newest)'} in {home / 'runs'}; reports there: {known}")
+    loaded: dict[str, Any] = json.loads(found[-1].read_text())
+    return loaded
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Return a figure in a few significant digits, a dash for none."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    if abs(value) >= 10_000 or abs(value) < 0.001:
+        return f"{value:.{digits - 1}e}"
+    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def band(values: Sequence[float] | None) -> str:
+    """Return a band `[p5, p50, p95]` as `p50 [p5, p95]`."""
+    if not values:
+        return "-"
+    return f"{number(values[1])} [{number(values[0], 2)}, {number(values[2], 2)}]"
+
+
+def _decisions(report: Row) -> Iterable[tuple[Row, Row]]:
+    for stage in report["stages"]:
+        for subtask in stage["subtasks"]:
+            yield stage, subtask
+
+
+def _quality(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    if row["quality"] is None:
+        return row["status"] if row["status"] != "done" else "no truth"
+    spread = f" [{number(row['quality_lo'])}, {number(row['quality_hi'])}]" if row["quality_lo"] is not None else ""
+    return f"{number(row['quality'])}{spread} {row['arm']}"
+
+
+def _best(rows: Iterable[Row]) -> Row | None:
+    scored = [row for row in rows if row["quality"] is not None]
+    return max(scored, key=lambda row: (row["quality"], -row["cpu_s"]), default=None)
+
+
+def _of_kind(subtask: Row, *kinds: str) -> list[Row]:
+    return [row for row in subtask["rows"] if row["kind"] in kinds]
+
+
+def decision_rows(report: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the table of decisions."""
+    cells = []
+    for stage, subtask in _decisions(report):
+        incumbent = next((r for r in _of_kind(subtask, "classical") if r["role"] == "incumbent"), None)
+        cells.append(
+            (
+                stage["stage"],
+                f"{subtask['name']} (n={max((r['n'] for r in subtask['rows']), default=0)}, size {subtask['size']})",
+                f"{subtask['chosen'] or '-'}",
+                subtask["metric"],
+                _quality(incumbent),
+                _quality(_best(_of_kind(subtask, "classical", "dequantised"))),
+                _quality(_best(_of_kind(subtask, "twin"))),
+                _quality(next((r for r in _of_kind(subtask, "quantum") if r["role"] == "challenger"), None)),
+                _quality(_best(_of_kind(subtask, "control"))),
+            )
+        )
+    return cells
+
+
+def energy_rows(report: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the table of the three energies, one row for each quantum arm and each incumbent."""
+    cells = []
+    for _, subtask in _decisions(report):
+        for row in subtask["rows"]:
+            if row["kind"] != "quantum" and row["role"] != "incumbent":
+                continue
+            energy = row["energy"]
+            best = energy["best_classical"]
+            cells.append(
+                (
+                    subtask["name"],
+                    f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
+                    f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
+                    band(energy["qpu"]["wide"]) if energy["qpu"] else "-",
+                    band(energy["simulation"]["narrow"]) if energy["simulation"] else "-",
+                    f"{band(best['narrow'])} {best['arm']}" if best else "-",
+                    number(row["qpu_s_projected"]) if row["circuits"] else "-",
+                )
+            )
+    return cells
+
+
+def stage_rows(report: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the table of stages."""
+    return [
+        (
+            stage["stage"],
+            stage["status"],
+            number(stage["wall_s"]),
+            number(stage["cpu_s"]),
+            number(stage["peak_rss_mb"], 4),
+            band(stage["energy"]["narrow"]) if stage["energy"] else "-",
+            str(stage["circuits"]),
+            str(stage["shots"]),
+            str(stage["facts"].get("headline", stage["reason"])),
+        )
+        for stage in report["stages"]
+    ]
+
+
+def arm_rows(subtask: Row) -> list[tuple[str, ...]]:
+    """Return the cells of one decision's table of arms."""
+    return [
+        (
+            row["arm"],
+            row["kind"],
+            row["status"],
+            number(row["quality"], 4),
+            number(row["cpu_s"]),
+            number(row["prepare_cpu_s"]),
+            band(row["energy"]["spent"]["narrow"]),
+            number(row["energy_to_solution_j"]),
+            str(row["circuits"]),
+            str(row["shots"]),
+            number(row["qpu_s_projected"]) if row["circuits"] else "-",
+        )
+        for row in subtask["rows"]
+    ]
+
+
+ARM_HEADER = ("arm", "kind", "status", "quality", "CPU s", "shared CPU s", "J [p5, p95]", "J to solution", "circuits",
+              "shots", "QPU s, projected")  # fmt: skip
+
+
+def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def closing(report: Row) -> Group:
+    """Return what a run prints at its end."""
+    parts: list[Any] = [
+        _table("Stages", STAGE_HEADER, stage_rows(report)),
+        _table("Decisions: quality, higher is better", DECISION_HEADER, decision_rows(report)),
+        _table("Three energies", ENERGY_HEADER, energy_rows(report)),
+    ]
+    parts += [Text(f"{s['name']}: {s['chosen']} - {s['reason']}") for _, s in _decisions(report)]
+    parts.append(Text(summary(report)))
+    return Group(*parts)
+
+
+def summary(report: Row) -> str:
+    """Return the run in one line."""
+    orchestration = report["orchestration"]
+    beside = f", of them orchestration {number(orchestration['cpu_s'])} CPU s" if orchestration else ""
+    return (
+        f"run {report['run_id']}: {report['status']}, {number(report['wall_s'])} s, "
+        f"{number(report['cpu_s'])} CPU s{beside}, peak {number(report['peak_rss_mb'], 4)} MiB; "
+        f"energy is modelled unless a source says measured (coefficients {report['coefficients']})"
+    )
+
+
+def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    lines += [" | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) for row in rows]
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def markdown(report: Row) -> str:
+    """Return the report as Markdown."""
+    parts = [
+        f"# Run {report['run_id']}",
+        summary(report),
+        "## Stages",
+        _pipes(STAGE_HEADER, stage_rows(report)),
+        "## Decisions",
+        "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
+        _pipes(DECISION_HEADER, decision_rows(report)),
+        "## Three energies",
+        "What was spent here (narrow boundary: CPU and DRAM), what a QPU would draw for the same circuits (wide "
+        "boundary, modelled from projected QPU seconds), the simulation of the circuits, and the cheapest classical "
+        "arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
+        "is that of a hypothetical noiseless device.",
+        _pipes(ENERGY_HEADER, energy_rows(report)),
+    ]
+    for stage, subtask in _decisions(report):
+        parts += [
+            f"## {stage['stage']} / {subtask['name']}",
+            f"{subtask['metric']}; oracle {number(subtask['oracle'], 4)}; tolerance {number(subtask['tolerance'])}. "
+            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}.",
+            _pipes(ARM_HEADER, arm_rows(subtask)),
+        ]
+    for stage in report["stages"]:
+        facts = {k: v for k, v in stage["facts"].items() if isinstance(v, int | float | str)}
+        if facts:
+            parts += [
+                f"## Facts: {stage['stage']}",
+                _pipes(("fact", "value"), [(k, _fact(v)) for k, v in facts.items()]),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _fact(value: float | str) -> str:
+    return number(value, 4) if isinstance(value, float) else str(value)

@@ -1,0 +1,286 @@
+"""The report of a run, computed from the stored evidence and the run's records, never from what a process did."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from infra.energy.model import Coefficients
+
+from infra.energy.usage import Usage
+from infra.evidence import Evidence, EvidenceRow
+from infra.lake import write_atomic
+
+BOUNDARIES = ("narrow", "wide")
+RESAMPLES = 2000
+
+
+def build_report(home: Path, run_id: str, run: Mapping[str, Any], country: str) -> dict[str, Any]:
+    """Assemble the report of a run.
+
+    Args:
+        home: the state folder.
+        run_id: the run.
+        run: what the lifecycle noted: config, status and the stages' results.
+        country: place that computes, for carbon.
+
+    Returns:
+        The report in the documented shape: run, stages, subtasks, rows.
+    """
+    coefficients = Coefficients.load()
+    rows = Evidence(home / "evidence").read(run_id=run_id)
+    by_stage: dict[str, list[EvidenceRow]] = defaultdict(list)
+    for row in rows:
+        by_stage[row.stage].append(row)
+    stages = [
+        _stage_report(name, result, by_stage.get(name, []), coefficients, country)
+        for name, result in run["stages"].items()
+    ]
+    orchestration = [row for row in rows if row.arm == "orchestration"]
+    total = sum((row.total for row in rows), Usage())
+    return {
+        "run_id": run_id,
+        "method": run["config"]["method"],
+        "backend": run["config"]["backend"],
+        "profile": run["config"]["profile"],
+        "seed": run["config"]["seed"],
+        "status": run["status"],
+        "wall_s": run.get("wall_s"),
+        "peak_rss_mb": run.get("peak_rss_mb"),
+        "cpu_s": total.cpu_s,
+        "orchestration": _orchestration(orchestration, coefficients, country),
+        "coefficients": coefficients.hash,
+        "country": country,
+        "stages": stages,
+    }
+
+
+def _stage_report(
+    name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str
+) -> dict[str, Any]:
+    work = [row for row in rows if row.arm == "stage"]
+    by_subtask: dict[str, list[EvidenceRow]] = defaultdict(list)
+    for row in rows:
+        if row.subtask:
+            by_subtask[row.subtask].append(row)
+    total = sum((row.total for row in rows), Usage())
+    return {
+        "stage": name,
+        "status": result["status"],
+        "reason": result.get("reason", ""),
+        "wall_s": result.get("wall_s"),
+        "cpu_s": total.cpu_s,
+        "peak_rss_mb": max((json.loads(row.decision)["peak_rss_mb"] for row in work), default=None),
+        "circuits": total.circuits,
+        "shots": total.shots,
+        "energy": _spent(sum((row.total for row in work), Usage()), work[0].energy_source, coefficients)
+        if work
+        else None,
+        "facts": result.get("facts", {}),
+        "refs": result.get("refs", {}),
+        "subtasks": [
+            _subtask_report(name, found, result.get("decisions", {}).get(name, {}), coefficients, country)
+            for name, found in by_subtask.items()
+        ],
+    }
+
+
+def _subtask_report(
+    name: str, rows: Sequence[EvidenceRow], decision: Mapping[str, Any], coefficients: Coefficients, country: str
+) -> dict[str, Any]:
+    first = rows[0]
+    oracle = _oracle(rows)
+    return {
+        "name": name,
+        "metric": first.metric,
+        "size": first.size,
+        "tolerance": first.tolerance,
+        "chosen": decision.get("arm"),
+        "rule": decision.get("rule"),
+        "reason": decision.get("reason", ""),
+        "oracle": float(np.mean(oracle)) if oracle else None,
+        "rows": [_arm_report(row, rows, oracle, coefficients, country) for row in rows],
+    }
+
+
+def _oracle(rows: Iterable[EvidenceRow]) -> tuple[float, ...]:
+    """Return the proven optimum for each instance, or the best that any arm reached."""
+    done = [row for row in rows if row.status == "done" and row.qualities]
+    proven = next((row.oracle for row in done if row.oracle), ())
+    if proven or not done:
+        return tuple(proven)
+    return tuple(max(values) for values in zip(*(row.qualities for row in done), strict=False))
+
+
+def _arm_report(
+    row: EvidenceRow, rows: Sequence[EvidenceRow], oracle: Sequence[float], coefficients: Coefficients, country: str
+) -> dict[str, Any]:
+    used = row.usage + row.prepare
+    mean, low, high = _interval(row.qualities)
+    spent = _spent(used, row.energy_source, coefficients)
+    is_quantum = row.kind == "quantum"
+    best = _best_classical(row, rows) if row.kind in ("quantum", "twin") else None
+    narrow = coefficients.cpu_energy_j(used, "narrow")
+    return {
+        "arm": row.arm,
+        "kind": row.kind,
+        "role": row.role,
+        "backend": row.backend if is_quantum else "cpu",
+        "n": len(row.qualities),
+        "quality": mean,
+        "quality_lo": low,
+        "quality_hi": high,
+        "quality_backend": row.quality_backend if is_quantum else "cpu",
+        "energy_to_solution_j": _to_solution(narrow.p50, row, oracle),
+        "cpu_s": row.usage.cpu_s,
+        "wall_s": row.usage.wall_s,
+        "prepare_cpu_s": row.prepare.cpu_s,
+        "loops": row.loops,
+        "circuits": used.circuits,
+        "shots": used.shots,
+        "two_qubit_gates": used.two_qubit_gates,
+        "qpu_s_billed": used.qpu_s_billed,
+        "qpu_s_projected": used.qpu_s_projected,
+        "energy": {
+            "spent": spent,
+            "simulation": _simulation(used, row.energy_source, coefficients) if used.circuits else None,
+            "qpu": _qpu(used, coefficients) if used.circuits else None,
+            "best_classical": _spent(best.usage + best.prepare, best.energy_source, coefficients) | {"arm": best.arm}
+            if best
+            else None,
+        },
+        "cost_usd": coefficients.cost_usd(used),
+        "gco2": asdict(coefficients.gco2(narrow, country)),
+        "reused": row.reused,
+        "status": row.status,
+        "reason": row.reason,
+    }
+
+
+def _interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    """Return mean and a 95 % bootstrap interval over the instances; no interval for fewer than three."""
+    if not values:
+        return None, None, None
+    array = np.asarray(values, dtype=float)
+    if len(array) < 3:
+        return float(array.mean()), None, None
+    rng = np.random.default_rng(0)
+    means = array[rng.integers(0, len(array), (RESAMPLES, len(array)))].mean(axis=1)
+    return float(array.mean()), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def _to_solution(energy_j: float, row: EvidenceRow, oracle: Sequence[float]) -> float | None:
+    """Return joules until the tolerance is met with 99 % certainty: E ln(.01) / ln(1 - P_hit); None if never met."""
+    if not row.qualities or len(oracle) != len(row.qualities):
+        return None
+    hit = float(np.mean([q >= best - row.tolerance for q, best in zip(row.qualities, oracle, strict=True)]))
+    if hit == 0.0:
+        return None
+    return energy_j if hit == 1.0 else energy_j * max(1.0, math.log(0.01) / math.log1p(-hit))
+
+
+def _best_classical(row: EvidenceRow, rows: Sequence[EvidenceRow]) -> EvidenceRow | None:
+    """Return the cheapest classical arm that is as good as the row within the tolerance."""
+    mean = float(np.mean(row.qualities)) if row.qualities else None
+    matched = [
+        other
+        for other in rows
+        if other.kind in ("classical", "dequantised")
+        and other.status == "done"
+        and (mean is None or (other.qualities and float(np.mean(other.qualities)) >= mean - row.tolerance))
+    ]
+    return min(matched, key=lambda other: (other.usage + other.prepare).cpu_s, default=None)
+
+
+def _band(band: Any) -> list[float]:
+    return [band.p5, band.p50, band.p95]
+
+
+def _spent(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
+    bands = {boundary: _band(coefficients.cpu_energy_j(usage, boundary)) for boundary in BOUNDARIES}
+    return {**bands, "source": source}
+
+
+def _simulation(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
+    bands = {boundary: _band(coefficients.simulation_energy_j(usage, boundary)) for boundary in BOUNDARIES}
+    return {**bands, "source": source}
+
+
+def _qpu(usage: Usage, coefficients: Coefficients) -> dict[str, Any]:
+    billed = usage.qpu_s_billed > 0
+    seconds = usage.qpu_s_billed if billed else usage.qpu_s_projected
+    bands = {b: _band(coefficients.qpu_energy_j(seconds, billed, b)) for b in BOUNDARIES}
+    return {**bands, "projected": not billed, "source": "modelled"}
+
+
+def _orchestration(rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str) -> dict[str, Any] | None:
+    if not rows:
+        return None
+    total = sum((row.total for row in rows), Usage())
+    band = coefficients.cpu_energy_j(total, "narrow")
+    return {
+        "cpu_s": total.cpu_s,
+        "energy": _spent(total, rows[0].energy_source, coefficients),
+        "gco2": asdict(coefficients.gco2(band, country)),
+    }
+
+
+def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, float | None]:
+    """Return the figures of a report (or of one stage) under the fixed metric names."""
+    found: dict[str, float | None] = {}
+    for entry in report["stages"]:
+        if stage is not None and entry["stage"] != stage:
+            continue
+        prefix = "" if stage else f"{entry['stage']}/"
+        for name in ("wall_s", "cpu_s", "peak_rss_mb"):
+            found[f"{name}/{entry['stage']}"] = entry[name]
+        if entry["energy"]:
+            p5, p50, p95 = entry["energy"]["narrow"]
+            found |= {
+                f"energy_j/{entry['stage']}": p50,
+                f"energy_j_p5/{entry['stage']}": p5,
+                f"energy_j_p95/{entry['stage']}": p95,
+                f"energy_wide_j/{entry['stage']}": entry["energy"]["wide"][1],
+            }
+        for name, value in entry["facts"].items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found[f"{prefix}{name}"] = float(value)
+        for subtask in entry["subtasks"]:
+            for row in subtask["rows"]:
+                found |= _row_metrics(f"{subtask['name']}/{row['arm']}", row)
+    return found
+
+
+def _row_metrics(key: str, row: Mapping[str, Any]) -> dict[str, float | None]:
+    narrow, wide = row["energy"]["spent"]["narrow"], row["energy"]["spent"]["wide"]
+    qpu = row["energy"]["qpu"]
+    return {
+        f"quality/{key}": row["quality"],
+        f"energy_j/{key}": narrow[1],
+        f"energy_j_p5/{key}": narrow[0],
+        f"energy_j_p95/{key}": narrow[2],
+        f"energy_wide_j/{key}": wide[1],
+        f"qpu_projected_j/{key}": qpu["wide"][1] if qpu and qpu["projected"] else None,
+        f"cpu_s/{key}": row["cpu_s"] + row["prepare_cpu_s"],
+        f"qpu_s/{key}": row["qpu_s_billed"],
+        f"cost_usd/{key}": row["cost_usd"],
+        f"gco2/{key}": row["gco2"]["p50"],
+        f"circuits/{key}": row["circuits"],
+        f"shots/{key}": row["shots"],
+    }
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write `report.json` and `report.md` into the run's folder."""
+    from flows.render import markdown
+
+    data, text = folder / "report.json", folder / "report.md"
+    write_atomic(data, json.dumps(report, indent=1, default=str))
+    write_atomic(text, markdown(report))
+    return data, text

@@ -1,0 +1,404 @@
+"""Chooses the arm of a decision, meters it and records it: the only bridge between arms and infrastructure."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from infra.runtime.queue import Runtime, Scope, dispatched_usage
+
+from infra.energy.arms import Measured, measure_arms
+from infra.energy.meter import Span
+from infra.energy.usage import Usage
+from infra.errors import BackendFailed, BudgetExceeded, StillQueued
+from infra.evidence import Evidence, EvidenceRow, orchestration_row, stage_row
+from infra.settings import Objective
+from tasks import policy
+from tasks.contract import Arm, Bench, Decision, Kind, Method, Outcome, Subtask, content_key
+from tasks.stage import Context, State
+
+log = logging.getLogger("ketcycle.settle")
+
+P = TypeVar("P")
+S = TypeVar("S")
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What `settle` works with. Picklable; opens its connections where it is used.
+
+    Attributes:
+        run_id: the run.
+        home: the state folder.
+        ledger: URL of the runtime queue's ledger.
+        backend: `aer`, `noisy:<fake device>`.
+        seed: seed of the run.
+        method: how the arm is picked.
+        objective: what auto routing minimises.
+        country: place that computes.
+        projection_device: fake device on which QPU time is projected.
+        repetition: number of this execution of the same problem.
+        minimum_s: arms under half a second are looped to at least this many seconds; 0 = never.
+        blocks: rounds in which the looped arms take turns.
+        probe: whether the problem is a probe and not one of the run itself.
+        data: fingerprint of the data that the run rests on; evidence from other data does not count.
+    """
+
+    run_id: str
+    home: Path
+    ledger: str
+    backend: str = "aer"
+    seed: int = 0
+    method: Method = Method.SHADOW
+    objective: Objective = "energy"
+    country: str = "DEU"
+    projection_device: str = "fake_torino"
+    repetition: int = 0
+    minimum_s: float = 1.0
+    blocks: int = 5
+    probe: bool = False
+    data: str = ""
+
+    @property
+    def evidence(self) -> Evidence:
+        """The evidence of the installation."""
+        return Evidence(self.home / "evidence")
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The quantum runtime queue."""
+        return Runtime(self.ledger, self.backend, home=self.home, projection=self.projection_device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "runtime"}
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Arms that are still to be run beside the chosen one. Picklable."""
+
+    context: Context
+    state: State
+    subtask: str
+    arms: tuple[str, ...]
+    bench: Workbench
+
+
+@dataclass
+class _Execution(Generic[S]):
+    """One arm's execution: what it returned, what it used, how it ended."""
+
+    measured: Measured[S]
+    status: str
+    reason: str
+    usage: Usage
+    prepare: Usage
+    total: Usage
+    source: str
+    reused: bool
+
+
+def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcome[S], tuple[str, ...]]:
+    """Run the arm that the method names and return its solution, with the names of the arms to run beside.
+
+    A refused budget, a failed backend or a late remote result falls back to the incumbent with the reason;
+    a programming error raises.
+    """
+    problem_id = content_key(problem)
+    decision, beside = _decide(subtask, problem, bench)
+    executions = _execute(subtask, problem, problem_id, [decision.arm], bench)
+    chosen = executions[decision.arm]
+    if chosen.status != "done":
+        if not isinstance(chosen.measured.error, BudgetExceeded | BackendFailed | StillQueued):
+            raise _error(chosen)
+        _record(subtask, problem, problem_id, executions, decision, bench)
+        decision = Decision(subtask.incumbent.name, "fallback", f"{decision.arm} {chosen.status}: {chosen.reason}")
+        executions = _execute(subtask, problem, problem_id, [decision.arm], bench)
+        chosen = executions[decision.arm]
+        if chosen.status != "done":
+            raise _error(chosen)
+    _record(subtask, problem, problem_id, executions, decision, bench)
+    log.info("%s: %s (%s)", subtask.key, decision.arm, decision.reason)
+    left = tuple(name for name in beside if name != decision.arm)
+    return Outcome(_value(chosen), decision, problem_id), left
+
+
+def run_shadow(subtask: Subtask[P, S], problem: P, arms: Sequence[str], bench: Workbench) -> int:
+    """Run arms beside the chosen one; a failure is recorded, never raised. Returns the number of arms run."""
+    problem_id = content_key(problem)
+    executions = _execute(subtask, problem, problem_id, list(arms), bench)
+    _record(subtask, problem, problem_id, executions, None, bench)
+    return len(executions)
+
+
+def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss_mb: float) -> None:
+    """Record the work of a stage that belongs to no decision."""
+    note = json.dumps({"peak_rss_mb": round(peak_rss_mb, 1)})
+    row = stage_row(
+        context.run_id, context.stage, usage, problem=part, energy_source=source, decision=note, **_provenance()
+    )
+    Evidence(context.home / "evidence").append([row])
+
+
+def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float) -> None:
+    """Record what of the CPU time of a run (or of its continuation) is booked to no row since it began.
+
+    That is scheduling, tracking, the ledger, scoring. Each continuation of a run has a row of its own.
+    """
+    evidence = Evidence(home / "evidence")
+    rows = evidence.read(run_id=run_id)
+    booked = sum(row.total.cpu_s for row in rows if row.arm != "orchestration" and row.created_at >= since)
+    before = sum(row.arm == "orchestration" for row in rows)
+    usage = Usage(cpu_s=tree_cpu_s - booked)
+    evidence.append([orchestration_row(run_id, usage, repetition=before, **_provenance())])
+
+
+def _decide(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Decision, tuple[str, ...]]:
+    everything = tuple(arm.name for arm in subtask.arms)
+    match bench.method:
+        case Method.CLASSICAL:
+            return Decision(subtask.incumbent.name, "method", "the run asks for the classical method"), ()
+        case Method.QUANTUM:
+            return Decision(subtask.challenger.name, "method", "the run asks for the quantum method"), ()
+        case Method.SHADOW:
+            reason = "the incumbent decides; the other arms run beside it"
+            return Decision(subtask.incumbent.name, "method", reason), everything
+    setting = policy.Setting(
+        backend=f"{bench.backend} {bench.runtime.calibration}",
+        bucket=policy.size_bucket(subtask.size(problem)),
+        data=bench.data,
+        objective=bench.objective,
+    )
+    rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend, status="done")
+    choice = policy.choose(subtask, setting, _trials(rows, bench), _generator(bench, subtask.key, "reverse shadow"))
+    return choice.decision, choice.explore
+
+
+def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]:
+    """Return the evidence as the policy sees it: one trial for each instance, costs under shared draws."""
+    coefficients = Coefficients.load()
+    trials = []
+    for row in rows:
+        n = max(len(row.qualities), 1)
+        cost = coefficients.cost_draws(row.usage + row.prepare, bench.objective, row.backend) / n
+        spent = float(np.median(coefficients.cost_draws(row.total, bench.objective, row.backend))) / n
+        trials += [
+            policy.Trial(
+                instance=f"{row.problem}/{position}",
+                arm=row.arm,
+                arm_version=row.arm_version,
+                backend=f"{row.backend} {row.calibration}",
+                bucket=policy.size_bucket(row.size),
+                data=row.data,
+                quality=quality,
+                cost=cost,
+                spent=spent,
+            )
+            for position, quality in enumerate(row.qualities)
+        ]
+    return trials
+
+
+def _execute(
+    subtask: Subtask[P, S], problem: P, problem_id: str, names: Sequence[str], bench: Workbench
+) -> dict[str, _Execution[S]]:
+    """Run arms on one problem, each alone; the short ones take turns in further rounds."""
+    shared = _Shared()
+    handles = {name: _Handle(subtask.arm(name), subtask.key, problem, problem_id, bench, shared) for name in names}
+    measured = measure_arms(
+        {name: handle.solve for name, handle in handles.items()},
+        rng=_generator(bench, subtask.key, problem_id, "order"),
+        blocks=bench.blocks,
+        minimum_s=bench.minimum_s,
+        loopable={name for name, handle in handles.items() if handle.arm.kind is not Kind.QUANTUM},
+        foreign=lambda: dispatched_usage() + shared.spent,
+    )
+    return {name: _finish(handle, measured[name]) for name, handle in handles.items()}
+
+
+class _Shared:
+    """Values that several arms derive from one problem, each made once, with what it cost."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, tuple[Any, Usage]] = {}
+        self.spent = Usage()  # by this process, to be taken out of the arm during whose time it was made
+
+    def get(self, key: str, make: Callable[[], T], queued: Callable[[], Usage]) -> tuple[T, Usage, bool]:
+        """Return the value, its cost, and whether it was made just now."""
+        if key in self.values:
+            value, cost = self.values[key]
+            return value, cost, False
+        before, sent = dispatched_usage(), queued()
+        with Span() as span:
+            value = make()
+        own = span.usage - (dispatched_usage() - before)
+        self.spent = self.spent + own
+        cost = own + (queued() - sent)
+        self.values[key] = (value, cost)
+        return value, cost, True
+
+
+class _Handle(Generic[P, S]):
+    """Runs one arm with a bench of its own and keeps the books of its first run."""
+
+    def __init__(
+        self, arm: Arm[P, S], key: str, problem: P, problem_id: str, bench: Workbench, shared: _Shared
+    ) -> None:
+        self.arm, self._problem, self._bench, self._shared = arm, problem, bench, shared
+        self._key, self._problem_id = key, problem_id
+        self.queued, self.shared_cost, self.new_cost = Usage(), Usage(), Usage()
+        self.shared_queued = Usage()
+        self.reused = False
+        self._runs = 0
+
+    def solve(self) -> S:
+        """Solve the problem once more, with the same random numbers as the first time."""
+        bench, arm = self._bench, self.arm
+        stage, _, name = self._key.partition("/")
+        scope = Scope(bench.run_id, stage, name, self._problem_id, arm.name, bench.repetition, bench.seed)
+        sampler, estimator = bench.runtime.sampler(scope), bench.runtime.estimator(scope)
+        first, asked = self._runs == 0, set[str]()
+        self._runs += 1
+
+        def queued() -> Usage:
+            return sampler.usage + estimator.usage
+
+        def once(key: str, make: Callable[[], T], /) -> T:
+            before = queued()
+            value, cost, new = self._shared.get(key, make, queued)
+            if first and key not in asked:
+                asked.add(key)
+                self.shared_cost = self.shared_cost + cost
+                if new:
+                    self.new_cost = self.new_cost + cost
+                    self.shared_queued = self.shared_queued + (queued() - before)
+            return value
+
+        with _scratch(bench.home) as scratch:
+            rng = _generator(bench, self._key, self._problem_id, arm.name)
+            solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, scratch))
+        if first:
+            self.queued = queued() - self.shared_queued
+            self.reused = sampler.reused or estimator.reused
+        return solution
+
+
+def _finish(handle: _Handle[P, S], measured: Measured[S]) -> _Execution[S]:
+    """Add up an arm's books: what one solution costs, what was shared, what was really spent."""
+    status, reason = "done", ""
+    if measured.error is not None:
+        status = {BudgetExceeded: "refused", StillQueued: "pending"}.get(type(measured.error), "failed")
+        reason = f"{type(measured.error).__name__}: {measured.error}"
+        log.warning("%s %s: %s", handle.arm.name, status, reason)
+    return _Execution(
+        measured=measured,
+        status=status,
+        reason=reason,
+        usage=measured.per_run + handle.queued,
+        prepare=handle.shared_cost,
+        total=measured.total + handle.queued + handle.new_cost,
+        source=measured.source,
+        reused=handle.reused,
+    )
+
+
+def _record(
+    subtask: Subtask[P, S],
+    problem: P,
+    problem_id: str,
+    executions: Mapping[str, _Execution[S]],
+    decision: Decision | None,
+    bench: Workbench,
+) -> None:
+    """Score the solutions (booked to nobody) and append one evidence row for each arm."""
+    oracle = subtask.oracle(problem) if subtask.oracle else ()
+    rows = [
+        EvidenceRow(
+            run_id=bench.run_id,
+            stage=subtask.stage,
+            subtask=subtask.name,
+            problem=problem_id,
+            probe=bench.probe,
+            size=subtask.size(problem),
+            arm=name,
+            kind=str(subtask.arm(name).kind),
+            role=_role(subtask, name),
+            arm_version=subtask.arm(name).version,
+            repetition=bench.repetition,
+            backend=bench.backend,
+            calibration=bench.runtime.calibration,
+            quality_backend=bench.backend if execution.usage.circuits or execution.prepare.circuits else "cpu",
+            status=execution.status,
+            reason=execution.reason,
+            metric=subtask.metric,
+            tolerance=subtask.tolerance,
+            qualities=tuple(subtask.quality(problem, _value(execution))) if execution.status == "done" else (),
+            oracle=oracle,
+            usage=execution.usage,
+            prepare=execution.prepare,
+            total=execution.total,
+            loops=execution.measured.loops,
+            energy_source=execution.source,
+            reused=execution.reused,
+            chosen=decision is not None and decision.arm == name,
+            method=str(bench.method),
+            data=bench.data,
+            decision=json.dumps(asdict(decision)) if decision else "",
+            **_provenance(),
+        )
+        for name, execution in executions.items()
+    ]
+    bench.evidence.append(rows)
+
+
+def _role(subtask: Subtask[P, S], name: str) -> str:
+    return {subtask.incumbent.name: "incumbent", subtask.challenger.name: "challenger"}.get(name, "")
+
+
+def _value(execution: _Execution[S]) -> S:
+    if execution.measured.error is not None:
+        raise execution.measured.error
+    return execution.measured.value  # type: ignore[return-value]  # an execution without error has a value
+
+
+def _error(execution: _Execution[S]) -> BaseException:
+    return execution.measured.error or RuntimeError(execution.reason)
+
+
+def _serial(function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
+    return [function(item) for item in items]
+
+
+def _generator(bench: Workbench, *names: str) -> np.random.Generator:
+    """Return a generator that depends on the run's seed and on what it is for, not on who else ran."""
+    text = json.dumps([bench.seed, bench.repetition, *names])
+    return np.random.default_rng(int(content_key(text), 16))
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    base = home / "scratch"
+    base.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _provenance() -> dict[str, Any]:
+    versions = {name: version(name) for name in ("ketcycle", "qiskit", "qiskit-aer", "torch", "numpy")}
+    return {"versions": json.dumps(versions), "host": platform.node()}

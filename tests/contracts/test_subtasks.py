@@ -1,0 +1,124 @@
+"""What every subtask of every stage must hold."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+
+from tasks.contract import Bench, Kind, Subtask, content_key
+from tasks.stage import STAGES
+
+torch.set_num_threads(1)
+
+
+def subtasks() -> list[Subtask[Any, Any]]:
+    return [subtask for stage in STAGES for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS]
+
+
+ALL = subtasks()
+
+
+def bench(seed: int, scratch: Path) -> Bench:
+    cache: dict[str, Any] = {}
+
+    def once(key: str, make: Any, /) -> Any:
+        if key not in cache:
+            cache[key] = make()
+        return cache[key]
+
+    return Bench(
+        rng=np.random.default_rng(seed),
+        sampler=StatevectorSampler(seed=seed),
+        estimator=StatevectorEstimator(seed=seed),
+        map=lambda function, items: [function(item) for item in items],
+        once=once,
+        scratch=scratch,
+    )
+
+
+@pytest.fixture(scope="module", params=ALL, ids=lambda s: s.key)
+def posed(request: pytest.FixtureRequest) -> tuple[Subtask[Any, Any], Any]:
+    subtask: Subtask[Any, Any] = request.param
+    return subtask, subtask.example(np.random.default_rng(7))
+
+
+@pytest.fixture(scope="module")
+def solved(posed: tuple[Subtask[Any, Any], Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    subtask, problem = posed
+    return {
+        arm.name: arm.solve(problem, bench(1, tmp_path_factory.mktemp(arm.name.replace("/", "-"))))
+        for arm in subtask.arms
+    }
+
+
+def test_the_three_named_subtasks_are_there() -> None:
+    assert {"curation/representatives", "curation/semantic_clusters", "inference/pruning", "monitoring/drift"} <= {
+        s.key for s in ALL
+    }
+
+
+def test_every_subtask_names_its_opponents(posed: tuple[Subtask[Any, Any], Any]) -> None:
+    subtask, _ = posed
+    assert subtask.incumbent.kind is Kind.CLASSICAL
+    assert subtask.challenger.kind is Kind.QUANTUM
+    assert any(arm.kind is Kind.CONTROL for arm in subtask.others)
+    assert len({arm.name for arm in subtask.arms}) == len(subtask.arms)
+    assert subtask.metric
+    assert subtask.tolerance >= 0
+
+
+def test_all_arms_return_one_type(posed: tuple[Subtask[Any, Any], Any], solved: dict[str, Any]) -> None:
+    assert len({type(solution) for solution in solved.values()}) == 1
+
+
+def test_quality_has_one_value_per_instance(posed: tuple[Subtask[Any, Any], Any], solved: dict[str, Any]) -> None:
+    subtask, problem = posed
+    lengths = {name: len(subtask.quality(problem, solution)) for name, solution in solved.items()}
+    assert len(set(lengths.values())) == 1
+    assert next(iter(lengths.values())) >= 1
+    for solution in solved.values():
+        assert np.isfinite(subtask.quality(problem, solution)).all()
+
+
+def test_the_incumbent_reaches_its_floor(posed: tuple[Subtask[Any, Any], Any], solved: dict[str, Any]) -> None:
+    subtask, problem = posed
+    assert np.mean(subtask.quality(problem, solved[subtask.incumbent.name])) >= subtask.floor > -np.inf
+
+
+def test_no_arm_beats_the_proven_optimum(posed: tuple[Subtask[Any, Any], Any], solved: dict[str, Any]) -> None:
+    subtask, problem = posed
+    if subtask.oracle is None:
+        pytest.skip(f"{subtask.key} has no proven optimum")
+    best = np.asarray(subtask.oracle(problem))
+    for name, solution in solved.items():
+        assert (np.asarray(subtask.quality(problem, solution)) <= best + 1e-9).all(), name
+
+
+def test_the_same_seed_gives_the_same_solution(
+    posed: tuple[Subtask[Any, Any], Any], solved: dict[str, Any], tmp_path: Path
+) -> None:
+    subtask, problem = posed
+    for arm in subtask.arms:
+        again = arm.solve(problem, bench(1, tmp_path))
+        assert content_key(again) == content_key(solved[arm.name]), arm.name
+
+
+def test_the_problem_is_named_by_its_content(posed: tuple[Subtask[Any, Any], Any]) -> None:
+    subtask, problem = posed
+    assert content_key(problem) == content_key(subtask.example(np.random.default_rng(7)))
+    assert content_key(problem) != content_key(subtask.example(np.random.default_rng(8)))
+
+
+def test_probes_have_truth(posed: tuple[Subtask[Any, Any], Any], tmp_path: Path) -> None:
+    subtask, problem = posed
+    probes = subtask.probes(problem, np.random.default_rng(3))
+    assert probes
+    first = probes[0]
+    assert subtask.size(first) > 0
+    assert subtask.quality(first, subtask.incumbent.solve(first, bench(2, tmp_path)))

@@ -1,0 +1,124 @@
+"""The architecture, held by the imports of the code itself."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference", "monitoring")
+PURE_ROOTS = ("prefect", "prefect_dask", "mlflow", "distributed", "dask", "infra", "flows")
+ALLOWED = {
+    "flows": {"flows", "tasks", "infra", "deployments"},
+    "tasks": {"tasks", "infra", "deployments"},
+    "infra": {"infra", "deployments"},
+}
+OURS = {"flows", "tasks", "infra", "deployments", "tests", "benchmarks"}
+BRIDGES = {"tasks/settle.py", "tasks/stage.py", "tasks/steps.py"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module or "")
+    return found
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("package", ["flows", "tasks", "infra"])
+def test_imports_point_downwards(package: str) -> None:
+    for path in modules(package):
+        ours = {name.split(".")[0] for name in imports(path)} & OURS
+        assert ours <= ALLOWED[package], f"{named(path)} imports {ours - ALLOWED[package]}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stages_never_import_each_other(stage: str) -> None:
+    for path in modules(f"tasks/{stage}"):
+        foreign = [name for name in imports(path) if name.startswith("tasks.") and name.split(".")[1] in STAGES]
+        assert all(name.split(".")[1] == stage for name in foreign), f"{named(path)} imports {foreign}"
+
+
+def test_only_the_backend_factory_imports_the_vendor_client() -> None:
+    users = [
+        named(p)
+        for package in ("flows", "tasks", "infra")
+        for p in modules(package)
+        if any(n.split(".")[0] == "qiskit_ibm_runtime" for n in imports(p))
+    ]
+    assert users in ([], ["infra/runtime/backends.py"])
+
+
+def test_only_settings_reads_the_environment() -> None:
+    for package in ("flows", "tasks", "infra"):
+        for path in modules(package):
+            if named(path) != "infra/settings.py":
+                text = path.read_text()
+                assert "os.environ" not in text, named(path)
+                assert "getenv" not in text, named(path)
+
+
+def test_stage_flows_are_short_and_alike() -> None:
+    for stage in STAGES:
+        assert len((ROOT / "flows" / f"{stage}.py").read_text().splitlines()) <= 60
+
+
+def test_the_packages_are_this_repository() -> None:
+    import flows
+    import infra
+    import tasks
+
+    for package in (flows, infra, tasks):
+        assert Path(str(package.__file__)).is_relative_to(ROOT)
+
+
+def pure_modules() -> list[str]:
+    found = []
+    for path in modules("tasks"):
+        name = named(path)
+        if (
+            path.name in ("__init__.py", "stage.py")
+            or name in BRIDGES
+            or name.startswith(("tasks/serving", "tasks/model/windows"))
+        ):
+            continue
+        if name.startswith(("tasks/quantum/", "tasks/combinatorial/")) or any(
+            w in path.read_text() for w in ("Subtask(", "Subtask[")
+        ):
+            found.append(name.removesuffix(".py").replace("/", "."))
+    return found
+
+
+def test_arms_import_neither_orchestrator_nor_infrastructure() -> None:
+    """Every arm module, imported in a fresh process, leaves the orchestrator and the infrastructure unloaded."""
+    names = pure_modules()
+    assert "tasks.contract" in names
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names!r}:\n"
+        "    importlib.import_module(name)\n"
+        f"    bad = sorted(m for m in sys.modules if m.split('.')[0] in {PURE_ROOTS!r})\n"
+        "    assert not bad, (name, bad)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_contract_loads_in_milliseconds() -> None:
+    code = "import sys, tasks.contract; assert not {'numpy', 'torch', 'qiskit', 'prefect'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
