@@ -184,9 +184,10 @@ class _Sampler:
     """Follows memory, ended children and counter wraps; a block under a second is never sampled on the way."""
 
     def __init__(self, children: Sequence[psutil.Process], counters: Counters) -> None:
-        self.rapl = RaplCounter(counters.domains) if counters.domains else None
-        self.gpu = GpuCounter(counters.gpus, [p.pid for p in children]) if counters.gpus else None
+        self.rapl: RaplCounter | None = None
+        self.gpu: GpuCounter | None = None
         self.rss_gb_s = 0.0
+        self._counters = counters
         self.children_s: dict[int, float] = {}
         self._children = children
         self._done = threading.Event()
@@ -200,9 +201,11 @@ class _Sampler:
     def begin(self) -> float:
         """Start counting and return the time."""
         rss_gb = _rss_gb(self._children)
-        if self.rapl is not None:
-            self.rapl.update()
         with self._mutex:
+            if self._counters.domains:
+                self.rapl = RaplCounter(self._counters.domains)
+            if self._counters.gpus:
+                self.gpu = GpuCounter(self._counters.gpus, [process.pid for process in self._children])
             self._last = (time.perf_counter(), rss_gb)
             return self._last[0]
 
