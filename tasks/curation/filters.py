@@ -1,0 +1,163 @@
+"""Published rules of quality; each says why it drops a document.
+
+Rules of Rae et al. 2021 (Gopher, arXiv 2112.11446, tables A1 and A2) and Raffel et al. 2020 (C4, arXiv 1910.10683),
+with their numbers. C4's rules against braces and lines without final punctuation are left out: they throw away
+every technical text with code in it. The stop words make the set one for English.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+BULLETS = ("•", "-")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text with what several rules need of it."""
+
+    text: str
+    replaced: int = 0
+
+    @cached_property
+    def words(self) -> list[str]:
+        """Words between white space."""
+        return self.text.split()
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Lines that are not blank, without outer white space."""
+        return [line.strip() for line in self.text.splitlines() if line.strip()]
+
+
+Rule = Callable[[Text], str | None]
+
+
+def readable(most: float = 0.01) -> Rule:
+    """Drop a text with more than this share of undecodable characters."""
+
+    def rule(text: Text) -> str | None:
+        share = text.replaced / max(1, len(text.text))
+        return f"{share:.1%} of the characters could not be decoded" if share > most else None
+
+    return rule
+
+
+def length(least: int = 50, most: int = 100_000) -> Rule:
+    """Drop a text of too few or too many words (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        n = len(text.words)
+        return None if least <= n <= most else f"{n} words, not {least} to {most}"
+
+    return rule
+
+
+def mean_word_length(least: float = 3.0, most: float = 10.0) -> Rule:
+    """Drop a text of words too short or too long on average (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        mean = sum(map(len, text.words)) / max(1, len(text.words))
+        return None if least <= mean <= most else f"{mean:.1f} characters a word, not {least:g} to {most:g}"
+
+    return rule
+
+
+def symbols(most: float = 0.1) -> Rule:
+    """Drop a text with too many hashes or ellipses for its words (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        for symbol, count in (
+            ("#", text.text.count("#")),
+            ("...", text.text.count("...") + text.text.count("…")),
+        ):
+            if count > most * len(text.words):
+                return f"{count} times {symbol!r} in {len(text.words)} words"
+        return None
+
+    return rule
+
+
+def alphabetic(least: float = 0.8) -> Rule:
+    """Drop a text in which too few words have a letter (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        share = sum(any(c.isalpha() for c in word) for word in text.words) / max(1, len(text.words))
+        return f"{share:.0%} of the words have a letter" if share < least else None
+
+    return rule
+
+
+def stop_words(least: int = 2) -> Rule:
+    """Drop a text with too few different English stop words (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        n = len(STOP_WORDS.intersection(word.lower() for word in text.words))
+        return f"{n} different English stop words" if n < least else None
+
+    return rule
+
+
+def list_like(bullets: float = 0.9, ellipses: float = 0.3) -> Rule:
+    """Drop a text made of bullet points or of lines that break off (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        n = max(1, len(text.lines))
+        points = sum(line.startswith(BULLETS) for line in text.lines) / n
+        broken = sum(line.endswith(("...", "…")) for line in text.lines) / n
+        if points > bullets:
+            return f"{points:.0%} of the lines are bullet points"
+        return f"{broken:.0%} of the lines end in an ellipsis" if broken > ellipses else None
+
+    return rule
+
+
+def repeated_lines(share_of_lines: float = 0.3, share_of_characters: float = 0.2) -> Rule:
+    """Drop a text that repeats itself line by line (Gopher)."""
+
+    def rule(text: Text) -> str | None:
+        extra = {line: n - 1 for line, n in Counter(text.lines).items() if n > 1}
+        lines = sum(extra.values()) / max(1, len(text.lines))
+        characters = sum(n * len(line) for line, n in extra.items()) / max(1, len(text.text))
+        if lines > share_of_lines:
+            return f"{lines:.0%} of the lines are repetitions"
+        return f"{characters:.0%} of the characters are in repeated lines" if characters > share_of_characters else None
+
+    return rule
+
+
+def placeholder() -> Rule:
+    """Drop a text with the printers' dummy text (C4)."""
+
+    def rule(text: Text) -> str | None:
+        return "holds 'lorem ipsum'" if "lorem ipsum" in text.text.lower() else None
+
+    return rule
+
+
+def rules(min_words: int, max_words: int, min_alphabetic: float, english: bool) -> tuple[tuple[str, Rule], ...]:
+    """Return the rules of a run by name, in the order in which they are asked."""
+    chosen: list[tuple[str, Rule]] = [
+        ("encoding", readable()),
+        ("length", length(min_words, max_words)),
+        ("word_length", mean_word_length()),
+        ("symbols", symbols()),
+        ("alphabetic", alphabetic(min_alphabetic)),
+        ("lists", list_like()),
+        ("repetition", repeated_lines()),
+        ("placeholder", placeholder()),
+    ]
+    return (*chosen, ("stop_words", stop_words())) if english else tuple(chosen)
+
+
+def first_objection(text: Text, chosen: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:
+    """Return name and reason of the first rule that drops a text, or None where it stays."""
+    for name, rule in chosen:
+        reason = rule(text)
+        if reason is not None:
+            return name, reason
+    return None

@@ -1,0 +1,267 @@
+"""Read corpora: Parquet, JSON lines (plain, .gz, .zst) and plain text, as streams of documents.
+
+A file that cannot be read, or a line that is no document, is put aside with its reason and the rest goes on. Memory
+holds one batch, whatever the size of a file: Parquet goes by record batches, lines are bounded, and a long plain-text
+file is cut into passages at blank lines.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEXT_COLUMNS = ("text", "content", "body")
+ID_COLUMNS = ("doc_id", "id")
+PARQUET = (".parquet", ".pq")
+LINES = (".jsonl", ".ndjson", ".json")
+PLAIN = (".txt", ".text", ".md", ".rst")
+PACKED = (".gz", ".zst")
+MAX_LINE = 32 * 2**20
+WHOLE_FILE, PASSAGE = 32_768, 8_192
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Document:
+    """One document as read.
+
+    Attributes:
+        doc_id: stable and unique within the corpus: the file's own id, or path and row.
+        domain: `base` or `second`.
+        source: the file's own source, or the path of the file below the given folder.
+        label: the file's own label, or empty.
+        text: the text, decoded.
+        replaced: bytes that were no UTF-8 and became U+FFFD.
+    """
+
+    doc_id: str
+    domain: str
+    source: str
+    label: str
+    text: str
+    replaced: int = 0
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A file or a line that was put aside."""
+
+    path: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Reader:
+    """Reads the files of one domain and remembers what it put aside.
+
+    Attributes:
+        domain: given to every document.
+        text_column: name of the text column; empty = the first of `text`, `content`, `body`.
+        id_column: name of the id column; empty = `doc_id` or `id` where there is one, else path and row.
+        quarantined: what was put aside so far.
+        skipped: files in folders whose ending is not that of a corpus file.
+    """
+
+    domain: str
+    text_column: str = ""
+    id_column: str = ""
+    quarantined: list[Quarantined] = field(default_factory=list)
+    skipped: int = 0
+
+    def read(self, paths: Sequence[Path]) -> Iterator[list[Document]]:
+        """Yield batches of documents of all files, folders in the order of their paths.
+
+        Raises:
+            FileNotFoundError: a given path is not there.
+        """
+        for root in paths:
+            if not root.exists():
+                raise FileNotFoundError(f"there is no {root}")
+        seen: dict[str, int] = {}
+        batch: list[Document] = []
+        for name, path in self._files(paths):
+            for document in self._file(name, path):
+                batch.append(self._unique(document, seen))
+                if len(batch) == BATCH:
+                    yield batch
+                    batch = []
+        if batch:
+            yield batch
+
+    def _files(self, paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+        for root in paths:
+            if root.is_file():
+                yield root.name, root
+                continue
+            for path in sorted(p for p in root.rglob("*") if p.is_file()):
+                relative = path.relative_to(root)
+                if any(part.startswith(".") for part in relative.parts) or _ending(path) not in PARQUET + LINES + PLAIN:
+                    self.skipped += 1
+                else:
+                    yield relative.as_posix(), path
+
+    def _file(self, name: str, path: Path) -> Iterator[Document]:
+        ending = _ending(path)
+        try:
+            if ending in PARQUET:
+                yield from self._parquet(name, path)
+            elif ending in LINES:
+                yield from self._lines(name, path)
+            else:
+                yield from self._plain(name, path)
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            # What was read before the damage stays: those documents are whole.
+            self._put_aside(name, "unreadable", f"{type(error).__name__}: {error}")
+
+    def _parquet(self, name: str, path: Path) -> Iterator[Document]:
+        with pq.ParquetFile(path) as file:
+            columns = file.schema_arrow.names
+            text = self._column(columns, self.text_column, TEXT_COLUMNS)
+            if text is None:
+                self._put_aside(name, "no text column", f"columns: {', '.join(columns)}; name one with text_column")
+                return
+            kind = file.schema_arrow.field(text).type
+            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+                self._put_aside(name, "no text column", f"{text} holds {kind}, not text")
+                return
+            key = self._column(columns, self.id_column, ID_COLUMNS)
+            wanted = [c for c in (text, key, "source", "label") if c is not None and c in columns]
+            row = 0
+            for chunk in file.iter_batches(batch_size=BATCH, columns=wanted):
+                for record in chunk.to_pylist():
+                    yield self._document(name, row, record, text, key)
+                    row += 1
+
+    def _lines(self, name: str, path: Path) -> Iterator[Document]:
+        with _open(path) as stream:
+            for row, (line, whole) in enumerate(_bounded_lines(stream)):
+                if not whole:
+                    self._put_aside(f"{name}:{row + 1}", "line too long", f"more than {MAX_LINE} bytes")
+                elif line.strip():
+                    yield from self._json(name, row, line)
+
+    def _json(self, name: str, row: int, line: bytes) -> Iterator[Document]:
+        decoded, replaced = _decode(line)
+        try:
+            record = json.loads(decoded)
+        except (ValueError, RecursionError) as error:
+            self._put_aside(f"{name}:{row + 1}", "not JSON", str(error)[:200])
+            return
+        columns = list(record) if isinstance(record, dict) else []
+        text = self._column(columns, self.text_column, TEXT_COLUMNS)
+        if text is None or not isinstance(record[text], str | None):
+            found = f"fields: {', '.join(map(str, columns))[:200]}; name one with text_column"
+            self._put_aside(f"{name}:{row + 1}", "no text column", found)
+            return
+        yield self._document(name, row, record, text, self._column(columns, self.id_column, ID_COLUMNS), replaced)
+
+    def _plain(self, name: str, path: Path) -> Iterator[Document]:
+        with _open(path) as stream:
+            head = stream.read(WHOLE_FILE)
+            if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
+                self._put_aside(name, "binary", "the file holds zero bytes; it is no text")
+                return
+            if len(head) < WHOLE_FILE or head.startswith((b"\xff\xfe", b"\xfe\xff")):
+                text, replaced = _decode(head + stream.read(MAX_LINE))
+                yield Document(name, self.domain, name, "", text, replaced)
+                return
+            for row, passage in enumerate(_cut(head, stream)):
+                text, replaced = _decode(passage)
+                yield Document(f"{name}#{row:05d}", self.domain, name, "", text, replaced)
+
+    def _document(
+        self, name: str, row: int, record: dict[str, Any], text: str, key: str | None, replaced: int = 0
+    ) -> Document:
+        given = record.get(key) if key is not None else None
+        doc_id = str(given) if given not in (None, "") else f"{name}#{row:07d}"
+        source, label = (str(record.get(c) or "") for c in ("source", "label"))
+        # Lone surrogates are legal in JSON and nowhere else.
+        body = (record[text] or "").encode("utf-8", "replace").decode()
+        return Document(doc_id, self.domain, source or name, label, body, replaced)
+
+    @staticmethod
+    def _column(columns: Sequence[str], given: str, usual: Sequence[str]) -> str | None:
+        return next((c for c in ((given,) if given else usual) if c in columns), None)
+
+    @staticmethod
+    def _unique(document: Document, seen: dict[str, int]) -> Document:
+        """Give the second document of the same id the ending ~2, and so on."""
+        count = seen.get(document.doc_id, 0) + 1
+        seen[document.doc_id] = count
+        if count == 1:
+            return document
+        return Document(**{**document.__dict__, "doc_id": f"{document.doc_id}~{count}"})
+
+    def _put_aside(self, path: str, reason: str, detail: str) -> None:
+        self.quarantined.append(Quarantined(path, reason, detail))
+
+
+def _ending(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in PACKED:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.GzipFile(path, "rb"))
+    if path.suffix.lower() == ".zst":
+        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
+    return path.open("rb")
+
+
+def _bounded_lines(stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line and whether it was whole; of a longer one than `MAX_LINE` nothing is kept."""
+    while line := stream.readline(MAX_LINE):
+        whole = line.endswith(b"\n") or len(line) < MAX_LINE
+        if not whole:
+            line = b""
+            while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass
+        yield line, whole
+
+
+def _cut(head: bytes, stream: IO[bytes]) -> Iterator[bytes]:
+    """Cut a long text at the last blank line, line end or character boundary before `PASSAGE` bytes."""
+    pending = head
+    while True:
+        while len(pending) > PASSAGE:
+            window = pending[:PASSAGE]
+            end = max(window.rfind(b"\n\n") + 2, window.rfind(b"\r\n\r\n") + 4)
+            if end < PASSAGE // 4:
+                end = window.rfind(b"\n") + 1
+            if end < PASSAGE // 4:
+                end = PASSAGE
+                while end > PASSAGE - 4 and pending[end] & 0xC0 == 0x80:
+                    end -= 1
+            yield pending[:end]
+            pending = pending[end:]
+        more = stream.read(WHOLE_FILE)
+        if not more:
+            break
+        pending += more
+    if pending:
+        yield pending
+
+
+def _decode(data: bytes) -> tuple[str, int]:
+    """Decode UTF-8 (or UTF-16 by its mark); what is neither becomes U+FFFD and is counted."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text = data.decode("utf-16", "replace")
+        return text, text.count("\ufffd")
+    try:
+        return data.decode("utf-8-sig"), 0
+    except UnicodeDecodeError:
+        text = data.decode("utf-8-sig", "replace")
+        return text, text.count("\ufffd") - data.count("\ufffd".encode())

@@ -1,0 +1,281 @@
+"""Which documents of a near-duplicate component stay: a maximum-weight independent set.
+
+Keeping one document per component throws away documents that resemble no kept one; an independent set of the
+near-duplicate graph keeps as much text as possible with no two kept documents alike, and a maximal one gives every
+removed document a kept witness. Pairs and cliques are trivial (the heaviest stays) and no part of the problem.
+
+All components are decided at once, so that a quantum arm needs a single job. Samplers work on blocks of at most
+`qubit_limit` nodes; the best samples of the blocks are joined and repaired. Controls run through the same steps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from tasks.combinatorial.annealing import path_integral_annealing, simulated_annealing
+from tasks.combinatorial.independent_set import (
+    Graph,
+    Optimum,
+    best_repaired,
+    branch_and_bound,
+    greedy,
+    heaviest,
+    independent_set_qubo,
+    partition,
+    repair,
+)
+from tasks.combinatorial.qubo import Bits, Qubo
+from tasks.contract import Arm, Bench, Kind, Subtask
+from tasks.curation.near_duplicates import normalised_words
+from tasks.curation.sample import sample_path
+from tasks.quantum.qaoa import sample_qaoa
+
+THRESHOLD = 0.7
+EXAMPLE_COMPONENTS, EXAMPLE_LARGEST = 8, 8
+PROBE_COMPONENTS = 14
+
+Kept = tuple[tuple[int, ...], ...]
+Blocks = list[list[tuple[int, ...]]]
+
+
+@dataclass(frozen=True)
+class Components:
+    """Near-duplicate components that are no cliques.
+
+    Attributes:
+        graphs: one for each component; node weights are the square roots of word counts, edges near-duplicate pairs.
+        documents: the ids of the nodes of each component.
+        qubit_limit: largest block that a sampler gets.
+        shots: samples for each block.
+        layers: of the quantum circuit.
+        reads: of an annealer, for each component.
+        sweeps: of an annealer.
+    """
+
+    graphs: tuple[Graph, ...]
+    documents: tuple[tuple[str, ...], ...]
+    qubit_limit: int = 12
+    shots: int = 256
+    layers: int = 3
+    reads: int = 32
+    sweeps: int = 100
+
+
+@lru_cache(maxsize=8192)
+def best_known(graph: Graph) -> Optimum:
+    """Return the optimum that solutions are scored against; remembered, as scoring is booked to nobody."""
+    return branch_and_bound(graph)
+
+
+def quality(problem: Components, solution: Kept) -> tuple[float, ...]:
+    """Return the kept weight of each component over the best known one; 0 where two kept documents are alike."""
+    return tuple(
+        graph.weight(nodes) / best_known(graph).weight if graph.is_independent(nodes) else 0.0
+        for graph, nodes in zip(problem.graphs, solution, strict=True)
+    )
+
+
+def oracle(problem: Components) -> tuple[float, ...]:
+    """Return 1 where the best known weight is proven optimal, else the ratio that its upper bound allows."""
+    return tuple(best_known(graph).bound / best_known(graph).weight for graph in problem.graphs)
+
+
+def near_duplicate_graph(words: Sequence[int], edges: NDArray[np.int64]) -> Graph:
+    """Return the graph of a component: weights are square roots of word counts, so that length counts, but tamely."""
+    return Graph.of([float(np.sqrt(max(1, n))) for n in words], edges)
+
+
+def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Bench], Kept]:
+    def arm(problem: Components, _: Bench) -> Kept:
+        return tuple(solve(graph) for graph in problem.graphs)
+
+    return arm
+
+
+def _anneal(sampler: Callable[[Qubo, int, int, Generator], Bits]) -> Callable[[Components, Bench], Kept]:
+    def arm(problem: Components, bench: Bench) -> Kept:
+        return tuple(
+            best_repaired(graph, sampler(independent_set_qubo(graph), problem.reads, problem.sweeps, bench.rng))
+            for graph in problem.graphs
+        )
+
+    return arm
+
+
+def _blocks(problem: Components) -> Blocks:
+    return [partition(graph, problem.qubit_limit) for graph in problem.graphs]
+
+
+def _subgraphs(problem: Components, blocks: Blocks) -> list[Graph]:
+    return [graph.subgraph(b) for graph, parts in zip(problem.graphs, blocks, strict=True) for b in parts]
+
+
+def _qaoa_samples(problem: Components, bench: Bench) -> list[Bits]:
+    """Sample all blocks of all components in one job."""
+
+    def make() -> list[Bits]:
+        qubos = [independent_set_qubo(graph) for graph in _subgraphs(problem, _blocks(problem))]
+        return sample_qaoa(qubos, bench.sampler, problem.shots, problem.layers)
+
+    return bench.once("qaoa samples", make)
+
+
+def _join(problem: Components, samples: Sequence[Bits]) -> Kept:
+    """Repair the samples in their blocks, join the best with the best, the second with the second, repair again."""
+    blocks = _blocks(problem)
+    left = iter(zip(_subgraphs(problem, blocks), samples, strict=True))
+    return tuple(
+        _join_component(graph, parts, [next(left) for _ in parts])
+        for graph, parts in zip(problem.graphs, blocks, strict=True)
+    )
+
+
+def _join_component(
+    graph: Graph, parts: Sequence[tuple[int, ...]], sampled: Sequence[tuple[Graph, Bits]]
+) -> tuple[int, ...]:
+    ranked: list[list[tuple[int, ...]]] = []
+    for part, (block, bits) in zip(parts, sampled, strict=True):
+        repaired = {repair(block, np.flatnonzero(row).tolist()) for row in np.unique(bits, axis=0)}
+        best = sorted(repaired, key=lambda nodes: (-block.weight(nodes), nodes))
+        ranked.append([tuple(part[v] for v in nodes) for nodes in best])
+    joined = {
+        repair(graph, [v for rows in ranked for v in rows[rank % len(rows)]]) for rank in range(max(map(len, ranked)))
+    }
+    return max(joined, key=lambda nodes: (graph.weight(nodes), nodes))
+
+
+def _qaoa(problem: Components, bench: Bench) -> Kept:
+    return _join(problem, _qaoa_samples(problem, bench))
+
+
+def _marginals(problem: Components, bench: Bench) -> Kept:
+    """Draw every bit on its own with the frequency it has in the circuit's samples: the samples without correlation."""
+    return _join(
+        problem,
+        [(bench.rng.random(bits.shape) < bits.mean(axis=0)).astype(np.uint8) for bits in _qaoa_samples(problem, bench)],
+    )
+
+
+def _uniform(problem: Components, bench: Bench) -> Kept:
+    graphs = _subgraphs(problem, _blocks(problem))
+    return _join(problem, [bench.rng.integers(0, 2, (problem.shots, g.size), dtype=np.uint8) for g in graphs])
+
+
+def _exact_on_split(problem: Components, _: Bench) -> Kept:
+    return tuple(
+        repair(graph, [part[v] for part in parts for v in branch_and_bound(graph.subgraph(part)).nodes])
+        for graph, parts in zip(problem.graphs, _blocks(problem), strict=True)
+    )
+
+
+def probes(problem: Components, rng: Generator) -> tuple[Components, ...]:
+    """Return single components with a proven optimum: as found, with other weights, and with fewer edges."""
+    proven = [k for k, graph in enumerate(problem.graphs) if best_known(graph).proven]
+    bank: list[Components] = []
+    for k in sorted(rng.permutation(np.array(proven, np.int64))[:PROBE_COMPONENTS].tolist()):
+        graph = problem.graphs[k]
+        other = tuple(float(w) for w in np.array(graph.weights) * rng.lognormal(0.0, 0.3, graph.size))
+        single = replace(problem, graphs=(graph,), documents=(problem.documents[k],))
+        bank += [
+            single,
+            replace(single, graphs=(replace(graph, weights=other),)),
+            replace(single, graphs=(_thinned(graph, rng),)),
+        ]
+    return tuple(probe for probe in bank if best_known(probe.graphs[0]).proven)
+
+
+def _thinned(graph: Graph, rng: Generator) -> Graph:
+    """Drop 15 % of the edges, as a stricter threshold would."""
+    pairs = [(i, j) for i in range(graph.size) for j in range(i + 1, graph.size) if graph.neighbours[i] >> j & 1]
+    edges = np.array(pairs, np.int64).reshape(-1, 2)
+    return Graph.of(graph.weights, edges[rng.random(len(edges)) >= 0.15])
+
+
+def sample_components(smallest: int, largest: int) -> Components:
+    """Return the components of the shipped licence texts that are no cliques, from the true pairs at Jaccard .7."""
+    truth = pq.read_table(sample_path("truth"))
+    pairs = [
+        (a, b)
+        for a, b, jaccard in zip(*(truth[name].to_pylist() for name in ("a", "b", "jaccard")), strict=True)
+        if jaccard >= THRESHOLD
+    ]
+    around: dict[str, set[str]] = defaultdict(set)
+    for a, b in pairs:
+        around[a].add(b)
+        around[b].add(a)
+    parts = [part for part in _connected(around) if smallest <= len(part) <= largest]
+    texts = pq.read_table(sample_path("second"), columns=["doc_id", "text"])
+    wanted = {doc_id for part in parts for doc_id in part}
+    words = {
+        doc_id: len(normalised_words(text))
+        for doc_id, text in zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True)
+        if doc_id in wanted
+    }
+    graphs: list[Graph] = []
+    documents: list[tuple[str, ...]] = []
+    for part in parts:
+        number = {doc_id: k for k, doc_id in enumerate(part)}
+        edges = np.array([(number[a], number[b]) for a in part for b in sorted(around[a]) if a < b], np.int64)
+        graph = near_duplicate_graph([words[doc_id] for doc_id in part], edges)
+        if not graph.is_clique:
+            graphs.append(graph)
+            documents.append(part)
+    return Components(tuple(graphs), tuple(documents))
+
+
+def _connected(around: Mapping[str, set[str]]) -> Iterator[tuple[str, ...]]:
+    left = set(around)
+    for start in sorted(around):
+        if start in left:
+            part: set[str] = set()
+            frontier = {start}
+            while frontier:
+                part |= frontier
+                frontier = {u for v in frontier for u in around[v]} - part
+            left -= part
+            yield tuple(sorted(part))
+
+
+def example(rng: Generator) -> Components:
+    """Return eight components of 3 to 8 shipped licence texts."""
+    everything = sample_components(3, EXAMPLE_LARGEST)
+    chosen = sorted(rng.permutation(len(everything.graphs))[:EXAMPLE_COMPONENTS].tolist())
+    return replace(
+        everything,
+        graphs=tuple(everything.graphs[k] for k in chosen),
+        documents=tuple(everything.documents[k] for k in chosen),
+    )
+
+
+SUBTASK: Subtask[Components, Kept] = Subtask(
+    stage="curation",
+    name="representatives",
+    incumbent=Arm("greedy", Kind.CLASSICAL, _each(greedy)),
+    challenger=Arm("qaoa", Kind.QUANTUM, _qaoa),
+    others=(
+        Arm("keep-one", Kind.CONTROL, _each(heaviest)),
+        Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
+        Arm("uniform-repair", Kind.CONTROL, _uniform),
+        Arm("marginals-repair", Kind.CONTROL, _marginals),
+        Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
+        Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),
+        Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing)),
+        Arm("path-integral-annealing", Kind.CLASSICAL, _anneal(path_integral_annealing)),
+    ),
+    quality=quality,
+    metric="kept weight / optimum",
+    size=lambda problem: sum(graph.size for graph in problem.graphs),
+    tolerance=0.01,
+    probes=probes,
+    example=example,
+    oracle=oracle,
+    floor=0.95,
+)
