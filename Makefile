@@ -32,4 +32,5 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 models: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[models]"
 	$(BIN)/python -m deployments.models
