@@ -1,0 +1,106 @@
+"""Two-sample tests: is a window drawn from the distribution of the reference?
+
+The p-values by permutation are exact, (1+b)/(1+B), as long as the kernel treats the pooled sample alike, that is,
+centre and bandwidth come from other data than the two samples. One Gram matrix serves all permutations, so they cost
+no kernel value, and no circuit, more.
+
+MMD: Gretton, Borgwardt, Rasch, Scholkopf, Smola, JMLR 13 (2012), eq. 3 (unbiased). Pool of kernels on one set of
+permutations: Biggs, Schrab, Gretton, arXiv 2306.08777, here with the maximum of the standardised statistics; with a
+quantum member: Terada et al., arXiv 2511.20941.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist, pdist
+from scipy.stats import ks_2samp
+
+FloatArray = NDArray[np.float64]
+TIE = 1e-12
+
+
+def memberships(reference: int, window: int, permutations: int, rng: np.random.Generator) -> FloatArray:
+    """Return who plays the reference: (1 + B, N) of 0 and 1, the observed split first.
+
+    Raises:
+        ValueError: a sample of fewer than two, or no permutation.
+    """
+    if reference < 2 or window < 2:
+        raise ValueError(f"both samples need at least 2 members, got {reference} and {window}")
+    if permutations < 1:
+        raise ValueError(f"at least 1 permutation is needed, not {permutations}")
+    observed = np.repeat([1.0, 0.0], [reference, window])
+    return np.vstack([observed, rng.permuted(np.tile(observed, (permutations, 1)), axis=1)])
+
+
+def mmd_statistics(gram: FloatArray, members: FloatArray) -> FloatArray:
+    """Return the unbiased squared MMD of every split: (1 + B,) from a Gram matrix (N, N) and memberships (1 + B, N).
+
+    The diagonal of the Gram matrix is not used.
+    """
+    kernel = np.array(gram, np.float64)
+    np.fill_diagonal(kernel, 0.0)
+    r = members[0].sum()
+    m = members.shape[1] - r
+    rows = members @ kernel
+    within_reference = np.einsum("bn,bn->b", rows, members)
+    across = rows.sum(axis=1) - within_reference
+    within_window = kernel.sum() - within_reference - 2 * across
+    result: FloatArray = within_reference / (r * (r - 1)) + within_window / (m * (m - 1)) - 2 * across / (r * m)
+    return result
+
+
+def max_z(statistics: Sequence[FloatArray]) -> FloatArray:
+    """Pool statistics of several kernels on the same splits: the largest standardised one of each split.
+
+    Standardised over all splits, the observed one among them, so that the pooled statistic is as exchangeable as
+    its members.
+    """
+    table = np.stack(statistics)
+    spread = table.std(axis=1, keepdims=True)
+    z = (table - table.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    return np.asarray(z.max(axis=0))
+
+
+def permutation_p(statistics: FloatArray) -> float:
+    """Return (1 + b) / (1 + B), b the permuted statistics not below the observed one, which stands first."""
+    observed = statistics[0]
+    slack = TIE * max(1.0, abs(float(observed)))
+    return float((1 + np.count_nonzero(statistics[1:] >= observed - slack)) / len(statistics))
+
+
+def ks_bonferroni(reference: NDArray[np.floating[Any]], window: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    """Return (p, D): the largest two-sample Kolmogorov-Smirnov distance over the columns, p times their number.
+
+    The exact p-value falls with D, so the column of the largest D is the only one that needs a p-value.
+    """
+    r, m = len(reference), len(window)
+    pooled = np.vstack([reference, window])
+    order = np.argsort(pooled, axis=0, kind="stable")
+    steps = np.where(order < r, 1 / r, -1 / m).cumsum(axis=0)
+    values = np.take_along_axis(pooled, order, axis=0)
+    # Between equal values the two distribution functions have not both stepped yet.
+    last = np.vstack([values[1:] != values[:-1], np.ones((1, values.shape[1]), bool)])
+    distance = np.where(last, np.abs(steps), 0.0).max(axis=0)
+    column = int(distance.argmax())
+    p = float(ks_2samp(reference[:, column], window[:, column], method="exact").pvalue)
+    return min(1.0, p * pooled.shape[1]), float(distance[column])
+
+
+def squared_distances(vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return all squared Euclidean distances (N, N)."""
+    return np.asarray(cdist(vectors, vectors, "sqeuclidean"), np.float64)
+
+
+def median_distance(vectors: NDArray[np.floating[Any]]) -> float:
+    """Return the median Euclidean distance of the pairs, the bandwidth heuristic; 1 where all coincide."""
+    return float(np.median(pdist(vectors))) or 1.0
+
+
+def rbf(distances: FloatArray, bandwidth: float) -> FloatArray:
+    """Return exp(-d^2 / (2 bandwidth^2)) of squared distances."""
+    return np.asarray(np.exp(-distances / (2 * bandwidth**2)))
