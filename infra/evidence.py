@@ -124,6 +124,17 @@ class EvidenceRow:
         """What identifies the row: the hash of run, stage, subtask, problem, arm and repetition."""
         return row_id(*(getattr(self, name) for name in _IDENTITY))
 
+    def asdict(self) -> dict[str, Any]:
+        """Return the row flat, as it stands in Parquet: `usage_cpu_s` and so on."""
+        flat: dict[str, Any] = {"row_id": self.row_id}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Usage):
+                flat.update({f"{item.name}_{name}": number for name, number in value.asdict().items()})
+            else:
+                flat[item.name] = list(value) if isinstance(value, tuple) else value
+        return flat
+
 
 def row_id(run_id: str, stage: str, subtask: str, problem: str, arm: str, repetition: int) -> str:
     """Return the identity of a row."""
@@ -162,7 +173,7 @@ class Evidence:
     def append(self, rows: Iterable[EvidenceRow]) -> None:
         """Add rows as one Parquet part; readers see all of them or none."""
         stamp = time.time_ns()
-        flat = [_flatten(row, stamp + i) for i, row in enumerate(rows)]
+        flat = [{**row.asdict(), "appended": stamp + i} for i, row in enumerate(rows)]
         if flat:
             self._parts()
             self._put([pa.RecordBatch.from_pylist(flat, schema=_SCHEMA)])
@@ -273,17 +284,6 @@ def _latest_sql(table: str, equals: dict[str, Any]) -> str:
     after = " and ".join(f"{name} = ${name}" for name in equals if name not in _IDENTITY) or "true"
     latest = f"select * from {table} where {before} qualify row_number() over (partition by row_id order by appended desc) = 1"  # noqa: E501, S608
     return f"select * from ({latest}) where {after}"  # noqa: S608
-
-
-def _flatten(row: EvidenceRow, appended: int) -> dict[str, Any]:
-    flat: dict[str, Any] = {"row_id": row.row_id, "appended": appended}
-    for item in fields(EvidenceRow):
-        value = getattr(row, item.name)
-        if isinstance(value, Usage):
-            flat.update({f"{item.name}_{name}": number for name, number in value.asdict().items()})
-        else:
-            flat[item.name] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _unflatten(flat: dict[str, Any]) -> EvidenceRow:

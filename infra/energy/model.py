@@ -1,0 +1,320 @@
+"""Derives joules, money and carbon from raw quantities, late and with bands (PROTOCOL section 1).
+
+Boundaries, symmetric between CPU and QPU:
+
+* `narrow`: CPU package + DRAM; for a QPU the whole system (cryostat and control) times the locked seconds;
+* `wide`: narrow x wall factor (CPU) or + host (QPU), the idle share at the utilisation, calibration and maintenance,
+  PUE. Embodied emissions are no joules: they enter the wide carbon figure, `footprint_gco2`;
+* `marginal`: what would not have been drawn otherwise. A cryostat draws nearly the same busy or idle.
+
+A QPU's energy is always modelled, a simulator's energy is never a QPU's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, assert_never
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infra.energy.coefficients import COEFFICIENTS, CoefficientsFile, read_coefficients
+from infra.energy.usage import Usage
+
+Boundary = Literal["narrow", "wide", "marginal"]
+Objective = Literal["energy", "cost", "time"]
+Array = NDArray[np.float64]
+
+DRAWS = 4000
+SEED = 20
+J_PER_KWH = 3.6e6
+S_PER_YEAR = 365.25 * 86400
+
+
+@dataclass(frozen=True)
+class Band:
+    """Median and the 5 % and 95 % points."""
+
+    p5: float
+    p50: float
+    p95: float
+
+    @classmethod
+    def of(cls, draws: Array) -> Band:
+        """Return the band of draws."""
+        return cls(*(float(q) for q in np.quantile(draws, (0.05, 0.5, 0.95))))
+
+    def scaled(self, factor: float) -> Band:
+        """Return every point times a factor that is not negative."""
+        return Band(self.p5 * factor, self.p50 * factor, self.p95 * factor)
+
+
+@dataclass(frozen=True)
+class BreakEven:
+    """What one QPU-second must replace to pay, in vCPU-hours: by price and by energy."""
+
+    price_vcpu_h: float
+    energy_vcpu_h: float
+    system_power_w: float
+    w_core_j: float
+    price_usd_per_s: float
+
+    def __str__(self) -> str:
+        return (
+            f"One QPU-second at ${self.price_usd_per_s:.2f} must replace {self.price_vcpu_h:.0f} vCPU-hours to pay, "
+            f"and at {self.system_power_w / 1000:.0f} kW {self.energy_vcpu_h:.1f} vCPU-hours "
+            f"({self.w_core_j:g} W per vCPU) to save energy."
+        )
+
+
+class Coefficients:
+    """The coefficients with their shared draws, and all that is derived from them.
+
+    Attributes:
+        version: version written in the file.
+        hash: digest of the file.
+    """
+
+    def __init__(self, file: CoefficientsFile, digest: str, n: int = DRAWS, seed: int = SEED) -> None:
+        self.file = file
+        self.version = file.version
+        self.hash = digest
+        self._n, self._seed = n, seed
+        self._entries = file.entries
+        self._cache: dict[str, Array] = {}
+
+    @staticmethod
+    @lru_cache(maxsize=8)
+    def load(path: Path | None = None, n: int = DRAWS, seed: int = SEED) -> Coefficients:
+        """Read a coefficients file, this package's by default.
+
+        Raises:
+            BadInput: the file has another form.
+        """
+        return Coefficients(*read_coefficients(path or COEFFICIENTS), n=n, seed=seed)
+
+    def value(self, name: str) -> float:
+        """Return the value of a coefficient, e.g. `cpu.w_core`."""
+        return self._entries[name].value
+
+    def draws(self, name: str) -> Array:
+        """Return the shared draws of a coefficient; the same array in every comparison."""
+        return self._kept(name, lambda: self._entries[name].draws(name, self._n, self._seed))
+
+    def residual(self, workload: str, coefficient: str = "cpu.workload_residual") -> Array:
+        """Return the draws of the factor that is a workload's own; 1 for the unnamed workload."""
+        if not workload:
+            return np.ones(self._n)
+        entry = self._entries[coefficient]
+        key = f"{coefficient}/{workload}"
+        return self._kept(key, lambda: entry.draws(key, self._n, self._seed))
+
+    def cpu_energy_draws(
+        self, usage: Usage, boundary: Boundary = "narrow", workload: str = "", source: str = "measured"
+    ) -> Array:
+        """Return draws of the joules of CPU, DRAM and GPU.
+
+        Joules of counters stand for the CPU seconds that they cover; the model fills in the rest.
+
+        Args:
+            usage: raw quantities.
+            boundary: what is counted.
+            workload: key of the workload whose residual applies, e.g. `pruning/greedy`.
+            source: `attributed` if the counters were shared by CPU time.
+        """
+        modelled_s = max(0.0, usage.cpu_s - usage.counted_cpu_s)
+        modelled = modelled_s * self.draws("cpu.w_core") * self.residual(workload)
+        # Without a DRAM counter all memory is modelled, with one only that of the seconds no counter covers.
+        share = modelled_s / usage.cpu_s if usage.dram_j > 0 and usage.cpu_s > 0 else 1.0
+        dram = share * usage.rss_gb_s * self.draws("cpu.w_dram")
+        error = self.draws("cpu.counter_error")
+        if source == "attributed":
+            error = error * self.residual(workload or "attributed", "cpu.attribution_error")
+        counted = (usage.package_j + usage.dram_j) * error
+        gpu = usage.gpu_j * self.draws("gpu.counter_error")
+        return self._host(modelled + dram + counted + gpu, boundary)
+
+    def cpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
+        """Return the joules of CPU, DRAM and GPU; measured joules stand before modelled ones."""
+        return Band.of(self.cpu_energy_draws(usage, boundary, source=source))
+
+    def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow") -> Band:
+        """Return the part of the CPU's joules that simulating circuits took. Never a QPU's energy."""
+        if usage.cpu_s <= 0:
+            return self.cpu_energy_j(Usage(cpu_s=usage.simulation_cpu_s), boundary)
+        share = min(1.0, usage.simulation_cpu_s / usage.cpu_s)
+        return self.cpu_energy_j(usage, boundary).scaled(share)
+
+    def qpu_energy_draws(
+        self, qpu_s: float, billed: bool, boundary: Boundary = "narrow", power_w: float | None = None
+    ) -> Array:
+        """Return draws of the joules of a QPU.
+
+        Args:
+            qpu_s: seconds billed, or seconds by the documented usage formula.
+            billed: whether they were billed; else the recorded bill/formula factor applies.
+            boundary: what is counted.
+            power_w: sweeps the system power instead of drawing it.
+        """
+        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
+        power = self.draws("qpu.system_power") if power_w is None else np.full(self._n, power_w)
+        idle = self.draws("qpu.idle_ratio")
+        match boundary:
+            case "narrow":
+                return locked_s * power
+            case "marginal":
+                return locked_s * power * (1 - idle)
+            case "wide":
+                share = self._idle_share(idle, "qpu") / (1 - self.draws("qpu.maintenance_share"))
+                drawn = power * share + self.draws("qpu.host_power")
+                return np.asarray(locked_s * drawn * self.draws("qpu.pue"))
+            case _:
+                assert_never(boundary)
+
+    def qpu_energy_j(
+        self, qpu_s: float, billed: bool, boundary: Boundary = "narrow", power_w: float | None = None
+    ) -> Band:
+        """Return the joules of a QPU for seconds billed, or for seconds by the formula with the recorded factor."""
+        return Band.of(self.qpu_energy_draws(qpu_s, billed, boundary, power_w))
+
+    def cost_draws(
+        self,
+        usage: Usage,
+        objective: Objective = "energy",
+        backend: str = "",
+        workload: str = "",
+        boundary: Boundary = "narrow",
+        source: str = "measured",
+    ) -> Array:
+        """Return draws of what a decision minimises: joules, USD or elapsed seconds.
+
+        Only what was really spent counts: a QPU's part on a device that bills, the simulator's CPU time elsewhere.
+        """
+        billed_s = usage.qpu_s_billed if _is_device(backend) else 0.0
+        match objective:
+            case "time":
+                return np.full(self._n, usage.wall_s)
+            case "cost":
+                return np.full(self._n, self.cost_usd(usage, backend or "ibm"))
+            case "energy":
+                cpu = self.cpu_energy_draws(usage, boundary, workload, source)
+                return cpu + self.qpu_energy_draws(billed_s, True, boundary)
+            case _:
+                assert_never(objective)
+
+    def probability_cheaper(
+        self,
+        a: Usage,
+        b: Usage,
+        objective: Objective = "energy",
+        backend: str = "",
+        workloads: tuple[str, str] = ("a", "b"),
+        hysteresis: float = 0.0,
+    ) -> float:
+        """Return P(a costs less than (1 - hysteresis) x b) under shared draws, each with its workload's residual."""
+        mine = self.cost_draws(a, objective, backend, workloads[0])
+        its = self.cost_draws(b, objective, backend, workloads[1])
+        return float(np.mean(mine < (1 - hysteresis) * its))
+
+    def cost_usd(self, usage: Usage, backend: str = "ibm") -> float:
+        """Return the price of CPU time and, on a device, of the seconds billed."""
+        billed_s = usage.qpu_s_billed if _is_device(backend) else 0.0
+        return usage.cpu_s * self.value("cpu.price") / 3600 + billed_s * self.value("qpu.price")
+
+    def projected_cost_usd(self, usage: Usage) -> Band:
+        """Return the price if the projected seconds were billed as recorded jobs were."""
+        cpu = usage.cpu_s * self.value("cpu.price") / 3600
+        qpu = usage.qpu_s_projected * self.value("qpu.price") * self.draws("qpu.bill_factor")
+        return Band.of(cpu + qpu)
+
+    def gco2(self, energy: Band, country: str) -> Band:
+        """Return the operational emissions of an energy at the place that computes, g CO2e.
+
+        Raises:
+            BadInput: the country is not in the table.
+        """
+        return energy.scaled(self.file.carbon.intensity(country) / J_PER_KWH)
+
+    def footprint_gco2(self, usage: Usage, country: str, qpu_country: str, billed: bool = True) -> Band:
+        """Return the wide emissions: operation of CPU and QPU, each at its place, and the embodied share of both.
+
+        Raises:
+            BadInput: a country is not in the table.
+        """
+        qpu_s = usage.qpu_s_billed if billed else usage.qpu_s_projected
+        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
+        intensity = self.file.carbon.intensity
+        cpu = self.cpu_energy_draws(usage, "wide") * intensity(country)
+        qpu = self.qpu_energy_draws(qpu_s, billed, "wide") * intensity(qpu_country)
+        embodied = usage.cpu_s * self._embodied_g_per_s("cpu") / self.value("cpu.vcpus")
+        embodied = embodied + locked_s * self._embodied_g_per_s("qpu")
+        return Band.of((cpu + qpu) / J_PER_KWH + embodied)
+
+    def break_even(self) -> BreakEven:
+        """Return what one QPU-second must replace to pay, by price and by energy."""
+        power, w_core = self.value("break_even.system_power"), self.value("break_even.w_core")
+        price = self.value("qpu.price")
+        return BreakEven(
+            price_vcpu_h=price / self.value("cpu.price"),
+            energy_vcpu_h=power / w_core / 3600,
+            system_power_w=power,
+            w_core_j=w_core,
+            price_usd_per_s=price,
+        )
+
+    def break_even_power_w(self, best_classical: Usage, qpu_s: float, billed: bool = False) -> Band | None:
+        """Return the system power at which a QPU would spend as little as the best classical arm, or None.
+
+        The inverse break-even of PROTOCOL section 2, narrow boundary; None where the QPU does nothing.
+        """
+        if qpu_s <= 0:
+            return None
+        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
+        return Band.of(self.cpu_energy_draws(best_classical) / locked_s)
+
+    def _host(self, narrow: Array, boundary: Boundary) -> Array:
+        match boundary:
+            case "narrow":
+                return narrow
+            case "marginal":
+                return narrow * (1 - self.draws("cpu.idle_fraction"))
+            case "wide":
+                share = self._idle_share(self.draws("cpu.idle_fraction"), "cpu")
+                share = share / (1 - self.draws("cpu.maintenance_share"))
+                return np.asarray(narrow * self.draws("cpu.wall_factor") * share * self.draws("cpu.pue"))
+            case _:
+                assert_never(boundary)
+
+    def _idle_share(self, idle: Array, machine: str) -> Array:
+        # A busy second carries the idle power of the unused time behind it: 1/u - 1 idle seconds.
+        return np.asarray(1 + idle * (1 / self.draws(f"{machine}.utilisation") - 1))
+
+    def _embodied_g_per_s(self, machine: str) -> Array:
+        used_s = self.draws(f"{machine}.lifetime") * S_PER_YEAR * self.draws(f"{machine}.utilisation")
+        return np.asarray(1000 * self.draws(f"{machine}.embodied") / used_s)
+
+    def _kept(self, key: str, make: Callable[[], Array]) -> Array:
+        found = self._cache.get(key)
+        if found is None:
+            found = make()
+            found.setflags(write=False)
+            self._cache[key] = found
+        return found
+
+
+def repeats_to_solution(p_hit: float, confidence: float = 0.99) -> float:
+    """Return how often a sampler must run to hit with the confidence: ln(1 - c) / ln(1 - p), at least once.
+
+    The time-to-solution measure of Ronnow et al., Science 345 (2014); infinite for p = 0.
+    """
+    if p_hit <= 0:
+        return math.inf
+    return 1.0 if p_hit >= confidence else math.log(1 - confidence) / math.log1p(-p_hit)
+
+
+def _is_device(backend: str) -> bool:
+    return backend.startswith("ibm")
