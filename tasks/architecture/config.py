@@ -74,8 +74,12 @@ class Shape:
 def shape_of_dial(depth: int, vocab_size: int, context: int) -> Shape:
     """Turn the dial into a shape: width 32 for each block, heads of width 32, feed-forward 8/3 of the width."""
     width = HEAD_WIDTH * depth
-    ffn = -(-8 * width // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE
-    return Shape(depth, width, depth, ffn, vocab_size, context)
+    return Shape(depth, width, depth, ffn_of_width(width), vocab_size, context)
+
+
+def ffn_of_width(width: int) -> int:
+    """Return 8/3 of the width, rounded up to whole groups."""
+    return -(-8 * width // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE
 
 
 def build_model(shape: Shape, end_of_text: int, seed: int) -> LlamaForCausalLM:

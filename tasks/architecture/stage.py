@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput
-from tasks.architecture.config import TOKENS_PER_PARAMETER, Shape, build_model, shape_of_dial
+from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, build_model, ffn_of_width, shape_of_dial
 from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.stage import Context, State
@@ -88,9 +88,9 @@ def publish(context: Context, state: State) -> State:
 def _shape(options: Options, vocab_size: int, context: int) -> Shape:
     dial = shape_of_dial(options.depth, vocab_size, context)
     width = options.width or dial.width
-    heads = options.heads or max(1, width // (dial.width // dial.heads))
+    heads = options.heads or max(1, width // HEAD_WIDTH)
     if width % heads or (width // heads) % 2:
         raise BadInput(
             f"architecture.width {width} should be an even multiple of architecture.heads {heads}; change one of them"
         )
-    return Shape(options.depth, width, heads, options.ffn or dial.ffn, vocab_size, context)
+    return Shape(options.depth, width, heads, options.ffn or ffn_of_width(width), vocab_size, context)

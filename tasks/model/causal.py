@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils.logging import disable_progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+disable_progress_bar()
 
 
 def load_model(folder: Path) -> PreTrainedModel:

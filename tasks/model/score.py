@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.model.windows import Windows
 
 
-def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 32) -> np.ndarray:
+def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 8) -> np.ndarray:
     """Return the negative log-likelihood of each window's predicted tokens.
 
     Returns:
@@ -32,7 +32,7 @@ def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 32) -> np.nd
     return np.concatenate(totals)
 
 
-def bits_per_byte(model: torch.nn.Module, windows: Windows, batch_size: int = 32) -> float:
+def bits_per_byte(model: torch.nn.Module, windows: Windows, batch_size: int = 8) -> float:
     """Return `sum of NLL / (ln 2 * n_bytes)`.
 
     End-of-text tokens cost bits and carry no bytes, so the figure is what a decoder needs to know the documents'

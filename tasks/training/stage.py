@@ -1,0 +1,207 @@
+"""Training: the model from scratch on the base domain, in fp32, resumable, with references beside its figures."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.errors import BadInput
+from infra.lake import Ref
+from tasks.contract import Subtask
+from tasks.model.causal import load_model, load_tokenizer, save_model
+from tasks.model.generate import Sampling, complete
+from tasks.model.score import bits_per_byte
+from tasks.model.train import Recipe, Run, Watch, batch_rows, train
+from tasks.model.windows import Windows, read_windows
+from tasks.stage import Context, State
+from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
+
+log = logging.getLogger("ketcycle.training")
+
+SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
+
+SPLITS = ("validation", "test")
+INPUTS = ("preprocessing/shards", "preprocessing/tokenizer", "preprocessing/holdout", "architecture/model")
+
+
+class Options(BaseModel):
+    """Settings of the stage; the defaults are the demo profile.
+
+    Attributes:
+        domain: what to train on.
+        tokens: budget; the demo's is about a minute and a half of one core.
+        batch: windows per step; small batches learn more per token, and a step is cheap.
+        matrix_lr: learning rate of Muon.
+        other_lr: learning rate of AdamW.
+        weight_decay: on matrices.
+        threads: torch threads; a result is the same to the bit for the same number of threads.
+        evaluate_every: steps between evaluations.
+        checkpoint_every: steps between checkpoints, 0 = none.
+        keep: checkpoints kept.
+        evaluation_windows: held-out windows of the final figures, None = all.
+        prompt_words: words of each held-out document that the samples continue.
+        samples: number of samples at each evaluation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domain: str = "base"
+    tokens: int = Field(450_000, ge=1)
+    batch: int = Field(8, ge=1)
+    matrix_lr: float = Field(0.02, gt=0)
+    other_lr: float = Field(0.012, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    threads: int = Field(1, ge=1)
+    evaluate_every: int = Field(100, ge=0)
+    checkpoint_every: int = Field(50, ge=0)
+    keep: int = Field(2, ge=1)
+    evaluation_windows: int | None = Field(256, ge=1)
+    prompt_words: int = Field(6, ge=1)
+    samples: int = Field(2, ge=0)
+
+    def recipe(self, seed: int) -> Recipe:
+        """Return the training loop's recipe."""
+        names = ("tokens", "batch", "matrix_lr", "other_lr", "weight_decay", "threads", "evaluate_every")
+        more = ("checkpoint_every", "keep")
+        return Recipe(seed=seed, **{name: getattr(self, name) for name in (*names, *more)})
+
+
+def prepare(context: Context) -> State:
+    """Measure what the untrained model and simpler models of text need for the held-out text."""
+    options = context.parsed(Options)
+    folder = context.lake.folder(_inputs(context)["architecture/model"])
+    training = _windows(context, options.domain, "train", None)
+    held_out = {split: _windows(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
+    model = load_model(folder)
+    recipe = options.recipe(context.seed)
+    seen = _seen(training, recipe)
+    vocab_size = int(model.config.vocab_size)
+    references = {
+        split: {
+            "uniform": uniform_bits_per_byte(windows, vocab_size),
+            **ngram_bits_per_byte(seen, windows, vocab_size),
+            **compressed_bits_per_byte(_texts(context, options.domain, split)),
+        }
+        for split, windows in held_out.items()
+    }
+    return State().add(
+        before={split: bits_per_byte(model, windows) for split, windows in held_out.items()},
+        references=references,
+        held_out_windows={split: len(windows) for split, windows in held_out.items()},
+        epochs=recipe.steps(training) * recipe.batch / len(training),
+    )
+
+
+def pose(context: Context, state: State, subtask: str) -> Any:
+    """Return the problem of one decision; the stage has none yet."""
+    raise KeyError(f"training has no subtask {subtask!r}")
+
+
+def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
+    """Do what follows from a decision; the stage has none yet."""
+    raise KeyError(f"training has no subtask {subtask!r}")
+
+
+def publish(context: Context, state: State) -> State:
+    """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
+    options = context.parsed(Options)
+    inputs = _inputs(context)
+    model = load_model(context.lake.folder(inputs["architecture/model"]))
+    tokenizer = load_tokenizer(context.lake.folder(inputs["preprocessing/tokenizer"]))
+    prompts = _prompts(context, options)
+
+    def sample() -> str:
+        continued = (complete(model, tokenizer, prompt, Sampling(max_tokens=24)).text for prompt in prompts)
+        return "\n".join(prompt + text for prompt, text in zip(prompts, continued, strict=True))
+
+    watch = Watch(_windows(context, options.domain, "validation", 64), sample if prompts else None, log)
+    run = train(
+        model,
+        _windows(context, options.domain, "train", None),
+        options.recipe(context.seed),
+        watch,
+        context.scratch / "checkpoints" if options.checkpoint_every else None,
+    )
+    write_history(context.scratch / "history.csv", run.history)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        save_model(model, Path(folder))
+        tokenizer.save_pretrained(folder)
+        trained = context.lake.put_folder("training/model", Path(folder), {"tokens": run.tokens})
+    after = {
+        split: bits_per_byte(model, _windows(context, options.domain, split, options.evaluation_windows))
+        for split in SPLITS
+    }
+    log.info("held-out bits per byte: %s", ", ".join(f"{split} {value:.3f}" for split, value in after.items()))
+    return state.add(
+        {"training/model": trained, "training/curve": context.lake.write("training/curve", curve(run.history))},
+        after=after,
+        **_facts(run),
+    )
+
+
+def curve(history: Sequence[Mapping[str, float]]) -> pa.Table:
+    """Return the training curve as a table: `step`, `tokens`, `loss`, `gradient_norm`, `rate`, `bits_per_byte`."""
+    columns = {name: pa.float64() for name in ("loss", "gradient_norm", "rate", "bits_per_byte")}
+    schema = pa.schema([("step", pa.int64()), ("tokens", pa.int64()), *columns.items()])
+    return pa.Table.from_pylist([dict(row) for row in history], schema=schema)
+
+
+def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write the training curve as CSV, for people and plotting tools."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, ["step", "tokens", "loss", "gradient_norm", "rate", "bits_per_byte"])
+        writer.writeheader()
+        writer.writerows([dict(row) for row in history])
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    return {
+        "tokens": run.tokens,
+        "tokens_per_s": run.tokens_per_s,
+        "resumed_at": run.resumed_at,
+        "samples": {str(step): text for step, text in run.samples.items()},
+        "curve": [[int(r["tokens"]), r["bits_per_byte"]] for r in run.history if "bits_per_byte" in r],
+    }
+
+
+def _inputs(context: Context) -> Mapping[str, Ref]:
+    missing = [name for name in INPUTS if name not in context.inputs]
+    if missing:
+        raise BadInput(f"training reads {', '.join(missing)}, not there yet; run preprocessing and architecture before")
+    return context.inputs
+
+
+def _windows(context: Context, domain: str, split: str, limit: int | None) -> Windows:
+    try:
+        return read_windows(context.lake, context.inputs["preprocessing/shards"], domain, split, limit)
+    except ValueError as error:
+        raise BadInput(f"{error}; give more text of domain {domain}, or choose another training.domain") from error
+
+
+def _seen(training: Windows, recipe: Recipe) -> Windows:
+    """The windows that the budget reaches, so that references learn from the same text as the model."""
+    steps = range(recipe.steps(training))
+    rows = np.unique(np.concatenate([batch_rows(len(training), recipe.batch, s, recipe.seed) for s in steps]))
+    return Windows(training.tokens[rows], training.n_bytes[rows])
+
+
+def _texts(context: Context, domain: str, split: str) -> list[str]:
+    return [
+        row["text"]
+        for batch in context.lake.scan(context.inputs["preprocessing/holdout"])
+        for row in batch.to_pylist()
+        if row["domain"] == domain and row["split"] == split
+    ]
+
+
+def _prompts(context: Context, options: Options) -> list[str]:
+    texts = _texts(context, options.domain, "validation")[: options.samples]
+    return [" ".join(text.split()[: options.prompt_words]) for text in texts]
