@@ -100,7 +100,7 @@ def licence_texts(folder: Path) -> tuple[list[dict[str, str]], pa.Table]:
         {
             "a": truth["a"].cast(pa.string()),
             "b": truth["b"].cast(pa.string()),
-            "jaccard": truth["jaccard5"].cast(pa.float32()),
+            "jaccard": truth["jaccard5"],
         }
     ).sort_by([("a", "ascending"), ("b", "ascending")])
 
