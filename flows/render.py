@@ -120,7 +120,7 @@ def energy_rows(report: Row) -> list[tuple[str, ...]]:
                     subtask["name"],
                     f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
                     f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
-                    band(energy["qpu"]["wide"]) if energy["qpu"] else "-",
+                    band(energy["qpu"]["narrow"]) if energy["qpu"] else "-",
                     band(energy["simulation"]["narrow"]) if energy["simulation"] else "-",
                     f"{band(best['narrow'])} {best['arm']}" if best else "-",
                     number(row["qpu_s_projected"]) if row["circuits"] else "-",
@@ -220,8 +220,8 @@ def markdown(report: Row) -> str:
         "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
         _pipes(DECISION_HEADER, decision_rows(report)),
         "## Three energies",
-        "What was spent here (narrow boundary: CPU and DRAM), what a QPU would draw for the same circuits (wide "
-        "boundary, modelled from projected QPU seconds), the simulation of the circuits, and the cheapest classical "
+        "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
+        "and control, modelled from projected QPU seconds), the simulation of the circuits, and the cheapest classical "
         "arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
         "is that of a hypothetical noiseless device.",
         _pipes(ENERGY_HEADER, energy_rows(report)),

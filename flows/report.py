@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from infra.energy.model import Coefficients
 
+from infra.energy.model import Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
@@ -155,7 +154,7 @@ def _arm_report(
             if best
             else None,
         },
-        "cost_usd": coefficients.cost_usd(used),
+        "cost_usd": coefficients.cost_usd(used, row.backend),
         "gco2": asdict(coefficients.gco2(narrow, country)),
         "reused": row.reused,
         "status": row.status,
@@ -176,13 +175,11 @@ def _interval(values: Sequence[float]) -> tuple[float | None, float | None, floa
 
 
 def _to_solution(energy_j: float, row: EvidenceRow, oracle: Sequence[float]) -> float | None:
-    """Return joules until the tolerance is met with 99 % certainty: E ln(.01) / ln(1 - P_hit); None if never met."""
+    """Return joules until the tolerance is met with 99 % certainty, P_hit over the instances; None if never met."""
     if not row.qualities or len(oracle) != len(row.qualities):
         return None
-    hit = float(np.mean([q >= best - row.tolerance for q, best in zip(row.qualities, oracle, strict=True)]))
-    if hit == 0.0:
-        return None
-    return energy_j if hit == 1.0 else energy_j * max(1.0, math.log(0.01) / math.log1p(-hit))
+    hits = [q >= best - row.tolerance for q, best in zip(row.qualities, oracle, strict=True)]
+    return energy_j * repeats_to_solution(float(np.mean(hits))) if any(hits) else None
 
 
 def _best_classical(row: EvidenceRow, rows: Sequence[EvidenceRow]) -> EvidenceRow | None:

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-from infra.runtime.queue import Runtime, Scope, dispatched_usage
 
 from infra.energy.arms import Measured, measure_arms
 from infra.energy.meter import Span
+from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.evidence import Evidence, EvidenceRow, orchestration_row, stage_row
+from infra.runtime.queue import Runtime, Scope, dispatched_usage
 from infra.settings import Objective
 from tasks import policy
 from tasks.contract import Arm, Bench, Decision, Kind, Method, Outcome, Subtask, content_key
@@ -193,8 +194,9 @@ def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]
     trials = []
     for row in rows:
         n = max(len(row.qualities), 1)
-        cost = coefficients.cost_draws(row.usage + row.prepare, bench.objective, row.backend) / n
-        spent = float(np.median(coefficients.cost_draws(row.total, bench.objective, row.backend))) / n
+        workload = f"{row.subtask}/{row.arm}"
+        cost = coefficients.cost_draws(row.usage + row.prepare, bench.objective, row.backend, workload) / n
+        spent = float(np.median(coefficients.cost_draws(row.total, bench.objective, row.backend, workload))) / n
         trials += [
             policy.Trial(
                 instance=f"{row.problem}/{position}",
