@@ -110,9 +110,8 @@ def _stage_flow(name: str) -> Any:
 
 
 def _pids() -> list[int]:
-    """Return the processes whose work is booked to the run: this one, the workers, and what they start."""
-    workers = distributed.get_client().run(os.getpid)
-    return [os.getpid(), *workers.values()]
+    """Return the worker processes, which may be those of a standing cluster."""
+    return list(distributed.get_client().run(os.getpid).values())
 
 
 def _track(tracking: Tracking, config: RunConfig, report: Mapping[str, Any], paths: tuple[Path, ...]) -> None:

@@ -11,14 +11,21 @@ SAMPLE_S = 0.5
 
 
 class ProcessTree:
-    """CPU seconds used and peak memory of processes and their descendants since this object was made.
+    """CPU seconds and peak memory of this process with all it started, and of further processes with theirs.
 
-    A descendant that ended and was waited for counts through its parent's `children` times.
+    This process and its descendants count with their whole life, starting them included; the others (workers of a
+    standing cluster, say) from the moment this object is made. A descendant that ended and was waited for counts
+    through its parent's `children` times.
+
+    Args:
+        others: process ids besides this one; a descendant of this process may be among them.
     """
 
-    def __init__(self, pids: Iterable[int]) -> None:
-        self._roots = [psutil.Process(pid) for pid in dict.fromkeys(pids)]
-        self._start = {process.pid: _cpu_s(process) for process in self._family()}
+    def __init__(self, others: Iterable[int] = ()) -> None:
+        me = psutil.Process()
+        self._roots = [me, *(psutil.Process(pid) for pid in dict.fromkeys(others) if pid != me.pid)]
+        own = {process.pid for process in (me, *me.children(recursive=True))}
+        self._start = {process.pid: _cpu_s(process) for process in self._family() if process.pid not in own}
         self._stop = threading.Event()
         self.peak_rss_mb = 0.0
         threading.Thread(target=self._watch, daemon=True).start()
