@@ -34,11 +34,7 @@ _BATCH = 2048
 _VERSION_KEY = b"ketcycle.evidence"
 _USAGES = ("usage", "prepare", "total")
 _IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
-_CONNECTION: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,
-    "memory_limit": "1GB",
-    "threads": 2,
-}
+_READ_TRIES = 5
 
 
 def _now() -> str:
@@ -203,7 +199,7 @@ class Evidence:
     def sql(self, query: str) -> pa.Table:
         """Run a DuckDB query over `evidence`, the view of the latest rows."""
         parts = self._parts()
-        with duckdb.connect(config=_CONNECTION) as connection:
+        with self._connect() as connection:
             if parts:
                 source = connection.from_parquet([str(path) for path in parts])
             else:
@@ -233,15 +229,39 @@ class Evidence:
             return len(parts)
 
     def _latest(self, equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-        parts = self._parts()
-        if parts:
-            yield from self._query(parts, equals)
+        for tries_left in reversed(range(_READ_TRIES)):
+            parts = self._parts()
+            try:
+                # The rows are sorted, so all parts have been read before the first batch comes out.
+                batches = self._query(parts, equals) if parts else iter(())
+                first = next(batches, None)
+            except duckdb.IOException:
+                # A compaction may have taken parts away since they were listed; their rows are in the merged part.
+                if not tries_left or all(path.exists() for path in parts):
+                    raise
+                continue
+            if first is not None:
+                yield first
+                yield from batches
+            return
 
     def _query(self, parts: list[Path], equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
-        with duckdb.connect(config=_CONNECTION) as connection:
+        with self._connect() as connection:
             connection.from_parquet([str(path) for path in parts]).create_view("parts")
             query = f"{_latest_sql('parts', equals)} order by appended"
             yield from connection.sql(query, params=equals).to_arrow_reader(_BATCH)
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        # What does not fit into memory is sorted on disk, beside the parts and not in the caller's working folder.
+        spill = str(self.root / ".spill")
+        return duckdb.connect(
+            config={
+                "autoinstall_known_extensions": False,
+                "memory_limit": "1GB",
+                "threads": 2,
+                "temp_directory": spill,
+            }
+        )
 
     def _parts(self) -> list[Path]:
         parts = sorted(self.root.glob("part-*.parquet"))

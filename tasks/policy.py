@@ -23,6 +23,7 @@ EXCEEDED_SHARE = 0.20
 REVERSE_SHADOW = 0.05
 FUTILITY = 0.05
 REFUTATION = 0.01
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,11 @@ class Trial:
         backend: backend and calibration epoch that its circuits ran on, empty if it ran none.
         bucket: size bucket of the instance, see `size_bucket`.
         data: fingerprint of the data.
-        quality: higher is better.
+        quality: higher is better; NaN where the arm failed, which counts as a loss.
         cost: cost of one solve in the objective's unit, draw by draw where it is uncertain; the same position is
             the same draw in all trials.
-        spent: what running the trial really cost, repetitions included, in the objective's unit.
+        spent: what running the arm beside the chosen one really cost, repetitions included, in the objective's unit;
+            0 where its solution was used.
     """
 
     instance: str
@@ -387,7 +389,7 @@ def _counts(trial: Trial, subtask: Subtask[Any, Any], setting: Setting) -> bool:
 
 
 def _exceeded(pairs: Pairs) -> int:
-    return int(np.count_nonzero(pairs.difference < -pairs.tolerance))
+    return int(np.count_nonzero(~(pairs.difference >= -pairs.tolerance - ROUNDING)))
 
 
 def _typical_cost(pairs: Pairs) -> float:

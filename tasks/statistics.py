@@ -20,7 +20,7 @@ def upper_share(hits: int, n: int, alpha: float) -> float:
 def lower_mean(values: NDArray[np.float64], alpha: float) -> float:
     """One-sided Student lower bound of a mean."""
     n = len(values)
-    if n < 2 or alpha <= 0:
+    if n < 2 or alpha <= 0 or not np.isfinite(values).all():
         return -math.inf
     return float(values.mean() + stdtrit(n - 1, alpha) * values.std(ddof=1) / math.sqrt(n))
 
@@ -41,7 +41,7 @@ def share_above_p(hits: int, n: int, share: float) -> float:
 def mean_p(values: NDArray[np.float64], threshold: float) -> float:
     """One-sided Student p-value against "the true mean is at most `threshold`"."""
     n = len(values)
-    if n < 2:
+    if n < 2 or not np.isfinite(values).all():
         return 1.0
     error = float(values.std(ddof=1)) / math.sqrt(n)
     gain = float(values.mean()) - threshold

@@ -153,16 +153,17 @@ class Meter:
             self.usage, self.source = self._joules(usage, machine_s)
 
     def _children_cpu_s(self) -> float:
-        used, gone_start, gone_last = 0.0, 0.0, 0.0
+        used, gone, start_s, last_s = 0.0, False, 0.0, 0.0
         for process in self._children:
             start = self._children_s[process.pid]
             try:
                 used += _cpu_s(process) - start
             except psutil.Error:
-                gone_start += start
-                gone_last += self._sampler.children_s.get(process.pid, start)
+                gone, start_s = True, start_s + start
+                last_s += self._sampler.children_s.get(process.pid, start)
         # A child that ended is in our reaped total with its whole life; if another reaped it, the last sample counts.
-        return used + max(gone_last - gone_start, (_reaped_cpu_s() - self._reaped_s) - gone_start if gone_start else 0)
+        ended = max(last_s, _reaped_cpu_s() - self._reaped_s) - start_s if gone else 0.0
+        return used + ended
 
     def _joules(self, usage: Usage, machine_s: float) -> tuple[Usage, Source]:
         rapl, gpu = self._sampler.rapl, self._sampler.gpu
@@ -233,10 +234,11 @@ class _Sampler:
 
 @contextlib.contextmanager
 def _machine_lock(path: Path) -> Iterator[bool]:
-    with path.open("a") as file:
+    with contextlib.ExitStack() as stack:
         try:
+            file = stack.enter_context(path.open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError:  # another meter holds it, or the file is another user's
             yield False
         else:
             yield True

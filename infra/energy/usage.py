@@ -49,14 +49,14 @@ class Usage:
 
     def scaled(self, factor: float) -> Usage:
         """Return every quantity times `factor`; counts are rounded."""
-        values = {k: round(v * factor) if isinstance(v, int) else v * factor for k, v in asdict(self).items()}
-        return Usage(**values)
+        counts = {f.name for f in fields(self) if isinstance(f.default, int)}
+        return Usage(**{k: round(v * factor) if k in counts else v * factor for k, v in asdict(self).items()})
 
     def split(self, part: Usage) -> tuple[Usage, Usage]:
         """Split off the work of `part` and return (rest, part).
 
         CPU seconds, memory and simulation are subtracted, at most to zero; counter joules follow the CPU seconds.
-        Elapsed time stays with the rest, which waited for the part; a part has its own.
+        Elapsed time stays with the rest, which waited for the part, and so do counts; a part has its own.
         """
         share = min(1.0, part.cpu_s / self.cpu_s) if self.cpu_s > 0 else 0.0
         part = replace(
