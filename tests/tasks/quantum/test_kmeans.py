@@ -75,8 +75,7 @@ def test_the_circuit_puts_the_squared_overlaps_into_the_first_outcomes() -> None
 
 def test_inner_products_come_within_shot_noise_and_exactly_where_all_overlaps_are_positive() -> None:
     points, _ = blobs(20, 7, 3, seed=2)
-    loaded = with_constant(points)
-    centroids = loaded[:3]
+    loaded, centroids = with_constant(points, points[:3])
     exact, violations = exact_inner_products(loaded, centroids)
     assert violations == 0
     np.testing.assert_allclose(exact, loaded @ centroids.T, atol=1e-12)
@@ -90,13 +89,24 @@ def test_lost_signs_are_counted() -> None:
     np.testing.assert_allclose(inner, np.array([[0.6, 0.8], [1, 0]]), atol=1e-12)
 
 
-def test_a_constant_is_added_only_where_it_costs_no_qubit_and_moves_no_border() -> None:
+def test_a_constant_costs_no_qubit_and_moves_no_border() -> None:
     points, _ = blobs(30, 7, 3, seed=4)
-    assert with_constant(points).shape == (30, 8)
-    assert with_constant(points[:, :4]).shape == (30, 4)
     start = start_centroids(points, 3, np.random.default_rng(0))
-    plain = classical_kmeans(points, start, 10)
-    np.testing.assert_array_equal(classical_kmeans(with_constant(points), with_constant(start), 10), plain)
+    loaded, first = with_constant(points, start)
+    assert (loaded.shape, first.shape) == ((30, 8), (3, 8))
+    np.testing.assert_allclose(np.linalg.norm(loaded, axis=1), 1)
+    np.testing.assert_array_equal(classical_kmeans(loaded, first, 10), classical_kmeans(points, start, 10))
+
+
+def test_without_room_only_a_coordinate_that_hardly_varies_gives_way() -> None:
+    points, _ = blobs(30, 8, 3, seed=4)
+    kept, start = with_constant(points, points[:3])
+    np.testing.assert_array_equal(kept, points)
+    np.testing.assert_array_equal(start, points[:3])
+    still = unit(np.hstack([points[:, :7], 1e-3 * points[:, 7:]]))
+    loaded, first = with_constant(still, still[:3])
+    assert (loaded.shape, first.shape) == ((30, 8), (3, 8))
+    np.testing.assert_array_equal(classical_kmeans(loaded, first, 10), classical_kmeans(still, still[:3], 10))
 
 
 def test_lloyd_is_that_of_scikit_learn_from_the_same_start() -> None:
