@@ -7,7 +7,6 @@ Anybody can read the parts: `select * from '.ketcycle/evidence/*.parquet'`.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -271,14 +270,18 @@ class Evidence:
         return parts
 
     def _check(self, path: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             found = (pq.read_metadata(path).metadata or {}).get(_VERSION_KEY, b"none").decode()
-            if found != str(SCHEMA_VERSION):
-                raise LakeError(
-                    f"{path} has evidence schema {found}, this version reads {SCHEMA_VERSION}; "
-                    f"read it with the version that wrote it, or set another KETCYCLE_HOME"
-                )
-            self._checked.add(path.name)
+        except FileNotFoundError:  # compacted away since it was listed
+            return
+        except pa.ArrowInvalid as error:
+            raise LakeError(f"{path} is damaged: {error}; move it away to read the rest") from error
+        if found != str(SCHEMA_VERSION):
+            raise LakeError(
+                f"{path} has evidence schema {found}, this version reads {SCHEMA_VERSION}; "
+                f"read it with the version that wrote it, or set another KETCYCLE_HOME"
+            )
+        self._checked.add(path.name)
 
     def _put(self, batches: Iterable[pa.RecordBatch]) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
