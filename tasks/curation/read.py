@@ -12,7 +12,7 @@ import io
 import json
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -70,6 +70,7 @@ class Reader:
         id_column: name of the id column; empty = `doc_id` or `id` where there is one, else path and row.
         quarantined: what was put aside so far.
         skipped: files in folders whose ending is not that of a corpus file.
+        seen: ids given so far; share it between readers to keep ids unique over domains.
     """
 
     domain: str
@@ -77,6 +78,7 @@ class Reader:
     id_column: str = ""
     quarantined: list[Quarantined] = field(default_factory=list)
     skipped: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
 
     def read(self, paths: Sequence[Path]) -> Iterator[list[Document]]:
         """Yield batches of documents of all files, folders in the order of their paths.
@@ -87,11 +89,10 @@ class Reader:
         for root in paths:
             if not root.exists():
                 raise FileNotFoundError(f"there is no {root}")
-        seen: dict[str, int] = {}
         batch: list[Document] = []
         for name, path in self._files(paths):
             for document in self._file(name, path):
-                batch.append(self._unique(document, seen))
+                batch.append(self._unique(document))
                 if len(batch) == BATCH:
                     yield batch
                     batch = []
@@ -193,14 +194,13 @@ class Reader:
     def _column(columns: Sequence[str], given: str, usual: Sequence[str]) -> str | None:
         return next((c for c in ((given,) if given else usual) if c in columns), None)
 
-    @staticmethod
-    def _unique(document: Document, seen: dict[str, int]) -> Document:
+    def _unique(self, document: Document) -> Document:
         """Give the second document of the same id the ending ~2, and so on."""
-        count = seen.get(document.doc_id, 0) + 1
-        seen[document.doc_id] = count
-        if count == 1:
-            return document
-        return Document(**{**document.__dict__, "doc_id": f"{document.doc_id}~{count}"})
+        while (count := self.seen.setdefault(document.doc_id, 0)) > 0:
+            self.seen[document.doc_id] += 1
+            document = replace(document, doc_id=f"{document.doc_id}~{count + 1}")
+        self.seen[document.doc_id] = 1
+        return document
 
     def _put_aside(self, path: str, reason: str, detail: str) -> None:
         self.quarantined.append(Quarantined(path, reason, detail))

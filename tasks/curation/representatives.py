@@ -255,7 +255,7 @@ def example(rng: Generator) -> Components:
     )
 
 
-SUBTASK: Subtask[Components, Kept] = Subtask(
+REPRESENTATIVES: Subtask[Components, Kept] = Subtask(
     stage="curation",
     name="representatives",
     incumbent=Arm("greedy", Kind.CLASSICAL, _each(greedy)),
