@@ -23,6 +23,7 @@ from torch.nn.functional import cross_entropy
 from tasks.model.checkpoint import Checkpoints, Progress
 from tasks.model.muon import Muon
 from tasks.model.score import bits_per_byte
+from tasks.model.threads import torch_threads
 
 if TYPE_CHECKING:
     from tasks.model.windows import Windows
@@ -153,7 +154,7 @@ def train(
     optimizers = make_optimizers(model, recipe)
     checkpoints = Checkpoints(checkpoint, fingerprint(model, windows, recipe), recipe.keep) if checkpoint else None
     clock = _Clock()
-    with _threads(recipe.threads), _torch_seed(recipe.seed):
+    with torch_threads(recipe.threads), _torch_seed(recipe.seed):
         progress = checkpoints.restore(model, optimizers) if checkpoints else None
         resumed_at = progress.step if progress else None
         if resumed_at is not None:
@@ -264,16 +265,6 @@ def _report(log: logging.Logger, progress: Progress, steps: int, clock: _Clock) 
         row = progress.history[-1]
         speed = clock.tokens / clock.seconds if clock.seconds else 0.0
         log.info("step %d/%d: loss %.3f, %.0f tokens/s", progress.step, steps, row["loss"], speed)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from tasks.contract import Subtask
 from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
+from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, batch_rows, train
 from tasks.model.windows import Windows, read_windows
 from tasks.stage import Context, State
@@ -77,6 +78,28 @@ class Options(BaseModel):
 def prepare(context: Context) -> State:
     """Measure what the untrained model and simpler models of text need for the held-out text."""
     options = context.parsed(Options)
+    with torch_threads(options.threads):
+        return _measure(context, options)
+
+
+def pose(context: Context, state: State, subtask: str) -> Any:
+    """Return the problem of one decision; the stage has none yet."""
+    raise KeyError(f"training has no subtask {subtask!r}")
+
+
+def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
+    """Do what follows from a decision; the stage has none yet."""
+    raise KeyError(f"training has no subtask {subtask!r}")
+
+
+def publish(context: Context, state: State) -> State:
+    """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
+    options = context.parsed(Options)
+    with torch_threads(options.threads):
+        return _train_and_save(context, state, options)
+
+
+def _measure(context: Context, options: Options) -> State:
     folder = context.lake.folder(_inputs(context)["architecture/model"])
     training = _windows(context, options.domain, "train", None)
     held_out = {split: _windows(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
@@ -100,19 +123,7 @@ def prepare(context: Context) -> State:
     )
 
 
-def pose(context: Context, state: State, subtask: str) -> Any:
-    """Return the problem of one decision; the stage has none yet."""
-    raise KeyError(f"training has no subtask {subtask!r}")
-
-
-def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
-    """Do what follows from a decision; the stage has none yet."""
-    raise KeyError(f"training has no subtask {subtask!r}")
-
-
-def publish(context: Context, state: State) -> State:
-    """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
-    options = context.parsed(Options)
+def _train_and_save(context: Context, state: State, options: Options) -> State:
     inputs = _inputs(context)
     model = load_model(context.lake.folder(inputs["architecture/model"]))
     tokenizer = load_tokenizer(context.lake.folder(inputs["preprocessing/tokenizer"]))
