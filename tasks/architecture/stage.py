@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -80,7 +81,7 @@ def publish(context: Context, state: State) -> State:
     log.info("%d parameters in %d blocks of width %d", counted, shape.depth, shape.width)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
-        tokenizer.save_pretrained(folder)
+        copytree(context.lake.folder(context.inputs["preprocessing/tokenizer"]), folder, dirs_exist_ok=True)
         ref = context.lake.put_folder("architecture/model", Path(folder), {"parameters": counted})
     return state.add({"architecture/model": ref})
 

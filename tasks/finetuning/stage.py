@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
@@ -15,7 +16,7 @@ from infra.errors import BadInput
 from infra.lake import Ref
 from tasks.contract import Subtask
 from tasks.finetuning.adapter import add_lora, count_trainable, merge, save_adapter
-from tasks.model.causal import load_model, load_tokenizer, save_model
+from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, train
@@ -128,7 +129,7 @@ def _adapt_and_save(context: Context, state: State, options: Options) -> State:
     merged = merge(adapted)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(merged, Path(folder))
-        load_tokenizer(context.lake.folder(inputs["preprocessing/tokenizer"])).save_pretrained(folder)
+        copytree(context.lake.folder(inputs["preprocessing/tokenizer"]), folder, dirs_exist_ok=True)
         model_ref = context.lake.put_folder("finetuning/model", Path(folder), {"domain": options.domain})
     figures = _figures(options, state.facts["before"], _scores(context, merged, options), run, counts)
     log.info("gain on %s %.3f, forgetting on %s %.3f bits per byte", options.domain, figures["gain"], options.base,

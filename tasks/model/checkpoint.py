@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import uuid
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+
+log = logging.getLogger("ketcycle.model")
 
 
 @dataclass
@@ -62,28 +67,35 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.fingerprint}-*"))
 
     def restore(self, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> Progress | None:
-        """Load the last checkpoint into model, optimisers and torch's generator; None where there is none."""
+        """Load the last readable checkpoint into model, optimisers and torch's generator; None where there is none."""
         for partial in self.folder.glob(".partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
-        found = self.list()
-        if not found:
-            return None
-        weights = load_file(found[-1] / "model.safetensors")
-        with torch.no_grad():
-            for name, parameter in _trained(model).items():
-                parameter.copy_(weights[name])
-        tensors = load_file(found[-1] / "optimizer.safetensors")
-        torch.set_rng_state(tensors.pop("rng"))
-        for name, optimizer in optimizers.items():
-            state: dict[int, dict[str, torch.Tensor]] = {}
-            for path, value in tensors.items():
-                owner, index, key = path.split("/")
-                if owner == name:
-                    state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        rest = json.loads((found[-1] / "progress.json").read_text())
-        samples = {int(step): text for step, text in rest["samples"].items()}
-        return Progress(step=rest["step"], history=rest["history"], samples=samples)
+        for folder in reversed(self.list()):
+            try:
+                weights = load_file(folder / "model.safetensors")
+                tensors = load_file(folder / "optimizer.safetensors")
+                rest = json.loads((folder / "progress.json").read_text())
+            except (OSError, ValueError, SafetensorError) as error:
+                log.warning("checkpoint %s is damaged (%s); trying the one before", folder, error)
+                continue
+            with torch.no_grad():
+                for name, parameter in _trained(model).items():
+                    parameter.copy_(weights[name])
+            torch.set_rng_state(tensors.pop("rng"))
+            for name, optimizer in optimizers.items():
+                optimizer.load_state_dict({**optimizer.state_dict(), "state": _state_of(name, tensors)})
+            samples = {int(step): text for step, text in rest["samples"].items()}
+            return Progress(step=rest["step"], history=rest["history"], samples=samples)
+        return None
+
+
+def _state_of(optimizer: str, tensors: dict[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    state: dict[int, dict[str, torch.Tensor]] = defaultdict(dict)
+    for path, value in tensors.items():
+        owner, index, key = path.split("/")
+        if owner == optimizer:
+            state[int(index)][key] = value
+    return dict(state)
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,8 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
 
+from tasks.model.llama import LlamaSteps, supports
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -90,7 +92,7 @@ def generate(
         raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
     rng = np.random.default_rng(sampling.seed)
     text = _Text(tokenizer, sampling.stop)
-    logits = _Logits(model, ids)
+    logits = _Logits(model, ids, sampling.max_tokens)
     for count in range(1, sampling.max_tokens + 1):
         log_probabilities = torch.log_softmax(logits.last, dim=-1)
         token = _draw(log_probabilities, sampling, rng)
@@ -118,30 +120,40 @@ def complete(
     )
 
 
+class _Cached:
+    """The generic road: any causal model of transformers with its own cache."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache: Any = DynamicCache(config=model.config)
+
+    def read(self, ids: Sequence[int]) -> torch.Tensor:
+        with torch.inference_mode():
+            out = self._model(input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True)
+        last: torch.Tensor = out.logits[0, -1].float()
+        return last
+
+
 class _Logits:
     """The model's logits after everything read so far."""
 
-    def __init__(self, model: PreTrainedModel, ids: Sequence[int]) -> None:
+    def __init__(self, model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -> None:
         self._model = model
         self._context = context_of(model)
+        self._room = min(self._context, len(ids) + max_tokens)
         self._start(list(ids))
 
     def _start(self, ids: list[int]) -> None:
         self._ids = ids
-        self._cache: Any = DynamicCache(config=self._model.config)
-        self._forward(ids)
-
-    def _forward(self, ids: list[int]) -> None:
-        with torch.inference_mode():
-            out = self._model(input_ids=torch.tensor([ids]), past_key_values=self._cache, use_cache=True)
-        self.last: torch.Tensor = out.logits[0, -1].float()
+        self._steps = LlamaSteps(self._model, self._room) if supports(self._model) else _Cached(self._model)
+        self.last = self._steps.read(ids)
 
     def read(self, token: int) -> None:
         self._ids.append(token)
         if len(self._ids) > self._context:
             self._start(self._ids[-max(1, self._context // 2) :])
         else:
-            self._forward([token])
+            self.last = self._steps.read([token])
 
 
 class _Text:

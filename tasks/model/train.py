@@ -146,6 +146,7 @@ def train(
 
     Raises:
         ValueError: there are no windows.
+        FloatingPointError: the loss is no longer finite.
     """
     if not len(windows):
         raise ValueError("training needs at least one window of text, found none")
@@ -169,7 +170,7 @@ def train(
             progress.step = step + 1
             progress.history.append({"step": step + 1, "tokens": (step + 1) * recipe.batch * windows.context} | row)
             _report(watch.log, progress, steps, clock)
-            if checkpoints and recipe.checkpoint_every and progress.step % recipe.checkpoint_every == 0:
+            if checkpoints and (progress.step == steps or _due(progress.step, recipe.checkpoint_every)):
                 checkpoints.save(model, optimizers, progress)
         _evaluate(model, watch, progress, steps, steps * recipe.batch * windows.context)
     model.eval()
@@ -217,8 +218,9 @@ def batch_rows(n: int, batch: int, step: int, seed: int) -> np.ndarray:
 
 
 def fingerprint(model: torch.nn.Module, windows: Windows, recipe: Recipe) -> str:
-    """Name a training run by its recipe, its data and the shapes and start of its model."""
-    digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode())
+    """Name a training run by its recipe, its data and the model that it starts from."""
+    settings = {name: value for name, value in asdict(recipe).items() if name not in ("checkpoint_every", "keep")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(str(windows.tokens.shape).encode() + windows.tokens.tobytes())
     for name, parameter in model.named_parameters():
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.requires_grad}".encode())
@@ -237,6 +239,10 @@ def _step(
     batch = torch.from_numpy(tokens)
     logits = model(input_ids=batch[:, :-1], use_cache=False).logits
     loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"the training loss is {float(loss)}; lower the learning rates ({recipe.matrix_lr}, {recipe.other_lr})"
+        )
     loss.backward()
     trained = [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
     norm = torch.nn.utils.clip_grad_norm_(trained, recipe.clip)
@@ -251,7 +257,7 @@ def _due(step: int, every: int) -> bool:
 
 def _evaluate(model: torch.nn.Module, watch: Watch, progress: Progress, step: int, tokens: int) -> None:
     if any(row["step"] == step and "bits_per_byte" in row for row in progress.history):
-        return
+        return  # done before the interruption
     if watch.held_out is not None:
         value = bits_per_byte(model, watch.held_out)
         progress.history.append({"step": step, "tokens": tokens, "bits_per_byte": value})

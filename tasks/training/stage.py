@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -144,7 +145,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
     write_history(context.scratch / "history.csv", run.history)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
-        tokenizer.save_pretrained(folder)
+        copytree(context.lake.folder(inputs["preprocessing/tokenizer"]), folder, dirs_exist_ok=True)
         trained = context.lake.put_folder("training/model", Path(folder), {"tokens": run.tokens})
     after = {
         split: bits_per_byte(model, _windows(context, options.domain, split, options.evaluation_windows))
