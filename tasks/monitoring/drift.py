@@ -56,6 +56,8 @@ class Drift:
         level: false-alarm probability of one decision.
         permutations: of each test.
         shots: for each circuit of the quantum kernel.
+        alien: (a, d) embeddings of other traffic, in no window, from which probes plant mixtures; no arm looks at
+            them. Empty: the windows known to have drifted serve.
 
     Raises:
         ValueError: shapes that do not fit, samples of fewer than two, or a level outside (0, 1).
@@ -68,13 +70,14 @@ class Drift:
     level: float = 0.05
     permutations: int = 499
     shots: int = 128
+    alien: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32), compare=False)
 
     def __post_init__(self) -> None:
         if self.truth and len(self.truth) != len(self.windows):
             raise ValueError(f"{len(self.truth)} truths should be as many as the windows ({len(self.windows)})")
         if not 0 < self.level < 1:
             raise ValueError(f"the level is a probability between 0 and 1, not {self.level}")
-        samples = [self.reference, *self.windows, *([self.background] if len(self.background) else [])]
+        samples = [self.reference, *self.windows, *(extra for extra in (self.background, self.alien) if len(extra))]
         if any(s.ndim != 2 or len(s) < 2 or s.shape[1] != self.reference.shape[1] for s in samples):
             raise ValueError(f"samples of at least 2 equally long vectors expected, got {[s.shape for s in samples]}")
 
@@ -137,19 +140,17 @@ def solve_pool(problem: Drift, bench: Bench) -> Verdicts:
     """Maximum over {Gaussian at three bandwidths, linear, cos^2 centred}, calibrated by one set of permutations."""
     bandwidth = bench.once("median-distance", lambda: median_distance(problem.calm))
     distances = bench.once("squared-distances", lambda: _distances(problem))
+    return _by_kernels(problem, _pool_grams(problem, bandwidth, distances), bench.rng)
+
+
+def _pool_grams(problem: Drift, bandwidth: float, distances: Sequence[FloatArray]) -> Iterator[list[FloatArray]]:
+    """Gram matrices of the kernels of the pool for each window."""
     centre = np.mean(problem.calm, axis=0, dtype=np.float64)
-
-    def grams() -> Iterator[list[FloatArray]]:
-        for window, squared in zip(problem.windows, distances, strict=True):
-            centred = np.vstack([problem.reference, window]) - centre
-            unit = np.asarray(normalised(centred), np.float64)
-            yield [
-                *(rbf(squared, factor * bandwidth) for factor in BANDWIDTHS),
-                centred @ centred.T,
-                np.square(unit @ unit.T),
-            ]
-
-    return _by_kernels(problem, grams(), bench.rng)
+    for window, squared in zip(problem.windows, distances, strict=True):
+        centred = np.vstack([problem.reference, window]) - centre
+        unit = np.asarray(normalised(centred), np.float64)
+        gaussians = [rbf(squared, factor * bandwidth) for factor in BANDWIDTHS]
+        yield [*gaussians, centred @ centred.T, np.square(unit @ unit.T)]
 
 
 def kernel_states(problem: Drift, bias: float = BIAS) -> FloatArray:
@@ -223,20 +224,41 @@ RATES = (0.0, 0.0, 0.15, 0.3, 0.5, 1.0)
 def probes(problem: Drift, rng: np.random.Generator, count: int = 4) -> list[Drift]:
     """Plant windows of known truth from the problem's own vectors: null ones and mixtures of four rates.
 
-    Normal vectors are reference, background and windows without drift. What is mixed in are the windows known to
-    have drifted; in every second probe, or where there are none, a topic of the normal vectors (the extreme fifth
-    of a principal axis), so that another kind of shift is asked for too. All samples of a probe are disjoint.
+    Normal vectors are reference, background and windows without drift. What is mixed in is the alien traffic; in
+    every second probe, or where there is none, a topic of the normal vectors (the extreme fifth of a principal axis),
+    so that another kind of shift is asked for too. Reference, background and windows of a probe are disjoint.
     """
     flags = problem.truth or (True,) * len(problem.windows)
     calm = [problem.reference, *([problem.background] if len(problem.background) else [])]
     normal = np.vstack([*calm, *(w for w, drifted in zip(problem.windows, flags, strict=True) if not drifted)])
-    drifted = [w for w, known in zip(problem.windows, problem.truth, strict=False) if known]
+    alien = _alien(problem)
     planted = []
     for index in range(count):
-        topic = index % 2 == 1 or not drifted
-        inside, outside = _topic(normal, index // 2) if topic else (normal, np.vstack(drifted))
+        topic = index % 2 == 1 or not len(alien)
+        inside, outside = _topic(normal, index // 2) if topic else (normal, alien)
         planted.append(_plant(problem, inside, outside, rng))
     return planted
+
+
+def _alien(problem: Drift) -> Vectors:
+    drifted = [w for w, known in zip(problem.windows, problem.truth, strict=False) if known]
+    return problem.alien if len(problem.alien) or not drifted else np.vstack(drifted)
+
+
+def measured_power(problem: Drift, rng: np.random.Generator, trials: int) -> dict[float, float]:
+    """Return how often the kernel pool alerts on planted mixtures, by rate; rate 0 is the false-alarm rate.
+
+    The vectors are those of the problem; without alien ones there is nothing to plant.
+    """
+    if not len(_alien(problem)):
+        return {}
+    alerts = np.zeros(len(RATES))
+    for _ in range(trials):
+        (planted,) = probes(problem, rng, count=1)
+        grams = _pool_grams(planted, median_distance(planted.calm), _distances(planted))
+        alerts += _by_kernels(planted, grams, rng).alerts
+    found = {rate: [a / trials for r, a in zip(RATES, alerts, strict=True) if r == rate] for rate in sorted(set(RATES))}
+    return {rate: float(np.mean(shares)) for rate, shares in found.items()}
 
 
 def _topic(vectors: Vectors, axis: int) -> tuple[Vectors, Vectors]:
@@ -267,13 +289,13 @@ def _plant(problem: Drift, inside: Vectors, outside: Vectors, rng: np.random.Gen
 
 def example(rng: np.random.Generator) -> Drift:
     """12 passages of documentation, a window of the same and two of licences, in 8 principal dimensions."""
-    base = rng.permutation(embed([text for _, text in sample_passages("base")]))
-    second = rng.permutation(embed([text for _, text in sample_passages("second")]))
+    texts = [rng.permutation([text for _, text in sample_passages(domain)]) for domain in ("base", "second")]
+    base, second = embed([*map(str, texts[0][:104])]), embed([*map(str, texts[1][:64])])
     background = base[24:104]
     axes = np.linalg.svd(background - background.mean(axis=0), full_matrices=False)[2][:8].T
-    parts = [base[:12], base[12:24], second[:12], second[12:24], background]
-    reference, same, other, another, calm = (np.asarray(part @ axes, np.float32) for part in parts)
-    return Drift(reference, (same, other, another), calm, truth=(False, True, True))
+    parts = [base[:12], base[12:24], second[:12], second[12:24], background, second[24:64]]
+    reference, same, other, another, calm, alien = (np.asarray(part @ axes, np.float32) for part in parts)
+    return Drift(reference, (same, other, another), calm, truth=(False, True, True), alien=alien)
 
 
 DRIFT: Subtask[Drift, Verdicts] = Subtask(

@@ -1,7 +1,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.monitoring.states import Level, Rules, Watch, follow, step
@@ -78,6 +78,7 @@ def test_the_level_itself_counts_as_drift_and_nonsense_is_refused() -> None:
 windows = st.lists(st.tuples(st.integers(0, 60), st.floats(0, 1)), max_size=40)
 
 
+@settings(deadline=None, derandomize=True)
 @given(windows, st.integers(1, 4), st.integers(1, 4), st.integers(0, 6))
 def test_whatever_comes_the_rules_hold(
     stream: list[tuple[int, float]], debounce: int, recovery: int, cool: int

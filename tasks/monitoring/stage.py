@@ -1,0 +1,289 @@
+"""Monitoring: replay held-out prompts against the served model, read the request log, watch for drift."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra import events
+from infra.errors import BadInput, StageFailed
+from infra.lake import Ref
+from tasks.monitoring.drift import DRIFT, Drift, Verdicts, measured_power
+from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
+from tasks.monitoring.states import Rules, follow
+from tasks.stage import Context, State
+from tasks.text.embeddings import DIMENSION, embed
+
+log = logging.getLogger("ketcycle.monitoring")
+
+SUBTASKS = (DRIFT,)
+
+BACKGROUND, ALIEN = "background", "alien"  # embedded only, never sent
+REFERENCE = "reference"
+WINDOWS = pa.schema(
+    [
+        ("window", pa.string()),
+        ("position", pa.int32()),
+        ("drifted", pa.bool_()),
+        ("prompt_tokens", pa.int32()),
+        ("mean_logprob", pa.float64()),
+        ("embedding", pa.list_(pa.float32(), DIMENSION)),
+    ]
+)
+VERDICTS = pa.schema(
+    [
+        ("window", pa.string()),
+        ("requests", pa.int32()),
+        ("drifted", pa.bool_()),
+        ("p_value", pa.float64()),
+        ("statistic", pa.float64()),
+        ("alert", pa.bool_()),
+        ("state", pa.string()),
+        ("announced", pa.string()),
+        ("mean_logprob", pa.float64()),
+    ]
+)
+
+
+class Options(BaseModel):
+    """Settings of the stage; the defaults are the demo profile.
+
+    Attributes:
+        words: of a prompt.
+        reference: requests of the reference window.
+        window: requests of each later window.
+        drifted: windows mixed with the second domain.
+        mixture: share of the second domain in them.
+        background: held-out passages of the base domain that fix centre and bandwidth of the kernels, and as many of
+            the second domain for planting mixtures at most.
+        max_tokens: tokens to be completed for each prompt.
+        level: false-alarm probability at which the arms are compared.
+        alarm_level: p-value at which a window counts as drifted for the state; stricter than `level`, because windows
+            follow one another and each is a chance of a false alarm.
+        permutations: of each test.
+        shots: for each circuit.
+        minimum: requests below which a window says nothing.
+        debounce: drifted windows in a row until an alert.
+        recovery: quiet windows in a row until it is over.
+        cool_down: windows after an announced alert without another one.
+        power_trials: plantings by which the power at these sizes is measured; 0 = not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    words: int = Field(48, ge=5)
+    reference: int = Field(40, ge=2)
+    window: int = Field(40, ge=2)
+    drifted: int = Field(2, ge=0)
+    mixture: float = Field(0.5, gt=0, le=1)
+    background: int = Field(200, ge=0)
+    max_tokens: int = Field(1, ge=1)
+    level: float = Field(0.05, gt=0, lt=1)
+    alarm_level: float = Field(0.01, gt=0, lt=1)
+    permutations: int = Field(499, ge=19)
+    shots: int = Field(128, ge=1)
+    minimum: int = Field(20, ge=1)
+    debounce: int = Field(2, ge=1)
+    recovery: int = Field(2, ge=1)
+    cool_down: int = Field(3, ge=0)
+    power_trials: int = Field(20, ge=0)
+
+
+def prepare(context: Context) -> State:
+    """Replay the prompts against the served model and cut its request log into windows."""
+    options = context.parsed(Options)
+    model = _input(context, "inference/model")
+    replay = _plan(context, options)
+    log.info("replaying %d requests", sum(len(stream.prompts) for stream in replay.streams))
+    requests = _replay(context, model, replay, options)
+    windows = context.lake.write("monitoring/windows", _windows(replay, requests))
+    table = context.lake.read(windows)
+    return State().add(
+        {"monitoring/windows": windows},
+        requests={stream.label: len(stream.prompts) for stream in replay.streams},
+        background=len(replay.background),
+        # Quality without labels: the mean log-likelihood per token, in nats.
+        mean_logprob={name: _mean_logprob(_rows(table, name)) for name in (REFERENCE, *_window_names(table))},
+    )
+
+
+def pose(context: Context, state: State, subtask: str) -> Drift:
+    """Return the windows of the request log as the problem of the decision.
+
+    Raises:
+        KeyError: there is no such subtask.
+    """
+    if subtask != DRIFT.name:
+        raise KeyError(f"monitoring has no subtask {subtask!r}")
+    options = context.parsed(Options)
+    table = context.lake.read(state.refs["monitoring/windows"])
+    names = _window_names(table)
+    return Drift(
+        reference=_vectors(table, REFERENCE),
+        windows=tuple(_vectors(table, name) for name in names),
+        background=_vectors(table, BACKGROUND),
+        truth=tuple(bool(_rows(table, name)["drifted"][0].as_py()) for name in names),
+        level=options.level,
+        permutations=options.permutations,
+        shots=options.shots,
+        alien=_vectors(table, ALIEN),
+    )
+
+
+def apply(context: Context, state: State, subtask: str, solution: Verdicts) -> State:
+    """Walk the states of the watch through the windows, in the order in which they came."""
+    options = context.parsed(Options)
+    table = context.lake.read(state.refs["monitoring/windows"])
+    names = _window_names(table)
+    counts = [_rows(table, name).num_rows for name in names]
+    rules = Rules(options.alarm_level, options.minimum, options.debounce, options.recovery, options.cool_down)
+    watches = follow(list(zip(counts, solution.p_values, strict=True)), rules)
+    rows = [
+        {
+            "window": name,
+            "requests": count,
+            "drifted": _rows(table, name)["drifted"][0].as_py(),
+            "p_value": p_value,
+            "statistic": statistic,
+            "alert": alert,
+            "state": str(watch.level),
+            "announced": watch.announced,
+            "mean_logprob": _mean_logprob(_rows(table, name)),
+        }
+        for name, count, p_value, statistic, alert, watch in zip(
+            names, counts, solution.p_values, solution.statistics, solution.alerts, watches, strict=True
+        )
+    ]
+    verdicts = context.lake.write("monitoring/verdicts", pa.Table.from_pylist(rows, schema=VERDICTS))
+    for row in rows:
+        log.info("%s: %s (p = %.3f, %d requests)", row["window"], row["state"], row["p_value"], row["requests"])
+    return state.add(
+        {"monitoring/verdicts": verdicts},
+        states={row["window"]: row["state"] for row in rows},
+        p_values={row["window"]: row["p_value"] for row in rows},
+    )
+
+
+def publish(context: Context, state: State) -> State:
+    """Emit what the watch announced and note the power of the test at these sizes."""
+    options = context.parsed(Options)
+    model = _input(context, "inference/model")
+    for row in context.lake.read(state.refs["monitoring/verdicts"]).to_pylist():
+        if row["announced"]:
+            payload = {key: row[key] for key in ("window", "requests", "p_value", "state", "mean_logprob")}
+            events.emit(
+                row["announced"],
+                resource=f"ketcycle.model.{model.version}",
+                payload={"run_id": context.run_id, "model": str(model), **payload},
+            )
+    rng = np.random.default_rng([context.seed, 2])
+    power = measured_power(pose(context, state, DRIFT.name), rng, options.power_trials) if options.power_trials else {}
+    shares = {f"{rate:g}": round(share, 3) for rate, share in power.items()}
+    return state.add(power_at_level={"level": options.level, "trials": options.power_trials, **shares})
+
+
+def _input(context: Context, name: str) -> Ref:
+    ref = context.inputs.get(name)
+    if ref is None:
+        raise BadInput(f"monitoring reads {name}, which is not there; run the stage {name.split('/')[0]} before")
+    return ref
+
+
+def _plan(context: Context, options: Options) -> Replay:
+    held = context.lake.read(_input(context, "preprocessing/holdout"), ["domain", "text"])
+    by_domain = {
+        domain: held.filter(pc.equal(held["domain"], domain))["text"].to_pylist() for domain in ("base", "second")
+    }
+    try:
+        return plan_replay(
+            cut_prompts(by_domain["base"], options.words),
+            cut_prompts(by_domain["second"], options.words),
+            np.random.default_rng([context.seed, 1]),
+            reference=options.reference,
+            window=options.window,
+            mixture=options.mixture,
+            drifted=options.drifted,
+            background=options.background,
+        )
+    except ValueError as error:
+        raise BadInput(f"monitoring: {error}") from error
+
+
+def _replay(context: Context, model: Ref, replay: Replay, options: Options) -> pa.Table:
+    """Send every prompt to a server of the model and return the request log of this run."""
+    from tasks.serving.client import complete, read_requests, running_server  # here: posing needs no model
+
+    with running_server(context.lake.folder(model), context.home, context.run_id) as base_url:
+        for stream in replay.streams:
+            for prompt in stream.prompts:
+                complete(base_url, prompt, max_tokens=options.max_tokens, label=stream.label)
+    return read_requests(context.lake, context.run_id)
+
+
+def _windows(replay: Replay, requests: pa.Table) -> pa.Table:
+    """Cut the log into the windows that were sent; the latest requests of a label count, so a rerun is no trouble.
+
+    What differs from run to run (time, latency, request id) stays behind in the log.
+
+    Raises:
+        StageFailed: the log lacks requests that were sent.
+    """
+    parts = [_embedded(BACKGROUND, replay.background, drifted=False), _embedded(ALIEN, replay.alien, drifted=True)]
+    for stream in replay.streams:
+        rows = requests.filter(pc.equal(requests["label"], stream.label)).sort_by("time")
+        sent = len(stream.prompts)
+        if rows.num_rows < sent:
+            raise StageFailed(
+                f"monitoring sent {sent} requests as {stream.label!r}, the request log holds {rows.num_rows}"
+            )
+        rows = rows.slice(rows.num_rows - sent)
+        columns = {
+            "window": [stream.label] * sent,
+            "position": range(sent),
+            "drifted": [stream.drifted] * sent,
+            "prompt_tokens": rows["prompt_tokens"].to_pylist(),
+            # Six digits: the last bits depend on the machine.
+            "mean_logprob": [None if v is None else round(v, 6) for v in rows["mean_logprob"].to_pylist()],
+            "embedding": rows["embedding"].to_pylist(),
+        }
+        parts.append(pa.table(columns, schema=WINDOWS))
+    return pa.concat_tables(parts)
+
+
+def _embedded(name: str, texts: Sequence[str], *, drifted: bool) -> pa.Table:
+    count = len(texts)
+    columns = {
+        "window": [name] * count,
+        "position": range(count),
+        "drifted": [drifted] * count,
+        "prompt_tokens": [None] * count,
+        "mean_logprob": [None] * count,
+        "embedding": list(embed(texts)),
+    }
+    return pa.table(columns, schema=WINDOWS)
+
+
+def _window_names(table: pa.Table) -> list[str]:
+    """Windows to be judged, in the order in which they came."""
+    names = dict.fromkeys(table["window"].to_pylist())
+    return [name for name in names if name not in (BACKGROUND, ALIEN, REFERENCE)]
+
+
+def _rows(table: pa.Table, window: str) -> pa.Table:
+    return table.filter(pc.equal(table["window"], window))
+
+
+def _vectors(table: pa.Table, window: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    column = _rows(table, window)["embedding"].combine_chunks()
+    return np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(-1, DIMENSION)
+
+
+def _mean_logprob(rows: pa.Table) -> float | None:
+    mean = pc.mean(rows["mean_logprob"]).as_py()
+    return None if mean is None else round(mean, 6)

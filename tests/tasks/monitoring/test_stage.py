@@ -1,0 +1,145 @@
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+
+from infra import events
+from infra.errors import BadInput, StageFailed
+from infra.lake import Ref
+from tasks.contract import Bench
+from tasks.monitoring import stage
+from tasks.monitoring.drift import DRIFT
+from tasks.monitoring.replay import Replay
+from tasks.stage import Context, State
+from tasks.text.embeddings import embed
+from tasks.text.samples import sample_documents
+
+SMALL = {"reference": 24, "window": 24, "background": 80, "permutations": 199, "power_trials": 4}
+
+
+def tools(seed: int) -> Bench:
+    return Bench(
+        np.random.default_rng(seed),
+        StatevectorSampler(seed=seed),
+        StatevectorEstimator(),
+        lambda function, items: [function(item) for item in items],
+        lambda _, make: make(),
+        Path(),
+    )
+
+
+def logged(replay: Replay, *, rounds: int = 1) -> pa.Table:
+    """A request log as the server writes it, with all that differs from run to run."""
+    rows: list[dict[str, Any]] = []
+    for turn in range(rounds):
+        for stream in replay.streams:
+            for prompt, vector in zip(stream.prompts, embed(stream.prompts), strict=True):
+                digest = int(hashlib.sha256(prompt.encode()).hexdigest()[:6], 16) / 16**6
+                rows.append(
+                    {
+                        "request_id": f"{np.random.default_rng().integers(2**60):x}",
+                        "run_id": "run",
+                        "time": float(len(rows)) + turn,
+                        "label": stream.label,
+                        "mean_logprob": -3.0 - stream.drifted - digest,
+                        "prompt_tokens": len(prompt.split()),
+                        "embedding": vector,
+                    }
+                )
+    rng = np.random.default_rng()
+    return pa.Table.from_pylist([rows[i] for i in rng.permutation(len(rows))])
+
+
+def context(home: Path, texts: dict[str, list[str]] | None = None, **options: Any) -> Context:
+    drawn = texts or {d: [text for _, text in sample_documents(d)[::7]] for d in ("base", "second")}
+    rows = [
+        {"doc_id": f"{d}{i}", "domain": d, "split": "test", "text": t}
+        for d, ts in drawn.items()
+        for i, t in enumerate(ts)
+    ]
+    empty = Context("run", "monitoring", home, seed=3)
+    inputs = {
+        "preprocessing/holdout": empty.lake.write("preprocessing/holdout", pa.Table.from_pylist(rows)),
+        "inference/model": Ref("inference/model", "0123456789abcdef"),
+    }
+    return Context("run", "monitoring", home, seed=3, options={**SMALL, **options}, inputs=inputs)
+
+
+@pytest.fixture
+def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]]]:
+    sent: list[tuple[str, str, dict[str, Any]]] = []
+    monkeypatch.setattr(events, "emit", lambda name, resource, payload: sent.append((name, resource, payload)))
+    return sent
+
+
+def walk(given: Context) -> State:
+    state = stage.prepare(given)
+    problem = stage.pose(given, State(state.refs), DRIFT.name)
+    state = stage.apply(given, state, DRIFT.name, DRIFT.incumbent.solve(problem, tools(given.seed)))
+    return stage.publish(given, state)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stands for the server where the test is about what is made of its log."""
+    monkeypatch.setattr(stage, "_replay", lambda context, model, replay, options: logged(replay, rounds=2))
+
+
+@pytest.mark.usefixtures("served")
+def test_base_traffic_stays_ok_and_the_mixture_raises_the_alert(tmp_path: Path, heard: list[Any]) -> None:
+    given = context(tmp_path)
+    state = walk(given)
+    assert state.facts["states"] == {"base-1": "ok", "mixture-1": "warning", "mixture-2": "alert"}
+    assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
+    assert heard[1][1] == "ketcycle.model.0123456789abcdef"
+    assert heard[1][2]["window"] == "mixture-2"
+    assert heard[1][2]["p_value"] <= 0.01
+    verdicts = given.lake.read(state.refs["monitoring/verdicts"]).to_pylist()
+    assert [row["drifted"] for row in verdicts] == [False, True, True]
+    assert [row["requests"] for row in verdicts] == [24, 24, 24]
+    assert state.facts["mean_logprob"]["mixture-1"] < state.facts["mean_logprob"]["reference"] - 0.5
+    power = state.facts["power_at_level"]
+    assert power["1"] > 0.9 > power["0.15"]
+    assert set(power) == {"level", "trials", "0", "0.15", "0.3", "0.5", "1"}
+
+
+@pytest.mark.usefixtures("served", "heard")
+def test_two_runs_of_one_seed_leave_the_same_versions(tmp_path: Path) -> None:
+    first, second = walk(context(tmp_path / "a")), walk(context(tmp_path / "b"))
+    assert first.refs == second.refs
+    assert first.facts == second.facts
+
+
+@pytest.mark.usefixtures("served", "heard")
+def test_the_problem_is_posed_from_the_references_alone(tmp_path: Path) -> None:
+    given = context(tmp_path)
+    state = stage.prepare(given)
+    problem = stage.pose(given, State(state.refs), "drift")
+    assert problem.reference.shape == (24, 256)
+    assert [w.shape for w in problem.windows] == [(24, 256)] * 3
+    assert problem.background.shape == (80, 256)
+    assert problem.truth == (False, True, True)
+    assert DRIFT.quality(problem, DRIFT.incumbent.solve(problem, tools(0)))[1:] == (1.0, 1.0)
+    with pytest.raises(KeyError, match="no subtask"):
+        stage.pose(given, state, "anomaly")
+
+
+@pytest.mark.usefixtures("served", "heard")
+def test_without_a_second_domain_there_is_only_base_traffic(tmp_path: Path) -> None:
+    state = walk(context(tmp_path, {"base": [text for _, text in sample_documents("base")[::7]]}))
+    assert set(state.facts["states"]) == {"base-1"}
+    assert set(state.facts["power_at_level"]) == {"level", "trials"}
+
+
+def test_lost_requests_and_missing_inputs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "_replay", lambda context, model, replay, options: logged(replay).slice(0, 50))
+    with pytest.raises(StageFailed, match="the request log holds"):
+        stage.prepare(context(tmp_path))
+    with pytest.raises(BadInput, match="run the stage inference before"):
+        stage.prepare(Context("run", "monitoring", tmp_path, 0))
+    with pytest.raises(BadInput, match="monitoring: the replay needs"):
+        stage.prepare(context(tmp_path, {"base": ["too short"], "second": []}))
