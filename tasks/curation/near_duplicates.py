@@ -147,7 +147,7 @@ def candidates(signatures: NDArray[np.uint32], bands: int = BANDS) -> Iterator[P
     With 32 bands of 4 rows a pair of similarity s is proposed with probability 1 - (1 - s^4)^32: .9998 at .7.
     """
     n = len(signatures)
-    rows = signatures.reshape(n, bands, -1).astype(np.uint64)
+    rows = signatures.reshape(n, bands, signatures.shape[1] // bands).astype(np.uint64)
     keys = np.zeros((n, bands), np.uint64)
     for row in range(rows.shape[2]):
         keys = (keys ^ rows[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)

@@ -193,10 +193,10 @@ def probes(problem: Components, rng: Generator) -> tuple[Components, ...]:
 
 
 def _thinned(graph: Graph, rng: Generator) -> Graph:
-    """Drop 15 % of the edges, as a stricter threshold would."""
+    """Drop 15 % of the edges and at least one, as a stricter threshold would."""
     pairs = [(i, j) for i in range(graph.size) for j in range(i + 1, graph.size) if graph.neighbours[i] >> j & 1]
     edges = np.array(pairs, np.int64).reshape(-1, 2)
-    return Graph.of(graph.weights, edges[rng.random(len(edges)) >= 0.15])
+    return Graph.of(graph.weights, rng.permutation(edges)[max(1, round(0.15 * len(edges))) :])
 
 
 def sample_components(smallest: int, largest: int) -> Components:

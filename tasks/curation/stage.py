@@ -109,8 +109,7 @@ def prepare(context: Context) -> State:
     with TemporaryDirectory(dir=context.scratch) as folder, ShingleSets(Path(folder) / "shingles.u64") as sets:
         chosen = rules(options.min_words, options.max_words, options.min_alphabetic, options.english)
         funnel = Funnel(chosen, sets)
-        kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, quarantined)))
-        _require_documents(funnel, quarantined)
+        kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, funnel, quarantined)))
         log.info("%d documents read, %d pass, searching near duplicates", funnel.read.total(), len(funnel.ids))
         sets.seal()
         edges = verified_edges(candidates(funnel.signatures), sets, options.threshold)
@@ -200,19 +199,34 @@ def publish(context: Context, state: State) -> State:
     )
 
 
-def _documents(options: Options, quarantined: list[tuple[str, Quarantined]]) -> Iterator[list[Document]]:
+def _documents(
+    options: Options, funnel: Funnel, quarantined: list[tuple[str, Quarantined]]
+) -> Iterator[list[Document]]:
+    """Read both domains; stop with advice where one of them has led to no candidate."""
+    domains = (("base", "corpus", options.corpus), ("second", "second", options.second))
+    paths = {
+        domain: [Path(path).expanduser() for path in given] or [sample_path(domain)] for domain, _, given in domains
+    }
+    for path in (path for group in paths.values() for path in group):
+        if not path.exists():
+            raise BadInput(f"there is no {path}; give files or folders of Parquet, JSON lines or plain text")
     seen: dict[str, int] = {}
-    for domain, given in (("base", options.corpus), ("second", options.second)):
-        paths = [Path(path).expanduser() for path in given] or [sample_path(domain)]
+    for domain, option, given in domains:
         named = (options.text_column, options.id_column) if given else ("", "")
         reader = Reader(domain, *named, seen=seen)
-        try:
-            yield from reader.read(paths)
-        except FileNotFoundError as error:
-            raise BadInput(f"{error}; give files or folders of Parquet, JSON lines or plain text") from None
+        yield from reader.read(paths[domain])
         quarantined += [(domain, item) for item in reader.quarantined]
         for item in reader.quarantined[:5]:
             log.warning("%s put aside: %s (%s)", item.path, item.reason, item.detail)
+        if domain not in funnel.domains:
+            aside = Counter(item.reason for item in reader.quarantined)
+            why = Counter(rule for _, rule, _ in funnel.dropped)
+            raise NoDocuments(
+                f"no usable document in the {domain} domain: {funnel.read[domain]} read, {reader.skipped} files "
+                f"skipped for their ending, put aside: {dict(aside)}, dropped by rules so far: {dict(why)}. Give text "
+                f"files, JSON lines or Parquet with a text column by `{option}`, name the column by `text_column`, or "
+                f"loosen min_words, min_alphabetic, english"
+            )
 
 
 def _candidates(funnel: Funnel, batches: Iterable[list[Document]]) -> Iterator[pa.Table]:
@@ -225,19 +239,6 @@ def _candidates(funnel: Funnel, batches: Iterable[list[Document]]) -> Iterator[p
         ]
         if rows:
             yield _table(CANDIDATES, rows)
-
-
-def _require_documents(funnel: Funnel, quarantined: Sequence[tuple[str, Quarantined]]) -> None:
-    found = Counter(funnel.domains)
-    for domain, option in (("base", "corpus"), ("second", "second")):
-        if not found[domain]:
-            aside = Counter(item.reason for name, item in quarantined if name == domain)
-            why = Counter(rule for _, rule, _ in funnel.dropped)
-            raise NoDocuments(
-                f"no usable document in the {domain} domain: {funnel.read[domain]} read; put aside: {dict(aside)}; "
-                f"dropped by rules (both domains): {dict(why)}. Give text files, JSON lines or Parquet with a text "
-                f"column by `{option}`, name the column by `text_column`, or loosen min_words, min_alphabetic, english"
-            )
 
 
 def _pose_representatives(context: Context, state: State, options: Options) -> Components | None:

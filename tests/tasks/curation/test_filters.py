@@ -1,0 +1,68 @@
+import pytest
+
+from tasks.curation.filters import (
+    Text,
+    alphabetic,
+    first_objection,
+    length,
+    list_like,
+    mean_word_length,
+    placeholder,
+    readable,
+    repeated_lines,
+    rules,
+    stop_words,
+    symbols,
+)
+
+PROSE = " ".join(f"The parser reads line {word} of the file and returns what it found." for word in "abcdefgh")
+
+
+def test_prose_passes_all_rules() -> None:
+    assert first_objection(Text(PROSE), rules(50, 1000, 0.8, english=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "reason"),
+    [
+        (length(5, 10), Text("one two three"), "3 words, not 5 to 10"),
+        (length(1, 2), Text("one two three"), "3 words, not 1 to 2"),
+        (mean_word_length(), Text("a b c d"), "1.0 characters a word, not 3 to 10"),
+        (mean_word_length(), Text("abcdefghijkl " * 3), "12.0 characters a word, not 3 to 10"),
+        (symbols(), Text("# # word word"), "2 times '#' in 4 words"),
+        (symbols(), Text("word... word… word"), "2 times '...' in 3 words"),
+        (alphabetic(), Text("1 2 3 four"), "25% of the words have a letter"),
+        (stop_words(), Text("Der Hund und die Katze"), "0 different English stop words"),
+        (stop_words(), Text("the THE the"), "1 different English stop words"),
+        (list_like(), Text("- one\n- two\n• three"), "100% of the lines are bullet points"),
+        (list_like(), Text("so it goes...\nand more…\nend"), "67% of the lines end in an ellipsis"),
+        (repeated_lines(), Text("x\nx\nx\na long line that is there once only"), "50% of the lines are repetitions"),
+        (
+            repeated_lines(),
+            Text("\n".join(["a long line that is there twice"] * 2 + ["b", "c", "d", "e"])),
+            "44% of the characters are in repeated lines",
+        ),
+        (placeholder(), Text("Lorem Ipsum dolor"), "holds 'lorem ipsum'"),
+        (readable(), Text("ab\ufffd\ufffd", replaced=2), "50.0% of the characters could not be decoded"),
+    ],
+)
+def test_a_dropped_text_comes_with_its_reason(rule, text, reason) -> None:
+    assert rule(text) == reason
+
+
+def test_a_text_at_the_border_stays() -> None:
+    assert length(3, 3)(Text("one two three")) is None
+    assert alphabetic(0.5)(Text("1 two")) is None
+    assert symbols(0.5)(Text("# word")) is None
+
+
+def test_an_empty_text_is_too_short_and_breaks_no_rule() -> None:
+    assert first_objection(Text(""), rules(1, 10, 0.8, english=True)) == ("length", "0 words, not 1 to 10")
+    for _, rule in rules(1, 10, 0.8, english=True):
+        rule(Text(""))
+
+
+def test_only_english_is_asked_for_stop_words() -> None:
+    german = Text("Der Leser liest jede Zeile einzeln durch")
+    assert first_objection(german, rules(1, 100, 0.8, english=True)) == ("stop_words", "0 different English stop words")
+    assert first_objection(german, rules(1, 100, 0.8, english=False)) is None

@@ -1,0 +1,154 @@
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasketch import MinHash, MinHashLSH
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.curation.near_duplicates import (
+    BANDS,
+    PERMUTATIONS,
+    ROWS,
+    Shingler,
+    ShingleSets,
+    agreement,
+    candidates,
+    components,
+    fingerprint,
+    minhash_template,
+    normalised_words,
+    signature,
+    verified_edges,
+)
+
+VOCABULARY = [f"w{k}" for k in range(500)]
+
+
+def exact_jaccard(a: list[str], b: list[str], size: int = 5) -> float:
+    sets = [{tuple(words[k : k + size]) for k in range(max(1, len(words) - size + 1))} for words in (a, b)]
+    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+def planted(rng: np.random.Generator, originals: int = 40, copies: int = 3) -> list[list[str]]:
+    """Word lists, each with copies in which a growing share of the words is replaced."""
+    documents: list[list[str]] = []
+    for _ in range(originals):
+        words = rng.choice(VOCABULARY, size=int(rng.integers(60, 200))).tolist()
+        documents.append(words)
+        for share in rng.uniform(0, 0.1, copies):
+            copy = list(words)
+            for at in np.flatnonzero(rng.random(len(copy)) < share):
+                copy[at] = str(rng.choice(VOCABULARY))
+            documents.append(copy)
+    return documents
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Callable[[list[list[str]]], tuple[ShingleSets, np.ndarray]]:
+    def make(documents: list[list[str]]) -> tuple[ShingleSets, np.ndarray]:
+        sets, shingler, template = ShingleSets(tmp_path / "sets"), Shingler(), minhash_template()
+        signatures = []
+        for words in documents:
+            shingles = shingler.shingles(words)
+            sets.append(shingles)
+            signatures.append(signature(shingles, template))
+        sets.seal()
+        return sets, np.array(signatures, np.uint32).reshape(-1, PERMUTATIONS)
+
+    return make
+
+
+def test_planted_near_duplicates_are_found_exactly(sealed) -> None:
+    documents = planted(np.random.default_rng(0))
+    sets, signatures = sealed(documents)
+    edges = verified_edges(candidates(signatures), sets, 0.7)
+    truth = {
+        (i, j): similarity
+        for i, j in combinations(range(len(documents)), 2)
+        if (similarity := exact_jaccard(documents[i], documents[j])) >= 0.7
+    }
+    found = dict(zip(map(tuple, edges.pairs.tolist()), edges.jaccard.tolist(), strict=True))
+    assert len(truth) > 40
+    assert found == pytest.approx(truth)
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=30), st.lists(st.sampled_from("abc"), max_size=30))
+@settings(deadline=None)
+def test_jaccard_of_hashed_sets_equals_jaccard_of_word_tuples(a: list[str], b: list[str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder, ShingleSets(Path(folder) / "sets") as sets:
+        shingler = Shingler()
+        sets.append(shingler.shingles(a))
+        sets.append(shingler.shingles(b))
+        sets.seal()
+        expected = exact_jaccard(a, b) if a and b else 0.0
+        assert sets.jaccard(0, 1) == pytest.approx(expected)
+
+
+def test_the_band_join_proposes_what_the_index_of_datasketch_proposes(sealed) -> None:
+    _, signatures = sealed(planted(np.random.default_rng(1)))
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS))
+    sketches = [MinHash(num_perm=PERMUTATIONS, hashvalues=row, scheme="affine32") for row in signatures]
+    for k, sketch in enumerate(sketches):
+        index.insert(k, sketch)
+    expected = {tuple(sorted((k, other))) for k, sketch in enumerate(sketches) for other in index.query(sketch)}
+    ours = [tuple(pair) for block in candidates(signatures) for pair in block.tolist()]
+    assert len(ours) == len(set(ours))
+    assert set(ours) == {pair for pair in expected if pair[0] != pair[1]}
+
+
+def test_a_long_text_is_sketched_in_slices_like_at_once() -> None:
+    shingles = np.arange(150_000, dtype=np.uint64)
+    whole = minhash_template().copy()
+    whole.update_batch(shingles.tolist())
+    assert np.array_equal(signature(shingles, minhash_template()), whole.hashvalues)
+
+
+def test_case_and_punctuation_make_no_difference() -> None:
+    assert fingerprint(normalised_words("Use, copy\nand MODIFY!")) == fingerprint(
+        normalised_words("use copy and modify")
+    )
+    assert fingerprint(normalised_words("use copy and modify")) != fingerprint(normalised_words("use copy or modify"))
+
+
+def test_shingles_do_not_depend_on_what_was_hashed_before() -> None:
+    words = VOCABULARY[:50]
+    used = Shingler()
+    used.shingles(VOCABULARY[100:400])
+    assert np.array_equal(used.shingles(words), Shingler().shingles(words))
+
+
+def test_components_are_ordered_by_their_first_member() -> None:
+    parts = components(8, np.array([(5, 7), (1, 4), (4, 6)]))
+    assert [part.tolist() for part in parts] == [[1, 4, 6], [5, 7]]
+    assert components(3, np.zeros((0, 2), np.int64)) == []
+
+
+def test_no_candidates_among_nothing() -> None:
+    assert list(candidates(np.zeros((0, PERMUTATIONS), np.uint32))) == []
+
+
+def test_a_bucket_of_many_copies_comes_in_bounded_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.curation.near_duplicates.PAIRS_AT_ONCE", 100)
+    blocks = list(candidates(np.ones((60, PERMUTATIONS), np.uint32)))
+    assert sum(map(len, blocks)) == 60 * 59 // 2
+    assert max(map(len, blocks)) < 100 + 60
+
+
+def test_sets_are_not_filled_after_sealing(tmp_path: Path) -> None:
+    with ShingleSets(tmp_path / "sets") as sets:
+        sets.seal()
+        with pytest.raises(ValueError, match="sealed"):
+            sets.append(np.zeros(1, np.uint64))
+    assert not (tmp_path / "sets").exists()
+
+
+def test_agreement_counts_unordered_pairs_once() -> None:
+    result = agreement([("a", "b"), ("b", "a"), ("c", "d")], [("b", "a"), ("e", "f")])
+    assert (result.precision, result.recall) == (0.5, 0.5)
+    nothing = agreement([], [])
+    assert (nothing.precision, nothing.recall) == (None, None)

@@ -1,0 +1,244 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+
+from infra.errors import BadInput, NoDocuments
+from tasks.contract import Bench
+from tasks.curation import stage
+from tasks.curation.near_duplicates import Shingler, normalised_words
+from tasks.curation.sample import sample_path
+from tasks.stage import Context, State
+
+torch.set_num_threads(1)
+
+WORDS = ("the", "of", "and", "to", "with", "that", "have", "be", "parser", "token", "stream", "reads", "writes", "key")
+
+
+def bench(scratch: Path, seed: int = 1) -> Bench:
+    cache: dict[str, Any] = {}
+
+    def once(key: str, make: Any, /) -> Any:
+        if key not in cache:
+            cache[key] = make()
+        return cache[key]
+
+    return Bench(
+        np.random.default_rng(seed),
+        StatevectorSampler(seed=seed),
+        StatevectorEstimator(),
+        lambda function, items: [function(item) for item in items],
+        once,
+        scratch,
+    )
+
+
+def context(home: Path, **options: Any) -> Context:
+    return Context("run", "curation", home, 0, options)
+
+
+def run(given: Context, arms: dict[str, str] | None = None) -> State:
+    state = stage.prepare(given)
+    for subtask in stage.SUBTASKS:
+        problem = stage.pose(given, state, subtask.name)
+        if problem is not None:
+            arm = subtask.arm((arms or {}).get(subtask.name, subtask.incumbent.name))
+            state = stage.apply(given, state, subtask.name, arm.solve(problem, bench(given.scratch)))
+    return stage.publish(given, state)
+
+
+def sentence(rng: np.random.Generator, length: int = 80) -> list[str]:
+    return [
+        f"{rng.choice(WORDS)}{rng.integers(300)}" if rng.random() < 0.7 else str(rng.choice(WORDS))
+        for _ in range(length)
+    ]
+
+
+def chain(rng: np.random.Generator, links: int = 5) -> list[str]:
+    """Texts of which each one resembles the next and none resembles the next but one."""
+    words = sentence(rng, 100)
+    texts = []
+    for _ in range(links):
+        texts.append(" ".join(words))
+        words = words[14:] + sentence(rng, 14)
+    return texts
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tuple[Path, Path]:
+    rng = np.random.default_rng(0)
+    base, second = tmp_path / "in/base", tmp_path / "in/second"
+    base.mkdir(parents=True)
+    second.mkdir()
+    for k in range(8):
+        (base / f"{k}.txt").write_text(" ".join(sentence(rng)))
+    (base / "copy.txt").write_text((base / "3.txt").read_text().upper() + " !")
+    (base / "short.txt").write_text("too short")
+    texts = [text for _ in range(6) for text in chain(rng)]
+    one = sentence(rng, 120)
+    texts += [" ".join(one), " ".join([*one[:-1], "end"])]
+    (second / "chains.jsonl").write_text(
+        "".join(json.dumps({"id": f"c{k}", "text": t}) + "\n" for k, t in enumerate(texts))
+    )
+    (second / "broken.parquet").write_bytes(b"no")
+    return base, second
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, State]:
+    """The shipped corpus through the stage, once."""
+    given = context(tmp_path_factory.mktemp("home"))
+    return given, run(given)
+
+
+def test_the_shipped_corpus_is_curated_to_its_exact_truth(demo: tuple[Context, State]) -> None:
+    facts = demo[1].facts
+    assert facts["truth"] == {"pairs": facts["truth"]["pairs"], "precision": 1.0, "recall": 1.0}
+    assert facts["truth"]["pairs"] > 3500
+    assert facts["components"]["posed"] > 90
+    assert facts["representatives"]["kept_weight_share"] > 2 * facts["representatives"]["keep_one_weight_share"]
+    assert facts["representatives"]["added_to_be_maximal"] == 0
+    assert facts["semantic_clusters"]["removed"] > 10
+
+
+def test_every_document_is_accounted_for(demo: tuple[Context, State]) -> None:
+    given, state = demo
+    kept = given.lake.read(state.refs["curation/kept"])
+    dropped = given.lake.read(state.refs["curation/dropped"])
+    names = kept["doc_id"].to_pylist() + dropped["doc_id"].to_pylist()
+    assert len(names) == len(set(names)) == sum(state.facts["documents_read"].values())
+    assert set(kept["domain"].to_pylist()) == {"base", "second"}
+    assert [len(t.encode()) for t in kept["text"].to_pylist()] == kept["n_bytes"].to_pylist()
+    assert sum(state.facts["removed"].values()) + sum(state.facts["dropped_by_rule"].values()) == dropped.num_rows
+
+
+def test_every_removed_document_has_a_witness_and_a_kept_survivor(demo: tuple[Context, State]) -> None:
+    given, state = demo
+    kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
+    text = {
+        row["doc_id"]: row["text"]
+        for row in pq.read_table(sample_path("second")).to_pylist() + pq.read_table(sample_path("base")).to_pylist()
+    }
+    shingler = Shingler()
+    sets = {name: set(shingler.shingles(normalised_words(t)).tolist()) for name, t in text.items()}
+    decisions = given.lake.read(state.refs["curation/decisions"]).to_pylist()
+    assert len({row["removed"] for row in decisions}) == len(decisions) > 500
+    gone_later = {row["removed"] for row in decisions if row["subtask"] == "semantic_clusters"}
+    for row in decisions:
+        assert row["removed"] not in kept
+        assert row["kept"] in kept
+        if row["subtask"] == "semantic_clusters":
+            assert row["similarity"] >= 0.93
+            continue
+        a, b = sets[row["removed"]], sets[row["witness"]]
+        assert len(a & b) / len(a | b) == pytest.approx(row["similarity"])
+        assert row["similarity"] >= 0.7
+        if row["subtask"] != "exact_duplicates":
+            assert row["witness"] in kept | gone_later
+
+
+def test_no_two_kept_documents_are_near_duplicates(demo: tuple[Context, State]) -> None:
+    given, state = demo
+    kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
+    truth = pq.read_table(sample_path("truth")).to_pylist()
+    assert not [row for row in truth if row["jaccard"] >= 0.7 and row["a"] in kept and row["b"] in kept]
+    edges = given.lake.read(state.refs["curation/edges"]).to_pylist()
+    assert not [row for row in edges if row["i"] in kept and row["j"] in kept]
+
+
+def test_the_same_seed_gives_the_same_lake_versions(demo: tuple[Context, State], tmp_path: Path) -> None:
+    _, state = demo
+    again = run(context(tmp_path))
+    assert again.refs == state.refs
+    assert again.facts == state.facts
+
+
+def test_own_corpus_with_planted_duplicates(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    base, second = corpus
+    options = {"corpus": [str(base)], "second": [str(second)], "min_words": 20, "semantic_documents": 0}
+    given = context(tmp_path / "home", **options)
+    state = run(given, {"representatives": "exact"})
+    facts = state.facts
+    assert facts["documents_read"] == {"base": 10, "second": 32}
+    assert facts["quarantined"] == 1
+    assert facts["dropped_by_rule"] == {"length": 1}
+    assert facts["exact_duplicates"] == 1
+    assert facts["components"] == {"clique": 1, "posed": 6}
+    assert facts["largest_component"] == 5
+    assert "truth" not in facts
+    # of a chain of five the first, third and fifth stay
+    assert facts["representatives"]["removed"] == 6 * 2
+    assert facts["removed"] == {"exact_duplicates": 1, "near_duplicates/clique": 1, "representatives": 12}
+    decisions = given.lake.read(state.refs["curation/decisions"]).to_pylist()
+    assert {
+        "removed": "copy.txt",
+        "witness": "3.txt",
+        "similarity": 1.0,
+        "subtask": "exact_duplicates",
+        "kept": "3.txt",
+    } in decisions
+    reasons = {row["doc_id"]: row["detail"] for row in given.lake.read(state.refs["curation/dropped"]).to_pylist()}
+    assert reasons["short.txt"] == "2 words, not 20 to 100000"
+    (aside,) = given.lake.read(state.refs["curation/quarantined"]).to_pylist()
+    assert (aside["domain"], aside["path"], aside["reason"]) == ("second", "broken.parquet", "unreadable")
+
+
+def test_every_arm_leads_to_a_corpus_without_near_duplicates(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    given = context(tmp_path / "home", corpus=[str(corpus[0])], second=[str(corpus[1])], min_words=20, shots=32)
+    for arm in stage.REPRESENTATIVES.arms:
+        state = run(given, {"representatives": arm.name})
+        kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
+        edges = given.lake.read(state.refs["curation/edges"]).to_pylist()
+        assert not [row for row in edges if row["i"] in kept and row["j"] in kept]
+        assert (state.facts["representatives"]["added_to_be_maximal"] > 0) is (arm.name == "keep-one")
+
+
+def test_truth_of_ones_own_is_scored_with_copies(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    pairs = [(f"c{5 * k + j}", f"c{5 * k + j + 1}") for k in range(6) for j in range(4)] + [
+        ("c30", "c31"),
+        ("c0", "c9"),
+    ]
+    table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "jaccard": [0.8] * len(pairs)})
+    pq.write_table(table, tmp_path / "truth.parquet")
+    options = {"corpus": [str(corpus[0])], "second": [str(corpus[1])], "truth": str(tmp_path / "truth.parquet")}
+    state = stage.prepare(context(tmp_path / "home", min_words=20, **options))
+    assert state.facts["truth"] == {"pairs": 26, "precision": 1.0, "recall": pytest.approx(25 / 26)}
+
+
+def test_a_corpus_without_duplicates_has_nothing_to_decide(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text(" ".join(sentence(rng)))
+    given = context(
+        tmp_path / "home", corpus=[str(tmp_path / "a.txt")], second=[str(tmp_path / "b.txt")], semantic_documents=0
+    )
+    state = stage.prepare(given)
+    assert stage.pose(given, state, "representatives") is None
+    assert stage.pose(given, state, "semantic_clusters") is None
+    assert stage.publish(given, state).facts["documents_kept"] == {"base": 1, "second": 1}
+
+
+def test_an_unusable_corpus_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("too short")
+    with pytest.raises(NoDocuments, match=r"base domain: 1 read.*'length': 1.*`corpus`"):
+        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "x.txt")]))
+    with pytest.raises(BadInput, match=r"there is no .*nowhere; give files or folders"):
+        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "nowhere")]))
+
+
+def test_a_solution_with_near_duplicates_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
+    given = context(tmp_path / "home", corpus=[str(corpus[0])], second=[str(corpus[1])], min_words=20)
+    state = stage.prepare(given)
+    problem = stage.pose(given, state, "representatives")
+    with pytest.raises(ValueError, match="keeps near duplicates"):
+        stage.apply(given, state, "representatives", tuple(tuple(range(g.size)) for g in problem.graphs))
+    with pytest.raises(ValueError, match="not one of the components"):
+        stage.apply(given, state, "representatives", ())
+    with pytest.raises(KeyError, match="no subtask"):
+        stage.pose(given, state, "other")
