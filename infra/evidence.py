@@ -14,6 +14,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,6 +35,7 @@ _VERSION_KEY = b"ketcycle.evidence"
 _USAGES = ("usage", "prepare", "total")
 _IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
 _READ_TRIES = 5
+_ABANDONED_S = 3600.0
 
 
 def _now() -> str:
@@ -219,6 +221,7 @@ class Evidence:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 return 0
+            self._sweep()
             parts = self._parts()
             if len(parts) < 2:
                 return 0
@@ -226,6 +229,13 @@ class Evidence:
             for path in parts:
                 path.unlink(missing_ok=True)
             return len(parts)
+
+    def _sweep(self) -> None:
+        # What a killed writer left; a living one is done within the hour.
+        for path in self.root.glob(".part-*"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink()
 
     def _latest(self, equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         for tries_left in reversed(range(_READ_TRIES)):

@@ -96,6 +96,9 @@ class Span:
 class Meter:
     """Meters the block of a `with` statement.
 
+    Memory is the resident size integrated by the trapezoid rule over start, end and, in blocks longer than a second,
+    a sample every half second. CPU time of this process is that of all its threads.
+
     Args:
         children: process ids of running children whose work belongs to the block.
         counters: the energy counters to read; this machine's by default.

@@ -18,7 +18,8 @@ class Usage:
         gpu_j: joules of the GPUs where a counter can be read, else 0.
         simulation_cpu_s: the part of `cpu_s` spent simulating quantum circuits.
         qpu_s_billed: QPU seconds billed.
-        qpu_s_projected: QPU seconds that the same circuits would be billed on the projection device.
+        qpu_s_projected: QPU seconds of the same circuits on the projection device by the documented usage formula;
+            what would be billed is that times the recorded bill factor, see `infra.energy.model`.
         jobs: jobs sent to a backend (a share of a job shared with others).
         circuits: circuits executed, each parameter set counted.
         shots: shots over all circuits.

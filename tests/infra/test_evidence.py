@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 import time
@@ -224,6 +225,17 @@ def test_a_writer_that_dies_leaves_nothing_visible(evidence: Evidence, monkeypat
         evidence.append([row("b")])
     assert [r.arm for r in evidence.read()] == ["a"]
     assert [p.name for p in evidence.root.iterdir() if p.name.startswith(".part")] == []
+
+
+def test_what_a_killed_writer_left_is_swept_away(evidence: Evidence) -> None:
+    evidence.append([row()])
+    old, new = evidence.root / ".part-old.parquet", evidence.root / ".part-new.parquet"
+    old.write_bytes(b"half")
+    new.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    evidence.compact()
+    assert (old.exists(), new.exists()) == (False, True)
+    assert len(evidence.read()) == 1
 
 
 def test_a_damaged_part_is_an_error_not_a_gap(evidence: Evidence) -> None:
