@@ -38,7 +38,7 @@ def test_looping_resolves_what_one_run_cannot() -> None:
     assert one is not None
     assert ten is not None
     assert ten.cpu_s / one.cpu_s == pytest.approx(10, rel=0.3)
-    assert one.cpu_s * measured["one"].loops == pytest.approx(0.3, rel=0.5)
+    assert one.wall_s * measured["one"].loops > 0.25  # elapsed, less the empty loop
 
 
 def test_the_empty_loop_is_subtracted() -> None:
