@@ -275,6 +275,8 @@ def _finish(connection: sa.Connection, key: str, error: str | None) -> None:
     open_parts = sa.select(sa.func.count()).select_from(parts).where(parts.c.call == key, parts.c.result.is_(None))
     if connection.scalar(open_parts) == 0:
         _move(connection, calls.c.key == key, _OPEN, state=DONE, error=None)
+        # The fingerprint is enough to recognise a replay; thousands of parameter sets would fill the disk.
+        connection.execute(parts.update().where(parts.c.call == key).values(request=b""))
 
 
 def _items(connection: sa.Connection, *which: Any) -> tuple[Item, ...]:

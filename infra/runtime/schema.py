@@ -165,13 +165,12 @@ class Database:
             yield connection.execution_options(ketcycle_read=True)
 
     def _check_schema(self, create: bool) -> None:
-        with self._explained():
-            there = sa.inspect(self._engine).has_table("meta")
         found = None
-        if there:
-            with self.read() as connection:
+        with self.read() as connection:
+            there = sa.inspect(connection).has_table("meta")
+            if there:
                 found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
-        elif not create:
+        if not there and not create:
             raise BadInput(f"{self._name} holds no ledger; check the path")
         if found is None:
             with self.write() as connection:  # two processes may come here at once; the second finds the row
@@ -199,7 +198,7 @@ class Database:
 def _parse(url: str) -> sa.URL:
     try:
         return sa.engine.make_url(url)
-    except sa.exc.ArgumentError as error:
+    except (sa.exc.ArgumentError, ValueError) as error:
         raise BadInput(f"{url!r} is neither a path nor a database URL such as sqlite:////folder/ledger.db") from error
 
 
