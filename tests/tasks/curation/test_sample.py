@@ -48,7 +48,7 @@ def test_the_truth_names_texts_that_are_there() -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match="nothing.parquet is missing"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.parquet is missing"):
         sample_path("nothing")
 
 
