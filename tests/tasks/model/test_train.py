@@ -1,76 +1,193 @@
+import logging
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from tasks.model import train as training
-from tasks.model.train import Recipe, Watch, train
+from tasks.model.score import bits_per_byte
+from tasks.model.train import Recipe, Watch, batch_rows, make_optimizers, train
 from tasks.model.windows import Windows
 
-torch.set_num_threads(1)
-
-
-def tiny(seed: int = 0, dropout: float = 0.0) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=64,
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            max_position_embeddings=16,
-            tie_word_embeddings=True,
-            attention_dropout=dropout,
-            bos_token_id=0,
-            eos_token_id=0,
-        )
-    )
-
-
-def counting(n: int = 40, context: int = 16, vocab: int = 64) -> Windows:
-    """Sequences that count upwards: learnable in a few steps."""
-    start = np.random.default_rng(0).integers(0, vocab, n)
-    return Windows((start[:, None] + np.arange(context + 1)) % vocab, np.full(n, 2 * context))
+Make = Callable[..., LlamaForCausalLM]
+Data = Callable[..., Windows]
+RECIPE = Recipe(tokens=12 * 8 * 16, batch=8, seed=3, evaluate_every=4, checkpoint_every=5)
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+
+
 class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropout: float
-) -> None:
-    recipe = Recipe(tokens=12 * 8 * 16, batch=8, seed=3, evaluate_every=4, checkpoint_every=5)
-    watch = Watch(held_out=counting(8))
-    whole = tiny(dropout=dropout)
-    reference = train(whole, counting(), recipe, watch)
-
+def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     real, calls = training._step, []
 
-    def dies_at_step_eight(*arguments: object) -> object:
+    def dies(*arguments: object) -> object:
         calls.append(1)
-        if len(calls) == 8:
+        if len(calls) == step:
+            monkeypatch.setattr(training, "_step", real)
             raise Killed
         return real(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "_step", dies_at_step_eight)
+    monkeypatch.setattr(training, "_step", dies)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data, dropout: float
+) -> None:
+    watch = Watch(held_out=counting(8))
+    whole = tiny(attention_dropout=dropout)
+    reference = train(whole, counting(), RECIPE, watch)
+
+    kill_at(8, monkeypatch)
     with pytest.raises(Killed):
-        train(tiny(dropout=dropout), counting(), recipe, watch, tmp_path)
+        train(tiny(attention_dropout=dropout), counting(), RECIPE, watch, tmp_path)
     torch.manual_seed(99)
-    torch.rand(7)
-    resumed = tiny(dropout=dropout)
-    run = train(resumed, counting(), recipe, watch, tmp_path)
+    resumed = tiny(attention_dropout=dropout)
+    run = train(resumed, counting(), RECIPE, watch, tmp_path)
 
     assert run.resumed_at == 5
     assert run.history == reference.history
-    for name, value in weights(whole).items():
-        assert torch.equal(value, weights(resumed)[name]), name
+    assert same(whole, resumed)
+
+
+def test_dropout_really_draws_from_the_generator_that_is_restored(tiny: Make, counting: Data) -> None:
+    models = [tiny(attention_dropout=0.2) for _ in range(2)]
+    for model, seed in zip(models, (3, 4), strict=True):
+        train(model, counting(8), replace(RECIPE, batch=8, seed=seed, tokens=2 * 8 * 16))
+    assert not same(*models)
+
+
+def test_the_callers_random_numbers_are_left_alone(tiny: Make, counting: Data) -> None:
+    model = tiny(attention_dropout=0.2)
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(model, counting(), RECIPE)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path, tiny: Make, counting: Data) -> None:
+    first, second = tiny(), tiny()
+    train(first, counting(), RECIPE, checkpoint=tmp_path)
+    run = train(second, counting(), RECIPE, checkpoint=tmp_path)
+    assert run.resumed_at == 12
+    assert run.tokens_per_s == 0.0
+    assert same(first, second)
+
+
+@pytest.mark.parametrize("change", [{"seed": 4}, {"matrix_lr": 0.01}, {"tokens": 8 * 8 * 16}])
+def test_a_checkpoint_of_another_recipe_is_not_continued(
+    tmp_path: Path, tiny: Make, counting: Data, change: dict[str, Any]
+) -> None:
+    train(tiny(), counting(), RECIPE, checkpoint=tmp_path)
+    assert train(tiny(), counting(), replace(RECIPE, **change), checkpoint=tmp_path).resumed_at is None
+
+
+def test_a_checkpoint_of_other_data_or_another_start_is_not_continued(
+    tmp_path: Path, tiny: Make, counting: Data
+) -> None:
+    train(tiny(), counting(), RECIPE, checkpoint=tmp_path)
+    assert train(tiny(), counting(41), RECIPE, checkpoint=tmp_path).resumed_at is None
+    assert train(tiny(seed=1), counting(), RECIPE, checkpoint=tmp_path).resumed_at is None
+
+
+def test_the_last_checkpoints_are_kept_and_hold_no_pickle(tmp_path: Path, tiny: Make, counting: Data) -> None:
+    (tmp_path / ".partial-left-by-a-kill").mkdir()
+    train(tiny(), counting(), replace(RECIPE, checkpoint_every=3, keep=2), checkpoint=tmp_path)
+    assert [path.name.split("-")[1] for path in sorted(tmp_path.iterdir())] == ["00000009", "00000012"]
+    names = {path.name for path in tmp_path.glob("*/*")}
+    assert names == {"model.safetensors", "optimizer.safetensors", "progress.json"}
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    tmp_path: Path, tiny: Make, counting: Data, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, resumed = tiny(), tiny()
+    train(whole, counting(), RECIPE, checkpoint=tmp_path)
+    last = sorted(tmp_path.iterdir())[-1]
+    (last / "model.safetensors").write_bytes(b"\x00" * 10)
+    with caplog.at_level(logging.WARNING):
+        run = train(resumed, counting(), RECIPE, checkpoint=tmp_path)
+    assert run.resumed_at == 10
+    assert same(whole, resumed)
+    assert "damaged" in caplog.text
+
+
+def test_training_learns_what_can_be_learnt(tiny: Make, counting: Data) -> None:
+    model, data = tiny(), counting(200)
+    recipe = Recipe(tokens=60 * 16 * 16, batch=16, other_lr=0.02, evaluate_every=20)
+    run = train(model, data, recipe, Watch(held_out=counting(16), sample=lambda: "text"))
+    values = [row["bits_per_byte"] for row in run.history if "bits_per_byte" in row]
+    assert len(values) == 4
+    assert values[0] > 2.5  # log2(64) bits a token, 2 bytes a token
+    assert values[-1] < 0.5
+    assert values[-1] == bits_per_byte(model, counting(16))
+    assert set(run.samples) == {0, 20, 40, 60}
+    assert run.tokens == 60 * 16 * 16
+    assert not model.training
+
+
+def test_each_weight_has_one_optimiser_and_embeddings_have_adamw(tiny: Make) -> None:
+    model = tiny()
+    optimizers = make_optimizers(model, RECIPE)
+    owners = {id(p): name for name, o in optimizers.items() for group in o.param_groups for p in group["params"]}
+    assert len(owners) == sum(1 for _ in model.parameters())
+    for name, parameter in model.named_parameters():
+        assert owners[id(parameter)] == ("muon" if name.endswith("_proj.weight") else "adamw"), name
+    model.model.embed_tokens.weight.requires_grad_(False)
+    assert id(model.model.embed_tokens.weight) not in {
+        id(p) for o in make_optimizers(model, RECIPE).values() for group in o.param_groups for p in group["params"]
+    }
+
+
+def test_every_epoch_shows_every_window_once_in_a_new_order() -> None:
+    rows = np.concatenate([batch_rows(10, 4, step, seed=1) for step in range(5)])
+    assert sorted(rows[:10]) == sorted(rows[10:]) == list(range(10))
+    assert list(rows[:10]) != list(rows[10:])
+    assert list(batch_rows(10, 4, 3, seed=1)) == list(rows[12:16])
+
+
+def test_the_rate_rises_then_falls_to_its_end() -> None:
+    recipe = Recipe(tokens=1, warmup=0.1, final=0.2)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates[9] == max(rates) == 1.0
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.2)
+    assert np.diff(rates[10:]) == pytest.approx(-0.8 / 89)
+    assert recipe.rate(0, 1) == 1.0
+
+
+def test_clipping_bounds_the_step_and_not_the_report(tiny: Make, counting: Data) -> None:
+    recipe = Recipe(tokens=8 * 16, batch=8, clip=1e-6)
+    model = tiny()
+    row = train(model, counting(), recipe).history[0]
+    assert row["gradient_norm"] > 1e-3
+    trained = [p.grad for p in model.parameters() if p.grad is not None]
+    assert torch.linalg.vector_norm(torch.cat([g.flatten() for g in trained])) <= 1.01e-6
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tiny: Make, counting: Data) -> None:
+    model = tiny()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="lower the learning rates"):
+        train(model, counting(), RECIPE)
+
+
+def test_no_window_is_an_error(tiny: Make) -> None:
+    with pytest.raises(ValueError, match="at least one window"):
+        train(tiny(), Windows(np.zeros((0, 17), np.int64), np.zeros(0, np.int64)), RECIPE)
