@@ -13,14 +13,18 @@ TOLERANCES: dict[str, dict[str, Any]] = yaml.safe_load(
 )
 
 
+def stages() -> list[str]:
+    return [stage for stage in STAGES if find_spec(f"tasks.{stage}.stage")]
+
+
 def subtasks() -> list[Subtask[Any, Any]]:
-    names = [f"tasks.{stage}.stage" for stage in STAGES]
-    return [subtask for name in names if find_spec(name) for subtask in import_module(name).SUBTASKS]
+    return [subtask for stage in stages() for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS]
 
 
 def test_every_subtask_s_tolerance_is_the_one_committed_beforehand() -> None:
     used = {subtask.key: (subtask.tolerance, subtask.metric) for subtask in subtasks()}
-    assert used == {key: (entry["tolerance"], entry["metric"]) for key, entry in TOLERANCES.items()}
+    committed = {key: entry for key, entry in TOLERANCES.items() if key.partition("/")[0] in stages()}
+    assert used == {key: (entry["tolerance"], entry["metric"]) for key, entry in committed.items()}
 
 
 def test_every_tolerance_has_a_reason() -> None:
