@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.preprocessing.decontaminate import HeldOut, ngram_hashes
+
+
+def words(start: int, count: int) -> str:
+    return " ".join(f"w{i}" for i in range(start, start + count))
+
+
+def shingles(text: str, n: int) -> set[tuple[str, ...]]:
+    tokens = text.lower().split()
+    n = min(n, len(tokens))
+    return {tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)} if tokens else set()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", "c"]), max_size=30), st.lists(st.sampled_from(["a", "b"]), max_size=30))
+def test_hashes_are_the_sets_of_ngrams(first: list[str], second: list[str]) -> None:
+    a, b = " ".join(first), " ".join(second)
+    for n in (2, 3, 13):
+        assert len(ngram_hashes(a, n)) == len(shingles(a, n))
+        common = np.intersect1d(ngram_hashes(a, n), ngram_hashes(b, n))
+        assert len(common) == len(shingles(a, n) & shingles(b, n))
+
+
+def test_case_and_punctuation_do_not_matter_and_order_does() -> None:
+    assert ngram_hashes("The cat, sat!", 3).tolist() == ngram_hashes("the CAT sat", 3).tolist()
+    assert ngram_hashes("cat the sat", 3).tolist() != ngram_hashes("the cat sat", 3).tolist()
+
+
+def test_a_planted_passage_is_found_with_its_share() -> None:
+    held = HeldOut([("clean", words(0, 60)), ("leaked", words(1000, 40))], n=13)
+    # 200 own words and the held-out document of 40: 28 of 228 + ... 13-grams.
+    text = f"{words(5000, 200)} {words(1000, 40)}"
+    found = held.overlap(text)
+    assert found.nearest == "leaked"
+    assert found.held_out == 1.0
+    assert found.own == pytest.approx(28 / 228)
+
+
+def test_a_short_piece_of_a_long_held_out_document_is_found_by_its_own_share() -> None:
+    held = HeldOut([("long", words(0, 500))], n=13)
+    found = held.overlap(words(100, 30))
+    assert found.own == 1.0
+    assert found.held_out == pytest.approx(18 / 488)
+
+
+def test_twelve_common_words_are_not_contamination() -> None:
+    held = HeldOut([("a", words(0, 100))], n=13)
+    assert held.overlap(f"{words(500, 50)} {words(20, 12)} {words(700, 50)}").own == 0.0
+
+
+def test_a_passage_held_out_twice_counts_for_both() -> None:
+    held = HeldOut([("a", words(0, 20)), ("b", words(0, 40))], n=13)
+    assert held.overlap(words(0, 20)).nearest == "a"
+    assert held.overlap(words(10, 30)).held_out == pytest.approx(18 / 28)
+
+
+@pytest.mark.parametrize("text", ["", "...", "one"])
+def test_texts_without_ngrams_share_nothing(text: str) -> None:
+    assert HeldOut([("a", words(0, 50))]).overlap(text).own == 0.0
+    assert HeldOut([]).overlap(text).own == 0.0
+    assert HeldOut([("empty", "")]).overlap(words(0, 20)).held_out == 0.0

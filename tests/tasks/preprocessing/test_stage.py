@@ -1,0 +1,135 @@
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from infra.errors import BadInput
+from infra.lake import Lake, Ref
+from tasks.model.causal import load_tokenizer
+from tasks.model.windows import read_windows
+from tasks.preprocessing import stage
+from tasks.preprocessing.bpe import token_bytes
+from tasks.preprocessing.split import split_of
+from tasks.stage import Context, State
+
+OPTIONS = {"vocab_size": 400, "context": 16}
+
+
+def sentences(seed: int, count: int = 12) -> str:
+    rng = np.random.default_rng(seed)
+    names = [f"{a}{b}" for a in ("ka", "lo", "mi", "ru", "te") for b in ("n", "sha", "vor", "pel")]
+    return ". ".join(" ".join(rng.choice(names, 9)) for _ in range(count)) + ".\n"
+
+
+def documents(domain: str, count: int) -> list[dict[str, Any]]:
+    offset = 0 if domain == "base" else 10_000
+    return [{"doc_id": f"{domain}-{i}", "domain": domain, "text": sentences(offset + i)} for i in range(count)]
+
+
+def kept(lake: Lake, rows: list[dict[str, Any]]) -> Ref:
+    rows = [row | {"source": "test", "n_bytes": len(row["text"].encode())} for row in rows]
+    return lake.write("curation/kept", pa.Table.from_pylist(rows))
+
+
+def run(home: Path, rows: list[dict[str, Any]], options: Mapping[str, Any] = OPTIONS) -> tuple[Context, State]:
+    context = Context("r", "preprocessing", home, 0, options, {"curation/kept": kept(Lake(home / "lake"), rows)})
+    return context, stage.publish(context, stage.prepare(context))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, State]:
+    rows = documents("base", 60) + documents("second", 40)
+    held = next(row for row in rows if row["domain"] == "base" and split_of(row["doc_id"]) == "test")
+    leak = {"doc_id": "leak-train", "domain": "second", "text": sentences(77, 3) + held["text"]}
+    assert split_of(leak["doc_id"]) == "train"
+    return run(tmp_path_factory.mktemp("home"), [*rows, leak])
+
+
+def test_every_document_is_held_out_trained_on_or_dropped_with_a_reason(done: tuple[Context, State]) -> None:
+    context, state = done
+    holdout = context.lake.read(state.refs["preprocessing/holdout"]).to_pylist()
+    assert {row["split"] for row in holdout} == {"validation", "test"}
+    assert all(row["split"] == split_of(row["doc_id"]) for row in holdout)
+    dropped = context.lake.read(state.refs["preprocessing/dropped"]).to_pylist()
+    assert [(row["doc_id"], row["reason"]) for row in dropped] == [("leak-train", "contaminated")]
+    assert "of those of base-" in dropped[0]["detail"]
+    assert sum(state.facts["documents"].values()) == 101
+    assert state.facts["contaminated"] == 1
+
+
+def test_windows_hold_the_documents_and_count_their_bytes(done: tuple[Context, State]) -> None:
+    context, state = done
+    tokenizer = load_tokenizer(context.lake.folder(state.refs["preprocessing/tokenizer"]))
+    windows = read_windows(context.lake, state.refs["preprocessing/shards"], "base", "test")
+    assert windows.context == 16
+    stream = [int(windows.tokens[0, 0]), *windows.tokens[:, 1:].ravel().tolist()]
+    texts = [
+        row["text"]
+        for row in context.lake.read(state.refs["preprocessing/holdout"]).to_pylist()
+        if (row["domain"], row["split"]) == ("base", "test")
+    ]
+    expected = "".join(f"<|endoftext|>{text}" for text in texts)
+    assert expected.startswith(str(tokenizer.decode(stream)))
+    lengths = token_bytes(tokenizer.backend_tokenizer)
+    assert windows.n_bytes.tolist() == lengths[windows.tokens[:, 1:]].sum(1).tolist()
+
+
+def test_statistics_are_counts_of_the_text(done: tuple[Context, State]) -> None:
+    context, state = done
+    count = state.facts["statistics"]["base/test"]
+    texts = [
+        row["text"]
+        for row in context.lake.read(state.refs["preprocessing/holdout"]).to_pylist()
+        if (row["domain"], row["split"]) == ("base", "test")
+    ]
+    assert count["documents"] == len(texts)
+    assert count["n_bytes"] == sum(len(text.encode()) for text in texts)
+    assert count["words"] == sum(len(text.split()) for text in texts)
+    assert count["bytes_per_token"] == pytest.approx(count["n_bytes"] / count["tokens"])
+    assert count["windows"] * 16 + count["tokens_left"] == count["tokens"] + count["documents"]
+
+
+def test_held_out_text_does_not_reach_the_tokenizer(tmp_path: Path) -> None:
+    rows = documents("base", 60)
+    for row in rows:
+        if split_of(row["doc_id"]) != "train":
+            row["text"] += "xylophonexylophone " * 200
+    context, state = run(tmp_path, rows)
+    tokenizer = load_tokenizer(context.lake.folder(state.refs["preprocessing/tokenizer"]))
+    assert len(tokenizer.encode("xylophonexylophone", add_special_tokens=False)) > 10
+
+
+def test_the_same_input_gives_the_same_versions(done: tuple[Context, State], tmp_path: Path) -> None:
+    context, state = done
+    rows = context.lake.read(context.inputs["curation/kept"]).to_pylist()
+    assert run(tmp_path, rows)[1].refs == state.refs
+
+
+def test_too_little_text_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"fewer than one window; give more text"):
+        run(tmp_path / "a", [{"doc_id": "a", "domain": "base", "text": "three short words"}])
+    with pytest.raises(BadInput, match="domain base has 0 documents"):
+        run(tmp_path / "b", documents("second", 40))
+
+
+def test_a_missing_stage_before_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="run the stage curation"):
+        stage.prepare(Context("r", "preprocessing", tmp_path, 0))
+
+
+def test_unknown_and_senseless_options_are_refused(tmp_path: Path) -> None:
+    for options in ({"vocabulary": 5}, {"vocab_size": 100_000}, {"context": 0}, {"overlap": 0.0}):
+        with pytest.raises(ValidationError):
+            run(tmp_path, documents("base", 3), options)
+
+
+def test_other_windows_and_no_second_domain_work(tmp_path: Path) -> None:
+    context, state = run(tmp_path, documents("base", 60), {"vocab_size": 300, "context": 32})
+    assert read_windows(context.lake, state.refs["preprocessing/shards"], "base", "train").context == 32
+    assert set(state.facts["statistics"]) == {"base/train", "base/validation", "base/test"}
+    with pytest.raises(ValueError, match="no windows of second"):
+        read_windows(context.lake, state.refs["preprocessing/shards"], "second", "train")
