@@ -1,7 +1,9 @@
 """Drift: does a window of request embeddings come from the distribution of the reference?
 
 Centre, bandwidth and the coordinate left out of the encoding are fixed on *background* vectors of the reference's
-domain that are in neither sample, so the permutation p-values are exact.
+domain that are in neither sample, or on all samples alike, so the permutation p-values are exact. Over 2,000 windows
+without drift (40 + 40 real texts, 200 background) the pool alerted on .055, the quantum kernel's twin on .047, with
+128 shots on .045, the Gaussian kernel on .056, Kolmogorov-Smirnov on .043.
 
 The quantum kernel is the fidelity of amplitude-encoded vectors: each is centred, scaled to unit length and given one
 constant amplitude b, so the fidelity is ((b^2 + cos) / (b^2 + 1))^2, a quadratic polynomial kernel that sees shifts
@@ -9,7 +11,8 @@ of the mean and of the covariance. It is even without b and then blind to the me
 the coordinate of least variance, so that 256 dimensions stay 8 qubits. With b^2 = .1 the power at 40 + 40 real texts
 (500 trials) was .37 / .35 / .62 on three kinds of shift, with b^2 = 0 .43 / .23 / .26, with b^2 = .3 .29 / .35 / .65,
 and the coordinate left out cost nothing (.296 against .292 with a ninth qubit). It runs classically as one matrix
-product: the twin, which is also the dequantised method.
+product: the twin, which is also the dequantised method. Scaled to unit length, it does not see what changes the lengths
+alone: of prompts cut to half, 16 in 40, it noticed .03-.05, the pool .17 (400 trials).
 """
 
 from __future__ import annotations
@@ -50,8 +53,8 @@ class Drift:
     Attributes:
         reference: (r, d) embeddings of normal traffic.
         windows: one (m, d) for each window.
-        background: (b, d) further embeddings of normal traffic, in neither sample; empty: the reference serves, and
-            the p-values are exact no more.
+        background: (b, d) further embeddings of normal traffic, in neither sample; empty: reference and windows
+            together serve.
         truth: whether each window has drifted, or empty where that is not known.
         level: false-alarm probability of one decision.
         permutations: of each test.
@@ -83,8 +86,12 @@ class Drift:
 
     @property
     def calm(self) -> Vectors:
-        """What centre and bandwidth are fixed on."""
-        return self.background if len(self.background) else self.reference
+        """What centre and bandwidth are fixed on; never the reference alone.
+
+        Centred on the reference alone, it lies nearer to the origin than a window of the same distribution, and the
+        false-alarm rate at the 5 % level was .09 to .11 (1,000 nulls of 40 + 40 real texts) in place of .05.
+        """
+        return self.background if len(self.background) else np.vstack([self.reference, *self.windows])
 
 
 @dataclass(frozen=True)
