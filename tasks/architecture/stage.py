@@ -38,7 +38,7 @@ class Options(BaseModel):
     width: int | None = Field(None, ge=8)
     heads: int | None = Field(None, ge=1)
     ffn: int | None = Field(None, ge=8)
-    batch: int = Field(32, ge=1)
+    batch: int = Field(8, ge=1)
 
 
 def prepare(context: Context) -> State:
