@@ -1,0 +1,337 @@
+"""Which heads and feed-forward groups of a model go, at a fixed number of units of about equal size.
+
+The surrogate is the pairwise loss: `E(x) = L + sum_i (L_i - L) x_i + sum_{i<j} (L_ij - L_i - L_j + L) x_i x_j` with
+the calibration loss L without units, so `1 + n + n(n-1)/2` evaluations (block removal as constrained binary
+optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay for it in full. The opponent evaluates the
+true loss again after every removal and needs about `k n` evaluations.
+
+Quality is minus the bits per byte on text that no arm saw, before any recovery. All arms remove exactly k units, so
+they compare at equal sparsity. Only `nothing` does not; an unpruned model is always better on text, so it is charged
+what its missing saving is worth: `allowance` bits per byte. It therefore beats an arm exactly where that arm's
+removal costs more than the allowance.
+"""
+
+from __future__ import annotations
+
+import atexit
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasks.combinatorial.annealing import cardinality_annealing
+from tasks.combinatorial.exact import minimise_cardinality
+from tasks.combinatorial.qubo import Qubo
+from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
+from tasks.contract import Arm, Bench, Kind, Subtask, content_key
+from tasks.inference.units import (
+    Job,
+    Layout,
+    Unit,
+    activation_norms,
+    bits_per_byte_without,
+    evaluate,
+    gate_gradients,
+    make_units,
+    weight_norms,
+)
+from tasks.model.causal import save_model
+from tasks.model.train import Recipe, train
+from tasks.model.windows import Windows
+from tasks.quantum.qaoa import sample_dicke_qaoa
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import ArrayLike, NDArray
+
+    from tasks.combinatorial.qubo import Bits
+
+Removal = tuple[int, ...]
+
+SHOTS = 256
+LAYERS = 3
+ANNEALING_LAYERS = 6
+READS, SWEEPS = 32, 100
+SLICES = 4
+TOLERANCE = 0.02
+
+_SCORED: dict[tuple[str, Removal], float] = {}
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Choose `k` of the units of a model.
+
+    Attributes:
+        model: folder of the model.
+        units: what can be removed.
+        k: how many of them go.
+        calibration: text that the arms may look at.
+        selection: text that the quality is measured on.
+        allowance: bits per byte that removing k units may cost before leaving the model alone is better.
+    """
+
+    model: Path
+    units: tuple[Unit, ...]
+    k: int
+    calibration: Windows
+    selection: Windows
+    allowance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k < len(self.units):
+            raise ValueError(f"k ({self.k}) should lie between 1 and {len(self.units) - 1}, one less than the units")
+
+
+def children(problem: Pruning, bench: Bench, removed: Removal, candidates: Sequence[int]) -> NDArray[np.float64]:
+    """Return the calibration loss in bits per byte without `removed`, then without each candidate in addition.
+
+    The first is evaluated for the whole model only, else it is nan.
+    """
+    slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
+    windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
+    jobs = [Job(problem.model, problem.units, part, removed, tuple(candidates), not removed) for part in windows]
+    total: NDArray[np.float64] = np.sum(bench.map(evaluate, jobs), axis=0)
+    losses: NDArray[np.float64] = total / (math.log(2) * problem.calibration.n_bytes.sum())
+    return losses
+
+
+def singles(problem: Pruning, bench: Bench) -> NDArray[np.float64]:
+    """Return the calibration loss of the whole model and without each single unit; shared by the arms."""
+    return bench.once("single losses", lambda: children(problem, bench, (), range(len(problem.units))))
+
+
+def surrogate(problem: Pruning, bench: Bench) -> Qubo:
+    """Return the pairwise-loss QUBO; shared by the arms."""
+    return bench.once("pairwise losses", lambda: pairwise_qubo(problem, bench))
+
+
+def pairwise_qubo(problem: Pruning, bench: Bench) -> Qubo:
+    """Evaluate the loss without every unit and every pair of units and fit the second-order expansion through them."""
+    n = len(problem.units)
+    losses = singles(problem, bench)
+    whole, single = losses[0], losses[1:]
+    text, later = problem.calibration, [tuple(range(i + 1, n)) for i in range(n - 1)]
+    jobs = [Job(problem.model, problem.units, text, (i,), js, whole=False) for i, js in enumerate(later)]
+    upper = np.zeros((n, n))
+    for i, sums in enumerate(bench.map(evaluate, jobs)):
+        pair = sums[1:] / (math.log(2) * text.n_bytes.sum())
+        upper[i, i + 1 :] = pair - single[i] - single[i + 1 :] + whole
+    return Qubo(single - whole, upper + upper.T, float(whole))
+
+
+def remove_nothing(_problem: Pruning, _bench: Bench) -> Removal:
+    """Leave the model as it is."""
+    return ()
+
+
+def remove_random(problem: Pruning, bench: Bench) -> Removal:
+    """Remove k units at random."""
+    return _removal(uniform_subsets(len(problem.units), problem.k, 1, bench.rng)[0])
+
+
+def remove_smallest_weights(problem: Pruning, _bench: Bench) -> Removal:
+    """Remove the units with the smallest weights."""
+    return _lowest(weight_norms(problem.model, problem.units), problem.k)
+
+
+def remove_smallest_activations(problem: Pruning, _bench: Bench) -> Removal:
+    """Remove the units that add least to the residual stream: Wanda's score summed over a structure."""
+    return _lowest(activation_norms(problem.model, problem.units, problem.calibration), problem.k)
+
+
+def remove_smallest_gradients(problem: Pruning, _bench: Bench) -> Removal:
+    """Remove the units whose gate has the smallest loss gradient: first-order Taylor."""
+    return _lowest(gate_gradients(problem.model, problem.units, problem.calibration), problem.k)
+
+
+def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
+    """Remove the unit that costs least, evaluate the true loss of all that are left again, k times."""
+    removed: Removal = ()
+    while len(removed) < problem.k:
+        left = [i for i in range(len(problem.units)) if i not in removed]
+        losses = children(problem, bench, removed, left) if removed else singles(problem, bench)
+        removed = (*removed, left[int(losses[1:].argmin())])
+    return tuple(sorted(removed))
+
+
+def remove_cheapest_singles(problem: Pruning, bench: Bench) -> Removal:
+    """Remove the units that cost least alone: the surrogate without its interactions."""
+    return _lowest(singles(problem, bench)[1:], problem.k)
+
+
+def solve_exactly(problem: Pruning, bench: Bench) -> Removal:
+    """Minimise the surrogate by enumeration."""
+    return _removal(minimise_cardinality(surrogate(problem, bench), problem.k))
+
+
+def anneal_swaps(problem: Pruning, bench: Bench) -> Removal:
+    """Minimise the surrogate by annealing that swaps units in and out."""
+    qubo = surrogate(problem, bench)
+    return _removal(best(qubo, cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng)))
+
+
+def sample_by_qaoa(problem: Pruning, bench: Bench) -> Removal:
+    """Sample k-subsets by QAOA (Dicke start, complete-graph XY mixer, one job), repair them, take the best."""
+    return _repaired(problem, bench, _qaoa_samples(problem, bench))
+
+
+def sample_by_annealing(problem: Pruning, bench: Bench) -> Removal:
+    """Sample k-subsets by Trotterised annealing on the circuit: the same ramp, twice as slow."""
+    qubo = surrogate(problem, bench)
+    return _repaired(problem, bench, sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, ANNEALING_LAYERS))
+
+
+def repair_uniform(problem: Pruning, bench: Bench) -> Removal:
+    """Draw as many uniform k-subsets as QAOA has shots, repair them the same way, take the best."""
+    return _repaired(problem, bench, uniform_subsets(len(problem.units), problem.k, SHOTS, bench.rng))
+
+
+def repair_marginals(problem: Pruning, bench: Bench) -> Removal:
+    """Draw each bit by its frequency in the QAOA samples, repair, take the best: QAOA without its correlations."""
+    return _repaired(problem, bench, marginal_bits(_qaoa_samples(problem, bench), SHOTS, bench.rng))
+
+
+def repair_nothing(problem: Pruning, bench: Bench) -> Removal:
+    """Repair the empty set: forward greedy on the surrogate, then swaps."""
+    return _repaired(problem, bench, np.zeros((1, len(problem.units)), np.uint8))
+
+
+def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
+    """Return minus the bits per byte on the selection text; an unpruned model is charged the allowance."""
+    charge = 0.0 if removed else problem.allowance
+    return (-(_selection_loss(problem, removed) + charge),)
+
+
+def probes(problem: Pruning, rng: Generator) -> list[Pruning]:
+    """Return other decisions on the same model: fewer and more units, other halves of the text, parts of the units."""
+    n, found = len(problem.units), []
+    for k in dict.fromkeys(min(max(1, problem.k + step), n - 1) for step in (0, -1, 1)):
+        for part in range(4):
+            units = problem.units if part % 2 == 0 else _part(problem.units, rng)
+            share = replace(
+                problem,
+                units=units,
+                k=min(k, len(units) - 1),
+                calibration=_half(problem.calibration, rng),
+                selection=_half(problem.selection, rng),
+            )
+            found.append(share)
+    return found
+
+
+def example(rng: Generator) -> Pruning:
+    """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
+    text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
+    context, starts = 32, rng.permutation(len(text) // 33)[:400] * 33
+    tokens = np.stack([np.frombuffer(text, np.uint8, context + 1, int(start)) for start in starts]).astype(np.int64)
+    windows = Windows(tokens, np.full(len(tokens), context, np.int64))
+    folder = _example_model(int(rng.integers(2**31)), windows.tokens[:320].tobytes())
+    return Pruning(
+        model=folder,
+        units=make_units(Layout.of(LlamaConfig.from_pretrained(folder)), (0, 1), 2, 2),
+        k=3,
+        calibration=Windows(windows.tokens[:48], windows.n_bytes[:48]),
+        selection=Windows(windows.tokens[320:], windows.n_bytes[320:]),
+        allowance=0.5,
+    )
+
+
+PRUNING: Subtask[Pruning, Removal] = Subtask(
+    stage="inference",
+    name="pruning",
+    incumbent=Arm("greedy", Kind.CLASSICAL, remove_one_by_one),
+    challenger=Arm("qaoa", Kind.QUANTUM, sample_by_qaoa),
+    others=(
+        Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
+        Arm("random", Kind.CONTROL, remove_random),
+        Arm("uniform_repair", Kind.CONTROL, repair_uniform),
+        Arm("marginal_repair", Kind.CONTROL, repair_marginals),
+        Arm("empty_repair", Kind.CONTROL, repair_nothing),
+        Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
+        Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
+        Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
+        Arm("leave_one_out", Kind.CLASSICAL, remove_cheapest_singles),
+        Arm("exact", Kind.TWIN, solve_exactly),
+        Arm("swap_annealing", Kind.CLASSICAL, anneal_swaps),
+        Arm("trotterised_annealing", Kind.QUANTUM, sample_by_annealing),
+    ),
+    quality=quality,
+    metric="minus bits per byte",
+    size=lambda problem: len(problem.units),
+    tolerance=TOLERANCE,
+    probes=probes,
+    example=example,
+    floor=-3.5,
+)
+
+
+def _qaoa_samples(problem: Pruning, bench: Bench) -> Bits:
+    qubo = surrogate(problem, bench)
+    return bench.once("qaoa samples", lambda: sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, LAYERS))
+
+
+def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
+    qubo = surrogate(problem, bench)
+    return _removal(best(qubo, repair_cardinality(qubo, bits, problem.k)))
+
+
+def _removal(bits: ArrayLike) -> Removal:
+    return tuple(int(i) for i in np.flatnonzero(bits))
+
+
+def _lowest(scores: NDArray[np.float64], k: int) -> Removal:
+    return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))
+
+
+def _selection_loss(problem: Pruning, removed: Removal) -> float:
+    """Arms often agree, so the text is read once for each distinct answer."""
+    key = content_key(problem), removed
+    if key not in _SCORED:
+        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed)
+    return _SCORED[key]
+
+
+def _half(windows: Windows, rng: Generator) -> Windows:
+    rows = np.sort(rng.permutation(len(windows))[: max(1, len(windows) // 2)])
+    return Windows(windows.tokens[rows], windows.n_bytes[rows])
+
+
+def _part(units: tuple[Unit, ...], rng: Generator) -> tuple[Unit, ...]:
+    rows = np.sort(rng.permutation(len(units))[: max(2, 3 * len(units) // 4)])
+    return tuple(units[i] for i in rows)
+
+
+@cache
+def _example_model(seed: int, text: bytes) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tokens = np.frombuffer(text, np.int64).reshape(-1, 33)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    windows = Windows(tokens, np.full(len(tokens), 32, np.int64))
+    train(model, windows, Recipe(tokens=60_000, batch=32, matrix_lr=0.05, seed=seed % 1000))
+    save_model(model, folder)
+    return folder

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasks.contract import Bench
+from tasks.model.causal import save_model
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    cache: dict[str, Any] = {}
+
+    def once(key: str, make: Callable[[], Any], /) -> Any:
+        if key not in cache:
+            cache[key] = make()
+        return cache[key]
+
+    return Bench(
+        rng=np.random.default_rng(1),
+        sampler=StatevectorSampler(seed=1),
+        estimator=StatevectorEstimator(seed=1),
+        map=lambda function, items: [function(item) for item in items],
+        once=once,
+        scratch=tmp_path,
+    )
+
+
+@pytest.fixture(scope="session")
+def random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama with grouped queries and large random weights, so that every unit matters."""
+    config = LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        initializer_range=0.3,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    folder = tmp_path_factory.mktemp("random-model")
+    save_model(model, folder)
+    return folder
