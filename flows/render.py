@@ -87,7 +87,7 @@ def _of_kind(subtask: Row, *kinds: str) -> list[Row]:
 
 def decision_rows(report: Row) -> list[tuple[str, ...]]:
     """Return the cells of the table of decisions."""
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for stage, subtask in _decisions(report):
         incumbent = next((r for r in _of_kind(subtask, "classical") if r["role"] == "incumbent"), None)
         cells.append(
@@ -108,7 +108,7 @@ def decision_rows(report: Row) -> list[tuple[str, ...]]:
 
 def energy_rows(report: Row) -> list[tuple[str, ...]]:
     """Return the cells of the table of the three energies, one row for each quantum arm and each incumbent."""
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for _, subtask in _decisions(report):
         for row in subtask["rows"]:
             if row["kind"] != "quantum" and row["role"] != "incumbent":

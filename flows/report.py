@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from infra.energy.model import Coefficients, repeats_to_solution
+from infra.energy.model import Boundary, Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
 
-BOUNDARIES = ("narrow", "wide")
+BOUNDARIES: tuple[Boundary, ...] = ("narrow", "wide")
 RESAMPLES = 2000
 
 
@@ -200,19 +200,19 @@ def _band(band: Any) -> list[float]:
 
 
 def _spent(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
-    bands = {boundary: _band(coefficients.cpu_energy_j(usage, boundary)) for boundary in BOUNDARIES}
+    bands: dict[str, Any] = {boundary: _band(coefficients.cpu_energy_j(usage, boundary)) for boundary in BOUNDARIES}
     return {**bands, "source": source}
 
 
 def _simulation(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
-    bands = {boundary: _band(coefficients.simulation_energy_j(usage, boundary)) for boundary in BOUNDARIES}
+    bands: dict[str, Any] = {boundary: _band(coefficients.simulation_energy_j(usage, boundary)) for boundary in BOUNDARIES}
     return {**bands, "source": source}
 
 
 def _qpu(usage: Usage, coefficients: Coefficients) -> dict[str, Any]:
     billed = usage.qpu_s_billed > 0
     seconds = usage.qpu_s_billed if billed else usage.qpu_s_projected
-    bands = {b: _band(coefficients.qpu_energy_j(seconds, billed, b)) for b in BOUNDARIES}
+    bands: dict[str, Any] = {b: _band(coefficients.qpu_energy_j(seconds, billed, b)) for b in BOUNDARIES}
     return {**bands, "projected": not billed, "source": "modelled"}
 
 

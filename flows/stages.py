@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from typing import Any, cast
 
-import dask
 import distributed
+from dask.base import annotate
 
 from flows.config import RunConfig, load_profile
 from infra import completion, settings
@@ -144,7 +144,7 @@ def start_shadows(shadows: Iterable[Shadow]) -> list[Any]:
     """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them."""
     workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
     place = {"workers": workers[1:], "allow_other_workers": False} if len(workers) > 1 else {}
-    with dask.annotate(priority=-10, **place):
+    with annotate(priority=-10, **place):
         return [steps.shadow.submit(shadow) for shadow in shadows]
 
 

@@ -22,7 +22,7 @@ from infra.energy.meter import Span
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
-from infra.evidence import Evidence, EvidenceRow, orchestration_row, stage_row
+from infra.evidence import Evidence, EvidenceRow, Status, orchestration_row, stage_row
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 from infra.settings import Objective
 from tasks import policy
@@ -103,7 +103,7 @@ class _Execution(Generic[S]):
     """One arm's execution: what it returned, what it used, how it ended."""
 
     measured: Measured[S]
-    status: str
+    status: Status
     reason: str
     usage: Usage
     prepare: Usage
@@ -300,9 +300,10 @@ class _Handle(Generic[P, S]):
 
 def _finish(handle: _Handle[P, S], measured: Measured[S]) -> _Execution[S]:
     """Add up an arm's books: what one solution costs, what was shared, what was really spent."""
-    status, reason = "done", ""
+    status: Status = "done"
+    reason = ""
     if measured.error is not None:
-        status = {BudgetExceeded: "refused", StillQueued: "pending"}.get(type(measured.error), "failed")
+        status = _status(measured.error)
         reason = f"{type(measured.error).__name__}: {measured.error}"
         log.warning("%s %s: %s", handle.arm.name, status, reason)
     return _Execution(
@@ -315,6 +316,16 @@ def _finish(handle: _Handle[P, S], measured: Measured[S]) -> _Execution[S]:
         source=measured.source,
         reused=handle.reused,
     )
+
+
+def _status(error: Exception) -> Status:
+    match error:
+        case BudgetExceeded():
+            return "refused"
+        case StillQueued():
+            return "pending"
+        case _:
+            return "failed"
 
 
 def _record(

@@ -63,6 +63,8 @@ def _feed_operation(update: Callable[[bytes], None], operation: Any, clbits: Map
     if isinstance(operation, SwitchCaseOp):
         update(repr([labels for labels, _ in operation.cases_specifier()]).encode())
     update(f"^{getattr(operation, 'ctrl_state', '')}@{getattr(operation, 'unit', '')}".encode())
+    if any(isinstance(value, np.ndarray) for value in getattr(operation, "params", ())):
+        return  # the matrix says it all, and a dense matrix takes minutes to define by gates
     definition = getattr(operation, "definition", None) if isinstance(operation, Instruction) else None
     if definition is not None and not any(isinstance(value, QuantumCircuit) for value in operation.params):
         _feed_circuit(update, definition)
@@ -71,7 +73,7 @@ def _feed_operation(update: Callable[[bytes], None], operation: Any, clbits: Map
 def _condition(condition: Any, clbits: Mapping[Any, int]) -> str:
     """Write a classical condition with bits by number; their own text holds memory addresses."""
     if isinstance(condition, tuple):
-        return f"{_condition(condition[0], clbits)}=={condition[1]}"
+        return f"{_condition(condition[0], clbits)}=={int(condition[1])}"
     if condition in clbits:
         return f"c{clbits[condition]}"
     if isinstance(condition, ClassicalRegister):
