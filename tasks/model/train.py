@@ -53,9 +53,9 @@ class Recipe:
     """
 
     tokens: int
-    batch: int = 32
+    batch: int = 8
     matrix_lr: float = 0.02
-    other_lr: float = 6e-3
+    other_lr: float = 0.03
     muon: bool = True
     weight_decay: float = 0.0
     warmup: float = 0.05

@@ -59,7 +59,7 @@ class Options(BaseModel):
     tokens: int = Field(450_000, ge=1)
     batch: int = Field(8, ge=1)
     matrix_lr: float = Field(0.02, gt=0)
-    other_lr: float = Field(0.012, gt=0)
+    other_lr: float = Field(0.03, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     threads: int = Field(1, ge=1)
     evaluate_every: int = Field(100, ge=0)
