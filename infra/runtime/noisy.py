@@ -26,7 +26,7 @@ from infra.errors import BadInput
 from infra.runtime.backends import SEED_STEP, Task, derive_seed
 from infra.runtime.lane import Limits
 from infra.runtime.observables import group_terms, parity
-from infra.runtime.simulators import Clock, Prepared, Simulator, run_aer, unpack
+from infra.runtime.simulators import Clock, Prepared, Simulator, branches, run_aer, unpack
 from infra.runtime.templates import make_template
 
 LEVEL = 2  # of the transpiler: level 3 takes four times as long for 1-2 % fewer two-qubit gates
@@ -80,30 +80,26 @@ class NoisySimulator(Simulator):
             task.options.get("optimization_level", LEVEL),
             task.options.get("seed_transpiler", SEED_TRANSPILER),
         )
-        return task.primitive, task.digest, level, seed, self._method(task)
+        return task.primitive, task.digest, level, seed
 
-    def _method(self, task: Task) -> str:
+    def _method(self, qubits: int, shots: int) -> str:
         """Choose the cheaper simulation; both sample the same distribution."""
-        n = task.circuit.num_qubits
-        shots = ceil(1 / task.precision**2) if task.precision > 0 else task.shots
-        dense = n <= DENSITY_QUBITS and 2**n <= DENSITY_FACTOR * shots
+        dense = qubits <= DENSITY_QUBITS and 2**qubits <= DENSITY_FACTOR * shots
         return "density_matrix" if dense else "statevector"
 
     def _prepare(self, task: Task) -> Prepared:
-        _, _, level, seed, method = self._key(task)
+        _, _, level, seed = self._key(task)
         region = self.region(task.circuit.num_qubits)
         compiler = generate_preset_pass_manager(level, target=region.target, seed_transpiler=seed)
         isa: QuantumCircuit = compiler.run(task.circuit)
         facts = {
-            "method": method,
             "qubits": [region.qubits[q] for q in sorted(_active(isa))],
             "compiled_two_qubit_gates": isa.num_nonlocal_gates(),
             "noise_model_cpu_s": round(region.cpu_s, 4),
         }
-        simulator = AerSimulator(noise_model=region.noise, method=method, max_parallel_threads=1)
-        plain = not any(item.is_control_flow() for item in isa.data)
+        simulator = AerSimulator(noise_model=region.noise, max_parallel_threads=1)
         template = make_template(isa, tuple(task.circuit.parameters))
-        return Prepared(template, simulator, facts, plain and method == "density_matrix")
+        return Prepared(template, simulator, facts, branches(isa))
 
     def _estimate(self, task: Task, clock: Clock) -> dict[str, NDArray[Any]]:
         """Expectation values from shots, readout error included: one circuit for each qubit-wise commuting group.
@@ -145,11 +141,12 @@ class NoisySimulator(Simulator):
         circuit.measure_all()
         seed = derive_seed(task.seed, basis)
         sub = replace(task, primitive="sampler", circuit=circuit, digest=f"{task.digest}:{basis}", shots=shots)
-        ready = self._ready(sub, clock)
-        result = {}
+        ready, result = self._ready(sub, clock), {}
+        method = clock.facts["method"] = self._method(task.circuit.num_qubits, shots)
         for first, count in _runs(indices):
             sets = task.sets[first : first + count]
-            out = run_aer(ready, ready.template.circuit, sets, shots, seed + SEED_STEP * first)
+            start = seed + SEED_STEP * first
+            out = run_aer(ready, ready.template.circuit, sets, shots, start, method)
             for index, packed in enumerate(unpack(ready.template.circuit, out, shots)["meas"], first):
                 result[index] = np.unpackbits(packed, axis=-1)[:, ::-1][:, : task.circuit.num_qubits]
         return result
@@ -210,7 +207,7 @@ def choose_region(target: Target, size: int) -> tuple[int, ...]:
                 break
             # A qubit with several edges into the region saves swaps, so its best edge counts less.
             links = {q: sum(1 for other in neighbours[q] if other in region) for q in reach}
-            chosen = min(reach, key=lambda q: ((reach[q] + readout[q]) / links[q], q))
+            chosen = min(reach, key=lambda q: (reach[q] / links[q] + readout[q], q))
             cost += reach[chosen] + readout[chosen]
             region.append(chosen)
         if len(region) == size and (best is None or cost < best[0]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from math import ceil
 from typing import Any, Protocol
 
@@ -48,17 +49,18 @@ class SamplerRequest:
     """A PUB of a sampler.
 
     Raises:
-        BadInput: nothing is measured, or there is no shot.
+        BadInput: nothing is measured.
     """
 
     def __init__(self, pub: SamplerPub) -> None:
         self.circuit: QuantumCircuit = pub.circuit
         if not self.circuit.cregs:
             raise BadInput(f"circuit {self.circuit.name!r} has no classical register to sample; add measurements")
-        if pub.shots is None or pub.shots < 1:
-            raise BadInput(f"a sampler needs at least one shot, not {pub.shots}")
         self.shots = int(pub.shots)
         self._shape = pub.shape
+        # The caller may go on changing its circuit before the result is there.
+        self._sizes = {register.name: register.size for register in self.circuit.cregs}
+        self._metadata = copy(self.circuit.metadata)
         sets = _table(pub)
         self.circuits = len(sets)
         self.arrays: Arrays = {"sets": sets}
@@ -72,10 +74,10 @@ class SamplerRequest:
         """Put the results of all ranges together."""
         pieces = [decode_arrays(data) for data in results]
         registers = {}
-        for register in self.circuit.cregs:
-            packed = np.concatenate([piece[register.name] for piece in pieces])
-            registers[register.name] = BitArray(packed.reshape(*self._shape, *packed.shape[1:]), register.size)
-        facts = {"shots": self.shots, "circuit_metadata": self.circuit.metadata, **metadata}
+        for name, size in self._sizes.items():
+            packed = np.concatenate([piece[name] for piece in pieces])
+            registers[name] = BitArray(packed.reshape(*self._shape, *packed.shape[1:]), size)
+        facts = {"shots": self.shots, "circuit_metadata": self._metadata, **metadata}
         return SamplerPubResult(DataBin(**registers, shape=self._shape), metadata=facts)
 
 
@@ -83,14 +85,13 @@ class EstimatorRequest:
     """A PUB of an estimator.
 
     Raises:
-        BadInput: an observable is not Hermitian, or the precision is negative.
+        BadInput: an observable is not Hermitian.
     """
 
     def __init__(self, pub: EstimatorPub) -> None:
-        if pub.precision < 0:
-            raise BadInput(f"a precision must not be negative, not {pub.precision}")
         self.circuit: QuantumCircuit = pub.circuit
         self._precision, self._shape = float(pub.precision), pub.shape
+        self._metadata = copy(self.circuit.metadata)
         sets = _table(pub)
         self.circuits = len(sets)
         indices = np.arange(self.circuits).reshape(pub.parameter_values.shape)
@@ -133,10 +134,8 @@ class EstimatorRequest:
             values[name] = np.empty(len(self._order))
             values[name][self._order] = np.concatenate([piece[name] for piece in pieces])
             values[name] = values[name].reshape(self._shape)
-        facts = {"target_precision": self._precision, "exact": self._precision == 0, **metadata}
-        return PubResult(
-            DataBin(**values, shape=self._shape), metadata={**facts, "circuit_metadata": self.circuit.metadata}
-        )
+        facts = {"target_precision": self._precision, "exact": self._precision == 0, "circuit_metadata": self._metadata}
+        return PubResult(DataBin(**values, shape=self._shape), metadata={**facts, **metadata})
 
 
 def _table(pub: SamplerPub | EstimatorPub) -> NDArray[np.float64]:

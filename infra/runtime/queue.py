@@ -224,7 +224,7 @@ class _Queued:
         ordinal = len(self._jobs)
         effective = backend.effective(runtime.options)
         ignored = {name: value for name, value in runtime.options.items() if name not in effective}
-        header = {"primitive": self.primitive, "backend": backend.name, "options": dict(runtime.options)}
+        header = {"primitive": self.primitive, "backend": backend.name, "options": dict(runtime.options), "seed": seed}
         pubs = [(digest, request.arrays, request.settings) for digest, request in zip(digests, requests, strict=True)]
         mark = fingerprint(header, pubs)
         # The run is left out: two runs with the same seed give the same counts.
