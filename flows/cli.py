@@ -190,7 +190,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     _check_paths(config.corpus + config.second)
     if (loaded.home / "runs" / name).exists() and not resume:
         raise BadInput(f"there is a run {name} already; choose another name, or continue it with --resume {name}")
-    show = progress.console(lambda line: err.print(line, highlight=False, markup=False))
+    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     show(f"run {name}: starting Prefect and Dask (home {loaded.home})")
     from infra.compute import services
 

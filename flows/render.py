@@ -124,6 +124,7 @@ def energy_rows(report: Row) -> list[tuple[str, ...]]:
                     band(energy["simulation"]["narrow"]) if energy["simulation"] else "-",
                     f"{band(best['narrow'])} {best['arm']}" if best else "-",
                     number(row["qpu_s_projected"]) if row["circuits"] else "-",
+                    number(energy["break_even_power_w"][1]) if energy["break_even_power_w"] else "-",
                 )
             )
     return cells
@@ -188,7 +189,7 @@ def closing(report: Row) -> Group:
         _table("Three energies", ENERGY_HEADER, energy_rows(report)),
     ]
     parts += [Text(f"{s['name']}: {s['chosen']} - {s['reason']}") for _, s in _decisions(report)]
-    parts.append(Text(summary(report)))
+    parts += [Text(report["break_even"]), Text(summary(report))]
     return Group(*parts)
 
 
@@ -223,8 +224,10 @@ def markdown(report: Row) -> str:
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
         "and control, modelled from projected QPU seconds), the simulation of the circuits, and the cheapest classical "
         "arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
-        "is that of a hypothetical noiseless device.",
+        "is that of a hypothetical noiseless device. Break-even is the power that the QPU system would have to draw "
+        "for the quantum arm to cost as little as the best classical one.",
         _pipes(ENERGY_HEADER, energy_rows(report)),
+        report["break_even"],
     ]
     for stage, subtask in _decisions(report):
         parts += [

@@ -55,6 +55,7 @@ def build_report(home: Path, run_id: str, run: Mapping[str, Any], country: str) 
         "cpu_s": total.cpu_s,
         "orchestration": _orchestration(orchestration, coefficients, country),
         "coefficients": coefficients.hash,
+        "break_even": str(coefficients.break_even()),
         "country": country,
         "stages": stages,
     }
@@ -150,6 +151,7 @@ def _arm_report(
             "spent": spent,
             "simulation": _simulation(used, row.energy_source, coefficients) if used.circuits else None,
             "qpu": _qpu(used, coefficients) if used.circuits else None,
+            "break_even_power_w": _break_even(used, best, coefficients),
             "best_classical": _spent(best.usage + best.prepare, best.energy_source, coefficients) | {"arm": best.arm}
             if best
             else None,
@@ -205,7 +207,9 @@ def _spent(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, A
 
 
 def _simulation(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
-    bands: dict[str, Any] = {boundary: _band(coefficients.simulation_energy_j(usage, boundary)) for boundary in BOUNDARIES}
+    bands: dict[str, Any] = {
+        boundary: _band(coefficients.simulation_energy_j(usage, boundary)) for boundary in BOUNDARIES
+    }
     return {**bands, "source": source}
 
 
@@ -214,6 +218,14 @@ def _qpu(usage: Usage, coefficients: Coefficients) -> dict[str, Any]:
     seconds = usage.qpu_s_billed if billed else usage.qpu_s_projected
     bands: dict[str, Any] = {b: _band(coefficients.qpu_energy_j(seconds, billed, b)) for b in BOUNDARIES}
     return {**bands, "projected": not billed, "source": "modelled"}
+
+
+def _break_even(used: Usage, best: EvidenceRow | None, coefficients: Coefficients) -> list[float] | None:
+    """Return the QPU system power at which the circuits would cost as little as the best classical arm."""
+    if best is None or not used.circuits:
+        return None
+    power = coefficients.break_even_power_w(best.usage + best.prepare, used.qpu_s_projected)
+    return _band(power) if power else None
 
 
 def _orchestration(rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str) -> dict[str, Any] | None:

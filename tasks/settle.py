@@ -183,20 +183,29 @@ def _decide(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Decis
         data=bench.data,
         objective=bench.objective,
     )
-    rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend, status="done")
+    rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend)
     choice = policy.choose(subtask, setting, _trials(rows, bench), _generator(bench, subtask.key, "reverse shadow"))
     return choice.decision, choice.explore
 
 
 def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]:
-    """Return the evidence as the policy sees it: one trial for each instance, costs under shared draws."""
+    """Return the evidence as the policy sees it: one trial for each instance, costs under shared draws.
+
+    An execution that failed counts as one without quality on every instance that the other arms solved there; what
+    a chosen arm spent was no shadow's spending.
+    """
     coefficients = Coefficients.load()
+    instances = {row.problem: len(row.qualities) for row in rows if row.qualities}
     trials = []
     for row in rows:
-        n = max(len(row.qualities), 1)
-        workload = f"{row.subtask}/{row.arm}"
-        cost = coefficients.cost_draws(row.usage + row.prepare, bench.objective, row.backend, workload) / n
-        spent = float(np.median(coefficients.cost_draws(row.total, bench.objective, row.backend, workload))) / n
+        n = instances.get(row.problem, 0)
+        if not n or row.status not in ("done", "failed"):
+            continue
+        about = (bench.objective, row.backend, f"{row.subtask}/{row.arm}")
+        cost = coefficients.cost_draws(row.usage + row.prepare, *about, source=row.energy_source) / n
+        spent = 0.0
+        if not row.chosen:
+            spent = float(np.median(coefficients.cost_draws(row.total, *about, source=row.energy_source))) / n
         trials += [
             policy.Trial(
                 instance=f"{row.problem}/{position}",
@@ -209,7 +218,7 @@ def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]
                 cost=cost,
                 spent=spent,
             )
-            for position, quality in enumerate(row.qualities)
+            for position, quality in enumerate(row.qualities or (float("nan"),) * n)
         ]
     return trials
 
