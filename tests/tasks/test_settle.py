@@ -1,0 +1,233 @@
+"""The bridge between arms and infrastructure, on a small decision of its own: pick the largest of a few numbers."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+from numpy.typing import NDArray
+from qiskit import QuantumCircuit
+
+from infra.energy.usage import Usage
+from infra.errors import BackendFailed
+from infra.evidence import EvidenceRow
+from tasks import settle as bridge
+from tasks.contract import Arm, Bench, Kind, Method, Subtask, content_key
+from tasks.settle import Workbench, run_shadow, settle
+
+BURN_S = 0.25
+
+
+@dataclass(frozen=True)
+class Numbers:
+    values: NDArray[np.float64]
+
+
+def burn(seconds: float) -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    end = used.ru_utime + used.ru_stime + seconds
+    while True:
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        if used.ru_utime + used.ru_stime >= end:
+            return seconds
+
+
+def largest(problem: Numbers, bench: Bench) -> int:
+    return int(problem.values.argmax())
+
+
+def nothing(problem: Numbers, bench: Bench) -> int:
+    return 0
+
+
+def chance(problem: Numbers, bench: Bench) -> int:
+    return int(bench.rng.integers(len(problem.values)))
+
+
+def prepared(problem: Numbers, bench: Bench) -> int:
+    bench.once("table", lambda: burn(BURN_S))
+    return int(problem.values.argmax())
+
+
+def prepared_too(problem: Numbers, bench: Bench) -> int:
+    return prepared(problem, bench)
+
+
+def measured(problem: Numbers, bench: Bench) -> int:
+    bench.once("table", lambda: burn(BURN_S))
+    circuit = QuantumCircuit(4)
+    circuit.h(range(4))
+    circuit.measure_all()
+    counts = bench.sampler.run([circuit], shots=64).result()[0].data.meas.get_counts()
+    return int(max(counts, key=lambda bits: counts[bits]), 2) % len(problem.values)
+
+
+def backend_down(problem: Numbers, bench: Bench) -> int:
+    raise BackendFailed("the device is under maintenance")
+
+
+def mistake(problem: Numbers, bench: Bench) -> int:
+    raise ZeroDivisionError("a bug")
+
+
+def quality(problem: Numbers, solution: int) -> tuple[float, ...]:
+    return (float(problem.values[solution] - problem.values.max()),)
+
+
+def example(rng: Generator) -> Numbers:
+    return Numbers(rng.normal(size=6))
+
+
+SUBTASK: Subtask[Numbers, int] = Subtask(
+    stage="curation",
+    name="largest",
+    incumbent=Arm("argmax", Kind.CLASSICAL, largest),
+    challenger=Arm("measured", Kind.QUANTUM, measured),
+    others=(
+        Arm("nothing", Kind.CONTROL, nothing, does_nothing=True),
+        Arm("chance", Kind.CONTROL, chance),
+        Arm("prepared", Kind.CLASSICAL, prepared),
+        Arm("prepared too", Kind.CLASSICAL, prepared_too),
+    ),
+    quality=quality,
+    metric="distance to the largest",
+    size=lambda problem: len(problem.values),
+    tolerance=0.01,
+    probes=lambda problem, rng: [example(rng)],
+    example=example,
+    oracle=lambda problem: (0.0,),
+)
+PROBLEM = example(np.random.default_rng(0))
+
+
+def bench(home: Path, method: Method = Method.SHADOW, **changes: object) -> Workbench:
+    made = Workbench("r1", home, str(home / "ledger.db"), method=method, minimum_s=0.05, blocks=2, data="d")
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def rows(home: Path) -> dict[str, EvidenceRow]:
+    return {row.arm: row for row in bench(home).evidence.read()}
+
+
+def test_the_classical_method_runs_the_incumbent_alone(tmp_path: Path) -> None:
+    outcome, left = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.CLASSICAL))
+    assert outcome.solution == PROBLEM.values.argmax()
+    assert outcome.problem == content_key(PROBLEM)
+    assert left == ()
+    [row] = bench(tmp_path).evidence.read()
+    assert (row.arm, row.role, row.chosen, row.qualities, row.oracle) == ("argmax", "incumbent", True, (0.0,), (0.0,))
+    assert row.loops > 0, "a short arm is looped"
+
+
+def test_the_quantum_method_runs_the_challenger_through_the_queue(tmp_path: Path) -> None:
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.QUANTUM))
+    assert outcome.decision.arm == "measured"
+    row = rows(tmp_path)["measured"]
+    assert (row.usage.circuits, row.usage.shots, row.quality_backend) == (1, 64, "aer")
+    assert row.usage.qpu_s_projected > 2
+    assert row.usage.qpu_s_billed == 0
+    assert not row.reused
+    again, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.QUANTUM))
+    assert again.solution == outcome.solution
+    replayed = rows(tmp_path)["measured"]
+    assert replayed.reused
+    assert replayed.usage.shots == row.usage.shots
+
+
+def test_shadow_leaves_the_other_arms_for_later_and_their_failures_are_only_recorded(tmp_path: Path) -> None:
+    broken = replace(SUBTASK, others=(*SUBTASK.others, Arm("broken", Kind.CLASSICAL, mistake)))
+    outcome, left = settle(broken, PROBLEM, bench(tmp_path))
+    assert outcome.decision.arm == "argmax"
+    assert set(left) == {arm.name for arm in broken.arms} - {"argmax"}
+    assert run_shadow(broken, PROBLEM, left, bench(tmp_path)) == len(left)
+    found = rows(tmp_path)
+    assert found["broken"].status == "failed"
+    assert "a bug" in found["broken"].reason
+    assert all(row.status == "done" for name, row in found.items() if name != "broken")
+    assert [name for name, row in found.items() if row.chosen] == ["argmax"]
+
+
+def test_what_arms_share_is_made_once_and_booked_in_full_to_each(tmp_path: Path) -> None:
+    names = ["measured", "prepared", "prepared too", "chance"]
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    run_shadow(SUBTASK, PROBLEM, names, bench(tmp_path))
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    found = rows(tmp_path)
+    for name in ("measured", "prepared", "prepared too"):
+        assert found[name].prepare.cpu_s == pytest.approx(BURN_S, abs=0.1), name
+        assert found[name].usage.cpu_s < 0.1, name
+    assert found["chance"].prepare.cpu_s == 0
+    total = sum((row.total for row in found.values()), Usage())
+    assert total.cpu_s < spent, "really spent is booked once"
+    assert sum(row.prepare.cpu_s for row in found.values()) > 2.5 * BURN_S
+
+
+def test_a_backend_that_fails_falls_back_to_the_incumbent(tmp_path: Path) -> None:
+    down = replace(SUBTASK, challenger=Arm("measured", Kind.QUANTUM, backend_down))
+    outcome, _ = settle(down, PROBLEM, bench(tmp_path, Method.QUANTUM))
+    assert outcome.decision.arm == "argmax"
+    assert outcome.decision.rule == "fallback"
+    assert "maintenance" in outcome.decision.reason
+    found = rows(tmp_path)
+    assert found["measured"].status == "failed"
+    assert found["argmax"].chosen
+
+
+def test_a_programming_error_in_the_chosen_arm_raises(tmp_path: Path) -> None:
+    wrong = replace(SUBTASK, challenger=Arm("measured", Kind.QUANTUM, mistake))
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        settle(wrong, PROBLEM, bench(tmp_path, Method.QUANTUM))
+
+
+def test_auto_without_evidence_keeps_the_incumbent_and_says_why(tmp_path: Path) -> None:
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
+    assert outcome.decision.arm == "argmax"
+    assert "insufficient evidence" in outcome.decision.reason
+
+
+def put_evidence(home: Path, n: int, arm: str, quality: float, cpu_s: float) -> None:
+    kinds = {a.name: str(a.kind) for a in SUBTASK.arms}
+    used = Usage(cpu_s=cpu_s, wall_s=cpu_s)
+    bench(home).evidence.append(
+        EvidenceRow(
+            run_id="study", stage="curation", subtask="largest", problem=f"p{i}", arm=arm, arm_version="1", size=6,
+            kind=kinds[arm], backend="aer", calibration=bench(home).runtime.calibration, qualities=(quality,),
+            usage=used, total=used, data="d", tolerance=0.0,
+        )
+        for i in range(n)
+    )  # fmt: skip
+
+
+def test_auto_switches_to_what_is_as_good_and_cheaper_even_if_it_does_nothing(tmp_path: Path) -> None:
+    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 40, "nothing", 0.0, 0.01)
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
+    assert outcome.decision.arm == "nothing"
+    assert outcome.decision.n >= 20
+
+
+def test_auto_never_takes_a_control_that_guesses(tmp_path: Path) -> None:
+    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 40, "chance", 0.0, 0.01)
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
+    assert outcome.decision.arm == "argmax"
+
+
+def test_auto_stays_with_what_holds_quality(tmp_path: Path) -> None:
+    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 40, "measured", -1.0, 0.01)
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
+    assert outcome.decision.arm == "argmax"
+
+
+def test_an_arm_has_its_own_random_numbers_whoever_runs_beside(tmp_path: Path) -> None:
+    alone = bridge._generator(bench(tmp_path), SUBTASK.key, "p", "chance").random(4)
+    again = bridge._generator(bench(tmp_path, Method.AUTO), SUBTASK.key, "p", "chance").random(4)
+    other = bridge._generator(bench(tmp_path, seed=1), SUBTASK.key, "p", "chance").random(4)
+    assert (alone == again).all()
+    assert (alone != other).any()
