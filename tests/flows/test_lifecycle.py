@@ -1,0 +1,180 @@
+"""The whole lifecycle as a user runs it: killed in the middle of training, continued, reported."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.evidence import Evidence
+from infra.lake import Lake, Ref
+from infra.runtime.ledger import list_calls
+from tasks.stage import STAGES
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = Path(__file__).parents[2]
+RUN = "k1"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that was killed and continued."""
+
+    home: Path
+    report: dict[str, Any]
+    cpu_s: float
+    resumed_at: str
+    progress: str
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *arguments]
+
+
+def children_cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    home = tmp_path_factory.mktemp("home")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("KETCYCLE_", "PREFECT_"))}
+    begun = subprocess.Popen(
+        command("run", "--profile", "smoke", "--run", RUN, "--home", str(home)),
+        cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    checkpoints = home / "runs" / RUN / "scratch" / "training"
+    give_up = time.monotonic() + 400
+    while not any(checkpoints.rglob("*.safetensors")):
+        assert begun.poll() is None, "the run ended before it reached a checkpoint"
+        assert time.monotonic() < give_up, "no checkpoint in time"
+        time.sleep(0.05)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    assert not (home / "runs" / RUN / "report.json").exists()
+    before, resumed_at = children_cpu_s(), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    done = subprocess.run(
+        command("run", "--resume", RUN, "--home", str(home), "--json"),
+        cwd=ROOT, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return Finished(home, json.loads(done.stdout), children_cpu_s() - before, resumed_at, done.stderr)
+
+
+def subtask(report: dict[str, Any], stage: str, name: str) -> dict[str, Any]:
+    [found] = [
+        s for entry in report["stages"] if entry["stage"] == stage for s in entry["subtasks"] if s["name"] == name
+    ]
+    return dict(found)
+
+
+def test_all_seven_stages_are_done(finished: Finished) -> None:
+    statuses = {entry["stage"]: entry["status"] for entry in finished.report["stages"]}
+    assert tuple(statuses) == STAGES
+    assert set(statuses.values()) <= {"done", "reused"}
+    assert statuses["curation"] == statuses["preprocessing"] == statuses["architecture"] == "reused"
+    assert statuses["training"] == statuses["monitoring"] == "done"
+
+
+def test_training_goes_on_at_its_checkpoint(finished: Finished) -> None:
+    assert "resuming at step" in finished.progress
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "kinds"),
+    [
+        ("curation", "representatives", {"control", "classical", "quantum"}),
+        ("curation", "semantic_clusters", {"control", "classical", "quantum", "twin"}),
+        ("inference", "pruning", {"control", "classical", "quantum"}),
+        ("monitoring", "drift", {"control", "classical", "quantum", "twin"}),
+    ],
+)
+def test_each_decision_has_its_opponents(finished: Finished, stage: str, name: str, kinds: set[str]) -> None:
+    found = subtask(finished.report, stage, name)
+    rows = found["rows"]
+    assert kinds <= {row["kind"] for row in rows}
+    assert {row["status"] for row in rows} == {"done"}, [(row["arm"], row["reason"]) for row in rows]
+    assert found["chosen"] == next(row["arm"] for row in rows if row["role"] == "incumbent")
+    quantum = next(row for row in rows if row["role"] == "challenger")
+    assert quantum["circuits"] > 0
+    assert quantum["qpu_s_billed"] == 0
+    assert quantum["qpu_s_projected"] > 0
+    assert quantum["energy"]["qpu"]["projected"] is True
+    assert quantum["energy"]["simulation"]["narrow"][1] < quantum["energy"]["qpu"]["narrow"][1]
+    for row in rows:
+        low, median, high = row["energy"]["spent"]["narrow"]
+        assert 0 <= low <= median <= high
+        assert row["energy"]["spent"]["wide"][1] >= median
+
+
+def test_what_is_booked_is_what_the_processes_used(finished: Finished) -> None:
+    """Rows + orchestration of the continued part are the CPU time of its process tree, seen from outside."""
+    rows = Evidence(finished.home / "evidence").read(run_id=RUN)
+    booked = sum(row.total.cpu_s for row in rows if row.created_at >= finished.resumed_at)
+    assert booked == pytest.approx(finished.cpu_s, rel=0.05)
+    orchestration = [row.total.cpu_s for row in rows if row.arm == "orchestration"]
+    assert all(value > 0 for value in orchestration)
+
+
+def test_drift_is_seen_only_where_there_is_drift(finished: Finished) -> None:
+    monitoring = next(entry for entry in finished.report["stages"] if entry["stage"] == "monitoring")
+    found = subtask(finished.report, "monitoring", "drift")
+    incumbent = next(row for row in found["rows"] if row["role"] == "incumbent")
+    assert incumbent["quality"] == 1.0
+    assert monitoring["facts"]["states"][-1] == "alert"
+
+
+def test_the_products_are_in_the_lake(finished: Finished) -> None:
+    lake = Lake(finished.home / "lake")
+    refs = {name: ref for entry in finished.report["stages"] for name, ref in entry["refs"].items()}
+    assert {"curation/kept", "preprocessing/shards", "training/model", "finetuning/model", "inference/model"} <= set(
+        refs
+    )
+    for ref in refs.values():
+        assert all(path.exists() for path in lake.files(Ref.parse(ref)))
+
+
+def test_every_circuit_went_through_the_ledger(finished: Finished) -> None:
+    calls = list_calls(f"sqlite:///{finished.home}/ledger.db", run=RUN, limit=1000)
+    assert {call["state"] for call in calls} == {"DONE"}
+    stages = {call["stage"] for call in calls}
+    assert stages == {"curation", "inference", "monitoring"}
+
+
+def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> None:
+    folder = finished.home / "runs" / RUN
+    assert json.loads((folder / "report.json").read_text())["run_id"] == RUN
+    text = (folder / "report.md").read_text()
+    assert "## Three energies" in text
+    assert "representatives" in text
+    shown = subprocess.run(
+        command("report", RUN, "--home", str(finished.home)), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "Decisions" in shown.stdout
+    from infra.tracking import Tracking
+
+    tracking = Tracking(f"sqlite:///{finished.home}/mlflow/mlflow.db", finished.home / "mlflow" / "artifacts")
+    parent = tracking.find(RUN)
+    assert parent is not None
+    metrics = tracking._client.get_run(parent).data.metrics
+    assert {"quality/pruning/greedy", "energy_j/drift/quantum-kernel", "circuits/representatives/qaoa"} <= set(metrics)
+    assert all(tracking.find(RUN, stage) for stage in STAGES)
+
+
+def test_a_run_that_exists_is_not_overwritten(finished: Finished) -> None:
+    done = subprocess.run(
+        command("run", "--run", RUN, "--home", str(finished.home)), cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
