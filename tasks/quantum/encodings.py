@@ -11,7 +11,7 @@ pattern of signs on the state, which the angles take up at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,21 +41,35 @@ def amplitude_angles(vectors: NDArray[np.floating[Any]]) -> FloatArray:
     Raises:
         ValueError: not a matrix, a value that is not finite, or a row of zeros, which is no state.
     """
+    rows = _padded(vectors)
+    levels = tree_angles(rows * _closing_signs(qubits_for(rows.shape[1])))
+    return np.hstack([gray_transform(level) for level in levels])
+
+
+def tree_angles(vectors: NDArray[np.floating[Any]]) -> list[FloatArray]:
+    """Return the RY angles of the tree, level by level (m, 2^l), by the state of the qubits above the target.
+
+    Raises:
+        ValueError: as `amplitude_angles`.
+    """
+    signed = _padded(vectors)
+    norms = np.abs(signed)
+    levels: list[FloatArray] = [2 * np.arctan2(signed[:, 1::2], signed[:, 0::2])]
+    while norms.shape[1] > 2:
+        norms = np.hypot(norms[:, 0::2], norms[:, 1::2])
+        levels.insert(0, 2 * np.arctan2(norms[:, 1::2], norms[:, 0::2]))
+    return levels
+
+
+def _padded(vectors: NDArray[np.floating[Any]]) -> FloatArray:
     rows = np.asarray(vectors, np.float64)
     if rows.ndim != 2:
         raise ValueError(f"expected a matrix with one vector a row, got {rows.ndim} dimension(s)")
     if not np.isfinite(rows).all() or (len(rows) and not np.abs(rows).sum(axis=1).all()):
         raise ValueError("every row must be finite and must not be zero")
-    qubits = qubits_for(rows.shape[1])
-    signed = np.zeros((len(rows), 1 << qubits))
-    signed[:, : rows.shape[1]] = rows
-    signed *= _closing_signs(qubits)
-    norms = np.abs(signed)
-    levels: list[FloatArray] = [_gray_transform(2 * np.arctan2(signed[:, 1::2], signed[:, 0::2]))]
-    for _ in range(qubits - 1):
-        norms = np.hypot(norms[:, 0::2], norms[:, 1::2])
-        levels.insert(0, _gray_transform(2 * np.arctan2(norms[:, 1::2], norms[:, 0::2])))
-    return np.hstack(levels)
+    padded = np.zeros((len(rows), 1 << qubits_for(rows.shape[1])))
+    padded[:, : rows.shape[1]] = rows
+    return padded
 
 
 def amplitude_circuit(qubits: int) -> QuantumCircuit:
@@ -107,21 +121,33 @@ def _slots(level: int) -> range:
 
 
 def _append(circuit: QuantumCircuit, level: int, angles: list[Any], *, backwards: bool = False) -> None:
-    """Append the multiplexed RY of one level, closing gate left out; `backwards` in inverse order of gates."""
-    top = circuit.num_qubits - 1
-    target = top - level
-    steps: Iterator[int] = iter(range(len(angles)))
-    if backwards:
-        steps = reversed(range(len(angles)))
-    for position, step in enumerate(steps):
+    """Append the multiplexed RY of one level of the tree."""
+    target = circuit.num_qubits - 1 - level
+    append_multiplexer(circuit, target, range(target + 1, circuit.num_qubits), angles, backwards=backwards)
+
+
+def append_multiplexer(
+    circuit: QuantumCircuit, target: int, controls: Sequence[int], angles: Sequence[Any], *, backwards: bool = False
+) -> None:
+    """Append a multiplexed RY from its Gray-code angles, the closing CZ of the last control left out.
+
+    Args:
+        circuit: to append to.
+        target: qubit that is rotated.
+        controls: qubits whose state chooses the rotation.
+        angles: 2^controls of them, as `gray_transform` gives them.
+        backwards: append the gates in the inverse order.
+    """
+    for position in range(len(angles)):
+        step = len(angles) - 1 - position if backwards else position
         if position:
             # Between rotation i-1 and rotation i the Gray code flips the bit given by the trailing zeros of i.
             later = step + 1 if backwards else step
-            circuit.cz(target + 1 + ((later & -later).bit_length() - 1), target)
+            circuit.cz(controls[(later & -later).bit_length() - 1], target)
         circuit.ry(angles[step], target)
 
 
-def _gray_transform(angles: FloatArray) -> FloatArray:
+def gray_transform(angles: FloatArray) -> FloatArray:
     """Turn the angle of each control pattern (m, 2^l) into the angle of each rotation between Gray-code CZs."""
     count = angles.shape[1]
     indices = np.arange(count)

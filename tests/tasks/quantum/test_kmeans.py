@@ -3,13 +3,10 @@ from typing import Any
 import numpy as np
 import pytest
 from qiskit.primitives import StatevectorSampler
-from qiskit.quantum_info import Operator
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
-from tasks.quantum.encodings import amplitude_angles, amplitude_circuit
 from tasks.quantum.kmeans import (
-    basis_circuit,
     classical_kmeans,
     estimate_inner_products,
     exact_inner_products,
@@ -36,10 +33,12 @@ def blobs(n: int, d: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 class Counting:
     def __init__(self) -> None:
         self.jobs: list[tuple[int, ...]] = []
+        self.templates: list[Any] = []
 
     def run(self, pubs: Any, *, shots: int) -> Any:
         pubs = list(pubs)
         self.jobs.append(tuple(len(values) for _, values in pubs))
+        self.templates += [circuit for circuit, _ in pubs]
         return StatevectorSampler(seed=len(self.jobs)).run(pubs, shots=shots)
 
 
@@ -61,25 +60,13 @@ def test_coincident_centroids_have_a_basis_too() -> None:
     np.testing.assert_allclose(root @ basis, np.eye(3)[[0, 0]], atol=1e-12)
 
 
-def test_the_circuit_puts_the_squared_overlaps_into_the_first_outcomes() -> None:
-    rng = np.random.default_rng(1)
-    points, centroids = unit(rng.normal(size=(3, 7))), rng.normal(size=(3, 7))
-    basis, _ = loewdin(centroids)
-    circuit = basis_circuit(basis).remove_final_measurements(inplace=False)
-    for point, angles in zip(points, amplitude_angles(points), strict=True):
-        state = Operator(circuit.assign_parameters(angles)).data[:, 0]
-        np.testing.assert_allclose(state[:3], basis @ point, atol=1e-10)
-    assert basis_circuit(basis).count_ops()["unitary"] == 1
-    assert basis_circuit(basis).num_parameters == amplitude_circuit(3).num_parameters
-
-
 def test_inner_products_come_within_shot_noise_and_exactly_where_all_overlaps_are_positive() -> None:
     points, _ = blobs(20, 7, 3, seed=2)
     loaded, centroids = with_constant(points, points[:3])
     exact, violations = exact_inner_products(loaded, centroids)
     assert violations == 0
     np.testing.assert_allclose(exact, loaded @ centroids.T, atol=1e-12)
-    found = estimate_inner_products(amplitude_angles(loaded), centroids, StatevectorSampler(seed=3), 8192)
+    found = estimate_inner_products(loaded, centroids, StatevectorSampler(seed=3), 8192)
     np.testing.assert_allclose(found, exact, atol=0.05)
 
 
@@ -132,9 +119,12 @@ def test_the_twin_without_lost_signs_is_lloyd_and_shots_come_near_it() -> None:
 def test_an_iteration_is_one_job_with_one_circuit_for_each_point() -> None:
     points, _ = blobs(12, 3, 2, seed=7)
     sampler = Counting()
-    quantum_kmeans(points, start_centroids(points, 2, np.random.default_rng(0)), 3, sampler, 64)
+    quantum_kmeans(points, np.eye(3)[:2], 3, sampler, 64)
     assert 1 <= len(sampler.jobs) <= 3
     assert set(sampler.jobs) == {(12,)}
+    first = [(op.operation.name, op.qubits) for op in sampler.templates[0].data]
+    assert all([(op.operation.name, op.qubits) for op in t.data] == first for t in sampler.templates)
+    assert all(t.num_parameters == sampler.templates[0].num_parameters for t in sampler.templates)
 
 
 def test_an_empty_cluster_keeps_its_centroid_and_lloyd_stops_when_nothing_changes() -> None:
@@ -166,6 +156,6 @@ def test_the_start_is_drawn_by_squared_distance_and_bad_requests_are_refused() -
     with pytest.raises(ValueError, match="no direction"):
         loewdin(np.zeros((1, 2)))
     with pytest.raises(ValueError, match="1 shot"):
-        estimate_inner_products(amplitude_angles(points), points[:2], StatevectorSampler(), 0)
+        estimate_inner_products(points, points[:2], StatevectorSampler(), 0)
     with pytest.raises(ValueError, match="1 iteration"):
         classical_kmeans(points, points[:2], 0)
