@@ -22,7 +22,9 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run_id: str = Field(description="Name of the run; a run of the same name is resumed.")
+    run_id: str = Field(
+        "", description="Name of the run, which a retry resumes; empty = named after the Prefect flow run."
+    )
     profile: str = Field("demo", description="Profile in deployments/profiles that sets the sizes.")
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
@@ -35,7 +37,7 @@ class RunConfig(BaseModel):
     @field_validator("run_id")
     @classmethod
     def _safe_name(cls, value: str) -> str:
-        if not RUN_ID.fullmatch(value):
+        if value and not RUN_ID.fullmatch(value):
             raise ValueError(f"a run is named with a-z, 0-9 and dashes, not {value!r}")
         return value
 
@@ -46,6 +48,12 @@ class RunConfig(BaseModel):
         if unknown:
             raise ValueError(f"unknown stages {', '.join(unknown)}; the stages are {', '.join(STAGES)}")
         return tuple(name for name in STAGES if name in value)
+
+    def named(self) -> RunConfig:
+        """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""
+        from prefect.runtime import flow_run
+
+        return self if self.run_id else self.model_copy(update={"run_id": f"run-{str(flow_run.id)[:13]}"})
 
 
 def load_profile(name: str) -> dict[str, dict[str, Any]]:

@@ -39,6 +39,7 @@ log = logging.getLogger("ketcycle.lifecycle")
 @flow(name="lifecycle", flow_run_name="lifecycle-{config.run_id}", task_runner=task_runner(), log_prints=True)
 def lifecycle(config: RunConfig) -> dict[str, Any]:
     """Run the stages in order and report what each decision cost and gained."""
+    config = config.named()
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
     folder = loaded.home / "runs" / config.run_id

@@ -54,6 +54,7 @@ def stage_module(name: str) -> Stage:
 
 def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *, join_shadows: bool) -> StageResult:
     """Run one stage on the current Dask cluster, or return what a finished run of it left."""
+    config = config.named()
     loaded = settings.load()
     profile = load_profile(config.profile)
     options = dict(profile.get(name, {}))
