@@ -4,8 +4,9 @@ Two texts are exact duplicates when their lower-case words agree; near duplicate
 their sets of 5-word shingles reaches the threshold. MinHash (Broder 1997; `datasketch`, scheme affine32) only
 proposes pairs; no edge stands without the exact value, so chance collisions never chain documents together.
 
-Memory for n documents: 512 bytes of signature and 256 bytes of band keys each, about 1 GB for a million documents;
-the texts are not kept, and the shingles (8 bytes each) lie in a file that is mapped, not loaded.
+Memory: about 2 kB a document (512 bytes of signature, 256 of band keys, the names and books of the caller), so 2 GB
+for a million, and about 300 bytes a found pair. The texts are not kept, and the shingles (8 bytes each) lie in a
+file that is mapped, not loaded.
 """
 
 from __future__ import annotations
@@ -146,11 +147,10 @@ def candidates(signatures: NDArray[np.uint32], bands: int = BANDS) -> Iterator[P
 
     With 32 bands of 4 rows a pair of similarity s is proposed with probability 1 - (1 - s^4)^32: .9998 at .7.
     """
-    n = len(signatures)
-    rows = signatures.reshape(n, bands, signatures.shape[1] // bands).astype(np.uint64)
-    keys = np.zeros((n, bands), np.uint64)
-    for row in range(rows.shape[2]):
-        keys = (keys ^ rows[:, :, row]) * np.uint64(0x9E3779B97F4A7C15)
+    rows = signatures.shape[1] // bands
+    keys = np.zeros((len(signatures), bands), np.uint64)
+    for row in range(rows):
+        keys = (keys ^ signatures[:, row::rows]) * np.uint64(0x9E3779B97F4A7C15)
         keys ^= keys >> np.uint64(31)
     for band in range(bands):
         for pairs in _same_key(keys[:, band]):
@@ -158,6 +158,22 @@ def candidates(signatures: NDArray[np.uint32], bands: int = BANDS) -> Iterator[P
             met = (keys[pairs[:, 0], :band] == keys[pairs[:, 1], :band]).any(axis=1)
             if not met.all():
                 yield pairs[~met]
+
+
+def plausible(proposed: Iterable[Pairs], signatures: NDArray[np.uint32], threshold: float) -> Iterator[Pairs]:
+    """Let pairs pass whose estimated similarity is at most five standard errors below the threshold.
+
+    A true pair is lost with a probability below one in a million; the others need not be compared exactly.
+    """
+    perms = signatures.shape[1]
+    least = threshold - 5 * np.sqrt(threshold * (1 - threshold) / perms)
+    for pairs in proposed:
+        for start in range(0, len(pairs), _SLICE):
+            block = pairs[start : start + _SLICE]
+            equal = (signatures[block[:, 0]] == signatures[block[:, 1]]).sum(axis=1)
+            kept = block[equal >= least * perms - 1e-9]
+            if len(kept):
+                yield kept
 
 
 def _same_key(keys: U64) -> Iterator[Pairs]:
@@ -217,32 +233,6 @@ def components(n: int, pairs: Pairs) -> list[NDArray[np.int64]]:
     order = np.argsort(label, kind="stable")
     ends = np.flatnonzero(np.diff(label[order])) + 1
     return sorted((part for part in np.split(order, ends) if len(part) > 1), key=lambda part: int(part[0]))
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How found pairs compare with true pairs."""
-
-    found: int
-    true: int
-    common: int
-
-    @property
-    def precision(self) -> float | None:
-        """Share of the found pairs that are true."""
-        return self.common / self.found if self.found else None
-
-    @property
-    def recall(self) -> float | None:
-        """Share of the true pairs that were found."""
-        return self.common / self.true if self.true else None
-
-
-def agreement(found: Iterable[tuple[str, str]], true: Iterable[tuple[str, str]]) -> Agreement:
-    """Compare two sets of unordered pairs."""
-    ours = {(min(p), max(p)) for p in found}
-    theirs = {(min(p), max(p)) for p in true}
-    return Agreement(len(ours), len(theirs), len(ours & theirs))
 
 
 def _word_hash(word: str) -> int:

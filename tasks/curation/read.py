@@ -26,6 +26,7 @@ LINES = (".jsonl", ".ndjson", ".json")
 PLAIN = (".txt", ".text", ".md", ".rst")
 PACKED = (".gz", ".zst")
 MAX_LINE = 32 * 2**20
+MAX_ASIDE = 1000  # bad lines after which a file is given up
 WHOLE_FILE, PASSAGE = 32_768, 8_192
 BATCH = 256
 
@@ -144,8 +145,12 @@ class Reader:
                     row += 1
 
     def _lines(self, name: str, path: Path) -> Iterator[Document]:
+        before = len(self.quarantined)
         with _open(path) as stream:
             for row, (line, whole) in enumerate(_bounded_lines(stream)):
+                if len(self.quarantined) - before >= MAX_ASIDE:
+                    self._put_aside(name, "no JSON lines", f"{MAX_ASIDE} lines put aside; the rest is not read")
+                    return
                 if not whole:
                     self._put_aside(f"{name}:{row + 1}", "line too long", f"more than {MAX_LINE} bytes")
                 elif line.strip():

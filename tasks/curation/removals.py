@@ -48,9 +48,14 @@ class Plan:
 
 
 def plan_components(
-    ids: Sequence[str], n_words: Sequence[int], edges: Edges, parts: Sequence[NDArray[np.int64]], posed: int
+    ids: Sequence[str],
+    n_words: Sequence[int],
+    edges: Edges,
+    parts: Sequence[NDArray[np.int64]],
+    posed: int,
+    largest_posed: int,
 ) -> Plan:
-    """Decide pairs and cliques (the heaviest stays) and, above `posed` open components, the rest by greedy."""
+    """Decide pairs and cliques: the heaviest stays. Of the rest, greedy decides what is too large or too much."""
     component = {v: k for k, part in enumerate(parts) for v in part.tolist()}
     inside: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
     for (i, j), similarity in zip(edges.pairs.tolist(), edges.jaccard.tolist(), strict=True):
@@ -58,7 +63,8 @@ def plan_components(
     names = [[ids[v] for v in part.tolist()] for part in parts]
     graphs = [component_graph([n_words[v] for v in part.tolist()], names[k], inside[k]) for k, part in enumerate(parts)]
     undecided = sorted(
-        (k for k, graph in enumerate(graphs) if not graph.is_clique), key=lambda k: name_order(names[k][0])
+        (k for k, graph in enumerate(graphs) if not graph.is_clique and graph.size <= largest_posed),
+        key=lambda k: name_order(names[k][0]),
     )
     arms = set(undecided[:posed])
     how = ["clique" if graph.is_clique else "posed" if k in arms else "greedy" for k, graph in enumerate(graphs)]

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput, NoDocuments
@@ -20,12 +19,21 @@ from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
 from tasks.curation.filters import rules
 from tasks.curation.funnel import Funnel
-from tasks.curation.near_duplicates import Edges, ShingleSets, agreement, candidates, components, verified_edges
+from tasks.curation.near_duplicates import (
+    Edges,
+    ShingleSets,
+    agreement,
+    candidates,
+    components,
+    plausible,
+    verified_edges,
+)
 from tasks.curation.read import Document, Quarantined, Reader
 from tasks.curation.removals import Removal, component_graph, name_order, plan_components, removals, survivor
 from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
 from tasks.curation.sample import sample_path
 from tasks.curation.semantic_clusters import SEMANTIC_CLUSTERS, Clustering, Duplicates
+from tasks.curation.truth import agreement, found_pairs, true_pairs
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed
 
@@ -65,6 +73,7 @@ class Options(BaseModel):
             tables needs less.
         threshold: Jaccard similarity from which two documents are near duplicates.
         posed: components that are put before the arms of `representatives` at most; the others are decided by greedy.
+        largest_posed: documents of the largest component that is put before the arms.
         qubit_limit: largest block of a component that a sampler gets.
         shots: samples of each circuit.
         layers: of the circuit for `representatives`.
@@ -90,12 +99,13 @@ class Options(BaseModel):
     min_alphabetic: float = Field(0.6, ge=0, le=1)
     threshold: float = Field(0.7, gt=0, le=1)
     posed: int = Field(128, ge=0)
+    largest_posed: int = Field(120, ge=3)
     qubit_limit: int = Field(12, ge=2, le=28)
     shots: int = Field(256, ge=1)
     layers: int = Field(3, ge=1)
     reads: int = Field(32, ge=1)
     sweeps: int = Field(100, ge=1)
-    semantic_documents: int = Field(256, ge=0)
+    semantic_documents: int = Field(384, ge=0)
     semantic_characters: int = Field(2000, ge=100)
     semantic_threshold: float = Field(0.93, gt=0, le=1)
     clusters: int = Field(4, ge=2)
@@ -112,9 +122,10 @@ def prepare(context: Context) -> State:
         kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, funnel, quarantined)))
         log.info("%d documents read, %d pass, searching near duplicates", funnel.read.total(), len(funnel.ids))
         sets.seal()
-        edges = verified_edges(candidates(funnel.signatures), sets, options.threshold)
+        proposed = plausible(candidates(funnel.signatures), funnel.signatures, options.threshold)
+        edges = verified_edges(proposed, sets, options.threshold)
     parts = components(len(funnel.ids), edges.pairs)
-    plan = plan_components(funnel.ids, funnel.n_words, edges, parts, options.posed)
+    plan = plan_components(funnel.ids, funnel.n_words, edges, parts, options.posed, options.largest_posed)
     copies = [Removal(copy, first, 1.0, "exact_duplicates") for copy, first in funnel.copies]
     state = State().add(
         {
@@ -381,22 +392,14 @@ def _against_truth(options: Options, funnel: Funnel, edges: Edges) -> dict[str, 
         path = sample_path("truth")
     if path is None:
         return {}
-    group: dict[str, list[str]] = {name: [name] for name in funnel.ids}
-    for copy, first in funnel.copies:
-        group[first].append(copy)
-    second = {
-        name for first, d in zip(funnel.ids, funnel.domains, strict=True) if d == "second" for name in group[first]
-    }
-    found = [(a, b) for names in group.values() for k, a in enumerate(names) for b in names[:k]]
-    for i, j in edges.pairs.tolist():
-        found += [(a, b) for a in group[funnel.ids[i]] for b in group[funnel.ids[j]]]
-    table = pq.read_table(path, columns=["a", "b", "jaccard"])
-    true = [
-        (a, b)
-        for a, b, s in zip(*(table[name].to_pylist() for name in ("a", "b", "jaccard")), strict=True)
-        if s >= options.threshold and a in second and b in second
-    ]
-    result = agreement([(a, b) for a, b in found if a in second and b in second], true)
+    domain = dict(zip(funnel.ids, funnel.domains, strict=True))
+    second = {name for name in domain if domain[name] == "second"}
+    second |= {copy for copy, first in funnel.copies if first in second}
+    found = found_pairs(funnel.ids, funnel.copies, edges.pairs)
+    result = agreement(
+        [(a, b) for a, b in found if a in second and b in second],
+        [(a, b) for a, b in true_pairs(path, options.threshold) if a in second and b in second],
+    )
     return {"truth": {"pairs": result.true, "precision": result.precision, "recall": result.recall}}
 
 

@@ -14,12 +14,12 @@ from tasks.curation.near_duplicates import (
     ROWS,
     Shingler,
     ShingleSets,
-    agreement,
     candidates,
     components,
     fingerprint,
     minhash_template,
     normalised_words,
+    plausible,
     signature,
     verified_edges,
 )
@@ -64,7 +64,7 @@ def sealed(tmp_path: Path) -> Callable[[list[list[str]]], tuple[ShingleSets, np.
 def test_planted_near_duplicates_are_found_exactly(sealed) -> None:
     documents = planted(np.random.default_rng(0))
     sets, signatures = sealed(documents)
-    edges = verified_edges(candidates(signatures), sets, 0.7)
+    edges = verified_edges(plausible(candidates(signatures), signatures, 0.7), sets, 0.7)
     truth = {
         (i, j): similarity
         for i, j in combinations(range(len(documents)), 2)
@@ -128,6 +128,16 @@ def test_components_are_ordered_by_their_first_member() -> None:
     assert components(3, np.zeros((0, 2), np.int64)) == []
 
 
+def test_only_pairs_far_below_the_threshold_are_not_compared() -> None:
+    signatures = np.tile(np.arange(PERMUTATIONS, dtype=np.uint32), (4, 1))
+    signatures[1, :30] += 1000  # estimate .77
+    signatures[2, :60] += 1000  # .53, within five standard errors of .7 (.04 each)
+    signatures[3, :70] += 1000  # .45
+    pairs = np.array([(0, 1), (0, 2), (0, 3)])
+    assert np.concatenate(list(plausible([pairs], signatures, 0.7))).tolist() == [[0, 1], [0, 2]]
+    assert list(plausible([pairs], signatures, 1.0)) == []
+
+
 def test_no_candidates_among_nothing() -> None:
     assert list(candidates(np.zeros((0, PERMUTATIONS), np.uint32))) == []
 
@@ -145,10 +155,3 @@ def test_sets_are_not_filled_after_sealing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="sealed"):
             sets.append(np.zeros(1, np.uint64))
     assert not (tmp_path / "sets").exists()
-
-
-def test_agreement_counts_unordered_pairs_once() -> None:
-    result = agreement([("a", "b"), ("b", "a"), ("c", "d")], [("b", "a"), ("e", "f")])
-    assert (result.precision, result.recall) == (0.5, 0.5)
-    nothing = agreement([], [])
-    assert (nothing.precision, nothing.recall) == (None, None)

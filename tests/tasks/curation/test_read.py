@@ -110,6 +110,14 @@ def test_lines_that_are_no_documents_are_put_aside_one_by_one(tmp_path: Path) ->
     }
 
 
+def test_a_file_of_nothing_but_bad_lines_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "MAX_ASIDE", 3)
+    (tmp_path / "x.json").write_text("{\n" * 10)
+    reader = Reader("base")
+    assert not documents(reader, tmp_path)
+    assert [item.reason for item in reader.quarantined] == ["not JSON"] * 3 + ["no JSON lines"]
+
+
 def test_a_table_without_text_names_its_columns(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1], "b": ["x"]}), tmp_path / "a.parquet")
     pq.write_table(pa.table({"text": [1.5]}), tmp_path / "b.parquet")

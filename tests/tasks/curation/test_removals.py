@@ -14,7 +14,9 @@ def edges(pairs: list[tuple[int, int]], jaccard: float = 0.8) -> Edges:
 
 def test_pairs_and_cliques_keep_their_longest_document() -> None:
     found = edges([(0, 1), (2, 3), (2, 4), (3, 4)])
-    plan = plan_components(list("abcde"), [5, 9, 4, 4, 16], found, components(5, found.pairs), posed=10)
+    plan = plan_components(
+        list("abcde"), [5, 9, 4, 4, 16], found, components(5, found.pairs), posed=10, largest_posed=9
+    )
     assert plan.how == ["clique", "clique"]
     assert [(r.removed, r.witness) for r in plan.removals] == [("a", "b"), ("c", "e"), ("d", "e")]
 
@@ -22,11 +24,12 @@ def test_pairs_and_cliques_keep_their_longest_document() -> None:
 def test_chains_are_left_to_the_arms_up_to_the_limit() -> None:
     found = edges([(0, 1), (1, 2), (3, 4), (4, 5)])
     parts = components(6, found.pairs)
-    assert plan_components(list("abcdef"), [1] * 6, found, parts, posed=2).removals == []
-    limited = plan_components(list("abcdef"), [1] * 6, found, parts, posed=1)
+    assert plan_components(list("abcdef"), [1] * 6, found, parts, posed=2, largest_posed=3).removals == []
+    limited = plan_components(list("abcdef"), [1] * 6, found, parts, posed=1, largest_posed=3)
     assert sorted(limited.how) == ["greedy", "posed"]
     assert len(limited.removals) == 1
     assert limited.removals[0].subtask == "near_duplicates/greedy"
+    assert plan_components(list("abcdef"), [1] * 6, found, parts, posed=2, largest_posed=2).how == ["greedy", "greedy"]
 
 
 def test_the_witness_is_the_kept_neighbour_that_is_most_alike() -> None:
