@@ -22,7 +22,6 @@ from tasks.curation.funnel import Funnel
 from tasks.curation.near_duplicates import (
     Edges,
     ShingleSets,
-    agreement,
     candidates,
     components,
     plausible,
