@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from infra.lake import Ref
 from tasks.monitoring.drift import DRIFT, Drift, Verdicts, measured_power
 from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
 from tasks.monitoring.states import Rules, follow
+from tasks.serving.client import complete, read_requests, running_server
 from tasks.stage import Context, State
 from tasks.text.embeddings import DIMENSION, embed
 
@@ -24,6 +26,7 @@ log = logging.getLogger("ketcycle.monitoring")
 
 SUBTASKS = (DRIFT,)
 
+BATCH = 10  # prompts in one request: most of a single one's time is the connection
 BACKGROUND, ALIEN = "background", "alien"  # embedded only, never sent
 REFERENCE = "reference"
 WINDOWS = pa.schema(
@@ -217,42 +220,47 @@ def _plan(context: Context, options: Options) -> Replay:
 
 def _replay(context: Context, model: Ref, replay: Replay, options: Options) -> pa.Table:
     """Send every prompt to a server of the model and return the request log of this run."""
-    from tasks.serving.client import complete, read_requests, running_server  # here: posing needs no model
-
-    with running_server(context.lake.folder(model), context.home, context.run_id) as base_url:
+    folder = context.lake.folder(model)
+    with running_server(folder, context.home, context.run_id, version=model.version) as base_url:
         for stream in replay.streams:
-            for prompt in stream.prompts:
-                complete(base_url, prompt, max_tokens=options.max_tokens, label=stream.label)
+            for start in range(0, len(stream.prompts), BATCH):
+                prompts = stream.prompts[start : start + BATCH]
+                complete(base_url, prompts, max_tokens=options.max_tokens, label=stream.label)
+            log.info("%s: %d requests answered", stream.label, len(stream.prompts))
     return read_requests(context.lake, context.run_id)
 
 
 def _windows(replay: Replay, requests: pa.Table) -> pa.Table:
-    """Cut the log into the windows that were sent; the latest requests of a label count, so a rerun is no trouble.
+    """Cut the log into the windows that were sent, each prompt by its latest request, so a rerun is no trouble.
 
     What differs from run to run (time, latency, request id) stays behind in the log.
 
     Raises:
         StageFailed: the log lacks requests that were sent.
     """
+    columns = ["label", "prompt_sha256", "prompt_tokens", "mean_logprob", "embedding"]
+    latest = {(row["label"], row["prompt_sha256"]): row for row in requests.select(columns).to_pylist()}
     parts = [_embedded(BACKGROUND, replay.background, drifted=False), _embedded(ALIEN, replay.alien, drifted=True)]
     for stream in replay.streams:
-        rows = requests.filter(pc.equal(requests["label"], stream.label)).sort_by("time")
-        sent = len(stream.prompts)
-        if rows.num_rows < sent:
+        sent = [(stream.label, hashlib.sha256(prompt.encode()).hexdigest()) for prompt in stream.prompts]
+        rows = [latest[key] for key in sent if key in latest]
+        if len(rows) < len(sent):
             raise StageFailed(
-                f"monitoring sent {sent} requests as {stream.label!r}, the request log holds {rows.num_rows}"
+                f"monitoring sent {len(sent)} requests as {stream.label!r}, the request log holds {len(rows)} of them"
             )
-        rows = rows.slice(rows.num_rows - sent)
-        columns = {
-            "window": [stream.label] * sent,
-            "position": range(sent),
-            "drifted": [stream.drifted] * sent,
-            "prompt_tokens": rows["prompt_tokens"].to_pylist(),
-            # Six digits: the last bits depend on the machine.
-            "mean_logprob": [None if v is None else round(v, 6) for v in rows["mean_logprob"].to_pylist()],
-            "embedding": rows["embedding"].to_pylist(),
-        }
-        parts.append(pa.table(columns, schema=WINDOWS))
+        cut = [
+            {
+                "window": stream.label,
+                "position": position,
+                "drifted": stream.drifted,
+                "prompt_tokens": row["prompt_tokens"],
+                # Four digits: the last bits depend on the machine.
+                "mean_logprob": None if row["mean_logprob"] is None else round(row["mean_logprob"], 4),
+                "embedding": row["embedding"],
+            }
+            for position, row in enumerate(rows)
+        ]
+        parts.append(pa.Table.from_pylist(cut, schema=WINDOWS))
     return pa.concat_tables(parts)
 
 

@@ -1,19 +1,27 @@
 import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
+from tasks.architecture.config import Shape, build_model
 from tasks.contract import Bench
+from tasks.model.causal import save_model
 from tasks.monitoring import stage
 from tasks.monitoring.drift import DRIFT
 from tasks.monitoring.replay import Replay
+from tasks.preprocessing.bpe import save_tokenizer, train_bpe
+from tasks.serving.client import read_requests
+from tasks.serving.request_log import SCHEMA
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_documents
@@ -33,25 +41,25 @@ def tools(seed: int) -> Bench:
 
 
 def logged(replay: Replay, *, rounds: int = 1) -> pa.Table:
-    """A request log as the server writes it, with all that differs from run to run."""
+    """A request log as the server writes it, with all that differs from run to run; `rounds` as after reruns."""
     rows: list[dict[str, Any]] = []
-    for turn in range(rounds):
+    for _ in range(rounds):
         for stream in replay.streams:
             for prompt, vector in zip(stream.prompts, embed(stream.prompts), strict=True):
-                digest = int(hashlib.sha256(prompt.encode()).hexdigest()[:6], 16) / 16**6
-                rows.append(
-                    {
-                        "request_id": f"{np.random.default_rng().integers(2**60):x}",
-                        "run_id": "run",
-                        "time": float(len(rows)) + turn,
-                        "label": stream.label,
-                        "mean_logprob": -3.0 - stream.drifted - digest,
-                        "prompt_tokens": len(prompt.split()),
-                        "embedding": vector,
-                    }
-                )
-    rng = np.random.default_rng()
-    return pa.Table.from_pylist([rows[i] for i in rng.permutation(len(rows))])
+                digest = hashlib.sha256(prompt.encode()).hexdigest()
+                row: dict[str, Any] = dict.fromkeys(SCHEMA.names)
+                row |= {
+                    "request_id": f"{np.random.default_rng().integers(2**60):x}",
+                    "run_id": "run",
+                    "time": datetime.now(UTC),
+                    "label": stream.label,
+                    "mean_logprob": -3.0 - stream.drifted - int(digest[:6], 16) / 16**6,
+                    "prompt_tokens": len(prompt.split()),
+                    "prompt_sha256": digest,
+                    "embedding": vector.tolist(),
+                }
+                rows.append(row)
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def context(home: Path, texts: dict[str, list[str]] | None = None, **options: Any) -> Context:
@@ -143,3 +151,25 @@ def test_lost_requests_and_missing_inputs_are_named(tmp_path: Path, monkeypatch:
         stage.prepare(Context("run", "monitoring", tmp_path, 0))
     with pytest.raises(BadInput, match="monitoring: the replay needs"):
         stage.prepare(context(tmp_path, {"base": ["too short"], "second": []}))
+
+
+@pytest.mark.slow
+def test_a_real_server_answers_the_replay_and_its_log_is_judged(tmp_path: Path, heard: list[Any]) -> None:
+    """A tiny untrained model: the embeddings are of the prompts, so drift is seen whatever the model says."""
+    torch.set_num_threads(1)
+    given = context(tmp_path, reference=20, window=20, background=40, words=20, power_trials=0)
+    folder = tmp_path / "model"
+    tokenizer = train_bpe(iter([text for _, text in sample_documents("base")[:60]]), 400)
+    save_tokenizer(tokenizer, folder, 64)
+    model = build_model(Shape(depth=1, width=32, heads=2, ffn=64, vocab_size=400, context=64), end_of_text=0, seed=0)
+    save_model(model, folder)
+    ref = given.lake.put_folder("inference/model", folder)
+    given = replace(given, inputs={**given.inputs, "inference/model": ref})
+    state = walk(given)
+    assert state.facts["states"] == {"base-1": "ok", "mixture-1": "warning", "mixture-2": "alert"}
+    assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
+    assert read_requests(given.lake, "run").num_rows == 80
+    table = given.lake.read(state.refs["monitoring/windows"]).to_pylist()
+    sent = [row for row in table if row["window"] not in ("background", "alien")]
+    assert len(sent) == 80
+    assert all(row["prompt_tokens"] > 0 and -8 < row["mean_logprob"] < -4 for row in sent)  # about ln 400
