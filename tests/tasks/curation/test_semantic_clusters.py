@@ -67,14 +67,12 @@ def test_without_weights_the_first_document_stays() -> None:
 
 
 def test_every_arm_removes_only_what_has_a_kept_witness_in_its_own_cluster_above_the_threshold() -> None:
-    for problem in (
-        example(np.random.default_rng(1)),
-        *probes(example(np.random.default_rng(2)), np.random.default_rng(0)),
-    ):
+    first = example(np.random.default_rng(1))
+    for problem in (first, *probes(first, np.random.default_rng(0))):
         points = problem.points.astype(float)
         for arm in SEMANTIC_CLUSTERS.arms:
-            if arm.kind is Kind.QUANTUM and problem.start % 2:
-                continue  # the simulator is dear
+            if arm.kind is Kind.QUANTUM and problem is not first:
+                continue  # simulated circuits take seconds
             solution = arm.solve(problem, bench(3))
             gone = {item for item, _, _ in solution.removed}
             assert len(gone) == len(solution.removed)
