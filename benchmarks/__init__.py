@@ -1,0 +1,1 @@
+"""Speed and scale side by side with peers; never part of the tests."""

@@ -1,0 +1,124 @@
+"""Speed side by side with a peer in one run, as ratios of CPU seconds: `python -m benchmarks`.
+
+Each pair runs in turns, peer and ours, after one run each that does not count; the median ratio and its extremes are
+printed. A ratio below 1 means that ours is cheaper.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+ROUNDS = 5
+
+
+def side_by_side(name: str, peer: Callable[[], object], ours: Callable[[], object]) -> None:
+    """Run both in turns and print the ratio ours / peer of CPU seconds."""
+    peer(), ours()
+    ratios, seconds = [], []
+    for _ in range(ROUNDS):
+        cost = []
+        for function in (peer, ours):
+            began = time.process_time()
+            function()
+            cost.append(time.process_time() - began)
+        ratios.append(cost[1] / cost[0])
+        seconds.append(cost)
+    peer_s, ours_s = (median(column) for column in zip(*seconds, strict=True))
+    line = (
+        f"{name}: {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}], peer {peer_s:.3f} s, ours {ours_s:.3f} s"
+    )
+    sys.stdout.write(line + "\n")
+
+
+def queue() -> None:
+    """1,000 parameter sets of an 8-qubit fidelity circuit: the queue against Aer's own sampler."""
+    from qiskit_aer.primitives import SamplerV2
+
+    from infra.runtime.queue import Runtime, Scope
+    from tasks.quantum.kernels import estimate_overlaps
+
+    vectors = np.random.default_rng(0).normal(size=(64, 256))
+    with tempfile.TemporaryDirectory() as folder:
+        runtime, count = Runtime(Path(folder) / "ledger.db"), iter(range(1000))
+
+        def ours() -> None:
+            scope = Scope("bench", "monitoring", "drift", str(next(count)), "kernel", 0, 0)
+            estimate_overlaps(vectors[:32], vectors[32:], runtime.sampler(scope), 64)
+
+        side_by_side(
+            "runtime queue / Aer sampler", lambda: estimate_overlaps(vectors[:32], vectors[32:], SamplerV2(), 64), ours
+        )
+
+
+def decoder() -> None:
+    """64 tokens from a small Llama: the project's decoder against transformers' generate."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tasks.model.llama import LlamaSteps
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4096, hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=128, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    prompt = torch.arange(1, 17)[None]
+
+    def peer() -> None:
+        with torch.inference_mode():
+            model.generate(prompt, max_new_tokens=64, do_sample=False, pad_token_id=0, eos_token_id=None)
+
+    def ours() -> None:
+        with torch.inference_mode():
+            steps = LlamaSteps(model, 80)
+            logits = steps.read(prompt[0].tolist())
+            for _ in range(63):
+                logits = steps.read([int(logits.argmax())])
+
+    side_by_side("decoder / transformers generate", peer, ours)
+
+
+def near_duplicates() -> None:
+    """1,000 texts to MinHash signatures and verified pairs: ours against datasketch's objects, unverified."""
+    from datasketch import MinHash, MinHashLSH
+
+    from tasks.curation import near_duplicates as ours_module
+
+    source = resources.files("deployments") / "sample" / "second.parquet"
+    with resources.as_file(source) as path:
+        texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()[:1000]
+
+    def peer() -> None:
+        lsh = MinHashLSH(threshold=0.7, num_perm=128)
+        for index, text in enumerate(texts):
+            words = ours_module.normalised_words(text)
+            signature = MinHash(num_perm=128)
+            signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
+            lsh.insert(index, signature)
+            lsh.query(signature)
+
+    def ours() -> None:
+        shingler = ours_module.Shingler()
+        template = ours_module.minhash_template()
+        sets = [shingler.shingles(ours_module.normalised_words(text)) for text in texts]
+        signatures = np.stack([ours_module.signature(shingles, template) for shingles in sets])
+        list(ours_module.plausible(ours_module.candidates(signatures), signatures, 0.7))
+
+    side_by_side("near duplicates / datasketch objects", peer, ours)
+
+
+if __name__ == "__main__":
+    queue()
+    decoder()
+    near_duplicates()
