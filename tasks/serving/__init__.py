@@ -1,0 +1,1 @@
+"""The completion server and its request log, shared by inference and monitoring."""
