@@ -168,8 +168,9 @@ def apply(context: Context, state: State, subtask: str, solution: Verdicts) -> S
         log.info("%s: %s (p = %.3f, %d requests)", row["window"], row["state"], row["p_value"], row["requests"])
     return state.add(
         {"monitoring/verdicts": verdicts},
-        states={row["window"]: row["state"] for row in rows},
-        p_values={row["window"]: row["p_value"] for row in rows},
+        windows=names,
+        states=[row["state"] for row in rows],
+        p_values=[row["p_value"] for row in rows],
     )
 
 

@@ -101,7 +101,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_base_traffic_stays_ok_and_the_mixture_raises_the_alert(tmp_path: Path, heard: list[Any]) -> None:
     given = context(tmp_path)
     state = walk(given)
-    assert state.facts["states"] == {"base-1": "ok", "mixture-1": "warning", "mixture-2": "alert"}
+    assert state.facts["states"] == ["ok", "warning", "alert"]
+    assert state.facts["windows"] == ["base-1", "mixture-1", "mixture-2"]
     assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
     assert heard[1][1] == "ketcycle.model.0123456789abcdef"
     assert heard[1][2]["window"] == "mixture-2"
@@ -139,7 +140,7 @@ def test_the_problem_is_posed_from_the_references_alone(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("served", "heard")
 def test_without_a_second_domain_there_is_only_base_traffic(tmp_path: Path) -> None:
     state = walk(context(tmp_path, {"base": [text for _, text in sample_documents("base")[::7]]}))
-    assert set(state.facts["states"]) == {"base-1"}
+    assert state.facts["windows"] == ["base-1"]
     assert set(state.facts["power_at_level"]) == {"level", "trials"}
 
 
@@ -166,7 +167,7 @@ def test_a_real_server_answers_the_replay_and_its_log_is_judged(tmp_path: Path, 
     ref = given.lake.put_folder("inference/model", folder)
     given = replace(given, inputs={**given.inputs, "inference/model": ref})
     state = walk(given)
-    assert state.facts["states"] == {"base-1": "ok", "mixture-1": "warning", "mixture-2": "alert"}
+    assert state.facts["states"] == ["ok", "warning", "alert"]
     assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
     assert read_requests(given.lake, "run").num_rows == 80
     table = given.lake.read(state.refs["monitoring/windows"]).to_pylist()
