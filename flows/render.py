@@ -23,7 +23,8 @@ ENERGY_HEADER = (
     "QPU J, projected",
     "simulation J",
     "best classical J",
-    "QPU s",
+    "QPU s, projected",
+    "break-even W",
 )
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
 
@@ -72,8 +73,10 @@ def _quality(row: Row | None) -> str:
         return "-"
     if row["quality"] is None:
         return row["status"] if row["status"] != "done" else "no truth"
-    spread = f" [{number(row['quality_lo'])}, {number(row['quality_hi'])}]" if row["quality_lo"] is not None else ""
-    return f"{number(row['quality'])}{spread} {row['arm']}"
+    spread = (
+        f" [{number(row['quality_lo'], 4)}, {number(row['quality_hi'], 4)}]" if row["quality_lo"] is not None else ""
+    )
+    return f"{number(row['quality'], 4)}{spread} {row['arm']}"
 
 
 def _best(rows: Iterable[Row]) -> Row | None:
@@ -175,9 +178,9 @@ ARM_HEADER = ("arm", "kind", "status", "quality", "CPU s", "shared CPU s", "J [p
 def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(name, overflow="fold", no_wrap=index == 0)
+        table.add_column(Text(name), overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     return table
 
 
