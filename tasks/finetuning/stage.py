@@ -41,7 +41,8 @@ class Options(BaseModel):
         alpha: LoRA scale; the product of the factors counts alpha / rank.
         dropout: on the input of the factors.
         lora_lr: learning rate of the factors (AdamW).
-        full_lr: learning rate of full fine-tuning (AdamW).
+        full_matrix_lr: learning rate of full fine-tuning for matrices (Muon).
+        full_other_lr: learning rate of full fine-tuning for embeddings and norms (AdamW).
         compare_full: whether full fine-tuning runs beside, as the reference.
         threads: torch threads.
         checkpoint_every: steps between checkpoints, 0 = none.
@@ -57,8 +58,9 @@ class Options(BaseModel):
     rank: int = Field(8, ge=1)
     alpha: int = Field(16, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    lora_lr: float = Field(5e-3, gt=0)
-    full_lr: float = Field(1e-3, gt=0)
+    lora_lr: float = Field(0.01, gt=0)
+    full_matrix_lr: float = Field(0.005, gt=0)
+    full_other_lr: float = Field(0.01, gt=0)
     compare_full: bool = True
     threads: int = Field(1, ge=1)
     checkpoint_every: int = Field(50, ge=0)
@@ -70,13 +72,14 @@ class Options(BaseModel):
             raise ValueError(f"domain and base are both {self.domain!r}; adapt to another domain than the base")
         return self
 
-    def recipe(self, rate: float, seed: int) -> Recipe:
-        """Return the training loop's recipe for a learning rate."""
+    def recipe(self, seed: int, *, full: bool) -> Recipe:
+        """Return the training loop's recipe, of full fine-tuning or of the adapter."""
         return Recipe(
             tokens=self.tokens,
             batch=self.batch,
-            other_lr=rate,
-            muon=False,
+            matrix_lr=self.full_matrix_lr,
+            other_lr=self.full_other_lr if full else self.lora_lr,
+            muon=full,
             seed=seed,
             threads=self.threads,
             checkpoint_every=self.checkpoint_every,
@@ -113,7 +116,7 @@ def _compare_full(context: Context, options: Options) -> State:
     state = State().add(before=before)
     if not options.compare_full:
         return state
-    run = _train(context, model, options.recipe(options.full_lr, context.seed), "full")
+    run = _train(context, model, options.recipe(context.seed, full=True), "full")
     return state.add(full=_figures(options, before, _scores(context, model, options), run, count_trainable(model)))
 
 
@@ -122,7 +125,7 @@ def _adapt_and_save(context: Context, state: State, options: Options) -> State:
     adapted = add_lora(_model(context), options.rank, options.alpha, options.dropout, context.seed)
     counts = count_trainable(adapted)
     log.info("LoRA of rank %d trains %d of %d weights", options.rank, *counts)
-    run = _train(context, adapted, options.recipe(options.lora_lr, context.seed), "lora")
+    run = _train(context, adapted, options.recipe(context.seed, full=False), "lora")
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_adapter(adapted, Path(folder), base=str(inputs["training/model"]))
         adapter_ref = context.lake.put_folder("finetuning/adapter", Path(folder), {"rank": options.rank})

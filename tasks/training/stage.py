@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copytree
@@ -216,4 +217,6 @@ def _texts(context: Context, domain: str, split: str) -> list[str]:
 
 def _prompts(context: Context, options: Options) -> list[str]:
     texts = _texts(context, options.domain, "validation")[: options.samples]
-    return [" ".join(text.split()[: options.prompt_words]) for text in texts]
+    # As written, line breaks included: words joined by single spaces would be unlike anything the model has read.
+    found = (re.match(rf"(?:\s*\S+){{1,{options.prompt_words}}}", text) for text in texts)
+    return [match.group() for match in found if match]
