@@ -22,7 +22,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 queue_app = typer.Typer(no_args_is_help=True, help="Look into the quantum runtime queue.")
 app.add_typer(queue_app, name="queue")
 
-out, err = Console(), Console(stderr=True)
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True)
 
 Home = Annotated[Path | None, typer.Option(help="State folder [default: ./.ketcycle or KETCYCLE_HOME].")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
@@ -139,7 +140,23 @@ def queue_list(
         if as_json:
             _print(calls, as_json)
             return
-        _print_table(calls, "the ledger is empty")
+        shown = [
+            {
+                "key": call["key"][:12],
+                "state": call["state"],
+                "run": call["run"],
+                "decision": f"{call['stage']}/{call['subtask']}",
+                "arm": call["arm"],
+                "backend": call["backend"],
+                "circuits": call["circuits"],
+                "shots": call["shots"],
+                "CPU s": f"{call['cpu_s'] or 0:.3g}",
+                "QPU s, projected": f"{call['qpu_s_projected'] or 0:.4g}",
+                "created": str(call["created"])[:19],
+            }
+            for call in calls
+        ]
+        _print_table(shown, "no such calls in the ledger")
 
 
 @queue_app.command("show")
@@ -177,6 +194,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     from flows.config import RunConfig, load_profile
     from flows.render import closing
     from infra import progress
+    from infra.runtime.backends import canonical_name
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
@@ -187,6 +205,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     except ValidationError as error:
         raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     load_profile(config.profile)
+    canonical_name(config.backend)
     _check_paths(config.corpus + config.second)
     if (loaded.home / "runs" / name).exists() and not resume:
         raise BadInput(f"there is a run {name} already; choose another name, or continue it with --resume {name}")
