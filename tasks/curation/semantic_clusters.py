@@ -122,7 +122,7 @@ def _shared_start(problem: Clustering, bench: Bench) -> FloatArray:
 def solve_kmeans(problem: Clustering, bench: Bench) -> Duplicates:
     """k-means, the best of ten starts by inertia (scikit-learn)."""
     from sklearn.cluster import KMeans  # here, not above: the other arms load without it
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     seed = int(bench.rng.integers(2**31))
     model = KMeans(problem.clusters, n_init=RESTARTS, max_iter=problem.iterations * 50, random_state=seed)
