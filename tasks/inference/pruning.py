@@ -1,9 +1,8 @@
 """Which heads and feed-forward groups of a model go, at a fixed number of units of about equal size.
 
-The surrogate is the pairwise loss: `E(x) = L + sum_i (L_i - L) x_i + sum_{i<j} (L_ij - L_i - L_j + L) x_i x_j` with
-the calibration loss L without units, so `1 + n + n(n-1)/2` evaluations (block removal as constrained binary
-optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay for it in full. The opponent evaluates the
-true loss again after every removal and needs about `k n` evaluations.
+The surrogate is the loss expanded to pairs of units, `1 + n + n(n-1)/2` evaluations (block removal as constrained
+binary optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay for it in full. The opponent
+evaluates the true loss again after every removal and needs about `k n` evaluations.
 
 Quality is minus the bits per byte on text that no arm saw, before any recovery. All arms remove exactly k units, so
 they compare at equal sparsity. Only `nothing` does not; an unpruned model is always better on text, so it is charged
@@ -14,11 +13,9 @@ removal costs more than the allowance.
 from __future__ import annotations
 
 import atexit
-import math
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -33,13 +30,12 @@ from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
 from tasks.contract import Arm, Bench, Kind, Subtask, content_key
+from tasks.inference.losses import Pruning, Removal, children, lowest, pairwise_qubo, removal
 from tasks.inference.units import (
-    Job,
     Layout,
     Unit,
     activation_norms,
     bits_per_byte_without,
-    evaluate,
     gate_gradients,
     make_units,
     weight_norms,
@@ -51,82 +47,28 @@ from tasks.quantum.qaoa import sample_dicke_qaoa
 
 if TYPE_CHECKING:
     from numpy.random import Generator
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     from tasks.combinatorial.qubo import Bits
-
-Removal = tuple[int, ...]
 
 SHOTS = 256
 LAYERS = 3
 ANNEALING_LAYERS = 6
 READS, SWEEPS = 32, 100
-SLICES = 4
 TOLERANCE = 0.02
 
 _SCORED: dict[tuple[str, Removal], float] = {}
 
 
-@dataclass(frozen=True)
-class Pruning:
-    """Choose `k` of the units of a model.
-
-    Attributes:
-        model: folder of the model.
-        units: what can be removed.
-        k: how many of them go.
-        calibration: text that the arms may look at.
-        selection: text that the quality is measured on.
-        allowance: bits per byte that removing k units may cost before leaving the model alone is better.
-    """
-
-    model: Path
-    units: tuple[Unit, ...]
-    k: int
-    calibration: Windows
-    selection: Windows
-    allowance: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 0 < self.k < len(self.units):
-            raise ValueError(f"k ({self.k}) should lie between 1 and {len(self.units) - 1}, one less than the units")
-
-
-def children(problem: Pruning, bench: Bench, removed: Removal, candidates: Sequence[int]) -> NDArray[np.float64]:
-    """Return the calibration loss in bits per byte without `removed`, then without each candidate in addition.
-
-    The first is evaluated for the whole model only, else it is nan.
-    """
-    slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
-    windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
-    jobs = [Job(problem.model, problem.units, part, removed, tuple(candidates), not removed) for part in windows]
-    total: NDArray[np.float64] = np.sum(bench.map(evaluate, jobs), axis=0)
-    losses: NDArray[np.float64] = total / (math.log(2) * problem.calibration.n_bytes.sum())
-    return losses
-
-
 def singles(problem: Pruning, bench: Bench) -> NDArray[np.float64]:
     """Return the calibration loss of the whole model and without each single unit; shared by the arms."""
-    return bench.once("single losses", lambda: children(problem, bench, (), range(len(problem.units))))
+    return bench.once("single losses", lambda: children(problem, (), range(len(problem.units)), bench.map))
 
 
 def surrogate(problem: Pruning, bench: Bench) -> Qubo:
     """Return the pairwise-loss QUBO; shared by the arms."""
-    return bench.once("pairwise losses", lambda: pairwise_qubo(problem, bench))
-
-
-def pairwise_qubo(problem: Pruning, bench: Bench) -> Qubo:
-    """Evaluate the loss without every unit and every pair of units and fit the second-order expansion through them."""
-    n = len(problem.units)
     losses = singles(problem, bench)
-    whole, single = losses[0], losses[1:]
-    text, later = problem.calibration, [tuple(range(i + 1, n)) for i in range(n - 1)]
-    jobs = [Job(problem.model, problem.units, text, (i,), js, whole=False) for i, js in enumerate(later)]
-    upper = np.zeros((n, n))
-    for i, sums in enumerate(bench.map(evaluate, jobs)):
-        pair = sums[1:] / (math.log(2) * text.n_bytes.sum())
-        upper[i, i + 1 :] = pair - single[i] - single[i + 1 :] + whole
-    return Qubo(single - whole, upper + upper.T, float(whole))
+    return bench.once("pairwise losses", lambda: pairwise_qubo(problem, losses, bench.map))
 
 
 def remove_nothing(_problem: Pruning, _bench: Bench) -> Removal:
@@ -136,22 +78,22 @@ def remove_nothing(_problem: Pruning, _bench: Bench) -> Removal:
 
 def remove_random(problem: Pruning, bench: Bench) -> Removal:
     """Remove k units at random."""
-    return _removal(uniform_subsets(len(problem.units), problem.k, 1, bench.rng)[0])
+    return removal(uniform_subsets(len(problem.units), problem.k, 1, bench.rng)[0])
 
 
 def remove_smallest_weights(problem: Pruning, _bench: Bench) -> Removal:
     """Remove the units with the smallest weights."""
-    return _lowest(weight_norms(problem.model, problem.units), problem.k)
+    return lowest(weight_norms(problem.model, problem.units), problem.k)
 
 
 def remove_smallest_activations(problem: Pruning, _bench: Bench) -> Removal:
     """Remove the units that add least to the residual stream: Wanda's score summed over a structure."""
-    return _lowest(activation_norms(problem.model, problem.units, problem.calibration), problem.k)
+    return lowest(activation_norms(problem.model, problem.units, problem.calibration), problem.k)
 
 
 def remove_smallest_gradients(problem: Pruning, _bench: Bench) -> Removal:
     """Remove the units whose gate has the smallest loss gradient: first-order Taylor."""
-    return _lowest(gate_gradients(problem.model, problem.units, problem.calibration), problem.k)
+    return lowest(gate_gradients(problem.model, problem.units, problem.calibration), problem.k)
 
 
 def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
@@ -159,25 +101,25 @@ def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
     removed: Removal = ()
     while len(removed) < problem.k:
         left = [i for i in range(len(problem.units)) if i not in removed]
-        losses = children(problem, bench, removed, left) if removed else singles(problem, bench)
+        losses = children(problem, removed, left, bench.map) if removed else singles(problem, bench)
         removed = (*removed, left[int(losses[1:].argmin())])
     return tuple(sorted(removed))
 
 
 def remove_cheapest_singles(problem: Pruning, bench: Bench) -> Removal:
     """Remove the units that cost least alone: the surrogate without its interactions."""
-    return _lowest(singles(problem, bench)[1:], problem.k)
+    return lowest(singles(problem, bench)[1:], problem.k)
 
 
 def solve_exactly(problem: Pruning, bench: Bench) -> Removal:
     """Minimise the surrogate by enumeration."""
-    return _removal(minimise_cardinality(surrogate(problem, bench), problem.k))
+    return removal(minimise_cardinality(surrogate(problem, bench), problem.k))
 
 
 def anneal_swaps(problem: Pruning, bench: Bench) -> Removal:
     """Minimise the surrogate by annealing that swaps units in and out."""
     qubo = surrogate(problem, bench)
-    return _removal(best(qubo, cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng)))
+    return removal(best(qubo, cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng)))
 
 
 def sample_by_qaoa(problem: Pruning, bench: Bench) -> Removal:
@@ -282,15 +224,7 @@ def _qaoa_samples(problem: Pruning, bench: Bench) -> Bits:
 
 def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
     qubo = surrogate(problem, bench)
-    return _removal(best(qubo, repair_cardinality(qubo, bits, problem.k)))
-
-
-def _removal(bits: ArrayLike) -> Removal:
-    return tuple(int(i) for i in np.flatnonzero(bits))
-
-
-def _lowest(scores: NDArray[np.float64], k: int) -> Removal:
-    return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))
+    return removal(best(qubo, repair_cardinality(qubo, bits, problem.k)))
 
 
 def _selection_loss(problem: Pruning, removed: Removal) -> float:

@@ -22,6 +22,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from tasks.model.causal import load_model
+from tasks.model.threads import torch_threads
 from tasks.model.windows import Windows
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ class Job:
 
 def evaluate(job: Job) -> NDArray[np.float64]:
     """Return the summed negative log-likelihood (nats) without the removed units, then without each candidate too."""
-    return _walker(job.model).nll(job)
+    with torch_threads(1):
+        return _walker(job.model).nll(job)
 
 
 def bits_per_byte_without(model: Path, units: tuple[Unit, ...], windows: Windows, removed: Sequence[int]) -> float:
@@ -186,12 +188,14 @@ def activation_norms(model: Path, units: Sequence[Unit], windows: Windows) -> ND
     The elements of a unit are joined by the Euclidean norm: the size of what it adds to the residual stream if its
     channels were uncorrelated.
     """
-    return _walker(model).activation_norms(units, windows)
+    with torch_threads(1):
+        return _walker(model).activation_norms(units, windows)
 
 
 def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows) -> NDArray[np.float64]:
     """Return the mean over windows of |dL/dg| for a gate g = 1 on each unit (Michel et al. 2019, arXiv 1905.10650)."""
-    return _walker(model).gate_gradients(units, windows)
+    with torch_threads(1):
+        return _walker(model).gate_gradients(units, windows)
 
 
 @lru_cache(maxsize=2)

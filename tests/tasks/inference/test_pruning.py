@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from tasks.combinatorial.exact import subsets
 from tasks.contract import Bench, Kind, content_key
 from tasks.inference import pruning
-from tasks.inference.pruning import PRUNING, Pruning
+from tasks.inference.losses import Pruning, examine_surrogate
+from tasks.inference.pruning import PRUNING
 from tasks.inference.units import bits_per_byte_without
 
 
@@ -51,6 +52,16 @@ def test_the_surrogate_ranks_subsets_as_the_true_loss_does(
     order = {tuple(int(i) for i in np.flatnonzero(row)): e for row, e in zip(subsets(8, 3), energies, strict=True)}
     assert len(truth) == comb(8, 3)
     assert spearmanr([order[key] for key in truth], list(truth.values())).statistic > 0.9
+
+
+def test_the_surrogate_is_examined_against_the_true_loss(
+    problem: Pruning, truth: dict[tuple[int, ...], float], bench: Bench
+) -> None:
+    found = examine_surrogate(problem, 56, np.random.default_rng(0))
+    assert found["spearman"] > 0.9
+    assert found["tokens"] == 48 * 32
+    gap = truth[pruning.remove_cheapest_singles(problem, bench)] - truth[pruning.solve_exactly(problem, bench)]
+    assert found["interaction_gap_bpb"] == pytest.approx(gap, abs=1e-6)
 
 
 def test_every_arm_but_nothing_removes_k_units(problem: Pruning, bench: Bench) -> None:

@@ -1,0 +1,130 @@
+"""The pruning problem, the loss of a model without some of its units, and the pairwise expansion of that loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tasks.combinatorial.exact import minimise_cardinality
+from tasks.combinatorial.qubo import Qubo
+from tasks.combinatorial.repair import uniform_subsets
+from tasks.inference.units import Job, Unit, bits_per_byte_without, evaluate
+from tasks.model.windows import Windows
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import ArrayLike, NDArray
+
+    from tasks.contract import Map
+
+Removal = tuple[int, ...]
+
+SLICES = 4
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Choose `k` of the units of a model.
+
+    Attributes:
+        model: folder of the model.
+        units: what can be removed.
+        k: how many of them go.
+        calibration: text that the arms may look at.
+        selection: text that the quality is measured on.
+        allowance: bits per byte that removing k units may cost before leaving the model alone is better.
+    """
+
+    model: Path
+    units: tuple[Unit, ...]
+    k: int
+    calibration: Windows
+    selection: Windows
+    allowance: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k < len(self.units):
+            raise ValueError(f"k ({self.k}) should lie between 1 and {len(self.units) - 1}, one less than the units")
+
+
+def in_one_process(function: Any, items: Sequence[Any], /) -> list[Any]:
+    """Apply a function to every item here."""
+    return [function(item) for item in items]
+
+
+def children(
+    problem: Pruning, removed: Removal, candidates: Sequence[int], apply: Map = in_one_process
+) -> NDArray[np.float64]:
+    """Return the calibration loss in bits per byte without `removed`, then without each candidate in addition.
+
+    The first is evaluated for the whole model only, else it is nan.
+    """
+    slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
+    windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
+    jobs = [Job(problem.model, problem.units, part, removed, tuple(candidates), not removed) for part in windows]
+    total = np.sum(apply(evaluate, jobs), axis=0)
+    losses: NDArray[np.float64] = total / (math.log(2) * problem.calibration.n_bytes.sum())
+    return losses
+
+
+def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = in_one_process) -> Qubo:
+    """Evaluate the loss without every pair of units and return the second-order expansion of the loss.
+
+    `E(x) = L + sum_i (L_i - L) x_i + sum_{i<j} (L_ij - L_i - L_j + L) x_i x_j`, exact for up to two units.
+
+    Args:
+        problem: what is pruned.
+        singles: loss of the whole model, then without each unit, as `children` returns them.
+        apply: where the evaluations run.
+    """
+    n = len(problem.units)
+    whole, single = singles[0], singles[1:]
+    text, later = problem.calibration, [tuple(range(i + 1, n)) for i in range(n - 1)]
+    jobs = [Job(problem.model, problem.units, text, (i,), js, whole=False) for i, js in enumerate(later)]
+    upper = np.zeros((n, n))
+    for i, sums in enumerate(apply(evaluate, jobs)):
+        pair = sums[1:] / (math.log(2) * text.n_bytes.sum())
+        upper[i, i + 1 :] = pair - single[i] - single[i + 1 :] + whole
+    return Qubo(single - whole, upper + upper.T, float(whole))
+
+
+def examine_surrogate(problem: Pruning, masks: int, rng: Generator) -> dict[str, float]:
+    """Compare the pairwise expansion with the true loss on the calibration text of a problem.
+
+    Returns:
+        `spearman`: rank correlation of both over `masks` uniform k-subsets; `interaction_gap_bpb`: true loss of the
+        choice without interactions minus that of the expansion's optimum; `tokens` and `masks` it was measured on.
+    """
+    n = len(problem.units)
+    singles = children(problem, (), range(n))
+    qubo = pairwise_qubo(problem, singles)
+
+    def true_loss(bits: ArrayLike) -> float:
+        return bits_per_byte_without(problem.model, problem.units, problem.calibration, removal(bits))
+
+    subsets = uniform_subsets(n, problem.k, masks, rng)
+    spearman = spearmanr(qubo.energies(subsets), [true_loss(bits) for bits in subsets]).statistic
+    additive = np.isin(np.arange(n), lowest(singles[1:], problem.k))
+    optimum = minimise_cardinality(qubo, problem.k)
+    return {
+        "spearman": float(spearman),
+        "interaction_gap_bpb": true_loss(additive) - true_loss(optimum),
+        "tokens": problem.calibration.n_predicted,
+        "masks": masks,
+    }
+
+
+def removal(bits: ArrayLike) -> Removal:
+    """Return the positions of the ones."""
+    return tuple(int(i) for i in np.flatnonzero(bits))
+
+
+def lowest(scores: NDArray[np.float64], k: int) -> Removal:
+    """Return the positions of the k lowest scores."""
+    return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))
