@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,5 +249,15 @@ def markdown(report: Row) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _fact(value: float | str) -> str:
-    return number(value, 4) if isinstance(value, float) else str(value)
+def _facts(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the facts of a stage, nested ones under dotted names; long lists are for the JSON report."""
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _facts(value, f"{prefix}{name}.")
+        elif isinstance(value, float):
+            yield f"{prefix}{name}", number(value, 4)
+        elif isinstance(value, list):
+            if len(value) <= 8:
+                yield f"{prefix}{name}", ", ".join(number(v, 4) if isinstance(v, float) else str(v) for v in value)
+        elif value is not None:
+            yield f"{prefix}{name}", str(value)

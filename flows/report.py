@@ -257,12 +257,20 @@ def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, fl
                 f"energy_j_p95/{entry['stage']}": p95,
                 f"energy_wide_j/{entry['stage']}": entry["energy"]["wide"][1],
             }
-        for name, value in entry["facts"].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                found[f"{prefix}{name}"] = float(value)
+        found |= _numbers(entry["facts"], prefix)
         for subtask in entry["subtasks"]:
             for row in subtask["rows"]:
                 found |= _row_metrics(f"{subtask['name']}/{row['arm']}", row)
+    return found
+
+
+def _numbers(facts: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
     return found
 
 

@@ -7,7 +7,8 @@ A stage module `tasks.<stage>.stage` offers
 * `prepare(context) -> State`: the classical road up to the first decision;
 * `pose(context, state, subtask) -> problem | None`: the problem of one decision (None: nothing to decide);
 * `apply(context, state, subtask, solution) -> State`: what follows from the decision;
-* `publish(context, state) -> State`: the stage's products in the lake.
+* `publish(context, state) -> State`: the stage's products in the lake;
+* `headline(state) -> str`: its result in one line, for the report.
 """
 
 from __future__ import annotations
@@ -95,4 +96,8 @@ class Stage(Protocol):
 
     def publish(self, context: Context, state: State) -> State:
         """Put the stage's products into the lake."""
+        ...
+
+    def headline(self, state: State) -> str:
+        """Return the result of the stage in one line."""
         ...

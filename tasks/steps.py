@@ -65,8 +65,12 @@ def decide(context: Context, state: State, subtask: str, bench: Workbench) -> De
 @task(name="publish", task_run_name="{context.stage}: publish")
 def publish(context: Context, state: State) -> State:
     """Put the products of a stage into the lake."""
+    module = _module(context.stage)
     with _work(context, "publish"):
-        return _module(context.stage).publish(context, state)
+        published = module.publish(context, state)
+    line = module.headline(published)
+    log.info("%s: %s", context.stage, line)
+    return published.add(headline=line)
 
 
 @task(name="shadow", task_run_name="{shadow.context.stage}: shadow {shadow.subtask}")

@@ -86,6 +86,12 @@ def publish(context: Context, state: State) -> State:
     return state.add({"architecture/model": ref})
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    shape = state.facts["shape"]
+    return f"{state.facts['parameters']:,} parameters, {shape['depth']} blocks of width {shape['width']}"
+
+
 def _shape(options: Options, vocab_size: int, context: int) -> Shape:
     dial = shape_of_dial(options.depth, vocab_size, context)
     width = options.width or dial.width

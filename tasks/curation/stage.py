@@ -209,6 +209,15 @@ def publish(context: Context, state: State) -> State:
     )
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    read, kept = sum(state.facts["documents_read"].values()), sum(state.facts["documents_kept"].values())
+    duplicates = sum(state.facts["removed"].values())
+    truth = state.facts.get("truth") or {}
+    scored = f"; pairs: precision {truth['precision']:.3f}, recall {truth['recall']:.3f}" if truth else ""
+    return f"{kept} of {read} documents kept, {duplicates} removed as duplicates{scored}"
+
+
 def _documents(
     options: Options, funnel: Funnel, quarantined: list[tuple[str, Quarantined]]
 ) -> Iterator[list[Document]]:

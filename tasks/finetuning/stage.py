@@ -110,6 +110,14 @@ def publish(context: Context, state: State) -> State:
         return _adapt_and_save(context, state, options)
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    lora = state.facts["lora"]
+    full = state.facts.get("full")
+    beside = f" (full fine-tuning {full['gain']:.3f}, {full['forgetting']:.3f})" if full else ""
+    return f"LoRA: gain {lora['gain']:.3f}, forgetting {lora['forgetting']:.3f} bits per byte{beside}"
+
+
 def _compare_full(context: Context, options: Options) -> State:
     model = _model(context)
     before = _scores(context, model, options)

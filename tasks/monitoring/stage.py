@@ -192,6 +192,11 @@ def publish(context: Context, state: State) -> State:
     return state.add(power_at_level={"level": options.level, "trials": options.power_trials, **shares})
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    return "states of the windows: " + ", ".join(map(str, state.facts["states"]))
+
+
 def _input(context: Context, name: str) -> Ref:
     ref = context.inputs.get(name)
     if ref is None:

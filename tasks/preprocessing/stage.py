@@ -101,6 +101,15 @@ def publish(context: Context, state: State) -> State:
     return state
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    statistics = state.facts["statistics"]
+    tokens = sum(part["tokens"] for part in statistics.values())
+    size = sum(part["n_bytes"] for part in statistics.values())
+    dropped = state.facts["contaminated"]
+    return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {dropped} documents repeat held-out text, dropped"
+
+
 def _kept(context: Context) -> Ref:
     kept = context.inputs.get("curation/kept")
     if kept is None:

@@ -101,6 +101,14 @@ def publish(context: Context, state: State) -> State:
         return _train_and_save(context, state, options)
 
 
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    before, after = state.facts["before"]["test"], state.facts["after"]["test"]
+    zlib = state.facts["references"]["test"]["zlib"]
+    tokens = state.facts["tokens"]
+    return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
+
+
 def _measure(context: Context, options: Options) -> State:
     folder = context.lake.folder(_inputs(context)["architecture/model"])
     training = _windows(context, options.domain, "train", None)
