@@ -240,12 +240,9 @@ def markdown(report: Row) -> str:
             _pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:
-        facts = {k: v for k, v in stage["facts"].items() if isinstance(v, int | float | str)}
+        facts = list(_facts(stage["facts"]))
         if facts:
-            parts += [
-                f"## Facts: {stage['stage']}",
-                _pipes(("fact", "value"), [(k, _fact(v)) for k, v in facts.items()]),
-            ]
+            parts += [f"## Facts: {stage['stage']}", _pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
 
 
