@@ -241,7 +241,8 @@ def _step(
     loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
     if not torch.isfinite(loss):
         raise FloatingPointError(
-            f"the training loss is {float(loss.detach())}; lower the learning rates ({recipe.matrix_lr}, {recipe.other_lr})"
+            f"the training loss is {float(loss.detach())}; "
+            f"lower the learning rates (now {recipe.matrix_lr} and {recipe.other_lr})"
         )
     loss.backward()
     trained = [p for optimizer in optimizers.values() for group in optimizer.param_groups for p in group["params"]]
