@@ -1,0 +1,356 @@
+"""Inference: prune the model, let it recover, register it, and see that a server answers with it."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import copytree
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import AutoConfig
+
+from infra.errors import BadInput
+from infra.lake import Ref
+from infra.tracking import register_model
+from tasks.contract import Subtask
+from tasks.inference.losses import Pruning, Removal, examine_surrogate
+from tasks.inference.pruning import PRUNING
+from tasks.inference.units import Layout, Unit, choose_units, zero_units
+from tasks.model.causal import load_model, save_model
+from tasks.model.score import bits_per_byte
+from tasks.model.threads import torch_threads
+from tasks.model.train import Recipe, Watch, train
+from tasks.model.windows import Windows, read_windows
+from tasks.serving.client import complete, running_server
+from tasks.serving.compact import Kept, active_parameters, compact, expand
+from tasks.stage import Context, State
+
+log = logging.getLogger("ketcycle.inference")
+
+SUBTASKS: tuple[Subtask[Any, Any], ...] = (PRUNING,)
+SOURCES = ("finetuning/model", "training/model")
+
+
+class Options(BaseModel):
+    """Settings of the stage; the defaults are the demo profile.
+
+    Attributes:
+        domains: domains that calibrate and judge; those without text are left out.
+        units: removable parts at most.
+        share: share of them that goes.
+        allowance: bits per byte that the removal may cost before leaving the model alone is better.
+        calibration_tokens: text that the methods see; under 16,000 noise is as large as the differences.
+        selection_windows: text that they are judged on.
+        surrogate_tokens: text on which the pairwise expansion is compared with the true loss, 0 = not compared.
+        surrogate_masks: random subsets of that comparison.
+        recovery_tokens: training after the removal, 0 = none.
+        matrix_lr: learning rate of Muon in it.
+        other_lr: learning rate of AdamW in it.
+        batch: windows per step.
+        threads: torch threads.
+        evaluation_windows: held-out windows of each figure, None = all.
+        register_model: whether the model is registered in MLflow.
+        name: name of the registered model.
+        alias: alias that points to the new version.
+        serve: whether the server is started once and asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    domains: tuple[str, ...] = ("base", "second")
+    units: int = Field(14, ge=2, le=24)
+    share: float = Field(1 / 3, gt=0, lt=1)
+    allowance: float = Field(0.1, ge=0)
+    calibration_tokens: int = Field(16_384, ge=1)
+    selection_windows: int = Field(64, ge=1)
+    surrogate_tokens: int = Field(2_048, ge=0)
+    surrogate_masks: int = Field(40, ge=3)
+    recovery_tokens: int = Field(40_000, ge=0)
+    matrix_lr: float = Field(0.005, gt=0)
+    other_lr: float = Field(0.005, gt=0)
+    batch: int = Field(8, ge=1)
+    threads: int = Field(1, ge=1)
+    evaluation_windows: int | None = Field(96, ge=1)
+    register_model: bool = True
+    name: str = "ketcycle"
+    alias: str = "serving"
+    serve: bool = True
+
+
+def prepare(context: Context) -> State:
+    """Cut the model into units and measure it as it is."""
+    options = context.parsed(Options)
+    source = _source(context)
+    folder = context.lake.folder(source)
+    units, why = _units(folder, options.units)
+    with torch_threads(options.threads):
+        state = State().add(
+            source=str(source),
+            units=[str(unit) for unit in units],
+            cannot_prune=why,
+            bits_per_byte={"before": _scores(context, load_model(folder))},
+        )
+        if not units:
+            log.warning("nothing to prune: %s", why)
+            return state
+        layout = Layout.of(AutoConfig.from_pretrained(folder, local_files_only=True))
+        k = _k(options, units)
+        log.info("%d units of %d blocks, %d of them go", len(units), len({u.layer for u in units}), k)
+        state = state.add(unit_parameters=[layout.parameters(unit) for unit in units], k=k)
+        if options.surrogate_tokens:
+            problem = _problem(context, options, units, options.surrogate_tokens)
+            rng = np.random.default_rng([context.seed, 1])
+            state = state.add(surrogate=examine_surrogate(problem, options.surrogate_masks, rng))
+    return state
+
+
+def pose(context: Context, state: State, subtask: str) -> Pruning | None:
+    """Return which units there are to choose from, or None for a model that cannot be cut."""
+    if subtask != PRUNING.name:
+        raise KeyError(f"inference has no subtask {subtask!r}")
+    options = context.parsed(Options)
+    units, _ = _units(context.lake.folder(_source(context)), options.units)
+    return _problem(context, options, units, options.calibration_tokens) if units else None
+
+
+def apply(context: Context, state: State, subtask: str, solution: Removal) -> State:
+    """Note what goes; the weights are changed at publishing."""
+    if subtask != PRUNING.name:
+        raise KeyError(f"inference has no subtask {subtask!r}")
+    gone = [state.facts["units"][index] for index in solution]
+    log.info("removing %s", ", ".join(gone) or "nothing")
+    return state.add(removed=list(solution), removed_units=gone)
+
+
+def publish(context: Context, state: State) -> State:
+    """Remove, recover, save, register, and ask the server for a completion."""
+    options = context.parsed(Options)
+    with torch_threads(options.threads):
+        state = _prune_and_save(context, state, options)
+    ref = state.refs["inference/model"]
+    folder = context.lake.folder(ref)
+    if options.register_model:
+        meta = {"ketcycle_run": context.run_id, "lake": str(ref), "source": str(state.facts["source"])}
+        version = register_model(options.name, folder, options.alias, meta)
+        state = state.add(registered={"name": options.name, "version": version, "alias": options.alias})
+        log.info("registered %s version %d as %s", options.name, version, options.alias)
+    return state.add(served=_serve(context, folder, ref)) if options.serve else state
+
+
+def headline(state: State) -> str:
+    """Return the result of the stage in one line."""
+    if not state.facts.get("removed"):
+        return "nothing removed"
+    figures, share = state.facts["bits_per_byte"], state.facts["parameters"]["removed_share"]
+    named = ", ".join(f"{name.replace('_', ' ')} {statistics.mean(s.values()):.3f}" for name, s in figures.items())
+    return f"{len(state.facts['removed'])} units ({share:.1%} of the weights) removed; bits per byte {named}"
+
+
+def _prune_and_save(context: Context, state: State, options: Options) -> State:
+    folder = context.lake.folder(_source(context))
+    units, _ = _units(folder, options.units)
+    removed = tuple(state.facts.get("removed", ()))
+    full = load_model(folder)
+    whole = active_parameters(full)
+    figures: dict[str, Any] = dict(state.facts["bits_per_byte"])
+    model = load_model(folder)
+    zero_units(model, [units[index] for index in removed])
+    kept = compact(model)
+    speed = _prefill_speed(full, model)
+    if removed:
+        figures["pruned"] = _scores(context, model)
+        if options.recovery_tokens:
+            figures |= _recover(context, options, model, folder)
+    ref = _save(context, model, kept, full, removed)
+    log.info("bits per byte: %s", "; ".join(f"{name} {_line(scores)}" for name, scores in figures.items()))
+    active = active_parameters(model)
+    return state.add(
+        {"inference/model": ref},
+        bits_per_byte=figures,
+        parameters={"stored": whole, "active": active, "removed_share": 1 - active / whole},
+        prefill_tokens_per_cpu_s=speed,
+        # One width for all blocks is all that the format knows: the file keeps zeros, the server leaves them out.
+        stored_as="zeros in the shape of the source; taken out when loaded by the server",
+    )
+
+
+def _recover(context: Context, options: Options, model: Any, folder: Path) -> dict[str, Any]:
+    """Train the pruned model, and the unpruned one with the same arithmetic, and score both."""
+    control = load_model(folder)
+    ratio = _flops_per_token(model) / _flops_per_token(control)
+    _freeze_empty(model)
+    scores = {}
+    for name, trained, tokens in (
+        ("recovered", model, options.recovery_tokens),
+        ("unpruned_same_compute", control, max(1, round(options.recovery_tokens * ratio))),
+    ):
+        recipe = Recipe(
+            tokens=tokens,
+            batch=options.batch,
+            matrix_lr=options.matrix_lr,
+            other_lr=options.other_lr,
+            seed=context.seed,
+            threads=options.threads,
+        )
+        windows = _mixed(context, options, "train", None)
+        train(trained, windows, recipe, Watch(log=log), context.scratch / f"checkpoints-{name}")
+        scores[name] = _scores(context, trained)
+    return scores
+
+
+def _save(context: Context, model: Any, kept: tuple[Kept, ...], full: Any, removed: Removal) -> Ref:
+    if kept:
+        expand(model, kept, full)
+    source = _source(context)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        copytree(context.lake.folder(_tokenizer(context)), folder, dirs_exist_ok=True)
+        save_model(full if kept else model, Path(folder))
+        meta = {"source": str(source), "removed": list(removed)}
+        return context.lake.put_folder("inference/model", Path(folder), meta)
+
+
+def _serve(context: Context, folder: Path, ref: Ref) -> dict[str, Any]:
+    """Start the server as a user would and ask it once; the request is logged under a name of its own."""
+    prompt = _prompt(context)
+    began = time.monotonic()
+    with running_server(folder, context.home, f"{context.run_id}-{context.stage}", version=ref.version) as url:
+        ready_s = time.monotonic() - began
+        answer = complete(url, prompt, max_tokens=24, label="check")
+    choice = answer["choices"][0]
+    log.info("the server answered %r", choice["text"])
+    return {
+        "prompt": prompt,
+        "text": choice["text"],
+        "finish_reason": choice["finish_reason"],
+        "usage": answer["usage"],
+        "model_version": answer["system_fingerprint"],
+        "ready_s": ready_s,
+    }
+
+
+def _source(context: Context) -> Ref:
+    for name in SOURCES:
+        if name in context.inputs:
+            return context.inputs[name]
+    raise BadInput(f"inference reads {' or '.join(SOURCES)}, not there yet; run training before")
+
+
+def _shards(context: Context) -> Ref:
+    if "preprocessing/shards" not in context.inputs:
+        raise BadInput("inference reads preprocessing/shards, not there yet; run preprocessing before")
+    return context.inputs["preprocessing/shards"]
+
+
+def _tokenizer(context: Context) -> Ref:
+    if "preprocessing/tokenizer" not in context.inputs:
+        raise BadInput("inference reads preprocessing/tokenizer, not there yet; run preprocessing before")
+    return context.inputs["preprocessing/tokenizer"]
+
+
+def _units(folder: Path, limit: int) -> tuple[tuple[Unit, ...], str]:
+    """Return the units of a model, or none and the reason."""
+    try:
+        return choose_units(Layout.of(AutoConfig.from_pretrained(folder, local_files_only=True)), limit), ""
+    except ValueError as error:
+        return (), str(error)
+
+
+def _k(options: Options, units: tuple[Unit, ...]) -> int:
+    return min(max(1, round(options.share * len(units))), len(units) - 1)
+
+
+def _problem(context: Context, options: Options, units: tuple[Unit, ...], tokens: int) -> Pruning:
+    train_windows = _mixed(context, options, "train", None)
+    return Pruning(
+        model=context.lake.folder(_source(context)),
+        units=units,
+        k=_k(options, units),
+        calibration=train_windows.spread(max(1, -(-tokens // train_windows.context))),
+        selection=_mixed(context, options, "validation", options.selection_windows),
+        allowance=options.allowance,
+    )
+
+
+def _by_domain(context: Context, options: Options, split: str, limit: int | None) -> dict[str, Windows]:
+    found, said = {}, ""
+    for domain in options.domains:
+        try:
+            found[domain] = read_windows(context.lake, _shards(context), domain, split, limit)
+        except ValueError as error:
+            said = str(error)
+    if not found:
+        raise BadInput(f"{said}; set inference.domains to domains that have text")
+    return found
+
+
+def _mixed(context: Context, options: Options, split: str, limit: int | None) -> Windows:
+    """Return the same number of windows of each domain, in turns."""
+    parts = list(_by_domain(context, options, split, None).values())
+    count = min(min(len(part) for part in parts), -(-limit // len(parts)) if limit else 1 << 62)
+    parts = [part.spread(count) for part in parts]
+    context_length = parts[0].tokens.shape[1]
+    tokens = np.stack([part.tokens for part in parts], axis=1).reshape(-1, context_length)
+    return Windows(tokens, np.stack([part.n_bytes for part in parts], axis=1).reshape(-1))
+
+
+def _scores(context: Context, model: Any) -> dict[str, float]:
+    options = context.parsed(Options)
+    windows = _by_domain(context, options, "test", options.evaluation_windows)
+    return {domain: bits_per_byte(model, part) for domain, part in windows.items()}
+
+
+def _line(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{domain} {value:.3f}" for domain, value in scores.items())
+
+
+def _flops_per_token(model: Any) -> int:
+    """Return twice the weights that a token meets, the output head included."""
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name)
+    tied = bool(model.config.tie_word_embeddings)
+    return int(2 * (matrices + (model.get_input_embeddings().weight.numel() if tied else 0)))
+
+
+def _freeze_empty(model: Any) -> None:
+    """Keep what was removed from coming back: a head or channel that only holds the place has weights of zero."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            parameter.requires_grad_(False)
+
+
+def _prefill_speed(full: Any, pruned: Any, seconds: float = 1.0) -> dict[str, float]:
+    """Return prompt tokens read per CPU second before and after, the median of turns."""
+    length = int(full.config.max_position_embeddings)
+    tokens = torch.arange(4 * length).view(4, length) % int(full.config.vocab_size)
+    runs: dict[str, list[float]] = {"before": [], "after": []}
+    for _ in range(3):
+        runs["before"].append(_tokens_per_cpu_s(full, tokens, seconds / 3))
+        runs["after"].append(_tokens_per_cpu_s(pruned, tokens, seconds / 3))
+    return {name: statistics.median(values) for name, values in runs.items()}
+
+
+def _tokens_per_cpu_s(model: Any, tokens: torch.Tensor, seconds: float) -> float:
+    done, spent = -tokens.numel(), 0.0  # the first pass warms the caches
+    with torch.inference_mode():
+        while spent < seconds:
+            began = time.process_time()
+            model(input_ids=tokens, use_cache=False)
+            spent += time.process_time() - began if done >= 0 else 0.0
+            done += tokens.numel()
+    return done / spent
+
+
+def _prompt(context: Context) -> str:
+    """Return the first words of a held-out document, as the user of this model may write."""
+    if "preprocessing/holdout" in context.inputs:
+        for batch in context.lake.scan(context.inputs["preprocessing/holdout"], columns=["split", "text"]):
+            for row in batch.to_pylist():
+                if row["split"] == "test" and row["text"].split():
+                    return " ".join(row["text"].split()[:8])
+    return "The"
