@@ -52,7 +52,7 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         run |= {
             "status": "failed" if failure else "done",
             "wall_s": time.monotonic() - began,
-            "peak_rss_mb": tree.peak_rss_mb,
+            "peak_mb": tree.peak_mb,
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         tree.stop()

@@ -202,7 +202,7 @@ def summary(report: Row) -> str:
     beside = f", of them orchestration {number(orchestration['cpu_s'])} CPU s" if orchestration else ""
     return (
         f"run {report['run_id']}: {report['status']}, {number(report['wall_s'])} s, "
-        f"{number(report['cpu_s'])} CPU s{beside}, peak {number(report['peak_rss_mb'], 4)} MiB; "
+        f"{number(report['cpu_s'])} CPU s{beside}, peak {number(report['peak_mb'], 4)} MiB; "
         f"energy is modelled unless a source says measured (coefficients {report['coefficients']})"
     )
 

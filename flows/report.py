@@ -51,7 +51,7 @@ def build_report(home: Path, run_id: str, run: Mapping[str, Any], country: str) 
         "seed": run["config"]["seed"],
         "status": run["status"],
         "wall_s": run.get("wall_s"),
-        "peak_rss_mb": run.get("peak_rss_mb"),
+        "peak_mb": run.get("peak_mb"),
         "cpu_s": total.cpu_s,
         "orchestration": _orchestration(orchestration, coefficients, country),
         "coefficients": coefficients.hash,

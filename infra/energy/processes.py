@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import psutil
 
-SAMPLE_S = 0.5
+SAMPLE_S = 1.0
 
 
 class ProcessTree:
@@ -15,7 +15,8 @@ class ProcessTree:
 
     This process and its descendants count with their whole life, starting them included; the others (workers of a
     standing cluster, say) from the moment this object is made. A descendant that ended and was waited for counts
-    through its parent's `children` times.
+    through its parent's `children` times. Memory is the proportional set size: a page that several processes share
+    counts once in all.
 
     Args:
         others: process ids besides this one; a descendant of this process may be among them.
@@ -27,7 +28,7 @@ class ProcessTree:
         own = {process.pid for process in (me, *me.children(recursive=True))}
         self._start = {process.pid: _cpu_s(process) for process in self._family() if process.pid not in own}
         self._stop = threading.Event()
-        self.peak_rss_mb = 0.0
+        self.peak_mb = 0.0
         threading.Thread(target=self._watch, daemon=True).start()
 
     def cpu_s(self) -> float:
@@ -49,7 +50,7 @@ class ProcessTree:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self.peak_rss_mb = max(self.peak_rss_mb, sum(_rss_mb(process) for process in self._family()))
+            self.peak_mb = max(self.peak_mb, sum(_pss_mb(process) for process in self._family()))
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -60,8 +61,8 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system + times.children_user + times.children_system)
 
 
-def _rss_mb(process: psutil.Process) -> float:
+def _pss_mb(process: psutil.Process) -> float:
     try:
-        return float(process.memory_info().rss / 2**20)
-    except psutil.NoSuchProcess:
+        return float(process.memory_full_info().pss / 2**20)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
         return 0.0

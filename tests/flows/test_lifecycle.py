@@ -87,6 +87,10 @@ def test_all_seven_stages_are_done(finished: Finished) -> None:
     assert statuses["training"] == statuses["monitoring"] == "done"
 
 
+def test_memory_stays_within_four_gibibytes(finished: Finished) -> None:
+    assert 500 < finished.report["peak_mb"] < 4096
+
+
 def test_training_goes_on_at_its_checkpoint(finished: Finished) -> None:
     assert "resuming at step" in finished.progress
 
