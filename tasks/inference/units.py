@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -94,6 +94,10 @@ class Layout:
         width = 1 if unit.part == FFN else self.queries_per_kv * self.head_width
         return slice(unit.start * width, unit.stop * width)
 
+    def shared_rows(self, unit: Unit) -> slice:
+        """Return the rows of the key and value projections that belong to a unit of heads."""
+        return slice(unit.start * self.head_width, unit.stop * self.head_width)
+
 
 def make_units(layout: Layout, layers: Sequence[int], head_units: int, channel_units: int) -> tuple[Unit, ...]:
     """Cut the attention and the feed-forward part of each of some blocks into units of as equal size as can be.
@@ -142,6 +146,23 @@ def choose_units(layout: Layout, limit: int) -> tuple[Unit, ...]:
     if best is None:
         raise ValueError(f"a limit of {limit} units is too small for one block; give at least 2")
     return best[1]
+
+
+def zero_units(model: PreTrainedModel, units: Sequence[Unit]) -> None:
+    """Set all weights of some units to zero, in place."""
+    layout, decoder = Layout.of(model.config), cast("Any", model).model
+    with torch.no_grad():
+        for unit in units:
+            layer, columns = decoder.layers[unit.layer], layout.columns(unit)
+            for weight in _weights(layer, layout, unit):
+                weight.zero_()
+            shared, attention, mlp = layout.shared_rows(unit), layer.self_attn, layer.mlp
+            biased = [(mlp.gate_proj, columns), (mlp.up_proj, columns)]
+            if unit.part == ATTENTION:
+                biased = [(attention.q_proj, columns), (attention.k_proj, shared), (attention.v_proj, shared)]
+            for linear, rows in biased:
+                if linear.bias is not None:
+                    linear.bias[rows] = 0
 
 
 @dataclass(frozen=True)
@@ -201,6 +222,21 @@ def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows) -> NDAr
 @lru_cache(maxsize=2)
 def _walker(folder: Path) -> _Walker:
     return _Walker(load_model(folder))
+
+
+def _weights(layer: Any, layout: Layout, unit: Unit) -> list[torch.Tensor]:
+    """Return views of all weights of a unit."""
+    columns = layout.columns(unit)
+    if unit.part == FFN:
+        mlp = layer.mlp
+        return [mlp.gate_proj.weight[columns], mlp.up_proj.weight[columns], mlp.down_proj.weight[:, columns]]
+    attention, shared = layer.self_attn, layout.shared_rows(unit)
+    return [
+        attention.q_proj.weight[columns],
+        attention.k_proj.weight[shared],
+        attention.v_proj.weight[shared],
+        attention.o_proj.weight[:, columns],
+    ]
 
 
 @dataclass
@@ -264,16 +300,7 @@ class _Walker:
         """See the function of this name."""
         norms = []
         for unit in units:
-            layer = self.model.model.layers[unit.layer]
-            columns = self.layout.columns(unit)
-            if unit.part == FFN:
-                weights = [layer.mlp.gate_proj.weight[columns], layer.mlp.up_proj.weight[columns]]
-                weights.append(layer.mlp.down_proj.weight[:, columns])
-            else:
-                attention, width = layer.self_attn, self.layout.head_width
-                shared = slice(unit.start * width, unit.stop * width)
-                weights = [attention.q_proj.weight[columns], attention.k_proj.weight[shared]]
-                weights += [attention.v_proj.weight[shared], attention.o_proj.weight[:, columns]]
+            weights = _weights(self.model.model.layers[unit.layer], self.layout, unit)
             flat = torch.cat([w.detach().reshape(-1).double() for w in weights])
             norms.append(float(flat.square().mean().sqrt()))
         return np.array(norms)

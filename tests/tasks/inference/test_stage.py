@@ -1,0 +1,227 @@
+"""The stage on a small trained model, from the lake to a server that answers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from infra.errors import BadInput
+from infra.lake import Lake, Ref
+from tasks.architecture.config import Shape, build_model
+from tasks.inference import stage
+from tasks.inference.pruning import PRUNING
+from tasks.inference.units import Layout, choose_units, zero_units
+from tasks.model.causal import load_model, save_model
+from tasks.model.score import bits_per_byte
+from tasks.model.train import Recipe, train
+from tasks.model.windows import Windows, read_windows
+from tasks.preprocessing.bpe import save_tokenizer, token_bytes, train_bpe
+from tasks.preprocessing.pack import Packer
+from tasks.serving.client import read_requests
+from tasks.serving.compact import compact
+from tasks.stage import Context, State
+
+LICENCES = Path(__file__).parents[3] / "deployments" / "sample" / "licences"
+CONTEXT = 32
+SMALL: dict[str, Any] = {
+    "units": 6,
+    "calibration_tokens": 640,
+    "selection_windows": 12,
+    "surrogate_tokens": 320,
+    "surrogate_masks": 8,
+    "recovery_tokens": 4_000,
+    "evaluation_windows": 20,
+    "register_model": False,
+    "serve": False,
+}
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    home = tmp_path_factory.mktemp("home")
+    lake = Lake(home / "lake")
+    texts = {"base": (LICENCES / "PSF-2.0.txt").read_text(), "second": (LICENCES / "CC-BY-4.0.txt").read_text()}
+    tokenizer = train_bpe(iter(texts.values()), 400)
+    folder = home / "tokenizer"
+    save_tokenizer(tokenizer, folder, CONTEXT)
+    tables, lengths = [], token_bytes(tokenizer)
+    for domain, text in texts.items():
+        packer = Packer(CONTEXT, lengths, 0)
+        packer.add(tokenizer.encode(text).ids)
+        tokens, n_bytes = packer.take()
+        cuts = np.array_split(np.arange(len(tokens)), 10)
+        parts = {"train": np.concatenate(cuts[:8]), "validation": cuts[8], "test": cuts[9]}
+        for split, rows in parts.items():
+            columns = {
+                "domain": [domain] * len(rows),
+                "split": [split] * len(rows),
+                "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens[rows].reshape(-1)), CONTEXT + 1),
+                "n_bytes": n_bytes[rows],
+            }
+            tables.append(pa.table(columns))
+    shards = lake.write("preprocessing/shards", tables, {"context": CONTEXT})
+    holdout = lake.write(
+        "preprocessing/holdout",
+        pa.table({"doc_id": ["d"], "domain": ["base"], "split": ["test"], "text": [texts["base"][:2000]]}),
+    )
+    tokenizer_ref = lake.put_folder("preprocessing/tokenizer", folder)
+    model = build_model(Shape(3, 32, 2, 64, tokenizer.get_vocab_size(), CONTEXT), 0, 0)
+    train(model, read_windows(lake, shards, "base", "train"), Recipe(tokens=40_000, batch=16, matrix_lr=0.05))
+    save_model(model, folder)
+    inputs = {
+        "preprocessing/shards": shards,
+        "preprocessing/tokenizer": tokenizer_ref,
+        "preprocessing/holdout": holdout,
+        "training/model": lake.put_folder("training/model", folder),
+    }
+    return Context("run-a", "inference", home, 3, SMALL, inputs)
+
+
+@pytest.fixture(scope="module")
+def published(context: Context) -> State:
+    state = stage.prepare(context)
+    problem = stage.pose(context, state, "pruning")
+    assert problem is not None
+    state = stage.apply(context, state, "pruning", (0, 3))
+    return stage.publish(context, state)
+
+
+def test_the_problem_uses_disjoint_text_of_both_domains(context: Context) -> None:
+    problem = stage.pose(context, stage.prepare(context), "pruning")
+    assert problem is not None
+    assert PRUNING.size(problem) == 6
+    assert problem.k == 2
+    assert problem.calibration.n_predicted >= 640
+    lake, shards = context.lake, context.inputs["preprocessing/shards"]
+    for windows, split in ((problem.calibration, "train"), (problem.selection, "validation")):
+        rows = {row.tobytes() for row in windows.tokens}
+        for domain in ("base", "second"):
+            own = {row.tobytes() for row in read_windows(lake, shards, domain, split).tokens}
+            assert len(rows & own) == len(rows) // 2
+
+
+def test_the_published_model_loads_plainly_and_lacks_what_was_removed(context: Context, published: State) -> None:
+    folder = context.lake.folder(published.refs["inference/model"])
+    plain = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    source = context.lake.folder(context.inputs["training/model"])
+    units = choose_units(Layout.of(plain.config), 6)
+    again = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    zero_units(again, [units[0], units[3]])
+    for (name, a), b in zip(plain.named_parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    assert {n: p.shape for n, p in plain.named_parameters()} == {
+        n: p.shape for n, p in load_model(source).named_parameters()
+    }
+    assert (folder / "tokenizer.json").is_file()
+
+
+def test_the_figures_are_those_of_the_published_model(context: Context, published: State) -> None:
+    model = load_model(context.lake.folder(published.refs["inference/model"]))
+    windows = read_windows(context.lake, context.inputs["preprocessing/shards"], "second", "test", 20)
+    figures = published.facts["bits_per_byte"]
+    assert figures["recovered"]["second"] == pytest.approx(bits_per_byte(model, windows), abs=1e-4)
+    assert set(figures) == {"before", "pruned", "recovered", "unpruned_same_compute"}
+    assert figures["pruned"]["base"] > figures["before"]["base"]
+    assert figures["recovered"]["base"] < figures["pruned"]["base"]
+
+
+def test_what_was_removed_saves_arithmetic_where_it_is_served(context: Context, published: State) -> None:
+    model = load_model(context.lake.folder(published.refs["inference/model"]))
+    compact(model)
+    parameters = published.facts["parameters"]
+    assert sum(p.numel() for p in model.parameters()) == parameters["active"] < parameters["stored"]
+    speed = published.facts["prefill_tokens_per_cpu_s"]
+    assert speed["before"] > 0
+    assert speed["after"] > 0
+
+
+def test_the_surrogate_is_reported(published: State) -> None:
+    surrogate = published.facts["surrogate"]
+    assert -1 <= surrogate["spearman"] <= 1
+    assert surrogate["masks"] == 8
+
+
+def test_the_same_seed_gives_the_same_model(context: Context, published: State) -> None:
+    state = stage.apply(context, stage.prepare(context), "pruning", (0, 3))
+    assert stage.publish(context, state).refs == published.refs
+
+
+def test_a_rerun_after_a_kill_gives_the_same_model(context: Context, published: State) -> None:
+    elsewhere = replace(context, run_id="run-b")
+    state = stage.apply(elsewhere, stage.prepare(elsewhere), "pruning", (0, 3))
+    assert stage.publish(elsewhere, state).refs == published.refs
+
+
+def test_nothing_removed_publishes_the_model_as_it_is(context: Context) -> None:
+    state = stage.publish(context, stage.apply(context, stage.prepare(context), "pruning", ()))
+    before = load_model(context.lake.folder(context.inputs["training/model"]))
+    after = load_model(context.lake.folder(state.refs["inference/model"]))
+    for a, b in zip(before.parameters(), after.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert set(state.facts["bits_per_byte"]) == {"before"}
+
+
+def test_whole_sublayers_can_go_and_stay_gone(context: Context) -> None:
+    units = choose_units(Layout(3, 32, 2, 1, 16, 64), 6)
+    assert str(units[0]) == "block 1 heads 0-1"
+    state = stage.apply(context, stage.prepare(context), "pruning", (0, 1))
+    ref = stage.publish(context, state).refs["inference/model"]
+    model = load_model(context.lake.folder(ref))
+    assert not model.model.layers[1].self_attn.o_proj.weight.any()
+    assert not model.model.layers[1].self_attn.q_proj.weight.any()
+
+
+def test_the_finetuned_model_comes_first(context: Context) -> None:
+    trained = context.inputs["training/model"]
+    tuned = context.lake.put_folder("finetuning/model", context.lake.folder(trained))
+    state = stage.prepare(replace(context, inputs={**context.inputs, "finetuning/model": tuned}))
+    assert Ref.parse(state.facts["source"]).name == "finetuning/model"
+    assert Ref.parse(stage.prepare(context).facts["source"]).name == "training/model"
+
+
+def test_one_domain_is_enough(context: Context) -> None:
+    only = replace(context, options={**SMALL, "domains": ["base", "absent"]})
+    assert set(stage.prepare(only).facts["bits_per_byte"]["before"]) == {"base"}
+    none = replace(context, options={**SMALL, "domains": ["absent"]})
+    with pytest.raises(BadInput, match=r"inference\.domains"):
+        stage.prepare(none)
+
+
+@pytest.mark.parametrize("name", ["training/model", "preprocessing/shards"])
+def test_a_missing_input_is_named(context: Context, name: str) -> None:
+    inputs = {key: ref for key, ref in context.inputs.items() if key != name}
+    with pytest.raises(BadInput, match=name):
+        stage.prepare(replace(context, inputs=inputs))
+
+
+def test_the_server_is_asked_and_the_model_registered(
+    context: Context, published: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KETCYCLE_HOME", str(context.home))
+    options = {**SMALL, "register_model": True, "serve": True, "recovery_tokens": 0}
+    asked = replace(context, options=options, run_id="run-s")
+    state = stage.publish(asked, stage.apply(asked, stage.prepare(asked), "pruning", (0, 3)))
+    served = state.facts["served"]
+    assert served["usage"]["completion_tokens"] >= 1
+    assert served["model_version"] == state.refs["inference/model"].version
+    assert read_requests(context.lake, "run-s-inference")["label"].to_pylist() == ["check"]
+    assert len(read_requests(context.lake, "run-s")) == 0
+    registered = state.facts["registered"]
+    assert registered["version"] >= 1
+    assert registered["alias"] == "serving"
+    assert "recovered" not in state.facts["bits_per_byte"]
+
+
+def test_equal_windows_of_each_domain(context: Context) -> None:
+    options = stage.Options.model_validate(SMALL)
+    mixed: Windows = stage._mixed(context, options, "train", 10)
+    assert len(mixed) == 10
+    with pytest.raises(KeyError, match="no subtask"):
+        stage.pose(context, State(), "other")
