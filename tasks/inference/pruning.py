@@ -213,7 +213,7 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
     tolerance=TOLERANCE,
     probes=probes,
     example=example,
-    floor=-3.5,
+    floor=-3.75,
 )
 
 
