@@ -46,7 +46,8 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
     with cluster(loaded), ThreadPoolExecutor(1) as background:
         tracking = background.submit(open_tracking)  # its database takes seconds to open
         tree = ProcessTree(_pids())
-        run: dict[str, Any] = {"config": config.model_dump(mode="json"), "status": "running", "stages": {}}
+        run: dict[str, Any] = {"config": config.model_dump(mode="json"), "status": "running", "began_s": time.time()}
+        run["stages"] = {}
         write_atomic(folder / "run.json", json.dumps(run, indent=1))
         failure = _run_stages(config, loaded, run)
         run |= {
@@ -118,17 +119,21 @@ def _pids() -> list[int]:
 def _track(tracking: Tracking, config: RunConfig, report: Mapping[str, Any], paths: tuple[Path, ...]) -> None:
     """Put the report's figures into MLflow: a parent run, a child for each stage."""
     tags = {"ketcycle_run": config.run_id, "method": config.method, "backend": config.backend}
-    parent = tracking.find(config.run_id) or tracking.start(
-        f"lifecycle-{config.run_id}", tags={**tags, "ketcycle_stage": "lifecycle"}
-    )
+    parent = _tracked(tracking, config.run_id, report, None, {**tags, "ketcycle_stage": "lifecycle"})
     tracking.log(parent, metrics(report), config.model_dump(mode="json"))
     for path in paths:
         tracking.artifact(parent, path)
     for stage in report["stages"]:
-        name = stage["stage"]
-        child = tracking.find(config.run_id, name) or tracking.start(
-            f"{name}-{config.run_id}", parent, {**tags, "ketcycle_stage": name}
-        )
-        tracking.log(child, metrics(report, name))
-        tracking.finish(child, failed=stage["status"] == "failed")
-    tracking.finish(parent, failed=report["status"] == "failed")
+        if stage["began_s"] is not None:
+            child = _tracked(tracking, config.run_id, stage, parent, {**tags, "ketcycle_stage": stage["stage"]})
+            tracking.log(child, metrics(report, stage["stage"]))
+            tracking.finish(child, stage["began_s"] + stage["wall_s"], failed=stage["status"] == "failed")
+    tracking.finish(parent, time.time(), failed=report["status"] == "failed")
+
+
+def _tracked(
+    tracking: Tracking, run_id: str, entry: Mapping[str, Any], parent: str | None, tags: Mapping[str, str]
+) -> str:
+    """Return the MLflow run of the lifecycle or of a stage, a new one unless a continued run has it already."""
+    name = tags["ketcycle_stage"]
+    return tracking.find(run_id, name) or tracking.start(f"{name}-{run_id}", entry["began_s"], parent, tags)

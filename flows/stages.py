@@ -31,6 +31,7 @@ class StageResult:
     Attributes:
         stage: the stage.
         status: `done`, or `reused` where a completion record of this run stood already.
+        began_s: when it began, seconds since the epoch.
         wall_s: elapsed seconds of the stage's own road, shadows apart.
         refs: its products, name to lake reference.
         facts: figures for the report.
@@ -40,6 +41,7 @@ class StageResult:
 
     stage: str
     status: str
+    began_s: float
     wall_s: float
     refs: dict[str, str]
     facts: dict[str, Any]
@@ -119,7 +121,7 @@ def _restored(record: Mapping[str, Any], context: Context, bench: Workbench) -> 
 
 
 def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
-    began = time.monotonic()
+    began_s, began = time.time(), time.monotonic()
     state = steps.prepare.submit(context).result()
     decisions: dict[str, dict[str, Any]] = {}
     shadows: list[Shadow] = []
@@ -133,6 +135,7 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
     return StageResult(
         stage=context.stage,
         status="done",
+        began_s=began_s,
         wall_s=time.monotonic() - began,
         refs={name: str(ref) for name, ref in state.refs.items()},
         facts=dict(state.facts),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -211,5 +212,7 @@ def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
         show(f"MLflow   http://127.0.0.1:{port}")
         show(f"Dask     {own.dashboard_link}")
         show("runs of this home use them; stop with Ctrl-C")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             page.wait()

@@ -28,17 +28,18 @@ class Tracking:
             else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts.absolute().as_uri())
         )
 
-    def start(self, name: str, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Open a run, a child of `parent` where given, and return its id."""
+    def start(self, name: str, began_s: float, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
+        """Open a run that began at a time (seconds since the epoch), a child of `parent` where given; return its id."""
         all_tags = {"mlflow.runName": name, **(tags or {})}
         if parent:
             all_tags["mlflow.parentRunId"] = parent
-        run_id: str = self._client.create_run(self._experiment, run_name=name, tags=all_tags).info.run_id
-        return run_id
+        made = self._client.create_run(self._experiment, round(began_s * 1000), all_tags, run_name=name)
+        return str(made.info.run_id)
 
-    def find(self, run: str, stage: str | None = None) -> str | None:
-        """Return the MLflow run of a ketcycle run (or of one of its stages), if there is one."""
-        query = f"tags.ketcycle_run = '{_UNSAFE.sub('_', run)}' and tags.ketcycle_stage = '{stage or 'lifecycle'}'"
+    def find(self, run: str, stage: str = "lifecycle") -> str | None:
+        """Return the MLflow run of a ketcycle run or of one of its stages, if there is one."""
+        safe_run, safe_stage = _UNSAFE.sub("_", run), _UNSAFE.sub("_", stage)
+        query = f"tags.ketcycle_run = '{safe_run}' and tags.ketcycle_stage = '{safe_stage}'"
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0].info.run_id if found else None
 
@@ -65,9 +66,9 @@ class Tracking:
         """Attach a file to a run."""
         self._client.log_artifact(run, str(path))
 
-    def finish(self, run: str, *, failed: bool = False) -> None:
-        """Close a run."""
-        self._client.set_terminated(run, "FAILED" if failed else "FINISHED")
+    def finish(self, run: str, ended_s: float, *, failed: bool = False) -> None:
+        """Close a run that ended at a time, seconds since the epoch."""
+        self._client.set_terminated(run, "FAILED" if failed else "FINISHED", round(ended_s * 1000))
 
     def register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         """Register a model folder under a name, let the alias point to it, and return the version.
