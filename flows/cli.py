@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -276,7 +277,8 @@ def _print_table(rows: list[dict[str, Any]], empty: str) -> None:
 
 
 def main() -> None:
-    """Entry point of the `ketcycle` command."""
+    """Entry point of the `ketcycle` command; a SIGTERM stops it as Ctrl-C does, with what it started."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import socket
 import subprocess
 import sys
@@ -151,7 +150,18 @@ def _prefect_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
     url = f"http://127.0.0.1:{port}/api"
     hand_on(PREFECT_SERVER_UI_API_URL=url)
     (home / "prefect").mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "infra.child",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     with (home / "prefect" / "server.log").open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
     try:
@@ -190,7 +200,7 @@ def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
     import distributed
 
     port = free_port()
-    mlflow = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    mlflow = [sys.executable, "-m", "infra.child", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     mlflow += ["--backend-store-uri", settings.tracking, "--workers", "1"]
     mlflow += ["--artifacts-destination", str(settings.home / "mlflow" / "artifacts")]
     (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
@@ -212,7 +222,5 @@ def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
         show(f"MLflow   http://127.0.0.1:{port}")
         show(f"Dask     {own.dashboard_link}")
         show("runs of this home use them; stop with Ctrl-C")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             page.wait()
