@@ -173,7 +173,7 @@ class Lane:
                 unassigned = parts.c.batch.is_(None), parts.c.result.is_(None)
                 more = _items(connection, parts.c.call == call["key"], *unassigned)
                 load = sum(item.part.executions for item in (*items, *more))
-                if keys and not limits.admit(len(items) + len(more), load):
+                if items and not limits.admit(len(items) + len(more), load):
                     break
                 keys.append(call["key"])
                 items.extend(more)

@@ -1,0 +1,150 @@
+"""A queue on the other side of a network, played by a double: the contract that hardware will fill.
+
+The double's server outlives its clients: what was submitted there runs, whether the answer arrived or not.
+"""
+
+import time
+
+import pytest
+from qiskit import QuantumCircuit
+
+from infra.errors import BackendFailed
+from infra.runtime import backends
+from infra.runtime import lane as lanes
+from infra.runtime.backends import JobState
+from infra.runtime.lane import Lane, Limits
+from infra.runtime.ledger import DONE, SUBMITTED, show_call
+from infra.runtime.queue import Runtime, Scope
+
+
+class RemoteDouble:
+    """Jobs that wait for some polls, then run on Aer; may lose the answer to a submit."""
+
+    local = False
+    linger_s = poll_s = 0.001
+    calibration = "double"
+
+    def __init__(self, name="double", limits=None):
+        self.name, self.limits = name, limits or Limits(executions=1000)
+        self.jobs, self.cancelled, self.polls, self.lose = {}, [], 3, None
+
+    def effective(self, options):
+        return dict(options)
+
+    def submit(self, tag, tasks):
+        if self.lose == "request":
+            raise ConnectionError("the request never arrived")
+        job_id = f"job{len(self.jobs)}"
+        self.jobs[job_id] = {"tag": tag, "tasks": tasks, "polls": self.polls}
+        if self.lose == "answer":
+            raise ConnectionError("the answer was lost")
+        return job_id
+
+    def status(self, job_id):
+        if job_id not in self.jobs:
+            return JobState.LOST
+        job = self.jobs[job_id]
+        job["polls"] -= 1
+        return JobState.DONE if job["polls"] < 0 else JobState.RUNNING
+
+    def results(self, job_id):
+        aer = backends.open_backend("aer")
+        yield from aer.results(aer.submit(job_id, self.jobs[job_id]["tasks"]))
+
+    def cancel(self, job_id):
+        self.cancelled.append(job_id)
+
+    def find(self, tag):
+        return tuple(job_id for job_id, job in self.jobs.items() if job["tag"] == tag)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    double = RemoteDouble()
+    monkeypatch.setitem(backends.FACTORIES, "double", lambda _: double)
+    monkeypatch.setattr(backends, "_open", {})
+    return double
+
+
+@pytest.fixture
+def runtime(tmp_path, server):
+    return Runtime(tmp_path / "ledger.db", "double")
+
+
+def scope(arm="a"):
+    return Scope("r", "s", "t", "p", arm)
+
+
+def coin():
+    circuit = QuantumCircuit(1)
+    circuit.h(0)
+    circuit.measure_all()
+    return circuit
+
+
+def die_while_sending(runtime, server, monkeypatch, copies):
+    """Be a leader on another machine that dies after the request left, before its answer was written down."""
+    with monkeypatch.context() as patch:
+        patch.setattr(lanes, "_identity", lambda _: ("another machine", 1, "1"))
+        lane = Lane.acquire(runtime.open(), "double", 0.0)
+        (batch,) = lane.claim("double", Limits())
+    from infra.runtime.dispatcher import CIRCUIT_CACHE, _task
+
+    circuits = CIRCUIT_CACHE.get(runtime.open(), {item.part.circuit for item in batch.items})
+    for _ in range(copies):
+        server.submit(batch.tag, [_task(item, circuits[item.part.circuit]) for item in batch.items])
+    with runtime.open().database.write() as connection:
+        connection.exec_driver_sql("update leases set expires = 0")
+
+
+def test_a_remote_job_is_polled_and_fetched(runtime, server):
+    job = runtime.sampler(scope()).run([coin()], shots=100)
+    assert job.result()[0].data.meas.num_shots == 100
+    assert show_call(runtime.ledger, job.job_id())["jobs"][0]["job_id"] == "job0"
+
+
+def test_the_limits_of_a_job_split_a_call(runtime, server):
+    job = runtime.sampler(scope()).run([coin()] * 5, shots=400)
+    assert [pub.data.meas.num_shots for pub in job.result()] == [400] * 5
+    assert [len(job["tasks"]) for job in server.jobs.values()] == [2, 2, 1]
+
+
+def test_a_deadline_passes_while_the_job_is_out_and_its_result_is_there_later(runtime, server):
+    server.polls = 400
+    sampler = runtime.sampler(scope(), deadline=time.time() + 0.3)
+    job = sampler.run([coin()], shots=10)
+    with pytest.raises(lanes.RuntimeQueueError, match="SUBMITTED at its deadline"):
+        job.result()
+    assert job.status() == SUBMITTED
+    again = runtime.sampler(scope()).run([coin()], shots=10)
+    assert again.result()[0].data.meas.num_shots == 10
+    assert len(server.jobs) == 1
+
+
+def test_an_answer_that_was_lost_does_not_send_twice(runtime, server):
+    server.lose = "answer"
+    job = runtime.sampler(scope()).run([coin()], shots=10)
+    assert job.result()[0].data.meas.num_shots == 10
+    assert len(server.jobs) == 1
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_job_whose_leader_died_while_sending_is_found_by_its_tag(runtime, server, monkeypatch, copies):
+    job = runtime.sampler(scope()).run([coin()], shots=10)
+    die_while_sending(runtime, server, monkeypatch, copies)
+    assert job.result()[0].data.meas.num_shots == 10
+    assert len(server.jobs) == copies, "nothing was sent again"
+    assert server.cancelled == [f"job{i}" for i in range(1, copies)], "one intent, one job"
+    assert job.status() == DONE
+
+
+def test_a_request_that_may_or_may_not_have_left_is_left_to_a_person(runtime, server, monkeypatch):
+    server.lose = "request"
+    job = runtime.sampler(scope()).run([coin()], shots=10)
+    with pytest.raises(BackendFailed, match="unknown outcome"):
+        job.result()
+    server.lose = None
+    again = runtime.sampler(scope()).run([coin()], shots=10)
+    with pytest.raises(BackendFailed, match="unknown outcome"):
+        again.result()
+    assert server.jobs == {}, "it is not sent again by itself"
