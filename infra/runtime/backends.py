@@ -172,6 +172,7 @@ def open_backend(name: str) -> Backend:
         return _open[name]
 
 
+@cache
 def calibration_of(name: str) -> str:
     """Return what names the state of a backend that its results depend on, without opening it."""
     kind, _, device = canonical_name(name).partition(":")

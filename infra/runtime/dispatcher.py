@@ -19,10 +19,10 @@ from qiskit import QuantumCircuit
 
 from infra.energy.usage import Usage
 from infra.errors import KetcycleError, RuntimeQueueError
-from infra.runtime.backends import SEED_STEP, Backend, Executed, JobState, Task, derive_seed
+from infra.runtime.backends import SEED_STEP, Backend, Executed, JobState, Task, derive_seed, open_backend
 from infra.runtime.estimate import project
 from infra.runtime.lane import Batch, Delivery, Item, Lane, LeaseLost
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, SUBMITTING, UNKNOWN, Ledger
+from infra.runtime.ledger import CANCELLED, FAILED, FINAL, SUBMITTING, UNKNOWN, Ledger
 from infra.runtime.observables import decode_observables
 from infra.runtime.payload import decode_arrays, decode_circuit, encode_arrays
 
@@ -139,6 +139,53 @@ def lead(lane: Lane, backend: Backend, wanted: Callable[[], bool], linger_s: flo
         lane.release()
 
 
+class Leader(threading.Thread):
+    """Leads for everybody until the call that started it is answered."""
+
+    _lock = threading.Lock()
+    _leading: set[tuple[str, str]] = set()  # noqa: RUF012  (one for the process)
+
+    def __init__(self, lane: Lane, key: str, linger_s: float | None) -> None:
+        super().__init__(name=f"ketcycle-dispatch-{lane.name}", daemon=True)
+        self._lane, self._key, self._linger_s = lane, key, linger_s
+        self._error: Exception | None = None
+
+    @classmethod
+    def start_if_free(
+        cls, ledger: Ledger, backend: str, key: str, lease_s: float, linger_s: float | None
+    ) -> Leader | None:
+        """Start leading unless another thread of this process, or another process, leads."""
+        spot = (ledger.database.url, backend)
+        with cls._lock:
+            if spot in cls._leading:
+                return None
+            lane = Lane.acquire(ledger, backend, lease_s)
+            if lane is None:
+                return None
+            cls._leading.add(spot)
+        leader = cls(lane, key, linger_s)
+        leader.start()
+        return leader
+
+    def run(self) -> None:
+        """Lead, and keep what went wrong for the caller."""
+        try:
+            lead(self._lane, open_backend(self._lane.name), self._unanswered, self._linger_s)
+        except Exception as error:  # seam: the caller that waits raises it
+            self._error = error
+        finally:
+            with self._lock:
+                self._leading.discard((self._lane.ledger.database.url, self._lane.name))
+
+    def check(self) -> None:
+        """Raise what went wrong."""
+        if self._error is not None:
+            raise self._error
+
+    def _unanswered(self) -> bool:
+        return self._lane.ledger.state(self._key)[0] not in FINAL
+
+
 def _recover(lane: Lane, backend: Backend, batch: Batch) -> int:
     """Go on with what an earlier leader left: follow the job if there is one, never send it twice."""
     jobs = (batch.job_id,) if batch.job_id else backend.find(batch.tag)
@@ -194,8 +241,7 @@ def _fetch(
         if time.monotonic() - last > FLUSH_S:
             lane.deliver(waiting)
             waiting, last = [], time.monotonic()
-    lane.deliver(waiting)
-    lane.close(batch.tag, DONE)
+    lane.deliver(waiting, last_of=batch.tag)
 
 
 def _task(item: Item, circuit: QuantumCircuit) -> Task:

@@ -199,8 +199,13 @@ class Lane:
             connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
             _move(connection, calls.c.key.in_(_calls_of(tag)), (SUBMITTING,), state=SUBMITTED)
 
-    def deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED."""
+    def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None) -> None:
+        """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED.
+
+        Args:
+            deliveries: what came back.
+            last_of: tag of the batch that is over with them.
+        """
         with self._fenced() as connection:
             for item in deliveries:
                 if item.error is None:
@@ -213,18 +218,20 @@ class Lane:
             for key in dict.fromkeys(item.part.call for item in deliveries):
                 errors = [item.error for item in deliveries if item.part.call == key and item.error]
                 _finish(connection, key, errors[0] if errors else None)
+            if last_of is not None:
+                over = batches.update().where(batches.c.tag == last_of)
+                connection.execute(over.values(state=DONE, updated=time.time()))
 
-    def close(self, tag: str, state: str, error: str | None = None) -> None:
-        """End a batch; unless it is DONE, the calls in it that are not finished end with it."""
+    def close(self, tag: str, state: str, error: str) -> None:
+        """End a batch without results; the calls in it that are not finished end with it."""
         with self._fenced() as connection:
             values = {"state": state, "error": error, "updated": time.time()}
             connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
-            if state != DONE:
-                _move(connection, calls.c.key.in_(_calls_of(tag)), _OPEN, state=state, error=error)
+            _move(connection, calls.c.key.in_(_calls_of(tag)), _OPEN, state=state, error=error)
 
     def left_behind(self) -> list[Batch]:
         """Return what earlier leaders of the lane left unfinished, with the parts that have no result yet."""
-        with self._fenced() as connection:
+        with self.ledger.database.read() as connection:
             rows = connection.execute(
                 sa.select(batches.c.tag, batches.c.state, batches.c.job_id)
                 .where(batches.c.lane == self.name, batches.c.state.in_(_OPEN))

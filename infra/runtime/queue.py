@@ -25,7 +25,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BadInput, ConcurrentCall, ReplayDiverged, RuntimeQueueError, StillQueued
 from infra.runtime.backends import Backend, calibration_of, canonical_name, derive_seed, open_backend
-from infra.runtime.dispatcher import CIRCUIT_CACHE, OVERHEAD, lead
+from infra.runtime.dispatcher import CIRCUIT_CACHE, OVERHEAD, Leader, lead
 from infra.runtime.lane import Lane
 from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger, Part
 from infra.runtime.payload import circuit_digest, encode_circuit, fingerprint
@@ -197,12 +197,9 @@ class _Queued:
         if existing is None and not (runtime.reuse and ledger.adopt(call)):
             missing = ledger.missing_circuits(digests)
             stored = {d: encode_circuit(r.circuit) for d, r in zip(digests, requests, strict=True) if d in missing}
-            ledger.prepare(call, _cut(call.key, backend, digests, requests), stored)
-            existing = ledger.find(call.key)  # ours, or that of a twin process that was faster
-            reused = False
-        else:
-            existing = existing or ledger.find(call.key)
-            reused = existing is not None and existing["state"] == DONE
+            if ledger.prepare(call, _cut(call.key, backend, digests, requests), stored):
+                return self._job(call, requests, reused=False)
+        existing = existing or ledger.find(call.key)
         if existing is None:
             raise RuntimeQueueError(f"call {call.key} has vanished from the ledger; was the file replaced?")
         if existing["fingerprint"] != call.fingerprint:
@@ -214,7 +211,10 @@ class _Queued:
             )
         if existing["state"] in (FAILED, CANCELLED):
             ledger.prepare_again(call.key)
-        job = QueuedJob(runtime, call, requests, self._deadline, reused=reused)
+        return self._job(call, requests, reused=existing["state"] == DONE)
+
+    def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
+        job = QueuedJob(self._runtime, call, requests, self._deadline, reused=reused)
         self._jobs.append(job)
         return job
 
@@ -360,7 +360,9 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
             left = None if self._deadline is None else self._deadline - time.time()
             if left is not None and left <= 0:
                 raise StillQueued(f"call {self._call.key} is {state} at its deadline; it stays in the ledger")
-            leader = leader or _Leader.start_if_free(self._runtime, self._call.key)
+            leader = leader or Leader.start_if_free(
+                self._ledger, self._call.backend, self._call.key, self._runtime.lease_s, self._runtime.linger_s
+            )
             step = pause if left is None else min(pause, left)
             if leader is None:
                 time.sleep(step)
@@ -379,53 +381,6 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         for piece in stored:
             self.prepare_cpu_s |= piece["facts"].get("prepare_cpu_s", {})
         self._result = PrimitiveResult(pubs, metadata={"version": 2, "options": dict(self._call.options)})
-
-
-class _Leader(threading.Thread):
-    """Leads for everybody until the call that started it is answered."""
-
-    _lock = threading.Lock()
-    _leading: set[tuple[str, str]] = set()  # noqa: RUF012  (one for the process)
-
-    def __init__(self, runtime: Runtime, lane: Lane, key: str) -> None:
-        super().__init__(name=f"ketcycle-dispatch-{runtime.backend}", daemon=True)
-        self._runtime, self._lane, self._key = runtime, lane, key
-        self._error: Exception | None = None
-
-    @classmethod
-    def start_if_free(cls, runtime: Runtime, key: str) -> _Leader | None:
-        """Start leading unless another thread of this process, or another process, leads."""
-        ledger = runtime.open()
-        spot = (ledger.database.url, runtime.backend)
-        with cls._lock:
-            if spot in cls._leading:
-                return None
-            lane = Lane.acquire(ledger, runtime.backend, runtime.lease_s)
-            if lane is None:
-                return None
-            cls._leading.add(spot)
-        leader = cls(runtime, lane, key)
-        leader.start()
-        return leader
-
-    def run(self) -> None:
-        """Lead, and keep what went wrong for the caller."""
-        runtime = self._runtime
-        try:
-            lead(self._lane, open_backend(runtime.backend), self._unanswered, runtime.linger_s)
-        except Exception as error:  # seam: the caller that waits raises it
-            self._error = error
-        finally:
-            with self._lock:
-                self._leading.discard((self._lane.ledger.database.url, runtime.backend))
-
-    def check(self) -> None:
-        """Raise what went wrong."""
-        if self._error is not None:
-            raise self._error
-
-    def _unanswered(self) -> bool:
-        return self._lane.ledger.state(self._key)[0] not in FINAL
 
 
 def _raise_unless_done(call: Call, state: str, error: str | None) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from infra.runtime import lane as lanes
 from infra.runtime.lane import Delivery, Item, Lane, LeaseLost, Limits
-from infra.runtime.ledger import DONE, PREPARED, SUBMITTED, SUBMITTING, Call, Ledger, Part
+from infra.runtime.ledger import DONE, FAILED, PREPARED, SUBMITTED, SUBMITTING, Call, Ledger, Part
 
 
 @pytest.fixture
@@ -69,11 +69,10 @@ def test_a_leader_that_was_taken_over_writes_nothing_more(ledger, monkeypatch):
     late = [Delivery(batch.items[0].part, b"late", {})]
     for write in (
         lambda: old.deliver(late),
-        lambda: old.close(batch.tag, DONE),
+        lambda: old.close(batch.tag, FAILED, "late"),
         lambda: old.claim("aer", Limits()),
         lambda: old.submitted(batch.tag, "again"),
         lambda: old.put_back(batch.tag, "why"),
-        old.left_behind,
         old.renew,
     ):
         with pytest.raises(LeaseLost):

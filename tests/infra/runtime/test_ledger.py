@@ -41,8 +41,8 @@ def ledger(tmp_path):
 def finish(ledger, lane, usage=None):
     for batch in lane.claim("aer", Limits()):
         lane.submitted(batch.tag, "job")
-        lane.deliver([Delivery(item.part, b"counts", usage or {"cpu_s": 0.5}) for item in batch.items])
-        lane.close(batch.tag, DONE)
+        results = [Delivery(item.part, b"counts", usage or {"cpu_s": 0.5}) for item in batch.items]
+        lane.deliver(results, last_of=batch.tag)
 
 
 def test_a_call_walks_through_its_states(ledger):

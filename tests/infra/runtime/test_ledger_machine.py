@@ -32,8 +32,7 @@ class LedgerWalk(RuleBasedStateMachine):
             for batch in batches:
                 for item in batch.items:
                     assert (item.part.call, item.part.position) not in self.results
-                self.leader.deliver([Delivery(item.part, b"end", {}) for item in batch.items])
-                self.leader.close(batch.tag, DONE)
+                self.leader.deliver([Delivery(item.part, b"end", {}) for item in batch.items], last_of=batch.tag)
         for key in set(self.sizes) - self.failed - self.cancelled:
             assert self.ledger.state(key)[0] == DONE, "nothing is left behind"
         self.patch.undo()
@@ -106,8 +105,7 @@ class LedgerWalk(RuleBasedStateMachine):
     def close(self, data):
         batch = data.draw(st.sampled_from(self.batches))
         deliveries = [Delivery(item.part, b"last", {}) for item in batch.items]
-        self.leader.deliver(deliveries)
-        self.leader.close(batch.tag, DONE)
+        self.leader.deliver(deliveries, last_of=batch.tag)
         for item in batch.items:
             self.results.setdefault((item.part.call, item.part.position), b"last")
         self.batches.remove(batch)
