@@ -14,7 +14,8 @@ from scipy.stats import spearmanr
 from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import uniform_subsets
-from tasks.inference.units import Job, Unit, bits_per_byte_without, evaluate
+from tasks.inference.units import Unit
+from tasks.inference.walk import Job, bits_per_byte_without, evaluate
 from tasks.model.windows import Windows
 
 if TYPE_CHECKING:

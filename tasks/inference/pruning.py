@@ -31,15 +31,8 @@ from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
 from tasks.contract import Arm, Bench, Kind, Subtask, content_key
 from tasks.inference.losses import Pruning, Removal, children, lowest, pairwise_qubo, removal
-from tasks.inference.units import (
-    Layout,
-    Unit,
-    activation_norms,
-    bits_per_byte_without,
-    gate_gradients,
-    make_units,
-    weight_norms,
-)
+from tasks.inference.units import Layout, Unit, make_units
+from tasks.inference.walk import activation_norms, bits_per_byte_without, gate_gradients, weight_norms
 from tasks.model.causal import save_model
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows

@@ -15,7 +15,7 @@ from tasks.contract import Bench, Kind, content_key
 from tasks.inference import pruning
 from tasks.inference.losses import Pruning, examine_surrogate
 from tasks.inference.pruning import PRUNING
-from tasks.inference.units import bits_per_byte_without
+from tasks.inference.walk import bits_per_byte_without
 
 
 @pytest.fixture(scope="module")
