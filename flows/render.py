@@ -240,7 +240,7 @@ def markdown(report: Row) -> str:
             _pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:
-        facts = list(_facts(stage["facts"]))
+        facts = list(_facts({k: v for k, v in stage["facts"].items() if k != "headline"}))
         if facts:
             parts += [f"## Facts: {stage['stage']}", _pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
