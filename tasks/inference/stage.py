@@ -56,6 +56,7 @@ class Options(BaseModel):
         batch: windows per step.
         threads: torch threads.
         evaluation_windows: held-out windows of each figure, None = all.
+        speed_s: CPU seconds that each measurement of the reading speed takes.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
         alias: alias that points to the new version.
@@ -78,6 +79,7 @@ class Options(BaseModel):
     batch: int = Field(8, ge=1)
     threads: int = Field(1, ge=1)
     evaluation_windows: int | None = Field(96, ge=1)
+    speed_s: float = Field(1.0, gt=0)
     register_model: bool = True
     name: str = "ketcycle"
     alias: str = "serving"
@@ -163,7 +165,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     model = load_model(folder)
     zero_units(model, [units[index] for index in removed])
     kept = compact(model)
-    speed = _prefill_speed(full, model)
+    speed = _prefill_speed(full, model, options.speed_s)
     if removed:
         figures["pruned"] = _scores(context, model)
         if options.recovery_tokens:
@@ -324,7 +326,7 @@ def _freeze_empty(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
-def _prefill_speed(full: Any, pruned: Any, seconds: float = 1.0) -> dict[str, float]:
+def _prefill_speed(full: Any, pruned: Any, seconds: float) -> dict[str, float]:
     """Return prompt tokens read per CPU second before and after, the median of turns."""
     length = int(full.config.max_position_embeddings)
     tokens = torch.arange(4 * length).view(4, length) % int(full.config.vocab_size)

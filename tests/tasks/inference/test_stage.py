@@ -38,6 +38,7 @@ SMALL: dict[str, Any] = {
     "surrogate_masks": 8,
     "recovery_tokens": 4_000,
     "evaluation_windows": 20,
+    "speed_s": 0.05,
     "register_model": False,
     "serve": False,
 }
@@ -148,15 +149,14 @@ def test_the_surrogate_is_reported(published: State) -> None:
     assert surrogate["masks"] == 8
 
 
-def test_the_same_seed_gives_the_same_model(context: Context, published: State) -> None:
-    state = stage.apply(context, stage.prepare(context), "pruning", (0, 3))
-    assert stage.publish(context, state).refs == published.refs
-
-
-def test_a_rerun_after_a_kill_gives_the_same_model(context: Context, published: State) -> None:
-    elsewhere = replace(context, run_id="run-b")
-    state = stage.apply(elsewhere, stage.prepare(elsewhere), "pruning", (0, 3))
-    assert stage.publish(elsewhere, state).refs == published.refs
+@pytest.mark.parametrize("run", ["run-a", "run-b"])
+def test_a_rerun_and_another_run_of_the_same_seed_give_the_same_model(
+    context: Context, published: State, run: str
+) -> None:
+    """The rerun finds the checkpoints of the first; the other run trains anew."""
+    other = replace(context, run_id=run)
+    state = stage.apply(other, stage.prepare(other), "pruning", (0, 3))
+    assert stage.publish(other, state).refs == published.refs
 
 
 def test_nothing_removed_publishes_the_model_as_it_is(context: Context) -> None:
