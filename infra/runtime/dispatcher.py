@@ -20,7 +20,7 @@ from qiskit import QuantumCircuit
 from infra.energy.usage import Usage
 from infra.errors import KetcycleError, RuntimeQueueError
 from infra.runtime.backends import SEED_STEP, Backend, Executed, JobState, Task, derive_seed, open_backend
-from infra.runtime.estimate import project
+from infra.runtime.estimate import is_lower_bound, project
 from infra.runtime.lane import Batch, Delivery, Item, Lane, LeaseLost
 from infra.runtime.ledger import CANCELLED, FAILED, FINAL, SUBMITTING, UNKNOWN, Ledger
 from infra.runtime.observables import decode_observables
@@ -283,6 +283,7 @@ def _delivery(
         "device": item.projection,
         "two_qubit_gates": projection.two_qubit_gates,
         "duration_s": projection.duration_s,
+        "lower_bound": is_lower_bound(circuit),
         "error": projection.error or ("an exact value has no number of shots" if executions == 0 else None),
     }
     return Delivery(part, encode_arrays(outcome.arrays), usage.asdict(), facts)

@@ -14,6 +14,7 @@ from math import ceil
 from statistics import median
 
 from qiskit import QuantumCircuit
+from qiskit.circuit import CircuitInstruction
 from qiskit.exceptions import QiskitError
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 
@@ -94,11 +95,20 @@ def shannon_gates(qubits: int) -> int:
     return int((23 * 4**qubits - 72 * 2**qubits + 64) / 48)
 
 
+def is_lower_bound(circuit: QuantumCircuit) -> bool:
+    """Say whether the projection of a circuit leaves out the routing of dense unitaries."""
+    return any(_is_dense(item) for item in circuit.data)
+
+
+def _is_dense(item: CircuitInstruction) -> bool:
+    return bool(item.name == "unitary" and len(item.qubits) >= DENSE_QUBITS)
+
+
 def _without_dense(circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int]]:
     """Take out dense unitaries, whose synthesis takes minutes; they count by the closed form, a lower bound."""
     rest, dense = circuit.copy_empty_like(), []
     for item in circuit.data:
-        if item.name == "unitary" and len(item.qubits) >= DENSE_QUBITS:
+        if _is_dense(item):
             dense.append(len(item.qubits))
         else:
             rest.append(item)

@@ -277,7 +277,11 @@ def show_call(url: str | Path, key: str) -> dict[str, Any]:
     """
     ledger = Ledger(url, create=False)
     with ledger.database.read() as connection:
-        rows = connection.execute(sa.select(calls).where(calls.c.key.startswith(key)).limit(2)).mappings().all()
+        rows = (
+            connection.execute(sa.select(calls).where(calls.c.key.startswith(key, autoescape=True)).limit(2))
+            .mappings()
+            .all()
+        )
         if len(rows) != 1:
             raise BadInput(
                 f"{'several calls begin' if rows else 'no call begins'} with {key!r}; see ketcycle queue list"

@@ -1,9 +1,10 @@
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
+from qiskit.quantum_info import random_unitary
 
 from infra.runtime import estimate
-from infra.runtime.estimate import Projection, project
+from infra.runtime.estimate import Projection, is_lower_bound, project, shannon_gates
 from infra.runtime.ledger import Ledger
 
 
@@ -54,3 +55,19 @@ def test_a_circuit_that_does_not_fit_says_why(ledger):
     found = project(circuit, "six", "fake_manila", ledger)
     assert found.error == "6 qubits, fake_manila has 5"
     assert found.two_qubit_gates == 0
+
+
+def test_dense_unitaries_count_by_the_closed_form(ledger):
+    # Shende, Bullock, Markov, table 1: 3, 20, 100 and 444 CNOTs for 2 to 5 qubits
+    assert [shannon_gates(n) for n in (2, 3, 4, 5)] == [3, 20, 100, 444]
+    small, large = QuantumCircuit(3), QuantumCircuit(5)
+    for circuit in (small, large):
+        circuit.unitary(random_unitary(2**circuit.num_qubits, seed=1), range(circuit.num_qubits))
+        circuit.measure_all()
+    compiled = project(small, "small", "fake_torino", ledger)
+    assert not is_lower_bound(small)
+    assert 15 <= compiled.two_qubit_gates <= 60
+    assert is_lower_bound(large)
+    found = project(large, "large", "fake_torino", ledger)
+    assert found.two_qubit_gates == 444
+    assert found.duration_s > 444 * 50e-9

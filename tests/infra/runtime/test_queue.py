@@ -409,6 +409,26 @@ def test_own_work_is_told_from_dispatching(runtime):
     assert own == pytest.approx(0.4 + sampler.usage.cpu_s, abs=0.06)
 
 
+def test_compiling_for_the_projection_is_booked_to_the_queue(runtime):
+    rng = np.random.default_rng(0)
+    circuits = []
+    for _ in range(8):
+        circuit = QuantumCircuit(10)
+        for left in range(10):
+            for right in range(left):
+                circuit.rzz(float(rng.normal()), left, right)
+            circuit.rx(0.3, left)
+        circuit.measure_all()
+        circuits.append(circuit)
+    runtime.sampler(scope("warm")).run([(rotation(10), [[0.1]])], shots=5).result()
+    cpu, spent = time.process_time(), dispatched_usage()
+    sampler = runtime.sampler(scope())
+    sampler.run(circuits, shots=20).result()
+    increase, dispatched = time.process_time() - cpu, (dispatched_usage() - spent).cpu_s
+    assert sampler.usage.two_qubit_gates >= 8 * 2 * 45
+    assert dispatched > 0.95 * increase, "the transpiler keeps to the thread that is metered"
+
+
 def test_a_runtime_travels_to_other_processes(runtime):
     runtime.sampler(scope()).run([(rotation(), [0.1])], shots=5).result()
     assert pickle.loads(pickle.dumps(runtime)) == runtime  # noqa: S301
