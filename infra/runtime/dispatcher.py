@@ -7,6 +7,7 @@ each result with what it used. There is no dispatcher process; a caller that wai
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -177,6 +178,11 @@ class Leader(threading.Thread):
             with self._lock:
                 self._leading.discard((self._lane.ledger.database.url, self._lane.name))
 
+    @classmethod
+    def forget(cls) -> None:
+        """Start anew: nobody leads in this process."""
+        cls._lock, cls._leading = threading.Lock(), set()
+
     def check(self) -> None:
         """Raise what went wrong."""
         if self._error is not None:
@@ -201,7 +207,7 @@ def _recover(lane: Lane, backend: Backend, batch: Batch) -> int:
     if backend.local:
         lane.put_back(batch.tag, "its leader died with the job")
     else:
-        lane.close(batch.tag, UNKNOWN, "its leader died while sending and no job is found under the tag")
+        lane.close(batch.tag, UNKNOWN, "it may or may not have been sent, and no job is found under its tag")
     return 0
 
 
@@ -235,9 +241,12 @@ def _fetch(
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
     waiting: list[Delivery] = []
     last = time.monotonic()
-    for index, outcome in backend.results(job_id):
-        item = batch.items[index]
-        waiting.append(_delivery(lane.ledger, item, circuits[item.part.circuit], outcome, len(batch.items)))
+    items = {item.slot: item for item in batch.items}
+    for slot, outcome in backend.results(job_id):
+        if slot not in items:
+            continue  # an earlier leader stored it before it died
+        item = items[slot]
+        waiting.append(_delivery(lane.ledger, item, circuits[item.part.circuit], outcome, batch.size))
         if time.monotonic() - last > FLUSH_S:
             lane.deliver(waiting)
             waiting, last = [], time.monotonic()
@@ -287,6 +296,16 @@ def _delivery(
         "error": projection.error or ("an exact value has no number of shots" if executions == 0 else None),
     }
     return Delivery(part, encode_arrays(outcome.arrays), usage.asdict(), facts)
+
+
+def _renew_after_fork() -> None:
+    """Forget what belonged to the parent's threads, which do not exist in the child."""
+    OVERHEAD.__init__()  # type: ignore[misc]
+    CIRCUIT_CACHE.__init__()  # type: ignore[misc]
+    Leader.forget()
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
 
 
 def _sentence(error: Exception) -> str:

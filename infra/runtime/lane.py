@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,10 @@ class LeaseLost(RuntimeQueueError):
 
 @dataclass(frozen=True)
 class Item:
-    """A part on its way, with what the backend needs to know of its call."""
+    """A part on its way, with what the backend needs to know of its call; `slot` is its place in the job."""
 
     part: Part
+    slot: int
     seed: int
     primitive: str
     projection: str
@@ -47,10 +48,19 @@ class Item:
 
 @dataclass(frozen=True)
 class Batch:
-    """Items that travel in one job; the tag is what the job is found by after a crash."""
+    """Items that travel in one job.
+
+    Attributes:
+        tag: what the job is found by after a crash.
+        items: the parts whose results are not there yet.
+        size: parts in the job, those included whose results are.
+        state: state in the ledger.
+        job_id: id of the job once it was sent.
+    """
 
     tag: str
     items: tuple[Item, ...]
+    size: int
     state: str = SUBMITTING
     job_id: str | None = None
 
@@ -177,7 +187,8 @@ class Lane:
                     break
                 keys.append(call["key"])
                 items.extend(more)
-            claimed = [Batch(uuid.uuid4().hex, group) for group in limits.split(items)]
+            groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(items)]
+            claimed = [Batch(uuid.uuid4().hex, group, len(group)) for group in groups]
             for batch in claimed:
                 self._write_batch(connection, batch, now)
             _move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTING)
@@ -190,7 +201,7 @@ class Lane:
         row = {"tag": batch.tag, "lane": self.name, "state": SUBMITTING, "fence": self.fence, "created": now}
         connection.execute(batches.insert().values(**row, parts=len(batch.items), executions=executions, updated=now))
         for item in batch.items:
-            connection.execute(parts.update().where(*_same(item.part)).values(batch=batch.tag))
+            connection.execute(parts.update().where(*_same(item.part)).values(batch=batch.tag, slot=item.slot))
 
     def submitted(self, tag: str, job_id: str) -> None:
         """Record that a batch has left under this job id."""
@@ -233,7 +244,7 @@ class Lane:
         """Return what earlier leaders of the lane left unfinished, with the parts that have no result yet."""
         with self.ledger.database.read() as connection:
             rows = connection.execute(
-                sa.select(batches.c.tag, batches.c.state, batches.c.job_id)
+                sa.select(batches.c.tag, batches.c.parts, batches.c.state, batches.c.job_id)
                 .where(batches.c.lane == self.name, batches.c.state.in_(_OPEN))
                 .order_by(batches.c.created)
             ).all()
@@ -288,7 +299,7 @@ def _finish(connection: sa.Connection, key: str, error: str | None) -> None:
 
 def _items(connection: sa.Connection, *which: Any) -> tuple[Item, ...]:
     names = ("call", "position", "part", "start", "circuit", "request", "circuits", "shots")
-    extra = (calls.c.seed, calls.c.primitive, calls.c.projection, calls.c.executions, calls.c.options)
+    extra = (parts.c.slot, calls.c.seed, calls.c.primitive, calls.c.projection, calls.c.executions, calls.c.options)
     rows = connection.execute(
         sa.select(*(parts.c[name] for name in names), *extra)
         .join(calls, calls.c.key == parts.c.call)
@@ -296,7 +307,15 @@ def _items(connection: sa.Connection, *which: Any) -> tuple[Item, ...]:
         .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
     )
     return tuple(
-        Item(Part(*row[:8]), row.seed, row.primitive, row.projection, row.executions, json.loads(row.options))
+        Item(
+            Part(*row[:8]),
+            row.slot or 0,
+            row.seed,
+            row.primitive,
+            row.projection,
+            row.executions,
+            json.loads(row.options),
+        )
         for row in rows
     )
 

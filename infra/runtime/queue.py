@@ -261,9 +261,10 @@ class QueuedSampler(_Queued, BaseSamplerV2):  # type: ignore[misc]  # the librar
             ConcurrentCall: another thread uses this sampler.
             ReplayDiverged: the same call of this run was made before with something else in it.
         """
+        made = list(pubs)  # what a generator does here is the caller's own work
         with self._alone(), OVERHEAD.counted():
             default = self._runtime.default_shots if shots is None else shots
-            return self._submit([SamplerRequest(SamplerPub.coerce(pub, default)) for pub in pubs])
+            return self._submit([SamplerRequest(SamplerPub.coerce(pub, default)) for pub in made])
 
 
 class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the library is not typed
@@ -283,9 +284,10 @@ class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the li
             ConcurrentCall: another thread uses this estimator.
             ReplayDiverged: the same call of this run was made before with something else in it.
         """
+        made = list(pubs)  # what a generator does here is the caller's own work
         with self._alone(), OVERHEAD.counted():
             default = self._runtime.default_precision if precision is None else precision
-            return self._submit([EstimatorRequest(EstimatorPub.coerce(pub, default)) for pub in pubs])
+            return self._submit([EstimatorRequest(EstimatorPub.coerce(pub, default)) for pub in made])
 
 
 class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not typed

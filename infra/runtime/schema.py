@@ -19,7 +19,7 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from infra.errors import BadInput, RuntimeQueueError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_S = 30.0
 
 _META = sa.MetaData()
@@ -70,6 +70,7 @@ parts = sa.Table(
     sa.Column("circuits", sa.Integer, nullable=False),
     sa.Column("shots", sa.BigInteger, nullable=False),
     sa.Column("batch", sa.String(32), index=True),
+    sa.Column("slot", sa.Integer),
     sa.Column("result", sa.LargeBinary),
     sa.Column("usage", sa.Text),
     sa.Column("facts", sa.Text),
@@ -144,8 +145,13 @@ class Database:
                 raise BadInput(f"there is no ledger at {url.database}; it appears with the first quantum call of a run")
             with self._explained():
                 Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        self._engine = _engine(self.url, durable, os.getpid())
+        self._durable = durable
         self._check_schema(create)
+
+    @property
+    def _engine(self) -> Engine:
+        """The engine of this process; connections do not survive a fork."""
+        return _engine(self.url, self._durable, os.getpid())
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -217,7 +223,7 @@ def _advice(text: str) -> str:
 
 @lru_cache(maxsize=8)
 def _engine(url: str, durable: bool, pid: int) -> Engine:
-    """Return the process's engine; connections do not survive a fork, hence the process id in the cache key."""
+    """Return the engine of the process with this id."""
     del pid
     if not url.startswith("sqlite"):
         try:

@@ -146,7 +146,7 @@ def test_a_pub_is_cut_so_that_its_parts_fit(limits, shots, expected):
 
 def test_splitting_keeps_order_and_limits():
     items = [
-        Item(Part("k", i, 0, 0, "d", b"", 1, shots), 0, "sampler", "", 0, {}) for i, shots in enumerate([5, 9, 3, 3])
+        Item(Part("k", i, 0, 0, "d", b"", 1, shots), 0, 0, "sampler", "", 0, {}) for i, shots in enumerate([5, 9, 3, 3])
     ]
     groups = Limits(executions=8, parts=2).split(items)
     assert [[item.part.position for item in group] for group in groups] == [[0], [1], [2, 3]]

@@ -1,6 +1,7 @@
 """Several processes on one ledger, some of them killed, and no dispatcher process anywhere."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infra.runtime.dispatcher import Leader
 from infra.runtime.ledger import DONE, list_calls, show_call
 from infra.runtime.queue import Runtime
 
@@ -94,3 +96,18 @@ def test_a_killed_leader_is_followed_at_once(tmp_path, submitted):
     shown = show_call(tmp_path / "ledger.db", job.job_id())
     assert shown["attempt"] == 2
     assert shown["state"] == DONE
+
+
+def test_a_forked_child_leads_on_its_own(tmp_path):
+    runtime = Runtime(tmp_path / "ledger.db")
+    runtime.sampler(callers.scope("r", 1)).run([(callers.build(1), [[0.3]])], shots=50).result()
+    Leader._leading.add((runtime.open().database.url, "aer"))  # as if the parent were leading while it forks
+    try:
+        child = os.fork()
+        if child == 0:
+            job = runtime.sampler(callers.scope("r", 2)).run([(callers.build(2), [[0.3]])], shots=50)
+            os._exit(0 if job.result()[0].data.meas.num_shots == 50 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        Leader._leading.clear()
+    assert {row["state"] for row in list_calls(tmp_path / "ledger.db")} == {DONE}

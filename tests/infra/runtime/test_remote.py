@@ -5,6 +5,7 @@ The double's server outlives its clients: what was submitted there runs, whether
 
 import time
 
+import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 
@@ -136,6 +137,33 @@ def test_a_job_whose_leader_died_while_sending_is_found_by_its_tag(runtime, serv
     assert len(server.jobs) == copies, "nothing was sent again"
     assert server.cancelled == [f"job{i}" for i in range(1, copies)], "one intent, one job"
     assert job.status() == DONE
+
+
+def test_results_stored_before_the_leader_died_are_kept_and_the_others_find_their_place(runtime, server, monkeypatch):
+    circuits = []
+    for bits in range(3):
+        circuit = QuantumCircuit(2)
+        for qubit in range(2):
+            circuit.rx(np.pi * (bits >> qubit & 1), qubit)
+        circuit.measure_all()
+        circuits.append(circuit)
+    job = runtime.sampler(scope()).run(circuits, shots=10)
+    original = server.results
+
+    def dies(job_id):
+        outcomes = list(original(job_id))
+        yield outcomes[1]
+        time.sleep(0.01)
+        raise ConnectionError("the line went dead")
+
+    monkeypatch.setattr(server, "results", dies)
+    monkeypatch.setattr("infra.runtime.dispatcher.FLUSH_S", 0.0)
+    with pytest.raises(ConnectionError):
+        job.result()
+    assert job.status() == SUBMITTED
+    monkeypatch.setattr(server, "results", original)
+    assert [pub.data.meas.get_counts() for pub in job.result()] == [{"00": 10}, {"01": 10}, {"10": 10}]
+    assert len(server.jobs) == 1
 
 
 def test_a_request_that_may_or_may_not_have_left_is_left_to_a_person(runtime, server, monkeypatch):
