@@ -214,18 +214,21 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     show(f"run {name}: starting Prefect and Dask (home {loaded.home})")
     from infra.compute import services
 
+    since, failure = datetime.now(UTC).isoformat(timespec="microseconds"), None
     with services(loaded) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.lifecycle import lifecycle
+        from flows.lifecycle import close_books, lifecycle
 
         try:
-            found = lifecycle(config)
+            lifecycle(config)
         except StageFailed as error:
-            err.print(f"[red]{error}[/red]")
-            raise typer.Exit(1) from None
+            failure = error
+    found = close_books(name, since)
     _print(found if as_json else closing(found), as_json)
     show(f"report: {loaded.home / 'runs' / name / 'report.md'}")
+    if failure:
+        raise failure
 
 
 def _stored_config(home: Path, run_id: str) -> dict[str, Any]:

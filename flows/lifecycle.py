@@ -59,14 +59,33 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         tree.stop()
         Evidence(loaded.home / "evidence").compact()
         write_atomic(folder / "run.json", json.dumps(run, indent=1, default=str))
-        report = build_report(loaded.home, config.run_id, run, loaded.country)
-        paths = write_report(folder, report)
+        report, paths = _report(loaded, config.run_id)
         _track(tracking.result(), config, report, paths)
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
     emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
     if failure:
         raise StageFailed(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
     return report
+
+
+def close_books(run_id: str, since: str) -> dict[str, Any]:
+    """Book what stopping the services took, once they have stopped, and return the final report.
+
+    Args:
+        run_id: the run.
+        since: when this process began with it, as rows are stamped.
+    """
+    loaded = settings.load()
+    used = os.times()
+    tree_cpu_s = used.user + used.system + used.children_user + used.children_system
+    record_orchestration(loaded.home, run_id, since, tree_cpu_s)
+    return _report(loaded, run_id)[0]
+
+
+def _report(loaded: Settings, run_id: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    folder = loaded.home / "runs" / run_id
+    report = build_report(loaded.home, run_id, json.loads((folder / "run.json").read_text()), loaded.country)
+    return report, write_report(folder, report)
 
 
 def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any]) -> str | None:

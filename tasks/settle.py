@@ -157,11 +157,11 @@ def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss
 def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float) -> None:
     """Record what of the CPU time of a run (or of its continuation) is booked to no row since it began.
 
-    That is scheduling, tracking, the ledger, scoring. Each continuation of a run has a row of its own.
+    That is scheduling, tracking, the ledger, scoring. Each call adds a row for what came since the call before.
     """
     evidence = Evidence(home / "evidence")
     rows = evidence.read(run_id=run_id)
-    booked = sum(row.total.cpu_s for row in rows if row.arm != "orchestration" and row.created_at >= since)
+    booked = sum(row.total.cpu_s for row in rows if row.created_at >= since)
     before = sum(row.arm == "orchestration" for row in rows)
     usage = Usage(cpu_s=tree_cpu_s - booked)
     evidence.append([orchestration_row(run_id, usage, repetition=before, **_provenance())])
