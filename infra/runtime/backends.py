@@ -116,6 +116,10 @@ class Backend(Protocol):
         """Return those options that change anything here, with their values."""
         ...
 
+    def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
+        """Return about how many CPU seconds of this machine parameter sets of a circuit will take; 0 = few."""
+        ...
+
     def submit(self, tag: str, tasks: Sequence[Task]) -> str:
         """Send a batch under a tag and return the job's id."""
         ...

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from qiskit import QuantumCircuit
+from qiskit.circuit import CircuitInstruction
 from qiskit.providers import BackendV2, Options
 from qiskit.transpiler import Target, generate_preset_pass_manager
 from qiskit_aer import AerSimulator
@@ -24,6 +25,7 @@ from qiskit_aer.noise import NoiseModel
 
 from infra.errors import BadInput
 from infra.runtime.backends import SEED_STEP, Task, derive_seed
+from infra.runtime.estimate import shannon_gates
 from infra.runtime.lane import Limits
 from infra.runtime.observables import group_terms, parity
 from infra.runtime.simulators import Clock, Prepared, Simulator, branches, run_aer, unpack
@@ -32,6 +34,7 @@ from infra.runtime.templates import make_template
 LEVEL = 2  # of the transpiler: level 3 takes four times as long for 1-2 % fewer two-qubit gates
 SEED_TRANSPILER = 11
 DENSITY_QUBITS = 12  # a density matrix of 12 qubits holds 268 MB
+ROUTING = 3  # two-qubit gates after routing for each one before
 DENSITY_FACTOR = 4  # measured: one density matrix costs as much as about 2^n / 4 trajectories
 
 
@@ -56,6 +59,17 @@ class NoisySimulator(Simulator):
     def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the transpiler; error suppression has no effect on a simulator."""
         return {name: options[name] for name in ("optimization_level", "seed_transpiler") if name in options}
+
+    def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
+        """Return about how long the noisy simulation takes: the order of magnitude, to refuse what is hopeless.
+
+        A rough fit: one trajectory takes 14 us + 2^n x 15 ns for each two-qubit gate after routing, which triples
+        their number.
+        """
+        qubits = circuit.num_qubits
+        gates = ROUTING * sum(_two_qubit_gates(item) for item in circuit.data)
+        trajectories = min(shots, 2**qubits / DENSITY_FACTOR) if qubits <= DENSITY_QUBITS else shots
+        return float(circuits * trajectories * gates * (14e-6 + 15e-9 * 2**qubits))
 
     def region(self, qubits: int) -> Region:
         """Return the region for circuits of this many qubits, made once.
@@ -184,6 +198,11 @@ class _Cut(BackendV2):  # type: ignore[misc]  # the library is not typed
 
     def run(self, run_input: Any, **options: Any) -> Any:
         raise NotImplementedError("only its target is used")
+
+
+def _two_qubit_gates(item: CircuitInstruction) -> int:
+    qubits = len(item.qubits)
+    return shannon_gates(qubits) if item.name == "unitary" else max(0, qubits - 1)
 
 
 def _active(circuit: QuantumCircuit) -> set[int]:

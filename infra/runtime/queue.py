@@ -23,7 +23,15 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.energy.usage import Usage
-from infra.errors import BackendFailed, BadInput, ConcurrentCall, ReplayDiverged, RuntimeQueueError, StillQueued
+from infra.errors import (
+    BackendFailed,
+    BadInput,
+    BudgetExceeded,
+    ConcurrentCall,
+    ReplayDiverged,
+    RuntimeQueueError,
+    StillQueued,
+)
 from infra.runtime.backends import Backend, calibration_of, canonical_name, derive_seed, open_backend
 from infra.runtime.dispatcher import CIRCUIT_CACHE, OVERHEAD, Leader, lead
 from infra.runtime.lane import Lane
@@ -72,6 +80,7 @@ class Runtime:
         reuse: answer from finished calls of *other* runs that ask the same with the same seed; on `aer` only.
         options: options of the backend; those without effect there are recorded as such.
         linger_s: how long a leader lets further callers join a job; None = the backend's own time.
+        simulation_limit_s: CPU seconds that a call may be expected to simulate; beyond it the call is refused.
         lease_s: seconds without a sign of life after which another machine takes a leader over.
 
     Raises:
@@ -87,6 +96,7 @@ class Runtime:
     reuse: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     linger_s: float | None = None
+    simulation_limit_s: float = 900.0
     lease_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -195,6 +205,7 @@ class _Queued:
             CIRCUIT_CACHE.put(digest, request.circuit)
         existing = ledger.find(call.key)
         if existing is None and not (runtime.reuse and ledger.adopt(call)):
+            self._refuse_hopeless(backend, requests)
             missing = ledger.missing_circuits(digests)
             stored = {d: encode_circuit(r.circuit) for d, r in zip(digests, requests, strict=True) if d in missing}
             if ledger.prepare(call, _cut(call.key, backend, digests, requests), stored):
@@ -212,6 +223,16 @@ class _Queued:
         if existing["state"] in (FAILED, CANCELLED):
             ledger.prepare_again(call.key)
         return self._job(call, requests, reused=existing["state"] == DONE)
+
+    def _refuse_hopeless(self, backend: Backend, requests: Sequence[Request]) -> None:
+        expected_s = sum(backend.expected_cpu_s(r.circuit, r.circuits, r.shots) for r in requests)
+        if expected_s > self._runtime.simulation_limit_s:
+            executions = sum(r.circuits * r.shots for r in requests)
+            raise BudgetExceeded(
+                f"{backend.name}: {executions:,} shots of {requests[0].circuit.num_qubits} qubits take about "
+                f"{expected_s / 3600:.1f} h to simulate, the limit is {self._runtime.simulation_limit_s / 60:.0f} min; "
+                "use fewer shots or qubits, a smaller profile, or aer"
+            )
 
     def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
         job = QueuedJob(self._runtime, call, requests, self._deadline, reused=reused)

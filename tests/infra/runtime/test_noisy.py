@@ -5,10 +5,12 @@ from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorEstimator
 from qiskit_aer import AerSimulator
 
-from infra.errors import BadInput
+from infra.errors import BadInput, BudgetExceeded
 from infra.runtime.backends import Task, canonical_name, fake_device, open_backend
+from infra.runtime.ledger import list_calls
 from infra.runtime.noisy import choose_region, cut_target
 from infra.runtime.payload import circuit_digest
+from infra.runtime.queue import Runtime, Scope
 from infra.runtime.simulators import Clock
 
 MANILA = open_backend("noisy:fake_manila")
@@ -152,3 +154,19 @@ def test_names_of_devices():
         canonical_name("abacus")
     with pytest.raises(BadInput, match="not connected yet"):
         canonical_name("ibm:ibm_fez")
+
+
+def test_a_hopeless_simulation_is_refused_before_anything_is_written(tmp_path):
+    runtime = Runtime(tmp_path / "ledger.db", "noisy:fake_torino")
+    sampler = runtime.sampler(Scope("r", "curation", "semantic_clusters", "p", "quantum-k-means"))
+    wide = QuantumCircuit(8)
+    wide.unitary(np.eye(256), range(8))
+    wide.measure_all()
+    with pytest.raises(BudgetExceeded, match="use fewer shots or qubits"):
+        sampler.run([(wide, None, 256)] * 400)
+    assert list_calls(f"sqlite:///{tmp_path / 'ledger.db'}") == []
+
+
+def test_the_expected_time_grows_with_gates_qubits_and_shots():
+    small, large = MANILA.expected_cpu_s(ghz(3), 1, 100), MANILA.expected_cpu_s(ghz(5), 10, 100)
+    assert 0 < small < large < 60
