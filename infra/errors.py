@@ -59,5 +59,9 @@ class StillQueued(RuntimeQueueError):
     """A remote result is not there before the deadline; the call stays in the ledger."""
 
 
+class ServerFailed(KetcycleError):
+    """The completion server did not start, or answered with an error."""
+
+
 class MeterBusy(KetcycleError):
     """A metered block was opened while another one of this process was open."""

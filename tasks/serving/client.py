@@ -14,13 +14,10 @@ from typing import Any
 
 import httpx
 
+from infra.errors import ServerFailed
 from tasks.serving.request_log import read_requests
 
-__all__ = ["ServerFailed", "complete", "read_requests", "running_server"]
-
-
-class ServerFailed(RuntimeError):
-    """The server did not start, or refused a request; the message says why."""
+__all__ = ["complete", "read_requests", "running_server"]
 
 
 @contextmanager

@@ -18,11 +18,12 @@ import httpx
 import psutil
 import pytest
 
+from infra.errors import ServerFailed
 from infra.lake import Lake
 from tasks.model.causal import load_model, load_tokenizer
 from tasks.model.generate import Sampling
 from tasks.model.generate import complete as complete_here
-from tasks.serving.client import ServerFailed, complete, read_requests, running_server
+from tasks.serving.client import complete, read_requests, running_server
 from tasks.serving.engine import weights_digest
 from tasks.serving.server import main
 
