@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -182,3 +183,13 @@ def test_a_run_that_exists_is_not_overwritten(finished: Finished) -> None:
     )
     assert done.returncode == 2
     assert "--resume" in done.stderr
+
+
+def test_the_drift_event_reached_prefect(finished: Finished) -> None:
+    with sqlite3.connect(finished.home / "prefect" / "prefect.db") as connection:
+        events = connection.execute("select event, payload from events where event like 'ketcycle.drift.%'").fetchall()
+    names = [name for name, _ in events]
+    assert "ketcycle.drift.detected" in names
+    [payload] = [json.loads(text) for name, text in events if name == "ketcycle.drift.detected"]
+    assert payload["state"] == "alert"
+    assert payload["run_id"] == RUN
