@@ -148,8 +148,8 @@ def _phase(circuit: QuantumCircuit, qubo: Qubo, gamma: float, deviation: float) 
     """
     h, J, _ = qubo.ising()
     factor = gamma * np.sqrt(qubo.size) / (2 * deviation) if deviation > 0 else 0.0
-    for i in np.flatnonzero(h):
-        circuit.rz(float(2 * factor * h[i]), int(i))
+    for qubit in np.flatnonzero(h):
+        circuit.rz(float(2 * factor * h[qubit]), int(qubit))
     for i, j in round_robin(qubo.size):
         if J[i, j]:
             circuit.rzz(float(2 * factor * J[i, j]), i, j)
