@@ -84,6 +84,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
         objective=config.objective,
         country=loaded.country,
         projection_device=loaded.projection_device,
+        simulation_limit_s=loaded.simulation_limit_s,
         data=completion.digest(corpus=config.corpus, second=config.second),
         **profile.get("settle", {}),
     )

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
         workers: Dask worker processes of a run's own cluster.
         country: ISO code of the place that computes, for carbon.
         projection_device: fake device on which QPU time is projected.
+        simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
     """
 
     model_config = SettingsConfigDict(env_prefix="KETCYCLE_", toml_file="ketcycle.toml", extra="forbid", frozen=True)
@@ -62,6 +63,7 @@ class Settings(BaseSettings):
     workers: int = Field(default=2, ge=1)
     country: str = "DEU"
     projection_device: str = "fake_torino"
+    simulation_limit_s: float = Field(default=1200.0, gt=0)
     objective: Objective = "energy"
 
     @classmethod

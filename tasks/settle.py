@@ -51,6 +51,7 @@ class Workbench:
         objective: what auto routing minimises.
         country: place that computes.
         projection_device: fake device on which QPU time is projected.
+        simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
         repetition: number of this execution of the same problem.
         minimum_s: arms under half a second are looped to at least this many seconds; 0 = never.
         blocks: rounds in which the looped arms take turns.
@@ -67,6 +68,7 @@ class Workbench:
     objective: Objective = "energy"
     country: str = "DEU"
     projection_device: str = "fake_torino"
+    simulation_limit_s: float = 1200.0
     repetition: int = 0
     minimum_s: float = 1.0
     blocks: int = 5
@@ -81,7 +83,13 @@ class Workbench:
     @cached_property
     def runtime(self) -> Runtime:
         """The quantum runtime queue."""
-        return Runtime(self.ledger, self.backend, home=self.home, projection=self.projection_device)
+        return Runtime(
+            self.ledger,
+            self.backend,
+            home=self.home,
+            projection=self.projection_device,
+            simulation_limit_s=self.simulation_limit_s,
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "runtime"}

@@ -34,7 +34,7 @@ from infra.runtime.templates import make_template
 LEVEL = 2  # of the transpiler: level 3 takes four times as long for 1-2 % fewer two-qubit gates
 SEED_TRANSPILER = 11
 DENSITY_QUBITS = 12  # a density matrix of 12 qubits holds 268 MB
-ROUTING = 3  # two-qubit gates after routing for each one before
+ROUTING = 5  # two-qubit gates of the device for each one of the algorithm
 DENSITY_FACTOR = 4  # measured: one density matrix costs as much as about 2^n / 4 trajectories
 
 
@@ -63,13 +63,13 @@ class NoisySimulator(Simulator):
     def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
         """Return about how long the noisy simulation takes: the order of magnitude, to refuse what is hopeless.
 
-        A rough fit: one trajectory takes 14 us + 2^n x 15 ns for each two-qubit gate after routing, which triples
-        their number.
+        A rough fit: one trajectory takes 40 us + 2^n x 30 ns for each two-qubit gate of the device, of which there
+        are about five for each one of the algorithm.
         """
         qubits = circuit.num_qubits
         gates = ROUTING * sum(_two_qubit_gates(item) for item in circuit.data)
         trajectories = min(shots, 2**qubits / DENSITY_FACTOR) if qubits <= DENSITY_QUBITS else shots
-        return float(circuits * trajectories * gates * (14e-6 + 15e-9 * 2**qubits))
+        return float(circuits * trajectories * gates * (40e-6 + 30e-9 * 2**qubits))
 
     def region(self, qubits: int) -> Region:
         """Return the region for circuits of this many qubits, made once.

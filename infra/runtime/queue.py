@@ -96,7 +96,7 @@ class Runtime:
     reuse: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     linger_s: float | None = None
-    simulation_limit_s: float = 900.0
+    simulation_limit_s: float = 1200.0
     lease_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -231,7 +231,7 @@ class _Queued:
             raise BudgetExceeded(
                 f"{backend.name}: {executions:,} shots of {requests[0].circuit.num_qubits} qubits take about "
                 f"{expected_s / 3600:.1f} h to simulate, the limit is {self._runtime.simulation_limit_s / 60:.0f} min; "
-                "use fewer shots or qubits, a smaller profile, or aer"
+                "use fewer shots or qubits, a smaller profile, aer, or raise KETCYCLE_SIMULATION_LIMIT_S"
             )
 
     def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
