@@ -121,7 +121,8 @@ def evidence(
             quality = f"{sum(row.qualities) / len(row.qualities):.4g}" if row.qualities else "-"
             cells = (row.run_id, row.stage, row.subtask or row.problem, row.arm, row.status, str(len(row.qualities)))
             cpu_s = f"{row.usage.cpu_s + row.prepare.cpu_s:.3g}"
-            table.add_row(*cells, quality, cpu_s, str(row.usage.circuits), row.energy_source, row.created_at[:19])
+            circuits = str(row.usage.circuits + row.prepare.circuits)
+            table.add_row(*cells, quality, cpu_s, circuits, row.energy_source, row.created_at[:19])
         out.print(table if rows else "no evidence yet; try: ketcycle run")
 
 

@@ -124,7 +124,9 @@ def energy_rows(report: Row) -> list[tuple[str, ...]]:
                     f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
                     f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
                     band(energy["qpu"]["narrow"]) if energy["qpu"] else "-",
-                    band(energy["simulation"]["narrow"]) if energy["simulation"] else "-",
+                    f"{band(energy['simulation']['narrow'])} {energy['simulation']['by']}"
+                    if energy["simulation"]
+                    else "-",
                     f"{band(best['narrow'])} {best['arm']}" if best else "-",
                     number(row["qpu_s_projected"]) if row["circuits"] else "-",
                     number(energy["break_even_power_w"][1]) if energy["break_even_power_w"] else "-",
@@ -225,8 +227,8 @@ def markdown(report: Row) -> str:
         _pipes(DECISION_HEADER, decision_rows(report)),
         "## Three energies",
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
-        "and control, modelled from projected QPU seconds), the simulation of the circuits, and the cheapest classical "
-        "arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
+        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that was run "
+        "(the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
         "is that of a hypothetical noiseless device. Break-even is the power that the QPU system would have to draw "
         "for the quantum arm to cost as little as the best classical one.",
         _pipes(ENERGY_HEADER, energy_rows(report)),
