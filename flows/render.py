@@ -227,10 +227,11 @@ def markdown(report: Row) -> str:
         _pipes(DECISION_HEADER, decision_rows(report)),
         "## Three energies",
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
-        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that was run "
-        "(the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. A projection is no measurement, and quality reached on an ideal simulator "
-        "is that of a hypothetical noiseless device. Break-even is the power that the QPU system would have to draw "
-        "for the quantum arm to cost as little as the best classical one.",
+        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
+        "was run (the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. "
+        "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
+        "noiseless device. Break-even is the power that the QPU system would have to draw for the quantum arm to "
+        "cost as little as the best classical one.",
         _pipes(ENERGY_HEADER, energy_rows(report)),
         report["break_even"],
     ]
