@@ -140,7 +140,7 @@ def stage_rows(report: Row) -> list[tuple[str, ...]]:
     return [
         (
             stage["stage"],
-            stage["status"],
+            f"{stage['status']} before" if stage["reused"] else stage["status"],
             number(stage["wall_s"]),
             number(stage["cpu_s"]),
             number(stage["peak_rss_mb"], 4),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +73,7 @@ def _stage_report(
     return {
         "stage": name,
         "status": result["status"],
+        "reused": result.get("reused", False),
         "reason": result.get("reason", ""),
         "began_s": result.get("began_s"),
         "wall_s": result.get("wall_s"),
@@ -159,7 +159,8 @@ def _arm_report(
             else None,
         },
         "cost_usd": coefficients.cost_usd(used, row.backend),
-        "gco2": asdict(coefficients.gco2(narrow, country)),
+        "gco2": coefficients.gco2(narrow, country).p50,
+        "gco2_band": _band(coefficients.gco2(narrow, country)),
         "reused": row.reused,
         "status": row.status,
         "reason": row.reason,
@@ -246,7 +247,7 @@ def _orchestration(rows: Sequence[EvidenceRow], coefficients: Coefficients, coun
     return {
         "cpu_s": total.cpu_s,
         "energy": _spent(total, rows[0].energy_source, coefficients),
-        "gco2": asdict(coefficients.gco2(band, country)),
+        "gco2": coefficients.gco2(band, country).p50,
     }
 
 
@@ -297,7 +298,7 @@ def _row_metrics(key: str, row: Mapping[str, Any]) -> dict[str, float | None]:
         f"cpu_s/{key}": row["cpu_s"] + row["prepare_cpu_s"],
         f"qpu_s/{key}": row["qpu_s_billed"],
         f"cost_usd/{key}": row["cost_usd"],
-        f"gco2/{key}": row["gco2"]["p50"],
+        f"gco2/{key}": row["gco2"],
         f"circuits/{key}": row["circuits"],
         f"shots/{key}": row["shots"],
     }

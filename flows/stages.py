@@ -30,7 +30,8 @@ class StageResult:
 
     Attributes:
         stage: the stage.
-        status: `done`, or `reused` where a completion record of this run stood already.
+        status: `done`.
+        reused: whether a completion record of this run stood already, so that nothing was done again.
         began_s: when it began, seconds since the epoch.
         wall_s: elapsed seconds of the stage's own road, shadows apart.
         refs: its products, name to lake reference.
@@ -46,6 +47,7 @@ class StageResult:
     refs: dict[str, str]
     facts: dict[str, Any]
     decisions: dict[str, dict[str, Any]]
+    reused: bool = False
     shadows: tuple[Shadow, ...] = field(default=())
 
 
@@ -118,7 +120,7 @@ def _restored(record: Mapping[str, Any], context: Context, bench: Workbench) -> 
         arms = tuple(arm for arm in item["arms"] if (item["subtask"], arm) not in seen)
         state = State({name: Ref.parse(text) for name, text in item["refs"].items()})
         shadows += [Shadow(context, state, item["subtask"], arms, bench)] if arms else []
-    return StageResult(**{**record, "status": "reused", "shadows": tuple(shadows)})
+    return StageResult(**{**record, "reused": True, "shadows": tuple(shadows)})
 
 
 def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
