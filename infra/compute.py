@@ -51,6 +51,9 @@ def services(settings: Settings) -> Iterator[Services]:
         if server is not None:
             _wait_for_prefect(server, url, settings.home)
         yield Services(url, address, server.pid if server else None)
+        from prefect.logging.handlers import APILogHandler  # prefect reads its address when it is imported
+
+        APILogHandler().flush()  # what is still queued would meet a server that is gone
 
 
 @contextmanager
