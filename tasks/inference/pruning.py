@@ -196,7 +196,7 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
         Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
         Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
         Arm("leave_one_out", Kind.CLASSICAL, remove_cheapest_singles),
-        Arm("exact", Kind.TWIN, solve_exactly),
+        Arm("exact", Kind.CLASSICAL, solve_exactly),
         Arm("swap_annealing", Kind.CLASSICAL, anneal_swaps),
         Arm("trotterised_annealing", Kind.QUANTUM, sample_by_annealing),
     ),

@@ -183,7 +183,7 @@ def test_the_arms_are_those_of_the_design() -> None:
     kinds = {arm.name: arm.kind for arm in PRUNING.arms}
     assert PRUNING.incumbent.name == "greedy"
     assert PRUNING.challenger.name == "qaoa"
-    assert kinds["exact"] is Kind.TWIN
+    assert kinds["exact"] is Kind.CLASSICAL
     assert kinds["swap_annealing"] is Kind.CLASSICAL
     assert {n for n, kind in kinds.items() if kind is Kind.CONTROL} == {
         "nothing", "random", "uniform_repair", "marginal_repair", "empty_repair",
