@@ -28,6 +28,8 @@ class RunConfig(BaseModel):
     profile: str = Field("demo", description="Profile in deployments/profiles that sets the sizes.")
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    model: str = Field("", description="Folder of a pretrained model in transformers format; empty = train one.")
+    evaluate: str = Field("", description="Text file on which a pretrained model is scored; empty = none.")
     method: Method = Field(Method.SHADOW, description="How each decision picks its arm.")
     backend: str = Field("aer", description="aer or noisy:<fake device>.")
     stages: tuple[str, ...] = Field(STAGES, description="Stages to run, in lifecycle order.")

@@ -23,6 +23,14 @@ from tasks.stage import Context, Stage, State
 
 log = logging.getLogger("ketcycle.flows")
 
+# What a stage's options take from the run's parameters.
+FROM_RUN = {
+    "curation": ("corpus", "second"),
+    "preprocessing": ("model",),
+    "architecture": ("model",),
+    "training": ("model", "evaluate"),
+}
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -62,8 +70,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
     loaded = settings.load()
     profile = load_profile(config.profile)
     options = dict(profile.get(name, {}))
-    if name == "curation":
-        options |= {"corpus": config.corpus, "second": config.second}
+    options |= {item: value for item in FROM_RUN.get(name, ()) if (value := getattr(config, item))}
     refs = {k: Ref.parse(v) for k, v in (_newest(Lake(loaded.home / "lake")) if inputs is None else inputs).items()}
     context = Context(config.run_id, name, loaded.home, config.seed, options, refs)
     module = stage_module(name)

@@ -9,6 +9,8 @@ KetcycleError
 |  |- ReplayDiverged    a replayed call differs from the recorded one
 |  |- ConcurrentCall    the sampler of one arm was used by two threads
 |  |- BackendFailed     the backend answered with an error
+|  |- NoAnswer          the service did not answer a question that can be asked again
+|  |- SubmissionUnclear a job may or may not have been made
 |  |- BudgetExceeded    the call would spend more than allowed
 |  |- StillQueued       a remote result is not there before the deadline
 |- MeterBusy            two metered blocks at once in one process
@@ -49,6 +51,14 @@ class ConcurrentCall(RuntimeQueueError):
 
 class BackendFailed(RuntimeQueueError):
     """The backend answered with an error."""
+
+
+class NoAnswer(RuntimeQueueError):
+    """The service did not answer, or asked to come back later; asking again changes nothing there."""
+
+
+class SubmissionUnclear(RuntimeQueueError):
+    """A job was sent and no answer came: it may or may not exist, so it must be looked for, never sent again."""
 
 
 class BudgetExceeded(RuntimeQueueError):

@@ -103,7 +103,18 @@ class Executed:
 
 
 class Backend(Protocol):
-    """A place where batches of tasks run."""
+    """A place where batches of tasks run.
+
+    Attributes:
+        name: canonical name.
+        calibration: names the state of the backend that results depend on.
+        limits: what one job may hold.
+        linger_s: how long a leader lets further callers join a job.
+        poll_s: pause between two questions about a job.
+        local: whether jobs live and die with this process.
+        priced: whether it bills QPU seconds; then a budget is reserved before anything is sent.
+        listing_delay_s: how long after its creation a job may be missing from what `find` returns.
+    """
 
     name: str
     calibration: str
@@ -111,6 +122,8 @@ class Backend(Protocol):
     linger_s: float
     poll_s: float
     local: bool
+    priced: bool
+    listing_delay_s: float
 
     def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return those options that change anything here, with their values."""
@@ -120,24 +133,58 @@ class Backend(Protocol):
         """Return about how many CPU seconds of this machine parameter sets of a circuit will take; 0 = few."""
         ...
 
-    def submit(self, tag: str, tasks: Sequence[Task]) -> str:
-        """Send a batch under a tag and return the job's id."""
+    def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:
+        """Return the QPU seconds that so many executions of a circuit will be billed by formula; 0 = not priced."""
+        ...
+
+    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
+        """Send a batch under a tag and return the job's id.
+
+        Args:
+            tag: what the job can be found by.
+            tasks: what is to run.
+            max_qpu_s: QPU seconds after which the service shall stop the job.
+
+        Raises:
+            SubmissionUnclear: no answer came, the job may exist.
+            RuntimeQueueError: the service refused; there is no job.
+        """
         ...
 
     def status(self, job_id: str) -> JobState:
-        """Say how a job is."""
+        """Say how a job is.
+
+        Raises:
+            NoAnswer: ask again.
+        """
         ...
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
-        """Yield what came back for each task, by its index; a task's own failure does not touch the others."""
+        """Yield what came back for each task, by its index; a task's own failure does not touch the others.
+
+        Raises:
+            NoAnswer: ask again.
+        """
+        ...
+
+    def billed(self, job_id: str) -> float | None:
+        """Return the QPU seconds that a job was billed so far, whatever became of it; None = not known yet."""
         ...
 
     def cancel(self, job_id: str) -> None:
-        """Cancel a job if it is not over."""
+        """Cancel a job if it is not over.
+
+        Raises:
+            NoAnswer: ask again.
+        """
         ...
 
     def find(self, tag: str) -> tuple[str, ...]:
-        """Return the jobs that were made under a tag."""
+        """Return the jobs that were made under a tag.
+
+        Raises:
+            NoAnswer: ask again.
+        """
         ...
 
 

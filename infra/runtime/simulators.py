@@ -77,6 +77,8 @@ class Simulator:
     """What the simulators of this process share: jobs that live in memory and run when they are fetched."""
 
     local = True
+    priced = False
+    listing_delay_s = 0.0
     linger_s = 0.002
     poll_s = 0.0
 
@@ -96,8 +98,13 @@ class Simulator:
         """Return 0: what an ideal simulation takes is not worth an estimate."""
         return 0.0
 
-    def submit(self, tag: str, tasks: Sequence[Task]) -> str:
+    def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:  # noqa: ARG002
+        """Return 0: a simulator bills nothing."""
+        return 0.0
+
+    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
         """Keep the batch until its results are asked for."""
+        del max_qpu_s
         job_id = uuid.uuid4().hex
         with self._lock:
             self._jobs[job_id] = (tag, tasks)
@@ -116,6 +123,11 @@ class Simulator:
                 yield index, self._execute(task)
             except Exception as error:  # seam: one caller's circuit must not fail the others in its job
                 yield index, error
+
+    def billed(self, job_id: str) -> float | None:
+        """Return 0: a simulator bills nothing."""
+        del job_id
+        return 0.0
 
     def cancel(self, job_id: str) -> None:
         """Forget the job."""

@@ -22,6 +22,8 @@ class RemoteDouble:
     """Jobs that wait for some polls, then run on Aer; may lose the answer to a submit."""
 
     local = False
+    priced = False
+    listing_delay_s = 0.0
     linger_s = poll_s = 0.001
     calibration = "double"
 
@@ -35,7 +37,13 @@ class RemoteDouble:
     def expected_cpu_s(self, circuit, circuits, shots):
         return 0.0
 
-    def submit(self, tag, tasks):
+    def estimate_qpu_s(self, circuit, digest, executions):
+        return 0.0
+
+    def billed(self, job_id):
+        return 0.0
+
+    def submit(self, tag, tasks, *, max_qpu_s=None):
         if self.lose == "request":
             raise ConnectionError("the request never arrived")
         job_id = f"job{len(self.jobs)}"

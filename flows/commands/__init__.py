@@ -1,0 +1,1 @@
+"""The commands of `ketcycle`, one module for each group of them."""

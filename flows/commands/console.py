@@ -1,0 +1,54 @@
+"""What all commands share: consoles, common options, clear errors, printing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.errors import BadInput, KetcycleError
+
+out = Console(width=None if sys.stdout.isatty() else 160)
+err = Console(stderr=True)
+
+Home = Annotated[Path | None, typer.Option(help="State folder [default: ./.ketcycle or KETCYCLE_HOME].")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
+
+
+@contextmanager
+def clear_errors() -> Iterator[None]:
+    """Turn the project's errors into one line and exit code 2 (what was given is wrong) or 1 (it failed)."""
+    try:
+        yield
+    except BadInput as error:
+        err.print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    except KetcycleError as error:
+        err.print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(1) from None
+
+
+def print_value(value: Any, as_json: bool) -> None:
+    """Print a value as JSON on standard output, or for people."""
+    if as_json:
+        sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+    else:
+        out.print(value)
+
+
+def print_table(rows: list[dict[str, Any]], empty: str) -> None:
+    """Print rows as a table with the names of the first one at its head, or `empty` where there are none."""
+    if not rows:
+        out.print(empty)
+        return
+    table = Table(*rows[0], pad_edge=False)
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table)

@@ -1,0 +1,143 @@
+"""Commands that run stages: `run`, `stage`."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.console import AsJson, Home, clear_errors, err, print_value
+from infra import settings
+from infra.errors import BadInput, StageFailed
+from infra.settings import Settings
+
+Corpus = Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated. Default: the sample.")]
+Second = Annotated[list[str] | None, typer.Option(help="File or folder of the second domain; may be repeated.")]
+Profile = Annotated[str | None, typer.Option(help="Sizes: demo (default) or smoke.")]
+Method = Annotated[str | None, typer.Option(help="classical, quantum, shadow (default) or auto.")]
+Backend = Annotated[str | None, typer.Option(help="aer (default) or noisy:<fake device>.")]
+Objective = Annotated[str | None, typer.Option(help="What auto minimises: energy (default), cost or time.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
+
+
+def run(
+    profile: Profile = None,
+    corpus: Corpus = None,
+    second: Second = None,
+    model: Annotated[str | None, typer.Option(help="Folder of a pretrained model in transformers format.")] = None,
+    evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
+    method: Method = None,
+    backend: Backend = None,
+    stages: Annotated[str | None, typer.Option(help="Comma-separated stages; default all seven.")] = None,
+    objective: Objective = None,
+    seed: Seed = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this run where it stopped.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Name of the new run.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the lifecycle, or some of its stages, and print what each decision cost and gained."""
+    chosen = {
+        "profile": profile,
+        "corpus": tuple(corpus) if corpus else None,
+        "second": tuple(second) if second else None,
+        "model": model,
+        "evaluate": evaluate,
+        "method": method,
+        "backend": backend,
+        "stages": tuple(s.strip() for s in stages.split(",")) if stages else None,
+        "objective": objective,
+        "seed": seed,
+    }
+    with clear_errors():
+        _run(settings.load(home=home), chosen, resume, run_id, as_json)
+
+
+def stage(
+    name: Annotated[str, typer.Argument(help="curation, preprocessing, architecture, training, ...")],
+    profile: Profile = None,
+    corpus: Corpus = None,
+    second: Second = None,
+    method: Method = None,
+    backend: Backend = None,
+    seed: Seed = None,
+    resume: Annotated[str | None, typer.Option(help="Take the inputs of this run.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one stage on the products of the run named, or on the newest in the lake."""
+    run(
+        profile=profile,
+        corpus=corpus,
+        second=second,
+        method=method,
+        backend=backend,
+        stages=name,
+        seed=seed,
+        resume=resume,
+        home=home,
+        as_json=as_json,
+    )
+
+
+def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool) -> None:
+    settings.quiet_libraries(loaded.home)
+    from pydantic import ValidationError
+
+    from flows.config import RunConfig, load_profile
+    from flows.render import closing
+    from infra import progress
+    from infra.runtime.backends import canonical_name
+
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if resume:
+        given = {**_stored_config(loaded.home, resume), **given}
+    name = resume or run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    try:
+        config = RunConfig(**{**given, "run_id": name})
+    except ValidationError as error:
+        raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+    load_profile(config.profile)
+    canonical_name(config.backend)
+    _check_paths(config.corpus + config.second)
+    if (loaded.home / "runs" / name).exists() and not resume:
+        raise BadInput(f"there is a run {name} already; choose another name, or continue it with --resume {name}")
+    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    show(f"run {name}: starting Prefect and Dask (home {loaded.home})")
+    from infra.compute import services
+
+    since, failure = datetime.now(UTC).isoformat(timespec="microseconds"), None
+    with services(loaded) as running:
+        progress.listen(show)
+        show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+        from flows.lifecycle import close_books, lifecycle
+
+        try:
+            lifecycle(config)
+        except StageFailed as error:
+            failure = error
+    found = close_books(name, since)
+    print_value(found if as_json else closing(found), as_json)
+    show(f"report: {loaded.home / 'runs' / name / 'report.md'}")
+    if failure:
+        raise failure
+
+
+def _stored_config(home: Path, run_id: str) -> dict[str, Any]:
+    path = home / "runs" / run_id / "run.json"
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())["config"]
+    except FileNotFoundError:
+        known = ", ".join(sorted(p.parent.name for p in (home / "runs").glob("*/run.json"))) or "none"
+        raise BadInput(f"no run {run_id} in {home / 'runs'}; runs there: {known}") from None
+    return stored
+
+
+def _check_paths(paths: tuple[str, ...]) -> None:
+    missing = [path for path in paths if not Path(path).expanduser().exists()]
+    if missing:
+        raise BadInput(f"no such file or folder: {', '.join(missing)}")
