@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup run test lint up bench models
+.PHONY: setup run test test-faults lint up down bench models
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ run: setup
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
 
+test-faults: setup
+	$(BIN)/python -m pytest -m faults $(ARGS)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -27,6 +30,9 @@ lint: setup
 
 up: setup
 	$(BIN)/ketcycle up
+
+down: setup
+	$(BIN)/ketcycle down
 
 bench: setup
 	$(BIN)/python -m benchmarks
