@@ -21,7 +21,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the calls in the ledger of the runtime queue."""
-    from infra.runtime.ledger import list_calls
+    from infra.runtime.inspect import list_calls
 
     with clear_errors():
         calls = list_calls(settings.load(home=home).ledger, state=state, run=run_id, limit=limit)
@@ -54,7 +54,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one call: what was sent, where, what came back, what it used."""
-    from infra.runtime.ledger import show_call
+    from infra.runtime.inspect import show_call
 
     with clear_errors():
         call = show_call(settings.load(home=home).ledger, key)

@@ -18,7 +18,7 @@ import pytest
 
 from infra.evidence import Evidence
 from infra.lake import Lake, Ref
-from infra.runtime.ledger import list_calls
+from infra.runtime.inspect import list_calls
 from tasks.stage import STAGES
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]

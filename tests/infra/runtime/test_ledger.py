@@ -8,6 +8,7 @@ import pytest
 
 from infra.errors import BadInput, RuntimeQueueError
 from infra.runtime import schema
+from infra.runtime.inspect import list_calls, show_call
 from infra.runtime.lane import Delivery, Lane, Limits
 from infra.runtime.ledger import (
     CANCELLED,
@@ -19,8 +20,6 @@ from infra.runtime.ledger import (
     Call,
     Ledger,
     Part,
-    list_calls,
-    show_call,
 )
 
 
@@ -146,7 +145,7 @@ def test_list_and_show_tell_what_was_sent_and_used(ledger, tmp_path):
 def test_reading_the_ledger_loads_no_quantum_library(tmp_path):
     Ledger(tmp_path / "ledger.db", durable=False)
     code = (
-        "import sys; from infra.runtime.ledger import list_calls; "
+        "import sys; from infra.runtime.inspect import list_calls; "
         f"print(list_calls({str(tmp_path / 'ledger.db')!r})); "
         "heavy = {'qiskit', 'numpy', 'qiskit_aer', 'qiskit_ibm_runtime'} & set(sys.modules); sys.exit(str(heavy or 0))"
     )

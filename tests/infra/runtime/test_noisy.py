@@ -7,7 +7,7 @@ from qiskit_aer import AerSimulator
 
 from infra.errors import BadInput, BudgetExceeded
 from infra.runtime.backends import Task, canonical_name, fake_device, open_backend
-from infra.runtime.ledger import list_calls
+from infra.runtime.inspect import list_calls
 from infra.runtime.noisy import choose_region, cut_target
 from infra.runtime.payload import circuit_digest
 from infra.runtime.queue import Runtime, Scope

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from infra.runtime.dispatcher import Leader
-from infra.runtime.ledger import DONE, list_calls, show_call
+from infra.runtime.inspect import list_calls, show_call
+from infra.runtime.ledger import DONE
 from infra.runtime.queue import Runtime
 
 SCRIPT = Path(__file__).with_name("callers.py")

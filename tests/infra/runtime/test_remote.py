@@ -13,8 +13,9 @@ from infra.errors import BackendFailed
 from infra.runtime import backends
 from infra.runtime import lane as lanes
 from infra.runtime.backends import JobState
+from infra.runtime.inspect import show_call
 from infra.runtime.lane import Lane, Limits
-from infra.runtime.ledger import DONE, SUBMITTED, show_call
+from infra.runtime.ledger import DONE, SUBMITTED
 from infra.runtime.queue import Runtime, Scope
 
 
