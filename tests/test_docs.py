@@ -1,0 +1,54 @@
+"""The documentation says what the code does: followed literally where it gives instructions."""
+
+import re
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from tasks.stage import STAGES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_page_of_a_stage_names_every_arm_of_its_decisions(stage):
+    page = (DOCS / "stages" / f"{stage}.md").read_text()
+    for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS:
+        assert f"**`{subtask.name}`**" in page
+        for arm in subtask.arms:
+            assert f"`{arm.name}`" in page, f"{stage}.md says nothing of {subtask.name}/{arm.name}"
+
+
+@pytest.mark.parametrize(
+    "page", sorted(p.relative_to(ROOT).as_posix() for p in [ROOT / "README.md", *DOCS.rglob("*.md")])
+)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert "://" in target or ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
+    function, line = re.findall(r"```python\n(.*?)```", (DOCS / "add-an-arm.md").read_text(), re.DOTALL)
+    for folder in ("tasks", "infra", "flows", "deployments", "tests"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    module = tmp_path / "tasks" / "monitoring" / "drift.py"
+    source = module.read_text()
+    head, subtask = source.split("DRIFT: Subtask", 1)
+    others, rest = subtask.split("\n    ),\n", 1)
+    module.write_text(f"{head}{function}\n\nDRIFT: Subtask{others}\n{line.rstrip()}\n    ),\n{rest}")
+
+    def run(*arguments):
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+
+    names = run("-c", "from tasks.monitoring.drift import DRIFT; print(*(arm.name for arm in DRIFT.arms))")
+    assert "energy-distance" in names.stdout.split(), names.stderr
+    done = run("-m", "pytest", "tests/contracts/test_subtasks.py", "-k", "drift", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
