@@ -10,16 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.curation.filters import Rule, Text, first_objection
-from tasks.curation.near_duplicates import (
-    PERMUTATIONS,
-    Shingler,
-    ShingleSets,
-    fingerprint,
-    minhash_template,
-    normalised_words,
-    signature,
-)
+from tasks.curation.near_duplicates import ShingleSets
 from tasks.curation.read import Document
+from tasks.curation.shingles import PERMUTATIONS, Sketches, signatures, sketch
 
 
 @dataclass(frozen=True)
@@ -59,37 +52,46 @@ class Funnel:
     replaced: int = 0
     _signatures: bytearray = field(default_factory=bytearray)
     _first: dict[bytes, str] = field(default_factory=dict)
-    _shingler: Shingler = field(default_factory=Shingler)
-
-    def __post_init__(self) -> None:
-        self._template = minhash_template(self.seed)
 
     def pass_through(self, batches: Iterable[list[Document]]) -> Iterator[list[Candidate]]:
         """Yield the candidates of each batch."""
         for batch in batches:
-            yield [candidate for document in batch if (candidate := self._take(document)) is not None]
+            passed = [document for document in batch if self._passes(document)]
+            yield self._sketch(passed) if passed else []
 
     @property
     def signatures(self) -> NDArray[np.uint32]:
         """The MinHash signatures of the candidates, (n, 128)."""
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
 
-    def _take(self, document: Document) -> Candidate | None:
+    def _passes(self, document: Document) -> bool:
         self.read[document.domain] += 1
         self.replaced += document.replaced
         objection = first_objection(Text(document.text, document.replaced), self.rules)
         if objection is not None:
             self.dropped.append((document.doc_id, *objection))
-            return None
-        words = normalised_words(document.text)
-        first = self._first.setdefault(fingerprint(words), document.doc_id)
-        if first != document.doc_id:
-            self.copies.append((document.doc_id, first))
-            return None
-        shingles = self._shingler.shingles(words)
-        self.sets.append(shingles)
-        self._signatures += signature(shingles, self._template).tobytes()
-        self.ids.append(document.doc_id)
-        self.domains.append(document.domain)
-        self.n_words.append(len(words))
-        return Candidate(document, len(words))
+        return objection is None
+
+    def _sketch(self, documents: Sequence[Document]) -> list[Candidate]:
+        sketches = sketch([document.text for document in documents])
+        new: list[int] = []
+        for k, (document, mark) in enumerate(zip(documents, sketches.fingerprints, strict=True)):
+            first = self._first.setdefault(mark.tobytes(), document.doc_id)
+            if first == document.doc_id:
+                new.append(k)
+            else:
+                self.copies.append((document.doc_id, first))
+        shingles, ends = _only(sketches, new)
+        self.sets.append(shingles, ends)
+        self._signatures += signatures(shingles, ends, self.seed).tobytes()
+        self.ids += [documents[k].doc_id for k in new]
+        self.domains += [documents[k].domain for k in new]
+        self.n_words += sketches.n_words[new].tolist()
+        return [Candidate(documents[k], int(sketches.n_words[k])) for k in new]
+
+
+def _only(sketches: Sketches, rows: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return the shingle sets of some texts of a batch, one after another, and where each ends."""
+    starts = np.r_[0, sketches.ends[:-1]]
+    parts = [sketches.shingles[starts[k] : sketches.ends[k]] for k in rows]
+    return np.concatenate([np.zeros(0, np.uint64), *parts]), np.cumsum([len(part) for part in parts], dtype=np.int64)

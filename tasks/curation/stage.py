@@ -24,7 +24,6 @@ from tasks.curation.near_duplicates import (
     ShingleSets,
     candidates,
     components,
-    plausible,
     verified_edges,
 )
 from tasks.curation.read import Document, Quarantined, Reader
@@ -121,8 +120,7 @@ def prepare(context: Context) -> State:
         kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, funnel, quarantined)))
         log.info("%d documents read, %d pass, searching near duplicates", funnel.read.total(), len(funnel.ids))
         sets.seal()
-        proposed = plausible(candidates(funnel.signatures), funnel.signatures, options.threshold)
-        edges = verified_edges(proposed, sets, options.threshold)
+        edges = verified_edges(candidates(funnel.signatures, options.threshold), sets, options.threshold)
     parts = components(len(funnel.ids), edges.pairs)
     plan = plan_components(funnel.ids, funnel.n_words, edges, parts, options.posed, options.largest_posed)
     copies = [Removal(copy, first, 1.0, "exact_duplicates") for copy, first in funnel.copies]

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from infra.errors import BadInput, NoDocuments
 from tasks.contract import Bench
 from tasks.curation import stage
-from tasks.curation.near_duplicates import Shingler, normalised_words
 from tasks.curation.sample import sample_path
+from tasks.curation.shingles import sketch
 from tasks.stage import Context, State
 
 torch.set_num_threads(1)
@@ -125,8 +126,9 @@ def test_every_removed_document_has_a_witness_and_a_kept_survivor(demo: tuple[Co
         row["doc_id"]: row["text"]
         for row in pq.read_table(sample_path("second")).to_pylist() + pq.read_table(sample_path("base")).to_pylist()
     }
-    shingler = Shingler()
-    sets = {name: set(shingler.shingles(normalised_words(t)).tolist()) for name, t in text.items()}
+    sketches = sketch(list(text.values()))
+    ends = [0, *sketches.ends.tolist()]
+    sets = {name: set(sketches.shingles[a:b].tolist()) for name, (a, b) in zip(text, pairwise(ends), strict=True)}
     decisions = given.lake.read(state.refs["curation/decisions"]).to_pylist()
     assert len({row["removed"] for row in decisions}) == len(decisions) > 500
     gone_later = {row["removed"] for row in decisions if row["subtask"] == "semantic_clusters"}
