@@ -52,7 +52,7 @@ def number(value: float | None, digits: int = 3) -> str:
         return "0"
     if abs(value) >= 10_000 or abs(value) < 0.001:
         return f"{value:.{digits - 1}e}"
-    return f"{value:.{digits}g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
 
 
 def band(values: Sequence[float] | None) -> str:
@@ -243,17 +243,19 @@ def markdown(report: Row) -> str:
             _pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:
-        facts = list(_facts({k: v for k, v in stage["facts"].items() if k != "headline"}))
+        facts = list(fact_rows(stage["facts"]))
         if facts:
             parts += [f"## Facts: {stage['stage']}", _pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the facts of a stage, nested ones under dotted names; long lists are for the JSON report."""
+def fact_rows(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the facts of a stage, nested ones under dotted names; headline and long lists stand elsewhere."""
     for name, value in facts.items():
+        if name == "headline":
+            continue
         if isinstance(value, Mapping):
-            yield from _facts(value, f"{prefix}{name}.")
+            yield from fact_rows(value, f"{prefix}{name}.")
         elif isinstance(value, float):
             yield f"{prefix}{name}", number(value, 4)
         elif isinstance(value, list):

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from infra.energy.model import Boundary, Coefficients, repeats_to_solution
+from infra.energy.model import Band, Boundary, Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
+from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
 
@@ -53,6 +54,8 @@ def build_report(home: Path, run_id: str, run: Mapping[str, Any], country: str) 
         "wall_s": run.get("wall_s"),
         "peak_mb": run.get("peak_mb"),
         "cpu_s": total.cpu_s,
+        "spent": _spent(rows, coefficients),
+        "gco2": _band(coefficients.gco2(_energy(rows, "narrow", coefficients), country)),
         "orchestration": _orchestration(orchestration, coefficients, country),
         "coefficients": coefficients.hash,
         "break_even": str(coefficients.break_even()),
@@ -81,9 +84,8 @@ def _stage_report(
         "peak_rss_mb": max((json.loads(row.decision)["peak_rss_mb"] for row in work), default=None),
         "circuits": total.circuits,
         "shots": total.shots,
-        "energy": _spent(sum((row.total for row in work), Usage()), work[0].energy_source, coefficients)
-        if work
-        else None,
+        "energy": _spent(work, coefficients) if work else None,
+        "spent": _spent(rows, coefficients) if rows else None,
         "facts": result.get("facts", {}),
         "refs": result.get("refs", {}),
         "subtasks": [
@@ -106,6 +108,9 @@ def _subtask_report(
         "chosen": decision.get("arm"),
         "rule": decision.get("rule"),
         "reason": decision.get("reason", ""),
+        "n": decision.get("n", 0),
+        "difference": decision.get("difference"),
+        "interval": decision.get("interval"),
         "oracle": float(np.mean(oracle)) if oracle else None,
         "rows": [_arm_report(row, rows, oracle, coefficients, country) for row in rows],
     }
@@ -125,10 +130,10 @@ def _arm_report(
 ) -> dict[str, Any]:
     used = row.usage + row.prepare
     mean, low, high = _interval(row.qualities)
-    spent = _spent(used, row.energy_source, coefficients)
+    spent = _used(row, coefficients)
     is_quantum = row.kind == "quantum"
     best = _best_classical(row, rows) if row.kind in ("quantum", "twin") else None
-    narrow = coefficients.cpu_energy_j(used, "narrow")
+    narrow = coefficients.cpu_energy_j(used, "narrow", row.energy_source)
     return {
         "arm": row.arm,
         "kind": row.kind,
@@ -154,9 +159,7 @@ def _arm_report(
             "simulation": _simulation(row, rows, coefficients) if used.circuits else None,
             "qpu": _qpu(used, coefficients) if used.circuits else None,
             "break_even_power_w": _break_even(used, best, coefficients),
-            "best_classical": _spent(best.usage + best.prepare, best.energy_source, coefficients) | {"arm": best.arm}
-            if best
-            else None,
+            "best_classical": _used(best, coefficients) | {"arm": best.arm} if best else None,
         },
         "cost_usd": coefficients.cost_usd(used, row.backend),
         "gco2": coefficients.gco2(narrow, country).p50,
@@ -204,9 +207,26 @@ def _band(band: Any) -> list[float]:
     return [band.p5, band.p50, band.p95]
 
 
-def _spent(usage: Usage, source: str, coefficients: Coefficients) -> dict[str, Any]:
-    bands: dict[str, Any] = {boundary: _band(coefficients.cpu_energy_j(usage, boundary)) for boundary in BOUNDARIES}
-    return {**bands, "source": source}
+def _used(row: EvidenceRow, coefficients: Coefficients) -> dict[str, Any]:
+    """Return what one solution of an arm takes, what it shares with others included."""
+    used = row.usage + row.prepare
+    bands: dict[str, Any] = {b: _band(coefficients.cpu_energy_j(used, b, row.energy_source)) for b in BOUNDARIES}
+    return {**bands, "source": row.energy_source}
+
+
+def _spent(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
+    """Return what executions really spent, all loops included."""
+    bands: dict[str, Any] = {boundary: _band(_energy(rows, boundary, coefficients)) for boundary in BOUNDARIES}
+    return {**bands, "source": " and ".join(sorted({row.energy_source for row in rows}))}
+
+
+def _energy(rows: Sequence[EvidenceRow], boundary: Boundary, coefficients: Coefficients) -> Band:
+    """Return the joules of the sum; rows of different sources are derived apart, with shared draws."""
+    totals: dict[str, Usage] = defaultdict(Usage)
+    for row in rows:
+        totals[row.energy_source] += row.total
+    parts = [coefficients.cpu_energy_draws(usage, boundary, source=source) for source, usage in totals.items()]
+    return Band.of(np.sum(parts, axis=0)) if parts else Band(0.0, 0.0, 0.0)
 
 
 def _simulation(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
@@ -242,12 +262,10 @@ def _break_even(used: Usage, best: EvidenceRow | None, coefficients: Coefficient
 def _orchestration(rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str) -> dict[str, Any] | None:
     if not rows:
         return None
-    total = sum((row.total for row in rows), Usage())
-    band = coefficients.cpu_energy_j(total, "narrow")
     return {
-        "cpu_s": total.cpu_s,
-        "energy": _spent(total, rows[0].energy_source, coefficients),
-        "gco2": coefficients.gco2(band, country).p50,
+        "cpu_s": sum(row.total.cpu_s for row in rows),
+        "energy": _spent(rows, coefficients),
+        "gco2": coefficients.gco2(_energy(rows, "narrow", coefficients), country).p50,
     }
 
 
@@ -304,11 +322,39 @@ def _row_metrics(key: str, row: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Write `report.json` and `report.md` into the run's folder."""
+def write_report(folder: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Write `report.json`, `report.md` and `report.html` into the run's folder, which lies below the home."""
+    from flows.html import page
     from flows.render import markdown
 
-    data, text = folder / "report.json", folder / "report.md"
+    data, text, html = (folder / f"report.{ending}" for ending in ("json", "md", "html"))
     write_atomic(data, json.dumps(report, indent=1, default=str))
     write_atomic(text, markdown(report))
-    return data, text
+    write_atomic(html, page(folder.parents[1], report))
+    return data, text, html
+
+
+def remake(home: Path, run_id: str | None, country: str) -> Path:
+    """Make the report of a run anew from its stored evidence, the newest run's where none is named.
+
+    Raises:
+        BadInput: there is no such run.
+    """
+    name, run = read_run(home, run_id)
+    folder = home / "runs" / name
+    return write_report(folder, build_report(home, name, run, country))[-1]
+
+
+def read_run(home: Path, run_id: str | None) -> tuple[str, dict[str, Any]]:
+    """Return the name and the record of a run, the newest run's where none is named.
+
+    Raises:
+        BadInput: there is no such run.
+    """
+    runs = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in runs if run_id in (None, path.parent.name)]
+    if not found:
+        known = ", ".join(path.parent.name for path in runs) or "none yet; try ketcycle run"
+        raise BadInput(f"no run {run_id or '(newest)'} in {home / 'runs'}; runs there: {known}")
+    record: dict[str, Any] = json.loads(found[-1].read_text())
+    return found[-1].parent.name, record

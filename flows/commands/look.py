@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +14,8 @@ from infra import settings
 
 def report(
     run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; default the newest.")] = None,
+    html: Annotated[bool, typer.Option("--html", help="Make the report anew from the stored evidence.")] = False,
+    open_at: Annotated[Path | None, typer.Option("--open", help="With --html: also put the page there.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -19,7 +23,16 @@ def report(
     from flows.render import closing, read_report
 
     with clear_errors():
-        found = read_report(settings.load(home=home).home, run_id)
+        loaded = settings.load(home=home)
+        if html:
+            from flows.report import remake
+
+            path = remake(loaded.home, run_id, loaded.country)
+            if open_at:
+                shutil.copyfile(path, open_at)
+            print_value({"report": str(open_at or path)} if as_json else str(open_at or path), as_json)
+            return
+        found = read_report(loaded.home, run_id)
         print_value(found if as_json else closing(found), as_json)
 
 

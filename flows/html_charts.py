@@ -1,0 +1,308 @@
+"""The charts of the HTML report: matplotlib figures as inline SVG, small enough to read on a phone at full width.
+
+Kinds of arms differ by shape and by colour (Okabe and Ito's palette, safe for colour-blind readers); bands are the
+5 % and 95 % points. Everything is drawn from the report's dictionary or from tables of the lake.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+Row = Mapping[str, Any]
+
+WIDTH = 5.8  # inches; at 72 points each a chart is as wide as a phone's page, so its letters stay as large as the text
+COLOURS = {
+    "control": "#6b6b6b",
+    "classical": "#0072B2",
+    "twin": "#9a6300",
+    "dequantised": "#009E73",
+    "quantum": "#C8370A",
+}
+MARKERS = {"control": "X", "classical": "o", "twin": "D", "dequantised": "^", "quantum": "s"}
+STATES = {"ok": ("#009E73", "o"), "warning": ("#E69F00", "^"), "alert": ("#C8370A", "s")}
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+_NAMED = re.compile(r' id="(?:figure|axes|matplotlib|patch|line2d|text|xtick|ytick|legend|LineCollection|PathCollection|FillBetween)[^"]*"')  # fmt: skip  # noqa: E501
+
+
+def style() -> Any:
+    """Return the context in which charts are drawn."""
+    return mpl.rc_context(_STYLE)
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as an SVG element without identifiers that two charts of one page could share."""
+    out = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": title}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(out, format="svg", bbox_inches="tight", pad_inches=0.04, metadata=nothing)
+    text = out.getvalue()
+    text = _NAMED.sub("", text[text.index("<svg") :])
+    label = title.replace("&", "and").replace("<", "").replace('"', "")
+    return re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {{}} \1 role="img" aria-label="{label}">'.replace(" {}", ""), text, count=1)  # fmt: skip  # noqa: E501
+
+
+def _figure(height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.subplots(1, columns, **grid)
+
+
+def _dot(ax: Axes, x: Sequence[float], y: float, colour: str, marker: str, **more: Any) -> None:
+    """Draw a band [p5, p50, p95] as a whisker with a mark at the median."""
+    low, middle, high = x
+    ax.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.55, solid_capstyle="butt")
+    ax.plot([middle], [y], marker=marker, color=colour, ms=more.pop("ms", 6), ls="none", **more)
+
+
+def _rows(ax: Axes, names: Sequence[str]) -> None:
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(visible=False, axis="y")
+
+
+def _kinds(kinds: Iterable[str]) -> list[Line2D]:
+    present = set(kinds)
+    return [
+        Line2D([], [], color=COLOURS[kind], marker=MARKERS[kind], ls="none", ms=6, label=kind)
+        for kind in COLOURS
+        if kind in present
+    ]
+
+
+def energy_by_stage(report: Row) -> str | None:
+    """Return the joules of each stage's own work and of its decisions, and of orchestration, both boundaries."""
+    rows = [(s["stage"], s["spent"]) for s in report["stages"] if s.get("spent")]
+    if report["orchestration"]:
+        rows.append(("orchestration", report["orchestration"]["energy"]))
+    if not rows:
+        return None
+    figure, ax = _figure(0.8 + 0.36 * len(rows))
+    for y, (_, energy) in enumerate(rows):
+        _dot(ax, energy["narrow"], y - 0.13, COLOURS["classical"], "o")
+        _dot(ax, energy["wide"], y + 0.17, COLOURS["control"], "|", ms=9, mew=2)
+    _rows(ax, [name for name, _ in rows])
+    ax.set_xscale("log")
+    ax.set_xlabel("joules, median and 5 % to 95 % band (log scale)")
+    handles = [
+        Line2D([], [], color=COLOURS["classical"], marker="o", ls="-", label="narrow (CPU and DRAM)"),
+        Line2D([], [], color=COLOURS["control"], marker="|", ms=9, mew=2, ls="-", label="wide (to the building)"),
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return _svg(figure, f"Energy by stage of run {report['run_id']}")
+
+
+def arms(subtask: Row) -> str | None:
+    """Return one decision's arms: joules with bands on the left, quality with intervals on the right."""
+    rows = [row for row in subtask["rows"] if row["status"] == "done"]
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row["energy"]["spent"]["narrow"][1])
+    scored = any(row["quality"] is not None for row in rows)
+    figure, both = _figure(0.95 + 0.25 * len(rows), 2 if scored else 1, sharey=True, squeeze=False)
+    left, *right = both[0]
+    for y, row in enumerate(rows):
+        colour, marker = COLOURS[row["kind"]], MARKERS[row["kind"]]
+        edge = {"mec": "black", "mew": 1.4} if row["arm"] == subtask["chosen"] else {}
+        _dot(left, row["energy"]["spent"]["narrow"], y, colour, marker, **edge)
+        if right and row["quality"] is not None:
+            low = row["quality_lo"] if row["quality_lo"] is not None else row["quality"]
+            high = row["quality_hi"] if row["quality_hi"] is not None else row["quality"]
+            _dot(right[0], (low, row["quality"], high), y, colour, marker, **edge)
+    _rows(left, [row["arm"].replace("_", "-") for row in rows])
+    left.set_xscale("log")
+    left.set_xlabel("joules spent (log scale)")
+    if right:
+        if subtask["oracle"] is not None:
+            right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
+        right[0].set_xlabel(f"{subtask['metric']}, higher is better")
+        right[0].xaxis.set_major_locator(MaxNLocator(4))
+        right[0].tick_params(axis="y", length=0)
+    figure.legend(handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=1)
+    return _svg(figure, f"Energy and quality of the arms of {subtask['name']}")
+
+
+def quality_against_energy(subtask: Row) -> str | None:
+    """Return quality over joules of one decision's arms; those that no other arm beats on both are joined."""
+    rows = [row for row in subtask["rows"] if row["quality"] is not None and row["status"] == "done"]
+    if len(rows) < 2:
+        return None
+    figure, ax = _figure(3.1)
+    for row in rows:
+        low, middle, high = row["energy"]["spent"]["narrow"]
+        colour = COLOURS[row["kind"]]
+        ax.plot([low, high], [row["quality"]] * 2, color=colour, lw=1, alpha=0.35)
+        if row["quality_lo"] is not None:
+            ax.plot([middle] * 2, [row["quality_lo"], row["quality_hi"]], color=colour, lw=1, alpha=0.35)
+        edge = {"mec": "black", "mew": 1.4} if row["arm"] == subtask["chosen"] else {}
+        ax.plot([middle], [row["quality"]], marker=MARKERS[row["kind"]], color=colour, ls="none", ms=7, **edge)
+    front = _front(rows)
+    points = [(row["energy"]["spent"]["narrow"][1], row["quality"]) for row in front]
+    ax.plot(*zip(*points, strict=True), color="#444444", lw=1, ls="--", zorder=1, drawstyle="steps-post")
+    named = [*front, *(row for row in rows if row["role"] and row not in front)]
+    for row in named:
+        where = (row["energy"]["spent"]["narrow"][1], row["quality"])
+        below = row not in front
+        ax.annotate(
+            row["arm"].replace("_", "-"),
+            where,
+            xytext=(0, -13 if below else 7),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8,
+        )
+    ax.set_xscale("log")
+    ax.margins(x=0.1, y=0.18)
+    ax.set_xlabel("joules spent, median and 5 % to 95 % band (log scale)")
+    ax.set_ylabel(f"{subtask['metric']}\n(higher is better)")
+    figure.legend(handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=1)
+    return _svg(figure, f"Quality against energy for {subtask['name']}")
+
+
+def _front(rows: Sequence[Row]) -> list[Row]:
+    """Return the arms that none beats on joules and quality at once, the cheapest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda r: (r["energy"]["spent"]["narrow"][1], -r["quality"])):
+        if not front or row["quality"] > front[-1]["quality"]:
+            front.append(row)
+    return front
+
+
+def three_energies(report: Row) -> str | None:
+    """Return the three energies of every quantum arm side by side, on one log axis."""
+    rows = [
+        (subtask["name"], row)
+        for stage in report["stages"]
+        for subtask in stage["subtasks"]
+        for row in subtask["rows"]
+        if row["kind"] == "quantum" and row["energy"]["qpu"]
+    ]
+    if not rows:
+        return None
+    figure, ax = _figure(1.1 + 0.5 * len(rows))
+    lines = (("best_classical", "classical", -0.2), ("simulation", "twin", 0.0), ("qpu", "quantum", 0.2))
+    for y, (_, row) in enumerate(rows):
+        for name, kind, offset in lines:
+            if row["energy"][name]:
+                _dot(ax, row["energy"][name]["narrow"], y + offset, COLOURS[kind], MARKERS[kind])
+    _rows(ax, [f"{name}\n{row['arm'].replace('_', '-')}" for name, row in rows])
+    ax.set_xscale("log")
+    ax.set_xlabel("joules, narrow boundary, median and 5 % to 95 % band (log scale)")
+    billed = {not row["energy"]["qpu"]["projected"] for _, row in rows}
+    words = {True: "billed time, modelled power", False: "projected time, modelled power"}
+    sources = sorted({row["energy"]["spent"]["source"] for _, row in rows})
+    labels = (
+        f"best classical ({' or '.join(sources)})",
+        f"simulation ({' or '.join(sources)})",
+        f"QPU ({' or '.join(words[b] for b in sorted(billed))})",
+    )
+    handles = [
+        Line2D([], [], color=COLOURS[kind], marker=MARKERS[kind], ls="-", label=label)
+        for (_, kind, _), label in zip(lines, labels, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    return _svg(figure, f"Three energies of run {report['run_id']}")
+
+
+def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str | None:
+    """Return loss and bits per byte over the tokens, with what simpler models of the same text reach."""
+    if len(curve) < 2:
+        return None
+    figure, ax = _figure(3.0)
+    points = [(row["tokens"], row["bits_per_byte"]) for row in curve if row["bits_per_byte"] is not None]
+    losses = [(row["tokens"], row["loss"]) for row in curve if row["loss"] is not None]
+    if points:
+        ax.plot(*zip(*points, strict=True), color=COLOURS["classical"], marker="o", lw=1.8, label="held-out bits per byte")  # noqa: E501  # fmt: skip
+    right = ax.get_xlim()[1]
+    for name, value in references.items():
+        ax.axhline(value, color="#888888", lw=0.8, ls=":")
+        ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7.5, color="#444444")  # noqa: E501  # fmt: skip
+    ax.set_xlabel("tokens seen")
+    ax.set_ylabel("bits per byte (validation text)")
+    if losses:
+        other = ax.twinx()
+        other.plot(*zip(*losses, strict=True), color=COLOURS["control"], lw=0.7, alpha=0.6, zorder=1)
+        other.set_ylabel("training loss, nats per token", color=COLOURS["control"])
+        other.grid(visible=False)
+        other.spines["right"].set_visible(True)
+    return _svg(figure, "Training curve")
+
+
+def pruning_curve(points: Sequence[Sequence[float]], unpruned: float | None) -> str | None:
+    """Return bits per byte over the number of parts removed."""
+    if len(points) < 2:
+        return None
+    figure, ax = _figure(2.7)
+    ax.plot([p[0] for p in points], [p[1] for p in points], color=COLOURS["classical"], marker="o")
+    if unpruned is not None:
+        ax.axhline(unpruned, color="#888888", lw=0.8, ls=":")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_xlabel("parts removed")
+    ax.set_ylabel("bits per byte")
+    return _svg(figure, "Pruning curve")
+
+
+def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
+    """Return bits per byte of the model as it was, pruned, recovered, and unpruned with the same training."""
+    if not figures:
+        return None
+    domains = list(dict.fromkeys(domain for scores in figures.values() for domain in scores))
+    figure, ax = _figure(0.8 + 0.36 * len(figures))
+    for y, scores in enumerate(figures.values()):
+        for domain, value in scores.items():
+            kind = ("classical", "twin", "dequantised")[domains.index(domain) % 3]
+            ax.plot([value], [y], marker=MARKERS[kind], color=COLOURS[kind], ls="none", ms=7)
+            ax.annotate(f"{value:.3f}", (value, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    _rows(ax, [name.replace("_", " ") for name in figures])
+    ax.set_xlabel("bits per byte on the test text, lower is better")
+    ax.margins(x=0.12)
+    handles = [
+        Line2D([], [], color=COLOURS[k], marker=MARKERS[k], ls="none", label=d)
+        for d, k in zip(domains, ("classical", "twin", "dequantised"), strict=False)
+    ]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return _svg(figure, "Bits per byte before and after pruning")
+
+
+def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
+    """Return the p-value of each window in the order in which they came, marked by the state that followed."""
+    if not verdicts:
+        return None
+    figure, ax = _figure(2.8)
+    x = np.arange(len(verdicts))
+    ax.plot(x, [row["p_value"] for row in verdicts], color="#888888", lw=1, zorder=1)
+    for i, row in enumerate(verdicts):
+        colour, marker = STATES.get(row["state"], (COLOURS["control"], "X"))
+        ax.plot([i], [row["p_value"]], marker=marker, color=colour, ms=8, ls="none")
+        if row["drifted"]:
+            ax.axvspan(i - 0.5, i + 0.5, color="#f3e9d7", zorder=0)
+    if level:
+        ax.axhline(level, color="#444444", lw=0.9, ls=":")
+        ax.annotate(f"alarm level {level:g}", (x[-1] + 0.45, level), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8)  # noqa: E501  # fmt: skip
+    ax.set_yscale("log")
+    ax.set_xticks(x, [row["window"] for row in verdicts], rotation=0 if len(x) < 7 else 60)
+    ax.set_xlim(-0.5, len(x) - 0.5)
+    ax.margins(y=0.15)
+    ax.set_ylabel("p-value of the test (log scale)")
+    handles = [Line2D([], [], color=c, marker=m, ls="none", ms=7, label=name) for name, (c, m) in STATES.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3)
+    return _svg(figure, "Drift over time")

@@ -1,0 +1,122 @@
+"""Examples of merged documents for the HTML report: both texts side by side, differing words marked.
+
+Knows the data sets that curation leaves: `decisions` (removed, witness, similarity, subtask) and `candidates` (text).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.errors import LakeError
+from infra.lake import Lake, Ref
+
+EXAMPLES = 2  # of each way to remove a document
+CONTEXT = 14  # equal words kept on either side of a difference
+LONGEST = 130  # words of one side
+_WORDS = re.compile(r"\S+")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some words of one side, equal to the other side's or not."""
+
+    text: str
+    differs: bool
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A removed document beside the one that it repeats; no pieces where a text is not kept."""
+
+    removed: str
+    witness: str
+    kept: str
+    similarity: float
+    subtask: str
+    left: tuple[Piece, ...] = ()
+    right: tuple[Piece, ...] = ()
+    note: str = ""
+
+
+def merged_documents(lake: Lake, refs: Mapping[str, str]) -> tuple[list[Merged], str]:
+    """Return examples of merged documents, and a note on what is missing.
+
+    Of each way to remove a document the least and the middle similar pair are shown: those teach most.
+    """
+    try:
+        rows = _examples(lake.read(Ref.parse(refs["curation/decisions"])).to_pylist())
+        names = {name for row in rows for name in (row["removed"], row["witness"])}
+        texts = _texts(lake, Ref.parse(refs["curation/candidates"]), names)
+    except (KeyError, LakeError) as error:
+        return [], f"the documents are not in the lake any more ({error})"
+    return [_merged(row, texts) for row in rows], ""
+
+
+def _examples(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for way in dict.fromkeys(row["subtask"] for row in rows):
+        group = sorted((r for r in rows if r["subtask"] == way), key=lambda r: (r["similarity"], r["removed"]))
+        picked = sorted({0, len(group) // 2} if len(group) > 1 else {0})
+        found += [group[i] for i in picked[:EXAMPLES]]
+    return found
+
+
+def _texts(lake: Lake, ref: Ref, names: set[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for batch in lake.scan(ref, columns=["doc_id", "text"]):
+        ids = batch.column("doc_id").to_pylist()
+        found |= {name: batch.column("text")[i].as_py() for i, name in enumerate(ids) if name in names}
+    return found
+
+
+def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
+    about = (row["removed"], row["witness"], row.get("kept", row["witness"]), row["similarity"], row["subtask"])
+    missing = [name for name in (row["removed"], row["witness"]) if name not in texts]
+    if missing:
+        # An exact copy is dropped while it is read; its text is that of the document it repeats.
+        copy = row["subtask"] == "exact_duplicates"
+        if copy and row["witness"] in texts:
+            words = _WORDS.findall(texts[row["witness"]])
+            same = (Piece(_cut(words), False),)
+            return Merged(*about, same, same, "a copy to the letter; its text is kept once")
+        return Merged(*about, note=f"the text of {' and '.join(missing)} is not kept")
+    left, right = side_by_side(texts[row["removed"]], texts[row["witness"]])
+    return Merged(*about, left, right)
+
+
+def side_by_side(a: str, b: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
+    """Return both texts in pieces, the words that differ marked and long equal parts left out."""
+    left, right = _WORDS.findall(a)[: 8 * LONGEST], _WORDS.findall(b)[: 8 * LONGEST]
+    codes = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
+    return tuple(_pieces(codes, left, first=True)), tuple(_pieces(codes, right, first=False))
+
+
+def _pieces(codes: Sequence[tuple[str, int, int, int, int]], words: Sequence[str], *, first: bool) -> Iterator[Piece]:
+    shown = 0
+    for position, code in enumerate(codes):
+        part = words[code[1] : code[2]] if first else words[code[3] : code[4]]
+        if not part:
+            continue
+        if shown >= LONGEST:
+            yield Piece("…", False)
+            return
+        if code[0] == "equal":
+            part = _shorten(part, first=position == 0, last=position == len(codes) - 1)
+        shown += len(part)
+        yield Piece(_cut(part), code[0] != "equal")
+
+
+def _shorten(words: Sequence[str], *, first: bool, last: bool) -> Sequence[str]:
+    if len(words) <= 2 * CONTEXT:
+        return words
+    head = [] if first and not last else list(words[:CONTEXT])
+    tail = [] if last else list(words[-CONTEXT:])
+    return [*head, "…", *tail]
+
+
+def _cut(words: Sequence[str]) -> str:
+    return " ".join(words[:LONGEST]) + (" …" if len(words) > LONGEST else "")
