@@ -82,6 +82,7 @@ class Runtime:
         linger_s: how long a leader lets further callers join a job; None = the backend's own time.
         simulation_limit_s: CPU seconds that a call may be expected to simulate; beyond it the call is refused.
         lease_s: seconds without a sign of life after which another machine takes a leader over.
+        durable: wait for the disk at each write; None = on hardware only, where a lost write could pay twice.
 
     Raises:
         BadInput: a backend that does not exist, or an option that it does not allow.
@@ -98,6 +99,7 @@ class Runtime:
     linger_s: float | None = None
     simulation_limit_s: float = 1200.0
     lease_s: float = 60.0
+    durable: bool | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", canonical_name(self.backend))
@@ -132,7 +134,8 @@ class Runtime:
         location = str(self.ledger)
         if self.home is not None and "://" not in location:
             location = str(self.home / location)
-        return _ledger(location, durable=self.backend.startswith("ibm:"))
+        durable = self.backend.startswith("ibm:") if self.durable is None else self.durable
+        return _ledger(location, durable=durable)
 
     def drain(self) -> int:
         """Dispatch all that waits for this backend unless someone else does; return the jobs sent."""
