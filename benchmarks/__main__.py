@@ -90,10 +90,11 @@ def decoder() -> None:
 
 
 def near_duplicates() -> None:
-    """1,000 texts to MinHash signatures and verified pairs: ours against datasketch's objects, unverified."""
+    """1,000 texts to near-duplicate pairs: ours, verified, against datasketch's objects, unverified."""
     from datasketch import MinHash, MinHashLSH
 
     from tasks.curation import near_duplicates as ours_module
+    from tasks.curation.shingles import signatures, sketch
 
     source = resources.files("deployments") / "sample" / "second.parquet"
     with resources.as_file(source) as path:
@@ -109,11 +110,12 @@ def near_duplicates() -> None:
             lsh.query(signature)
 
     def ours() -> None:
-        shingler = ours_module.Shingler()
-        template = ours_module.minhash_template()
-        sets = [shingler.shingles(ours_module.normalised_words(text)) for text in texts]
-        signatures = np.stack([ours_module.signature(shingles, template) for shingles in sets])
-        list(ours_module.plausible(ours_module.candidates(signatures), signatures, 0.7))
+        sketches = sketch(texts)
+        with tempfile.TemporaryDirectory() as folder, ours_module.ShingleSets(Path(folder) / "sets") as sets:
+            sets.append(sketches.shingles, sketches.ends)
+            sets.seal()
+            signed = signatures(sketches.shingles, sketches.ends)
+            ours_module.verified_edges(ours_module.candidates(signed, 0.7), sets, 0.7)
 
     side_by_side("near duplicates / datasketch objects", peer, ours)
 
