@@ -9,7 +9,7 @@ import typer
 from flows.commands import installation, look, queue, run
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (run.run, run.stage, look.report, look.evidence, installation.up):
+for command in (run.run, run.stage, look.report, look.compare, look.evidence, installation.up):
     app.command()(command)
 app.add_typer(queue.app, name="queue")
 

@@ -30,7 +30,7 @@ COLOURS = {
 }
 MARKERS = {"control": "X", "classical": "o", "twin": "D", "dequantised": "^", "quantum": "s"}
 STATES = {"ok": ("#009E73", "o"), "warning": ("#E69F00", "^"), "alert": ("#C8370A", "s")}
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -209,6 +209,77 @@ def summary(report: Row) -> str:
     )
 
 
+def comparison(found: Row) -> Group:
+    """Return two runs side by side, as `flows.compare.compare` gives them."""
+    a, b = found["runs"]
+    draws = "shared draws" if found["shared_draws"] else "draws of their own, since the hosts differ"
+    parts: list[Any] = [
+        _table("Parameters that differ", ("parameter", a, b), _differing(found["parameters"])),
+        _table(
+            f"Stages: ratio is {b} / {a}, from {draws}",
+            (
+                "stage",
+                "wall s",
+                "wall s",
+                "CPU s",
+                "CPU s",
+                "J [p5, p95]",
+                "J [p5, p95]",
+                "J ratio [p5, p95]",
+                "P(less)",
+            ),
+            [_stage_pair(stage) for stage in found["stages"]],
+        ),
+    ]
+    for decision in found["decisions"]:
+        problem = "same problem" if decision["same_problem"] else "other problem, so nothing is paired"
+        chosen = " and ".join(str(arm or "-") for arm in dict.fromkeys(decision["chosen"]))
+        parts.append(
+            _table(
+                f"{decision['subtask']}: chosen {chosen}; {problem}; {decision['metric']}, higher is better",
+                ("arm", a, b, "difference [95 %]", "n"),
+                [_arm_pair(arm) for arm in decision["arms"]],
+            )
+        )
+    equal = [name for name, pair in found["lake"].items() if pair["equal"]]
+    other = [(n, *map(str, pair["versions"])) for n, pair in found["lake"].items() if not pair["equal"]]
+    parts += [
+        _table("Model, bits per byte", ("figure", a, b, "difference"), [_figure(*i) for i in found["model"].items()]),
+        _table("Lake versions that differ", ("data set", a, b), other),
+        Text(f"equal versions: {', '.join(equal) or 'none'}"),
+        Text(f"energy: narrow boundary, coefficients {found['coefficients']}"),
+    ]
+    return Group(*parts)
+
+
+def _differing(parameters: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
+    return [(name, *(json.dumps(value) for value in pair)) for name, pair in parameters.items()] or [("none", "", "")]
+
+
+def _stage_pair(stage: Row) -> tuple[str, ...]:
+    energies = [
+        f"{band(energy)} {source}" if energy else "-"
+        for energy, source in zip(stage["energy_j"], stage["source"], strict=True)
+    ]
+    cells = [stage["stage"], *map(number, stage["wall_s"]), *map(number, stage["cpu_s"]), *energies]
+    return (*cells, band(stage["energy_ratio"]), number(stage["probability_less"]))
+
+
+def _arm_pair(arm: Row) -> tuple[str, ...]:
+    interval = f" [{number(arm['interval'][0])}, {number(arm['interval'][1])}]" if arm["interval"] else ""
+    qualities = [
+        number(quality, 5) if quality is not None else (status or "-")
+        for quality, status in zip(arm["quality"], arm["status"], strict=True)
+    ]
+    return (arm["arm"], *qualities, f"{number(arm['difference'])}{interval}", str(arm["n"] or "-"))
+
+
+def _figure(name: str, pair: Sequence[float | None]) -> tuple[str, ...]:
+    first, second = pair
+    difference = None if first is None or second is None else second - first
+    return (name, number(first, 4), number(second, 4), number(difference))
+
+
 def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
     lines += [" | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) for row in rows]

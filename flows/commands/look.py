@@ -1,4 +1,4 @@
-"""Commands that look at what runs left: `report`, `evidence`."""
+"""Commands that look at what runs left: `report`, `compare`, `evidence`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,22 @@ def report(
             return
         found = read_report(loaded.home, run_id)
         print_value(found if as_json else closing(found), as_json)
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN")],
+    second: Annotated[str, typer.Argument(metavar="RUN")],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs: parameters, time, energy, decisions, quality, data and model."""
+    from flows.compare import compare as compare_runs
+    from flows.render import comparison
+    from infra.energy.model import Coefficients
+
+    with clear_errors():
+        found = compare_runs(settings.load(home=home).home, first, second, Coefficients.load())
+        print_value(found if as_json else comparison(found), as_json)
 
 
 def evidence(

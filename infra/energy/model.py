@@ -97,6 +97,10 @@ class Coefficients:
         """
         return Coefficients(*read_coefficients(path or COEFFICIENTS), n=n, seed=seed)
 
+    def redrawn(self, seed: int) -> Coefficients:
+        """Return the same coefficients with draws of their own, as for another host."""
+        return Coefficients(self.file, self.hash, self._n, seed)
+
     def value(self, name: str) -> float:
         """Return the value of a coefficient, e.g. `cpu.w_core`."""
         return self._entries[name].value
