@@ -1,4 +1,4 @@
-"""Speed side by side with a peer in one run, as ratios of CPU seconds: `python -m benchmarks`.
+"""Speed side by side with a peer in one run, as ratios of CPU seconds: `python -m benchmarks [NAME ...]`.
 
 Each pair runs in turns, peer and ours, after one run each that does not count; the median ratio and its extremes are
 printed. A ratio below 1 means that ours is cheaper.
@@ -40,7 +40,7 @@ def side_by_side(name: str, peer: Callable[[], object], ours: Callable[[], objec
     sys.stdout.write(line + "\n")
 
 
-def queue() -> None:
+def fidelities() -> None:
     """1,000 parameter sets of an 8-qubit fidelity circuit: the queue against Aer's own sampler."""
     from qiskit_aer.primitives import SamplerV2
 
@@ -120,7 +120,16 @@ def near_duplicates() -> None:
     side_by_side("near duplicates / datasketch objects", peer, ours)
 
 
+def queue() -> None:
+    """Overhead for each call, group commit, one job against many, binding against transpiling."""
+    from benchmarks.queue import main
+
+    main()
+
+
+BENCHMARKS = {"queue": (fidelities, queue), "decoder": (decoder,), "near_duplicates": (near_duplicates,)}
+
 if __name__ == "__main__":
-    queue()
-    decoder()
-    near_duplicates()
+    for name in sys.argv[1:] or BENCHMARKS:
+        for benchmark in BENCHMARKS[name]:
+            benchmark()
