@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from tasks.curation.shingles import compiled, intersection_over_union
+from tasks.curation.shingles import compiled, intersection_over_union, make_sets
 
 BANDS, ROWS = 32, 4
 PAIRS_AT_ONCE = 200_000
@@ -41,13 +41,17 @@ def normalised_words(text: str) -> list[str]:
 
 
 class ShingleSets:
-    """The shingle sets of many texts, in a file; filled first, then read at random."""
+    """The shingle sets of many texts, in a file; filled first, then compared.
+
+    Only the texts that are compared have their shingles sorted, each once, in the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stream: BinaryIO | None = path.open("wb")
         self._ends = array("q")
         self._values: U64 = np.zeros(0, np.uint64)
+        self._sizes: Pairs = np.zeros(0, np.int64)
 
     def __enter__(self) -> Self:
         return self
@@ -64,11 +68,11 @@ class ShingleSets:
         return len(self._ends)
 
     def append(self, shingles: U64, ends: NDArray[np.int64]) -> None:
-        """Add the sorted sets of the next texts.
+        """Add the shingles of the next texts.
 
         Args:
-            shingles: the sets, one after another.
-            ends: where each of them ends.
+            shingles: of all of them, one after another.
+            ends: where those of each end.
 
         Raises:
             ValueError: the sets were already sealed.
@@ -84,11 +88,14 @@ class ShingleSets:
             self._stream.close()
             self._stream = None
             if self._ends and self._ends[-1]:
-                self._values = np.memmap(self._path, np.uint64, "r")
+                self._values = np.memmap(self._path, np.uint64, "r+")
+            self._sizes = np.full(len(self._ends), -1, np.int64)
 
     def jaccards(self, pairs: Pairs, least: float = 0.0) -> NDArray[np.float64]:
         """Return the exact similarity of pairs (m, 2); 0 where it cannot reach `least`."""
-        return intersection_over_union(self._values, np.frombuffer(self._ends, np.int64), pairs, least)
+        ends, rows = np.frombuffer(self._ends, np.int64), np.unique(pairs)
+        make_sets(self._values, ends, rows[self._sizes[rows] < 0], self._sizes)
+        return intersection_over_union(self._values, ends, self._sizes, pairs, least)
 
 
 def candidates(signatures: NDArray[np.uint32], threshold: float = 0.0, bands: int = BANDS) -> Iterator[Pairs]:

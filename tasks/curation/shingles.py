@@ -49,8 +49,8 @@ class Sketches:
     Attributes:
         n_words: words of each text, (n,).
         fingerprints: 128 bits that identify the sequence of words, (n, 2).
-        shingles: the sorted distinct shingles of all texts, one after another.
-        ends: where the set of each text ends in `shingles`, (n,).
+        shingles: of all texts, one after another, in the order of the words; a repeated one stands there repeatedly.
+        ends: where those of each text end, (n,).
     """
 
     n_words: I64
@@ -60,7 +60,7 @@ class Sketches:
 
 
 def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS) -> Sketches:
-    """Return the shingle sets and fingerprints of texts.
+    """Return the shingles and fingerprints of texts.
 
     Args:
         texts: strings, or an Arrow array of them without nulls.
@@ -71,13 +71,25 @@ def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS) -> Sketches:
 
 
 def signatures(shingles: U64, ends: I64, seed: int = 1) -> U32:
-    """Return the MinHash values (n, 128) of shingle sets that lie one after another."""
+    """Return the MinHash values (n, 128) of sets of shingles that lie one after another."""
     return _signatures(shingles, ends, *_permutations(seed))
 
 
-def intersection_over_union(shingles: U64, ends: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
-    """Return the exact Jaccard similarity of pairs (m, 2) of sets; 0 where it stays below the threshold."""
-    return _jaccards(shingles, ends, pairs, threshold)
+def make_sets(shingles: U64, ends: I64, rows: I64, sizes: I64) -> None:
+    """Sort the shingles of some texts in place, the distinct ones first, and write down how many these are.
+
+    Args:
+        shingles: of all texts, one after another.
+        ends: where those of each text end.
+        rows: texts to do.
+        sizes: number of distinct shingles of each text, written for `rows`.
+    """
+    _make_sets(shingles, ends, rows, sizes)
+
+
+def intersection_over_union(shingles: U64, ends: I64, sizes: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
+    """Return the exact Jaccard similarity of pairs (m, 2) of made sets; 0 where it stays below the threshold."""
+    return _jaccards(shingles, ends, sizes, pairs, threshold)
 
 
 @cache
@@ -175,7 +187,6 @@ def _sketch(data: U8, offsets: I64, words: int, lower: U32) -> tuple[I64, U64, U
             two ^= two >> np.uint64(31)
         fingerprints[i, 0], fingerprints[i, 1] = one, two
         size = min(words, count)
-        begin = filled
         for k in range(count - size + 1 if count else 0):
             mixed = np.uint64(0)
             for offset in range(size):
@@ -183,13 +194,6 @@ def _sketch(data: U8, offsets: I64, words: int, lower: U32) -> tuple[I64, U64, U
                 mixed ^= mixed >> np.uint64(29)
             shingles[filled] = mixed
             filled += 1
-        shingles[begin:filled].sort()
-        last = begin
-        for k in range(begin, filled):
-            if k == begin or shingles[k] != shingles[last - 1]:
-                shingles[last] = shingles[k]
-                last += 1
-        filled = last
         ends[i] = filled
     return n_words, fingerprints, shingles[:filled].copy(), ends
 
@@ -214,18 +218,28 @@ def _signatures(shingles: U64, ends: I64, a: U32, b: U32) -> U32:
 
 
 @compiled
-def _jaccards(shingles: U64, ends: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
+def _make_sets(shingles: U64, ends: I64, rows: I64, sizes: I64) -> None:
+    for i in rows:
+        begin = ends[i - 1] if i else 0
+        members = shingles[begin : ends[i]]
+        members.sort()
+        distinct = min(1, len(members))
+        for k in range(1, len(members)):
+            if members[k] != members[distinct - 1]:
+                members[distinct] = members[k]
+                distinct += 1
+        sizes[i] = distinct
+
+
+@compiled
+def _jaccards(shingles: U64, ends: I64, sizes: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
     found = np.zeros(len(pairs), np.float64)
     for k in range(len(pairs)):
         i, j = pairs[k, 0], pairs[k, 1]
-        x, x_end = (ends[i - 1] if i else 0), ends[i]
-        y, y_end = (ends[j - 1] if j else 0), ends[j]
-        n, m = x_end - x, y_end - y
+        x, y = (ends[i - 1] if i else 0), (ends[j - 1] if j else 0)
+        n, m = sizes[i], sizes[j]
+        x_end, y_end = x + n, y + m
         if n == 0 or m == 0 or min(n, m) < threshold * max(n, m):
-            continue
-        # As many members may be missing as still leave the union small enough for the threshold.
-        spare = min(n, m) - int(np.ceil(threshold / (1 + threshold) * (n + m) - 1e-9))
-        if spare < 0:
             continue
         common, left = 0, n + m
         while x < x_end and y < y_end:
