@@ -84,7 +84,7 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
 
 def _report(loaded: Settings, run_id: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
     folder = loaded.home / "runs" / run_id
-    report = build_report(loaded.home, run_id, json.loads((folder / "run.json").read_text()), loaded.country)
+    report = build_report(loaded, run_id, json.loads((folder / "run.json").read_text()))
     return report, write_report(folder, report)
 
 

@@ -5,68 +5,121 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from infra.energy.model import Band, Boundary, Coefficients, repeats_to_solution
+from infra.energy.carbon import Grid, read_series
+from infra.energy.derive import Derived, derive, working_times
+from infra.energy.model import J_PER_KWH, Boundary, Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
+from infra.settings import Settings
 
 BOUNDARIES: tuple[Boundary, ...] = ("narrow", "wide")
 RESAMPLES = 2000
 
 
-def build_report(home: Path, run_id: str, run: Mapping[str, Any], country: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Books:
+    """What figures are derived with: coefficients, electricity, and when each row's work ran."""
+
+    coefficients: Coefficients
+    grid: Grid
+    spans: Mapping[str, tuple[float, float]]
+
+    def spent(self, rows: Sequence[EvidenceRow]) -> dict[str, Any]:
+        """Return what executions really spent, all loops included."""
+        found = derive(rows, self.coefficients, self.grid, self.spans)
+        return {"narrow": _band(found.energy_j), "wide": _band(found.energy_wide_j), "source": found.source}
+
+    def used(self, row: EvidenceRow) -> dict[str, Any]:
+        """Return what one solution of an arm takes, what it shares with others included."""
+        used = row.usage + row.prepare
+        bands = {str(b): _band(self.coefficients.cpu_energy_j(used, b, row.energy_source)) for b in BOUNDARIES}
+        return {**bands, "source": row.energy_source}
+
+
+def build_report(
+    loaded: Settings, run_id: str, run: Mapping[str, Any], coefficients: Coefficients | None = None
+) -> dict[str, Any]:
     """Assemble the report of a run.
 
     Args:
-        home: the state folder.
+        loaded: the settings: state folder, and the place that computes.
         run_id: the run.
         run: what the lifecycle noted: config, status and the stages' results.
-        country: place that computes, for carbon.
+        coefficients: what joules, money and carbon are derived with; the package's own by default.
 
     Returns:
         The report in the documented shape: run, stages, subtasks, rows.
     """
-    coefficients = Coefficients.load()
-    rows = Evidence(home / "evidence").read(run_id=run_id)
+    coefficients = coefficients or Coefficients.load()
+    rows = Evidence(loaded.home / "evidence").read(run_id=run_id)
+    grid, note = _grid(loaded, coefficients, rows)
+    books = _Books(coefficients, grid, working_times(rows))
     by_stage: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         by_stage[row.stage].append(row)
-    stages = [
-        _stage_report(name, result, by_stage.get(name, []), coefficients, country)
-        for name, result in run["stages"].items()
-    ]
+    everything = derive(rows, coefficients, grid, books.spans)
     orchestration = [row for row in rows if row.arm == "orchestration"]
-    total = sum((row.total for row in rows), Usage())
     return {
         "run_id": run_id,
-        "method": run["config"]["method"],
-        "backend": run["config"]["backend"],
-        "profile": run["config"]["profile"],
-        "seed": run["config"]["seed"],
+        **{name: run["config"][name] for name in ("method", "backend", "profile", "seed")},
         "status": run["status"],
         "began_s": run.get("began_s"),
         "wall_s": run.get("wall_s"),
         "peak_mb": run.get("peak_mb"),
-        "cpu_s": total.cpu_s,
-        "spent": _spent(rows, coefficients),
-        "gco2": _band(coefficients.gco2(_energy(rows, "narrow", coefficients), country)),
-        "orchestration": _orchestration(orchestration, coefficients, country),
+        "cpu_s": sum(row.total.cpu_s for row in rows),
+        "spent": books.spent(rows),
+        "qpu": _billed(rows, everything),
+        "cost_usd": everything.cost_usd,
+        "gco2": _band(everything.gco2),
+        "carbon": {"source": grid.source, "note": note},
+        "orchestration": _orchestration(orchestration, books) if orchestration else None,
         "coefficients": coefficients.hash,
         "break_even": str(coefficients.break_even()),
-        "country": country,
-        "stages": stages,
+        "country": loaded.country,
+        "stages": [_stage_report(name, found, by_stage.get(name, []), books) for name, found in run["stages"].items()],
     }
 
 
-def _stage_report(
-    name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str
-) -> dict[str, Any]:
+def _grid(loaded: Settings, coefficients: Coefficients, rows: Sequence[EvidenceRow]) -> tuple[Grid, str]:
+    """Return the electricity; the yearly mean and the reason where the series cannot tell."""
+    try:
+        grid = open_grid(loaded, coefficients)
+        for span in working_times(rows).values():
+            grid.intensity(*span)
+    except BadInput as error:
+        if not loaded.carbon_series:
+            raise
+        return open_grid(loaded.model_copy(update={"carbon_series": None}), coefficients), str(error)
+    return grid, ""
+
+
+def open_grid(loaded: Settings, coefficients: Coefficients) -> Grid:
+    """Return the electricity of the settings.
+
+    Raises:
+        BadInput: the carbon series or a country cannot be used.
+    """
+    table = coefficients.file.carbon
+    path = loaded.carbon_series
+    series = read_series(path, table, loaded.country, loaded.carbon_timezone) if path else None
+    return Grid(table, loaded.country, loaded.qpu_country, series)
+
+
+def _billed(rows: Sequence[EvidenceRow], everything: Derived) -> dict[str, Any] | None:
+    """Return what QPUs billed in all, None where nothing was."""
+    seconds = sum(row.total.qpu_s_billed for row in rows)
+    return {"billed_s": seconds, "energy": _band(everything.qpu_j), "source": "modelled"} if seconds else None
+
+
+def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], books: _Books) -> dict[str, Any]:
     work = [row for row in rows if row.arm == "stage"]
     by_subtask: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
@@ -84,19 +137,19 @@ def _stage_report(
         "peak_rss_mb": max((json.loads(row.decision)["peak_rss_mb"] for row in work), default=None),
         "circuits": total.circuits,
         "shots": total.shots,
-        "energy": _spent(work, coefficients) if work else None,
-        "spent": _spent(rows, coefficients) if rows else None,
+        "energy": books.spent(work) if work else None,
+        "spent": books.spent(rows) if rows else None,
         "facts": result.get("facts", {}),
         "refs": result.get("refs", {}),
         "subtasks": [
-            _subtask_report(name, found, result.get("decisions", {}).get(name, {}), coefficients, country)
+            _subtask_report(name, found, result.get("decisions", {}).get(name, {}), books)
             for name, found in by_subtask.items()
         ],
     }
 
 
 def _subtask_report(
-    name: str, rows: Sequence[EvidenceRow], decision: Mapping[str, Any], coefficients: Coefficients, country: str
+    name: str, rows: Sequence[EvidenceRow], decision: Mapping[str, Any], books: _Books
 ) -> dict[str, Any]:
     first = rows[0]
     oracle = _oracle(rows)
@@ -112,7 +165,8 @@ def _subtask_report(
         "difference": decision.get("difference"),
         "interval": decision.get("interval"),
         "oracle": float(np.mean(oracle)) if oracle else None,
-        "rows": [_arm_report(row, rows, oracle, coefficients, country) for row in rows],
+        "sources": sorted({row.energy_source for row in rows}),
+        "rows": [_arm_report(row, rows, oracle, books) for row in rows],
     }
 
 
@@ -126,14 +180,15 @@ def _oracle(rows: Iterable[EvidenceRow]) -> tuple[float, ...]:
 
 
 def _arm_report(
-    row: EvidenceRow, rows: Sequence[EvidenceRow], oracle: Sequence[float], coefficients: Coefficients, country: str
+    row: EvidenceRow, rows: Sequence[EvidenceRow], oracle: Sequence[float], books: _Books
 ) -> dict[str, Any]:
+    coefficients = books.coefficients
     used = row.usage + row.prepare
     mean, low, high = _interval(row.qualities)
-    spent = _used(row, coefficients)
     is_quantum = row.kind == "quantum"
-    best = _best_classical(row, rows) if row.kind in ("quantum", "twin") else None
+    best = _best_classical(row, rows, coefficients) if row.kind in ("quantum", "twin") else None
     narrow = coefficients.cpu_energy_j(used, "narrow", row.energy_source)
+    gco2 = narrow.scaled(books.grid.intensity(*books.spans[row.row_id]) / J_PER_KWH)
     return {
         "arm": row.arm,
         "kind": row.kind,
@@ -155,15 +210,15 @@ def _arm_report(
         "qpu_s_billed": used.qpu_s_billed,
         "qpu_s_projected": used.qpu_s_projected,
         "energy": {
-            "spent": spent,
+            "spent": books.used(row),
             "simulation": _simulation(row, rows, coefficients) if used.circuits else None,
             "qpu": _qpu(used, coefficients) if used.circuits else None,
             "break_even_power_w": _break_even(used, best, coefficients),
-            "best_classical": _used(best, coefficients) | {"arm": best.arm} if best else None,
+            "best_classical": books.used(best) | {"arm": best.arm} if best else None,
         },
         "cost_usd": coefficients.cost_usd(used, row.backend),
-        "gco2": coefficients.gco2(narrow, country).p50,
-        "gco2_band": _band(coefficients.gco2(narrow, country)),
+        "gco2": gco2.p50,
+        "gco2_band": _band(gco2),
         "reused": row.reused,
         "status": row.status,
         "reason": row.reason,
@@ -190,8 +245,8 @@ def _to_solution(energy_j: float, row: EvidenceRow, oracle: Sequence[float]) -> 
     return energy_j * repeats_to_solution(float(np.mean(hits))) if any(hits) else None
 
 
-def _best_classical(row: EvidenceRow, rows: Sequence[EvidenceRow]) -> EvidenceRow | None:
-    """Return the cheapest classical arm that is as good as the row within the tolerance."""
+def _best_classical(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coefficients) -> EvidenceRow | None:
+    """Return the classical arm of least energy that is as good as the row within the tolerance."""
     mean = float(np.mean(row.qualities)) if row.qualities else None
     matched = [
         other
@@ -200,33 +255,15 @@ def _best_classical(row: EvidenceRow, rows: Sequence[EvidenceRow]) -> EvidenceRo
         and other.status == "done"
         and (mean is None or (other.qualities and float(np.mean(other.qualities)) >= mean - row.tolerance))
     ]
-    return min(matched, key=lambda other: (other.usage + other.prepare).cpu_s, default=None)
+
+    def energy_j(other: EvidenceRow) -> float:
+        return coefficients.cpu_energy_j(other.usage + other.prepare, "narrow", other.energy_source).p50
+
+    return min(matched, key=energy_j, default=None)
 
 
 def _band(band: Any) -> list[float]:
     return [band.p5, band.p50, band.p95]
-
-
-def _used(row: EvidenceRow, coefficients: Coefficients) -> dict[str, Any]:
-    """Return what one solution of an arm takes, what it shares with others included."""
-    used = row.usage + row.prepare
-    bands: dict[str, Any] = {b: _band(coefficients.cpu_energy_j(used, b, row.energy_source)) for b in BOUNDARIES}
-    return {**bands, "source": row.energy_source}
-
-
-def _spent(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
-    """Return what executions really spent, all loops included."""
-    bands: dict[str, Any] = {boundary: _band(_energy(rows, boundary, coefficients)) for boundary in BOUNDARIES}
-    return {**bands, "source": " and ".join(sorted({row.energy_source for row in rows}))}
-
-
-def _energy(rows: Sequence[EvidenceRow], boundary: Boundary, coefficients: Coefficients) -> Band:
-    """Return the joules of the sum; rows of different sources are derived apart, with shared draws."""
-    totals: dict[str, Usage] = defaultdict(Usage)
-    for row in rows:
-        totals[row.energy_source] += row.total
-    parts = [coefficients.cpu_energy_draws(usage, boundary, source=source) for source, usage in totals.items()]
-    return Band.of(np.sum(parts, axis=0)) if parts else Band(0.0, 0.0, 0.0)
 
 
 def _simulation(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
@@ -235,7 +272,7 @@ def _simulation(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coe
     A twin computes the very probabilities that the circuits sample, so drawing from them gives the same samples.
     """
     used = row.usage + row.prepare
-    found = [(row.backend, {b: coefficients.simulation_energy_j(used, b) for b in BOUNDARIES})]
+    found = [(row.backend, {b: coefficients.simulation_energy_j(used, b, row.energy_source) for b in BOUNDARIES})]
     for other in rows:
         if other.kind == "twin" and other.status == "done":
             spent = other.usage + other.prepare
@@ -259,14 +296,9 @@ def _break_even(used: Usage, best: EvidenceRow | None, coefficients: Coefficient
     return _band(power) if power else None
 
 
-def _orchestration(rows: Sequence[EvidenceRow], coefficients: Coefficients, country: str) -> dict[str, Any] | None:
-    if not rows:
-        return None
-    return {
-        "cpu_s": sum(row.total.cpu_s for row in rows),
-        "energy": _spent(rows, coefficients),
-        "gco2": coefficients.gco2(_energy(rows, "narrow", coefficients), country).p50,
-    }
+def _orchestration(rows: Sequence[EvidenceRow], books: _Books) -> dict[str, Any]:
+    found = derive(rows, books.coefficients, books.grid, books.spans)
+    return {"cpu_s": sum(row.total.cpu_s for row in rows), "energy": books.spent(rows), "gco2": found.gco2.p50}
 
 
 def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, float | None]:
@@ -334,15 +366,14 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:
     return data, text, html
 
 
-def remake(home: Path, run_id: str | None, country: str) -> Path:
-    """Make the report of a run anew from its stored evidence, the newest run's where none is named.
+def remake(loaded: Settings, run_id: str | None, coefficients: Coefficients | None = None) -> Path:
+    """Make the report of a run anew from its stored evidence, the newest run's where none is named; return the page.
 
     Raises:
         BadInput: there is no such run.
     """
-    name, run = read_run(home, run_id)
-    folder = home / "runs" / name
-    return write_report(folder, build_report(home, name, run, country))[-1]
+    name, run = read_run(loaded.home, run_id)
+    return write_report(loaded.home / "runs" / name, build_report(loaded, name, run, coefficients))[-1]
 
 
 def read_run(home: Path, run_id: str | None) -> tuple[str, dict[str, Any]]:

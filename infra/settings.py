@@ -49,6 +49,9 @@ class Settings(BaseSettings):
         dask_address: address of a Dask scheduler to use; empty = the running one of this home, else one per run.
         workers: Dask worker processes of a run's own cluster.
         country: ISO code of the place that computes, for carbon.
+        carbon_series: CSV or Parquet file of that place's carbon intensity over time; None = yearly mean.
+        carbon_timezone: time zone of times in that file that do not say theirs.
+        qpu_country: ISO code of the QPU's site, for the carbon of seconds billed.
         projection_device: fake device on which QPU time is projected.
         simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
     """
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
     dask_address: str = ""
     workers: int = Field(default=2, ge=1)
     country: str = "DEU"
+    carbon_series: Path | None = None
+    carbon_timezone: str = "UTC"
+    qpu_country: str = "USA"
     projection_device: str = "fake_torino"
     simulation_limit_s: float = Field(default=1200.0, gt=0)
     objective: Objective = "energy"

@@ -27,7 +27,7 @@ def report(
         if html:
             from flows.report import remake
 
-            path = remake(loaded.home, run_id, loaded.country)
+            path = remake(loaded, run_id)
             if open_at:
                 shutil.copyfile(path, open_at)
             print_value({"report": str(open_at or path)} if as_json else str(open_at or path), as_json)

@@ -109,7 +109,7 @@ Distribution = Annotated[Fixed | LogT | LogNormal | LogUniform | TwoTriangles | 
 class Coefficient(_Strict):
     """One number with its unit, its distribution and where it comes from."""
 
-    value: float
+    value: float = Field(gt=0, allow_inf_nan=False)
     unit: str
     distribution: Distribution
     source: str
@@ -141,12 +141,18 @@ class Carbon(_Strict):
         Raises:
             BadInput: the code is not in the table.
         """
+        return self.countries[self.codes(country)[0]][1]
+
+    def codes(self, country: str) -> tuple[str, ...]:
+        """Return the three-letter and, where there is one, the two-letter code of a country given by either.
+
+        Raises:
+            BadInput: the code is not in the table.
+        """
         code = country.upper()
-        if code in self.countries:
-            return self.countries[code][1]
-        for two, intensity, _ in self.countries.values():
-            if two and two == code:
-                return intensity
+        for three, (two, _, _) in self.countries.items():
+            if code in (three, two or three):
+                return (three, two) if two else (three,)
         raise BadInput(f"no carbon intensity for country {country!r}; use an ISO 3166 code such as DEU, or WORLD")
 
 
@@ -173,9 +179,24 @@ def read_coefficients(path: Path = COEFFICIENTS) -> tuple[CoefficientsFile, str]
     Raises:
         BadInput: the file has another form; the message names the place.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"no coefficients file can be read at {path}: {error.strerror}") from error
     try:
         parsed = CoefficientsFile.model_validate(yaml.safe_load(content))
-    except (ValidationError, yaml.YAMLError) as error:
-        raise BadInput(f"{path} is no coefficients file: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
+    except ValidationError as error:
+        wrong = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise BadInput(
+            f"{path} is no coefficients file: {'; '.join(wrong[:5])}{more}; start from a copy of {COEFFICIENTS}"
+        ) from error
+    if path != COEFFICIENTS:
+        known = read_coefficients()[0].entries.keys()
+        wrong = [f"{name} is missing" for name in sorted(known - parsed.entries.keys())]
+        wrong += [f"{name} is unknown" for name in sorted(parsed.entries.keys() - known)]
+        if wrong:
+            raise BadInput(f"{path}: {'; '.join(wrong)}; start from a copy of {COEFFICIENTS}")
     return parsed, hashlib.sha256(content).hexdigest()[:12]

@@ -77,13 +77,14 @@ class Coefficients:
     Attributes:
         version: version written in the file.
         hash: digest of the file.
+        n: number of draws.
     """
 
     def __init__(self, file: CoefficientsFile, digest: str, n: int = DRAWS, seed: int = SEED) -> None:
         self.file = file
         self.version = file.version
         self.hash = digest
-        self._n, self._seed = n, seed
+        self.n, self._seed = n, seed
         self._entries = file.entries
         self._cache: dict[str, Array] = {}
 
@@ -99,7 +100,7 @@ class Coefficients:
 
     def redrawn(self, seed: int) -> Coefficients:
         """Return the same coefficients with draws of their own, as for another host."""
-        return Coefficients(self.file, self.hash, self._n, seed)
+        return Coefficients(self.file, self.hash, self.n, seed)
 
     def value(self, name: str) -> float:
         """Return the value of a coefficient, e.g. `cpu.w_core`."""
@@ -107,15 +108,15 @@ class Coefficients:
 
     def draws(self, name: str) -> Array:
         """Return the shared draws of a coefficient; the same array in every comparison."""
-        return self._kept(name, lambda: self._entries[name].draws(name, self._n, self._seed))
+        return self._kept(name, lambda: self._entries[name].draws(name, self.n, self._seed))
 
     def residual(self, workload: str, coefficient: str = "cpu.workload_residual") -> Array:
         """Return the draws of the factor that is a workload's own; 1 for the unnamed workload."""
         if not workload:
-            return np.ones(self._n)
+            return np.ones(self.n)
         entry = self._entries[coefficient]
         key = f"{coefficient}/{workload}"
-        return self._kept(key, lambda: entry.draws(key, self._n, self._seed))
+        return self._kept(key, lambda: entry.draws(key, self.n, self._seed))
 
     def cpu_energy_draws(
         self, usage: Usage, boundary: Boundary = "narrow", workload: str = "", source: str = "measured"
@@ -146,12 +147,12 @@ class Coefficients:
         """Return the joules of CPU, DRAM and GPU; measured joules stand before modelled ones."""
         return Band.of(self.cpu_energy_draws(usage, boundary, source=source))
 
-    def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow") -> Band:
+    def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
         """Return the part of the CPU's joules that simulating circuits took. Never a QPU's energy."""
         if usage.cpu_s <= 0:
             return self.cpu_energy_j(Usage(cpu_s=usage.simulation_cpu_s), boundary)
         share = min(1.0, usage.simulation_cpu_s / usage.cpu_s)
-        return self.cpu_energy_j(usage, boundary).scaled(share)
+        return self.cpu_energy_j(usage, boundary, source).scaled(share)
 
     def qpu_energy_draws(
         self, qpu_s: float, billed: bool, boundary: Boundary = "narrow", power_w: float | None = None
@@ -164,8 +165,8 @@ class Coefficients:
             boundary: what is counted.
             power_w: sweeps the system power instead of drawing it.
         """
-        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
-        power = self.draws("qpu.system_power") if power_w is None else np.full(self._n, power_w)
+        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
+        power = self.draws("qpu.system_power") if power_w is None else np.full(self.n, power_w)
         idle = self.draws("qpu.idle_ratio")
         match boundary:
             case "narrow":
@@ -201,9 +202,9 @@ class Coefficients:
         billed_s = usage.qpu_s_billed if _is_device(backend) else 0.0
         match objective:
             case "time":
-                return np.full(self._n, usage.wall_s)
+                return np.full(self.n, usage.wall_s)
             case "cost":
-                return np.full(self._n, self.cost_usd(usage, backend or "ibm"))
+                return np.full(self.n, self.cost_usd(usage, backend or "ibm"))
             case "energy":
                 cpu = self.cpu_energy_draws(usage, boundary, workload, source)
                 return cpu + self.qpu_energy_draws(billed_s, True, boundary)
@@ -235,14 +236,6 @@ class Coefficients:
         qpu = usage.qpu_s_projected * self.value("qpu.price") * self.draws("qpu.bill_factor")
         return Band.of(cpu + qpu)
 
-    def gco2(self, energy: Band, country: str) -> Band:
-        """Return the operational emissions of an energy at the place that computes, g CO2e.
-
-        Raises:
-            BadInput: the country is not in the table.
-        """
-        return energy.scaled(self.file.carbon.intensity(country) / J_PER_KWH)
-
     def footprint_gco2(self, usage: Usage, country: str, qpu_country: str, billed: bool = True) -> Band:
         """Return the wide emissions: operation of CPU and QPU, each at its place, and the embodied share of both.
 
@@ -250,7 +243,7 @@ class Coefficients:
             BadInput: a country is not in the table.
         """
         qpu_s = usage.qpu_s_billed if billed else usage.qpu_s_projected
-        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
+        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
         intensity = self.file.carbon.intensity
         cpu = self.cpu_energy_draws(usage, "wide") * intensity(country)
         qpu = self.qpu_energy_draws(qpu_s, billed, "wide") * intensity(qpu_country)
@@ -277,7 +270,7 @@ class Coefficients:
         """
         if qpu_s <= 0:
             return None
-        locked_s = qpu_s * (np.ones(self._n) if billed else self.draws("qpu.bill_factor"))
+        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
         return Band.of(self.cpu_energy_draws(best_classical) / locked_s)
 
     def _host(self, narrow: Array, boundary: Boundary) -> Array:
