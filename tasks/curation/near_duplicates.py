@@ -205,6 +205,7 @@ def components(n: int, pairs: Pairs) -> list[NDArray[np.int64]]:
         return []
     graph = coo_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     _, label = connected_components(graph, directed=False)
-    order = np.argsort(label, kind="stable")
+    members = np.flatnonzero(np.bincount(label)[label] > 1)
+    order = members[np.argsort(label[members], kind="stable")]
     ends = np.flatnonzero(np.diff(label[order])) + 1
-    return sorted((part for part in np.split(order, ends) if len(part) > 1), key=lambda part: int(part[0]))
+    return sorted(np.split(order, ends), key=lambda part: int(part[0]))

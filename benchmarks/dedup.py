@@ -1,0 +1,315 @@
+"""Near-duplicate removal side by side with its peers, Parquet in to filtered Parquet out, in CPU seconds on one core.
+
+    python -m benchmarks.dedup [--documents 100000] [--peers rensa,datasketch] [--rounds 3]
+
+The corpus is made here: passages of real files (sources and documentation of the installed Python packages), a tenth
+of them with recorded edits. Every contender runs in a process of its own, in turns; the peers live in an environment
+of their own and run as their documentation shows, and once more with their own verification switched on. What each
+of them removed is scored against the exact all-pairs truth (prefix filter, Bayardo et al., WWW 2007): a removal is
+right if the document has a near duplicate that is kept, and a pair of near duplicates that are both kept is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
+ENVIRONMENT = Path(".ketcycle-peers")
+PEERS = {"rensa": ("rensa==0.5.0", "pyarrow"), "datasketch": ("datasketch==2.0.0", "pyarrow")}
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("doc_id", "source", "text", "parent", "edit")] + [("level", pa.float64())]
+)
+ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THREADS", "ARROW_NUM_THREADS"), "1")
+
+
+def passages(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
+    """Yield (source, passage): real files cut at line ends into pieces of log-normal length, in a fixed order."""
+    root = Path(sysconfig.get_paths()["purelib"])
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".rst", ".txt", ".md")):
+        try:
+            text = path.read_text()
+        except (OSError, UnicodeDecodeError):
+            continue
+        source, at = path.relative_to(root).parts[0], 0
+        while at < len(text):
+            end = min(len(text), at + int(np.clip(rng.lognormal(7.3, 0.6), 300, 20_000)))
+            end = text.find("\n", end) + 1 or len(text)
+            if len(text[at:end].split()) >= 40:
+                yield source, text[at:end]
+            at = end
+
+
+def edited(text: str, rng: np.random.Generator) -> tuple[str, str, float]:
+    """Return a copy of a passage with an edit, its name and its level."""
+    words = text.split(" ")
+    match int(rng.integers(4)):
+        case 0:
+            return text + " ", "exact", 0.0
+        case 1:
+            level = float(rng.uniform(0.005, 0.06))
+            for at in np.flatnonzero(rng.random(len(words)) < level):
+                words[at] = f"w{rng.integers(10_000)}"
+            return " ".join(words), "words", level
+        case 2:
+            level = float(rng.uniform(0.05, 0.4))
+            lines = [line for line in text.splitlines(keepends=True) if rng.random() > level]
+            return "".join(lines), "lines dropped", level
+        case _:
+            level = float(rng.uniform(0.05, 0.6))
+            boiler = " ".join(f"notice{k}" for k in range(int(level * len(words))))
+            return f"{boiler} {text}", "boilerplate", level
+
+
+def make_corpus(path: Path, documents: int, seed: int = 0) -> str:
+    """Write the corpus, shuffled in blocks, and return its digest."""
+    rng = np.random.default_rng(seed)
+    found, digest = passages(rng), hashlib.sha256()
+    with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
+        made, rows = 0, []
+        while made < documents:
+            source, text = next(found, ("", ""))
+            if not text:
+                break
+            doc_id = f"d{made:07d}"
+            rows.append((doc_id, source, text, "", "", 0.0))
+            if rng.random() < 0.1:
+                for copy in range(int(min(60, rng.zipf(2.0)))):
+                    changed, name, level = edited(text, rng)
+                    rows.append((f"{doc_id}-{copy}", source, changed, doc_id, name, level))
+            made = int(rows[-1][0][1:8]) + 1
+            if len(rows) >= 5000 or made >= documents:
+                order = rng.permutation(len(rows))
+                columns = list(zip(*(rows[k] for k in order), strict=True))
+                table = pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+                digest.update("".join(columns[2]).encode())
+                writer.write_table(table)
+                rows = []
+    return digest.hexdigest()[:16]
+
+
+def ours(source: Path, target: Path) -> dict[str, float]:
+    """Remove near duplicates: sketch, band join, exact Jaccard, weighted independent set, filtered copy."""
+    from tasks.curation.near_duplicates import ShingleSets, candidates, components, verified_edges
+    from tasks.curation.removals import plan_components
+    from tasks.curation.shingles import signatures, sketch
+
+    ids: list[str] = []
+    marks: dict[bytes, int] = {}
+    copies: set[int] = set()
+    signed, n_words = [], []
+    with ShingleSets(target.with_suffix(".sets")) as sets, pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
+            sketches = sketch(batch.column("text"))
+            base = len(ids)
+            ids += batch.column("doc_id").to_pylist()
+            for k, mark in enumerate(sketches.fingerprints):
+                if marks.setdefault(mark.tobytes(), base + k) != base + k:
+                    copies.add(base + k)
+            sets.append(sketches.shingles, sketches.ends)
+            signed.append(signatures(sketches.shingles, sketches.ends))
+            n_words += sketches.n_words.tolist()
+        sets.seal()
+        edges = verified_edges(candidates(np.concatenate(signed), THRESHOLD), sets, THRESHOLD)
+    repeated = np.isin(np.arange(len(ids)), list(copies))
+    fresh = ~repeated[edges.pairs].any(axis=1)
+    edges = type(edges)(edges.pairs[fresh], edges.jaccard[fresh], edges.candidates)
+    plan = plan_components(ids, n_words, edges, components(len(ids), edges.pairs), 0, 60)
+    gone = {row.removed for row in plan.removals} | {ids[k] for k in copies}
+    keep_and_write(source, target, gone)
+    return {"removed": len(gone), "edges": len(edges.pairs), "checked": edges.candidates}
+
+
+def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
+    """Return the ids and all pairs of documents at or above the threshold, exactly.
+
+    Two sets of similarity t share a shingle among the first n - ceil(t n) + 1 of each, in any common order; the
+    rarest shingles come first.
+    """
+    import duckdb
+
+    from tasks.curation.near_duplicates import ShingleSets
+    from tasks.curation.shingles import make_sets, sketch
+
+    ids: list[str] = []
+    rows, values = [], []
+    with ShingleSets(folder / "truth.sets") as sets, pq.ParquetFile(source) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
+            sketches = sketch(batch.column("text"))
+            sizes = np.full(len(batch), -1)
+            sets.append(sketches.shingles, sketches.ends)
+            make_sets(sketches.shingles, sketches.ends, np.arange(len(batch)), sizes)
+            starts = np.r_[0, sketches.ends[:-1]]
+            for k, (at, size) in enumerate(zip(starts, sizes, strict=True)):
+                rows.append(np.full(size, len(ids) + k))
+                values.append(sketches.shingles[at : at + size])
+            ids += batch.column("doc_id").to_pylist()
+        sets.seal()
+        members = pa.table({"d": np.concatenate(rows), "s": np.concatenate(values)})  # noqa: F841  (read by DuckDB)
+        with duckdb.connect(config={"threads": 1, "temp_directory": str(folder / "spill")}) as connection:
+            query = f"""
+                with f as (select s, count(*) c from members group by s),
+                o as (select d, s, row_number() over (partition by d order by c, s) r, count(*) over (partition by d) n
+                      from members join f using (s)),
+                p as (select d, s from o where r <= n - ceil({THRESHOLD} * n) + 1)
+                select distinct a.d i, b.d j from p a join p b on a.s = b.s and a.d < b.d"""  # noqa: S608
+            found = connection.sql(query).to_arrow_table()
+        pairs = np.column_stack([found.column(name).to_numpy() for name in "ij"]).astype(np.int64)
+        return ids, pairs[sets.jaccards(pairs, THRESHOLD) >= THRESHOLD]
+
+
+def score(target: Path, ids: list[str], pairs: np.ndarray) -> dict[str, float]:
+    """Return how right the removals are and how many near duplicates were left standing."""
+    kept = set(pq.read_table(target, columns=["doc_id"]).column(0).to_pylist())
+    stays = np.array([name in kept for name in ids])
+    beside = np.zeros(len(ids), bool)  # has a near duplicate that is kept
+    for a, b in ((0, 1), (1, 0)):
+        np.logical_or.at(beside, pairs[:, a], stays[pairs[:, b]])
+    gone = ~stays
+    both = stays[pairs[:, 0]] & stays[pairs[:, 1]]
+    precision = float((gone & beside).sum() / max(1, gone.sum()))
+    return {"precision": precision, "recall": 1 - float(both.sum() / max(1, len(pairs)))}
+
+
+def peak_mb() -> float:
+    """Return the largest resident memory of this process; the kernel's other figure inherits the parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def keep_and_write(source: Path, target: Path, gone: set[str]) -> None:
+    """Copy a Parquet file without some documents, by row groups."""
+    names = pa.array(sorted(gone), pa.string())
+    with pq.ParquetFile(source) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
+        for batch in file.iter_batches(batch_size=4096):
+            writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("doc_id"), names))))
+
+
+PEER = """
+import json, re, sys, time
+from collections import defaultdict
+import pyarrow as pa, pyarrow.parquet as pq
+kind, source, target, verify = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "1"
+if kind == "rensa":
+    from rensa import RMinHash, RMinHashLSH
+else:
+    from datasketch import MinHash, MinHashLSH
+began = time.process_time()
+ids, gone, word = [], set(), re.compile(r"\\w+")
+def shingles(text):
+    words = word.findall(text.lower())
+    return {" ".join(words[k:k+5]) for k in range(max(1, len(words) - 4))}
+if kind == "rensa":
+    lsh = RMinHashLSH(threshold=.7, num_perm=128, num_bands=16)
+else:
+    lsh = MinHashLSH(params=(16, 8), num_perm=128)
+kept = {}
+with pq.ParquetFile(source) as file:
+    for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
+        for name, text in zip(batch.column("doc_id").to_pylist(), batch.column("text").to_pylist()):
+            number = len(ids); ids.append(name)
+            if kind == "rensa":
+                sketch = RMinHash(num_perm=128, seed=42); sketch.update(list(shingles(text)))
+            else:
+                sketch = MinHash(num_perm=128); sketch.update_batch([s.encode() for s in shingles(text)])
+            found = lsh.query(sketch)
+            if verify:
+                found = [k for k in found if kept[k].jaccard(sketch) >= .7]
+            if found:
+                gone.add(name)
+            else:
+                lsh.insert(number, sketch)
+                kept[number] = sketch
+    with pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
+        for batch in file.iter_batches(batch_size=4096):
+            writer.write_batch(batch.filter(pa.array([n not in gone for n in batch.column("doc_id").to_pylist()])))
+peak_mb = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+cpu_s = time.process_time() - began
+print(json.dumps({"cpu_s": cpu_s, "peak_mb": peak_mb, "removed": len(gone)}))
+"""
+
+
+def peer_environment(names: list[str]) -> Path:
+    """Return the interpreter of an environment that holds the peers, made once."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        venv.create(ENVIRONMENT, with_pip=True)
+    wanted = [package for name in names for package in PEERS[name]]
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+    return python
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=20_000)
+    parser.add_argument("--peers", default="rensa,datasketch")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--run-ours", nargs=2, metavar=("SOURCE", "TARGET"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run_ours:
+        source, target = map(Path, arguments.run_ours)
+        with tempfile.TemporaryDirectory() as folder:  # what is compiled is loaded before the clock starts
+            small = Path(folder) / "small.parquet"
+            pq.write_table(pq.read_table(source).slice(0, 200), small)
+            ours(small, Path(folder) / "out.parquet")
+        began = time.process_time()
+        found = ours(source, target)
+        print(json.dumps({"cpu_s": time.process_time() - began, "peak_mb": peak_mb(), **found}))
+        return
+    names = [name for name in arguments.peers.split(",") if name]
+    python = peer_environment(names)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = Path(folder) / "corpus.parquet"
+        digest = make_corpus(corpus, arguments.documents)
+        with pq.ParquetFile(corpus) as file:
+            documents = file.metadata.num_rows
+            mb = (
+                sum(len(t.encode()) for b in file.iter_batches(columns=["text"]) for t in b.column(0).to_pylist()) / 1e6
+            )
+        print(f"{documents} documents, {mb:.0f} MB, corpus {digest}")
+        contenders = {"ketcycle": [sys.executable, "-m", "benchmarks.dedup", "--run-ours", str(corpus), f"{folder}/o"]}
+        for name in names:
+            for verify in ("0", "1"):
+                title = name + (" verified" if verify == "1" else "")
+                contenders[title] = [str(python), "-c", PEER, name, str(corpus), f"{folder}/p", verify]
+        ids, pairs = true_pairs(corpus, Path(folder))
+        print(f"{len(pairs)} pairs at or above {THRESHOLD}")
+        runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+        for _ in range(arguments.rounds):
+            for name, command in contenders.items():
+                done = subprocess.run(
+                    command, check=True, capture_output=True, text=True, env={**os.environ, **ONE_CORE}
+                )
+                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+                if len(runs[name]) == 1:
+                    runs[name][0] |= score(Path(command[-1 if name == "ketcycle" else -2]), ids, pairs)
+        for name, found in runs.items():
+            ratios = [peer["cpu_s"] / mine["cpu_s"] for peer, mine in zip(found, runs["ketcycle"], strict=True)]
+            cpu_s = median(run["cpu_s"] for run in found)
+            one = found[0]
+            print(
+                f"{name:22s} {documents / cpu_s:8.0f} docs/s {mb / cpu_s:6.1f} MB/s {cpu_s:7.2f} CPU s, peak "
+                f"{max(run['peak_mb'] for run in found):5.0f} MiB, removed {one['removed']:.0f}, "
+                f"precision {one['precision']:.4f}, recall {one['recall']:.4f}, "
+                f"ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+            )
+
+
+if __name__ == "__main__":
+    main()
