@@ -7,9 +7,10 @@ imports nothing of the orchestrator, the quantum library or the infrastructure, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -101,6 +102,41 @@ class Arm(Generic[P, S]):
 
 
 @dataclass(frozen=True)
+class Material:
+    """What the instances of a bank are made of.
+
+    Attributes:
+        texts: real texts by the name of their source.
+        folder: keeps what is dear to make, named by content, so that the next study finds it.
+    """
+
+    texts: Mapping[str, Sequence[str]]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Instance(Generic[P]):
+    """One problem of a bank, independent of the others and made only when it is wanted.
+
+    Attributes:
+        source: the texts it is made from.
+        name: what it is, for people; unique within the source.
+        size: what `Subtask.size` says of the problem.
+        pose: makes the problem.
+    """
+
+    source: str
+    name: str
+    size: int
+    pose: Callable[[], P]
+
+
+def in_turns(sources: Iterable[Iterable[Instance[P]]]) -> Iterator[Instance[P]]:
+    """Yield the instances of several sources in turns, so that any first part of a bank is balanced."""
+    return (instance for turn in zip_longest(*sources) for instance in turn if instance is not None)
+
+
+@dataclass(frozen=True)
 class Subtask(Generic[P, S]):
     """One decision inside a stage that has interchangeable arms.
 
@@ -112,10 +148,10 @@ class Subtask(Generic[P, S]):
         others: controls, twins and further opponents.
         quality: one value for each independent instance in the problem, higher is better; empty = no truth known.
         metric: printed name and unit of the quality.
-        size: what evidence is bucketed and scaled by.
+        size: size of a typical instance in the problem, by which evidence is put into buckets.
         tolerance: quality that may be lost against the best classical arm.
-        probes: problems with known truth made from the same real data.
-        example: a small real problem with known truth.
+        bank: independent problems with known truth, each holding one instance, from several sources of real text.
+        example: a small real problem with known truth, quick enough for every test.
         oracle: proven best quality for each instance, or None where the best value ever seen must serve.
         floor: quality that the incumbent reaches on the example at least (mean over instances).
     """
@@ -129,7 +165,7 @@ class Subtask(Generic[P, S]):
     metric: str
     size: Callable[[P], int]
     tolerance: float
-    probes: Callable[[P, Generator], Sequence[P]]
+    bank: Callable[[Material, Generator], Iterable[Instance[P]]]
     example: Callable[[Generator], P]
     oracle: Callable[[P], tuple[float, ...]] | None = None
     floor: float = float("-inf")

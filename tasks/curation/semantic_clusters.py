@@ -10,13 +10,15 @@ of its cluster has a cosine of at least the threshold, which is then named as it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contract import Arm, Bench, Kind, Subtask
+from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_turns
 from tasks.quantum.kmeans import (
     FloatArray,
     Labels,
@@ -30,6 +32,11 @@ from tasks.text.samples import sample_passages
 
 RESTARTS = 10
 PERTURBATION = 0.1
+
+# The instances of the bank are posed as a run of the default profile poses its own.
+THRESHOLD, CLUSTERS, ITERATIONS = 0.93, 4, 4
+PIECE = 2000  # characters
+GROUPS = (256, 128)  # documents
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,28 +192,32 @@ def quality(problem: Clustering, solution: Duplicates) -> tuple[float, ...]:
     return (2 * len(truth & found) / (len(truth) + len(found)),)
 
 
-def probes(problem: Clustering, rng: np.random.Generator, count: int = 5, share: float = 0.2) -> list[Clustering]:
-    """Draw subsets of the real vectors and plant copies, each bent towards another document, around the threshold."""
-    points = problem.points.astype(np.float64)
-    size = max(2, problem.clusters, len(points) * 2 // 3)
-    planted = []
-    for index in range(count):
-        drawn = rng.choice(len(points), size=min(size, len(points)), replace=False)
-        subset = points[drawn]
-        copies = max(1, round(share * len(subset)))
-        sources = rng.choice(len(subset), size=copies, replace=copies > len(subset))
-        others = subset[(sources + rng.integers(1, len(subset), size=copies)) % len(subset)]
-        aside = others - np.einsum("cd,cd->c", others, subset[sources])[:, None] * subset[sources]
-        lengths = np.linalg.norm(aside, axis=1, keepdims=True)
-        aside = np.divide(aside, lengths, out=np.zeros_like(aside), where=lengths > 1e-9)
-        low = max(0.0, problem.threshold - (1 - problem.threshold) / 3)
-        cosine = rng.uniform(low, 1.0, size=(copies, 1))
-        bent = cosine * subset[sources] + np.sqrt(1 - cosine**2) * aside
-        order = rng.permutation(len(subset) + copies)
-        weights = rng.uniform(size=len(order)) if len(problem.weights) else problem.weights
-        vectors = np.vstack([subset, bent])[order].astype(np.float32)
-        planted.append(replace(problem, vectors=vectors, weights=weights, start=problem.start + 1 + index))
-    return planted
+def bank(material: Material, rng: np.random.Generator) -> Iterator[Instance[Clustering]]:
+    """Yield disjoint groups of documents of each source, clustered and compared as a run does by default.
+
+    A group is consecutive in its source, so that texts of one manual, library or family of licences meet; long texts
+    are cut to the head that a run embeds, and what follows is a document of its own. Half the groups have the size
+    of the demo profile's bucket, half that of the smoke profile's.
+    """
+    yield from in_turns([_groups(name, texts, rng) for name, texts in sorted(material.texts.items())])
+
+
+def _groups(source: str, texts: Sequence[str], rng: np.random.Generator) -> list[Instance[Clustering]]:
+    pieces = [
+        text[start : start + PIECE] for text in texts for start in range(0, max(1, len(text) - PIECE // 2), PIECE)
+    ]
+    step = sum(GROUPS)
+    instances = []
+    for begin in (int(rng.permutation(step)[0]) + step * k for k in rng.permutation(len(pieces) // step - 1)):
+        for size, at in zip(GROUPS, (begin, begin + GROUPS[0]), strict=True):
+            pose = partial(_clustering, tuple(pieces[at : at + size]), int(rng.integers(2**31)))
+            instances.append(Instance(source, f"pieces {at} to {at + size - 1}", size, pose))
+    return instances
+
+
+def _clustering(texts: Sequence[str], start: int) -> Clustering:
+    weights = np.sqrt([len(text.split()) for text in texts])
+    return Clustering(embed(texts), THRESHOLD, CLUSTERS, ITERATIONS, start, weights)
 
 
 def project(vectors: NDArray[np.floating[Any]], dimensions: int) -> NDArray[np.float32]:
@@ -242,7 +253,7 @@ SEMANTIC_CLUSTERS: Subtask[Clustering, Duplicates] = Subtask(
     metric="F1 of removed documents",
     size=lambda problem: len(problem.vectors),
     tolerance=0.02,
-    probes=probes,
+    bank=bank,
     example=example,
     oracle=lambda _: (1.0,),
     floor=0.6,

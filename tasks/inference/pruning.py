@@ -15,7 +15,6 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -30,8 +29,9 @@ from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
 from tasks.contract import Arm, Bench, Kind, Subtask, content_key
+from tasks.inference.bank import bank
 from tasks.inference.losses import Pruning, Removal, children, lowest, pairwise_qubo, removal
-from tasks.inference.units import Layout, Unit, make_units
+from tasks.inference.units import Layout, make_units
 from tasks.inference.walk import activation_norms, bits_per_byte_without, gate_gradients, weight_norms
 from tasks.model.causal import save_model
 from tasks.model.train import Recipe, train
@@ -147,23 +147,6 @@ def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
     return (-(_selection_loss(problem, removed) + charge),)
 
 
-def probes(problem: Pruning, rng: Generator) -> list[Pruning]:
-    """Return other decisions on the same model: fewer and more units, other halves of the text, parts of the units."""
-    n, found = len(problem.units), []
-    for k in dict.fromkeys(min(max(1, problem.k + step), n - 1) for step in (0, -1, 1)):
-        for part in range(4):
-            units = problem.units if part % 2 == 0 else _part(problem.units, rng)
-            share = replace(
-                problem,
-                units=units,
-                k=min(k, len(units) - 1),
-                calibration=_half(problem.calibration, rng),
-                selection=_half(problem.selection, rng),
-            )
-            found.append(share)
-    return found
-
-
 def example(rng: Generator) -> Pruning:
     """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
     text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
@@ -204,7 +187,7 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
     metric="minus bits per byte",
     size=lambda problem: len(problem.units),
     tolerance=TOLERANCE,
-    probes=probes,
+    bank=bank,
     example=example,
     floor=-3.75,
 )
@@ -226,16 +209,6 @@ def _selection_loss(problem: Pruning, removed: Removal) -> float:
     if key not in _SCORED:
         _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed)
     return _SCORED[key]
-
-
-def _half(windows: Windows, rng: Generator) -> Windows:
-    rows = np.sort(rng.permutation(len(windows))[: max(1, len(windows) // 2)])
-    return Windows(windows.tokens[rows], windows.n_bytes[rows])
-
-
-def _part(units: tuple[Unit, ...], rng: Generator) -> tuple[Unit, ...]:
-    rows = np.sort(rng.permutation(len(units))[: max(2, 3 * len(units) // 4)])
-    return tuple(units[i] for i in rows)
 
 
 @cache

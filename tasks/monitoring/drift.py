@@ -18,13 +18,14 @@ alone: of prompts cut to half, 16 in 40, it noticed .03-.05, the pool .17 (400 t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.contract import Arm, Bench, Kind, Subtask
+from tasks.monitoring.bank import bank
+from tasks.monitoring.drift_problem import Drift, Vectors
 from tasks.monitoring.two_sample import (
     FloatArray,
     ks_bonferroni,
@@ -41,57 +42,8 @@ from tasks.quantum.kernels import estimate_pairs, exact_fidelities
 from tasks.text.embeddings import embed, normalised
 from tasks.text.samples import sample_passages
 
-Vectors = NDArray[np.floating[Any]]
 BIAS = 0.1
 BANDWIDTHS = (0.5, 1.0, 2.0)
-
-
-@dataclass(frozen=True, eq=False)
-class Drift:
-    """Windows to be judged against one reference.
-
-    Attributes:
-        reference: (r, d) embeddings of normal traffic.
-        windows: one (m, d) for each window.
-        background: (b, d) further embeddings of normal traffic, in neither sample; empty: reference and windows
-            together serve.
-        truth: whether each window has drifted, or empty where that is not known.
-        level: false-alarm probability of one decision.
-        permutations: of each test.
-        shots: for each circuit of the quantum kernel.
-        alien: (a, d) embeddings of other traffic, in no window, from which probes plant mixtures; no arm looks at
-            them. Empty: the windows known to have drifted serve.
-
-    Raises:
-        ValueError: shapes that do not fit, samples of fewer than two, or a level outside (0, 1).
-    """
-
-    reference: Vectors
-    windows: tuple[Vectors, ...]
-    background: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    truth: tuple[bool, ...] = ()
-    level: float = 0.05
-    permutations: int = 499
-    shots: int = 128
-    alien: Vectors = field(default_factory=lambda: np.zeros((0, 0), np.float32), compare=False)
-
-    def __post_init__(self) -> None:
-        if self.truth and len(self.truth) != len(self.windows):
-            raise ValueError(f"{len(self.truth)} truths should be as many as the windows ({len(self.windows)})")
-        if not 0 < self.level < 1:
-            raise ValueError(f"the level is a probability between 0 and 1, not {self.level}")
-        samples = [self.reference, *self.windows, *(extra for extra in (self.background, self.alien) if len(extra))]
-        if any(s.ndim != 2 or len(s) < 2 or s.shape[1] != self.reference.shape[1] for s in samples):
-            raise ValueError(f"samples of at least 2 equally long vectors expected, got {[s.shape for s in samples]}")
-
-    @property
-    def calm(self) -> Vectors:
-        """What centre and bandwidth are fixed on; never the reference alone.
-
-        Centred on the reference alone, it lies nearer to the origin than a window of the same distribution, and the
-        false-alarm rate at the 5 % level was .09 to .11 (1,000 nulls of 40 + 40 real texts) in place of .05.
-        """
-        return self.background if len(self.background) else np.vstack([self.reference, *self.windows])
 
 
 @dataclass(frozen=True)
@@ -321,7 +273,7 @@ DRIFT: Subtask[Drift, Verdicts] = Subtask(
     metric="windows judged rightly",
     size=lambda problem: len(problem.reference) + max((len(w) for w in problem.windows), default=0),
     tolerance=0.05,
-    probes=probes,
+    bank=bank,
     example=example,
     oracle=lambda problem: (1.0,) * len(problem.truth),
     floor=0.6,

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
-from tasks.monitoring.drift import DRIFT, Drift, Verdicts, measured_power
+from tasks.monitoring.drift import DRIFT, Verdicts, measured_power
+from tasks.monitoring.drift_problem import Drift
 from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
 from tasks.monitoring.states import Rules, follow
 from tasks.serving.client import complete, read_requests, running_server

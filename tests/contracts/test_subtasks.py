@@ -113,12 +113,3 @@ def test_the_problem_is_named_by_its_content(posed: tuple[Subtask[Any, Any], Any
     subtask, problem = posed
     assert content_key(problem) == content_key(subtask.example(np.random.default_rng(7)))
     assert content_key(problem) != content_key(subtask.example(np.random.default_rng(8)))
-
-
-def test_probes_have_truth(posed: tuple[Subtask[Any, Any], Any], tmp_path: Path) -> None:
-    subtask, problem = posed
-    probes = subtask.probes(problem, np.random.default_rng(3))
-    assert probes
-    first = probes[0]
-    assert subtask.size(first) > 0
-    assert subtask.quality(first, subtask.incumbent.solve(first, bench(2, tmp_path)))

@@ -47,7 +47,7 @@ def subtask(*others: Arm[Any, Any], tolerance: float = 0.1) -> Subtask[Any, Any]
         metric="score",
         size=lambda problem: 16,
         tolerance=tolerance,
-        probes=lambda problem, rng: [],
+        bank=lambda material, rng: [],
         example=lambda rng: None,
     )
 

@@ -16,7 +16,7 @@ from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
 from tasks import settle as bridge
-from tasks.contract import Arm, Bench, Kind, Method, Subtask, content_key
+from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
 from tasks.settle import Workbench, run_shadow, settle
 
 BURN_S = 0.25
@@ -97,7 +97,7 @@ SUBTASK: Subtask[Numbers, int] = Subtask(
     metric="distance to the largest",
     size=lambda problem: len(problem.values),
     tolerance=0.01,
-    probes=lambda problem, rng: [example(rng)],
+    bank=lambda material, rng: [Instance("made up", "one", 4, lambda: example(rng))],
     example=example,
     oracle=lambda problem: (0.0,),
 )

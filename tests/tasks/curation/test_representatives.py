@@ -13,7 +13,6 @@ from tasks.curation.representatives import (
     best_known,
     example,
     oracle,
-    probes,
     quality,
     sample_components,
 )
@@ -139,16 +138,6 @@ def test_two_kept_near_duplicates_score_nothing() -> None:
     assert quality(problem, ((0, 2),)) == (1.0,)
     assert quality(problem, ((1,),)) == (0.5,)
     assert quality(problem, ((0, 1),)) == (0.0,)
-
-
-def test_probes_are_single_components_with_a_proven_optimum(everything: Components) -> None:
-    bank = probes(everything, np.random.default_rng(0))
-    assert len(bank) >= 20
-    assert len({content_key(probe) for probe in bank}) == len(bank)
-    for probe in bank:
-        assert len(probe.graphs) == 1
-        assert best_known(probe.graphs[0]).proven
-        assert oracle(probe) == (1.0,)
 
 
 def test_the_same_seed_gives_the_same_sets(small: Components) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from tasks.curation.semantic_clusters import (
     SEMANTIC_CLUSTERS,
     Clustering,
     example,
-    probes,
     project,
     quality,
     remove_within,
@@ -45,6 +45,30 @@ def at_angles(degrees: list[float]) -> np.ndarray:
     return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
 
 
+def planted(problem: Clustering, rng: np.random.Generator, count: int = 5, share: float = 0.2) -> list[Clustering]:
+    """Draw subsets of the real vectors and plant copies, each bent towards another document, around the threshold."""
+    points = problem.points.astype(np.float64)
+    size = max(2, problem.clusters, len(points) * 2 // 3)
+    made = []
+    for index in range(count):
+        drawn = rng.choice(len(points), size=min(size, len(points)), replace=False)
+        subset = points[drawn]
+        copies = max(1, round(share * len(subset)))
+        sources = rng.choice(len(subset), size=copies, replace=copies > len(subset))
+        others = subset[(sources + rng.integers(1, len(subset), size=copies)) % len(subset)]
+        aside = others - np.einsum("cd,cd->c", others, subset[sources])[:, None] * subset[sources]
+        lengths = np.linalg.norm(aside, axis=1, keepdims=True)
+        aside = np.divide(aside, lengths, out=np.zeros_like(aside), where=lengths > 1e-9)
+        low = max(0.0, problem.threshold - (1 - problem.threshold) / 3)
+        cosine = rng.uniform(low, 1.0, size=(copies, 1))
+        bent = cosine * subset[sources] + np.sqrt(1 - cosine**2) * aside
+        order = rng.permutation(len(subset) + copies)
+        weights = rng.uniform(size=len(order)) if len(problem.weights) else problem.weights
+        vectors = np.vstack([subset, bent])[order].astype(np.float32)
+        made.append(replace(problem, vectors=vectors, weights=weights, start=problem.start + 1 + index))
+    return made
+
+
 def test_the_heavier_of_two_duplicates_stays_and_is_named_with_the_cosine() -> None:
     problem = Clustering(at_angles([0, 10, 90]), threshold=0.95, clusters=1, weights=np.array([1.0, 2.0, 0.0]))
     found = remove_within(problem, np.zeros(3, np.intp))
@@ -68,7 +92,7 @@ def test_without_weights_the_first_document_stays() -> None:
 
 def test_every_arm_removes_only_what_has_a_kept_witness_in_its_own_cluster_above_the_threshold() -> None:
     first = example(np.random.default_rng(1))
-    for problem in (first, *probes(first, np.random.default_rng(0))):
+    for problem in (first, *planted(first, np.random.default_rng(0))):
         points = problem.points.astype(float)
         for arm in SEMANTIC_CLUSTERS.arms:
             if arm.kind is Kind.QUANTUM and problem is not first:
@@ -85,7 +109,7 @@ def test_every_arm_removes_only_what_has_a_kept_witness_in_its_own_cluster_above
 
 
 def test_all_pairs_are_exact_and_leave_no_duplicate() -> None:
-    for problem in probes(example(np.random.default_rng(4)), np.random.default_rng(4)):
+    for problem in planted(example(np.random.default_rng(4)), np.random.default_rng(4)):
         solution = solve_all_pairs(problem, bench(0))
         kept = np.setdiff1d(np.arange(len(problem.vectors)), [r[0] for r in solution.removed])
         points = problem.points[kept].astype(float)
@@ -98,7 +122,7 @@ def test_clustering_beats_random_labels_by_far_and_nothing_beats_all_pairs() -> 
     scores: dict[str, list[float]] = {"k-means": [], "lloyd": [], "quantum-k-means-exact": [], "random-labels": []}
     for seed in range(6):
         drawn = example(np.random.default_rng(seed))
-        for problem in (drawn, *probes(drawn, np.random.default_rng(seed))):
+        for problem in (drawn, *planted(drawn, np.random.default_rng(seed))):
             tools = bench(seed)
             for name, values in scores.items():
                 values.extend(quality(problem, SEMANTIC_CLUSTERS.arm(name).solve(problem, tools)))

@@ -11,7 +11,7 @@ import yaml
 from scipy.stats import spearmanr
 
 from tasks.combinatorial.exact import subsets
-from tasks.contract import Bench, Kind, content_key
+from tasks.contract import Bench, Kind
 from tasks.inference import pruning
 from tasks.inference.losses import Pruning, examine_surrogate
 from tasks.inference.pruning import PRUNING
@@ -169,14 +169,6 @@ def test_doing_nothing_wins_exactly_where_removal_costs_more_than_the_allowance(
     for allowance, better in ((cost - 0.01, True), (cost + 0.01, False)):
         posed = replace(problem, allowance=allowance)
         assert (PRUNING.quality(posed, ())[0] > PRUNING.quality(posed, removed)[0]) is better
-
-
-def test_probes_are_other_problems_on_the_same_model(problem: Pruning) -> None:
-    found = PRUNING.probes(problem, np.random.default_rng(0))
-    assert len({content_key(p) for p in found}) == len(found) >= 10
-    assert {p.k for p in found} >= {2, 3, 4}
-    assert {p.model for p in found} == {problem.model}
-    assert len({len(p.units) for p in found}) == 2
 
 
 def test_the_arms_are_those_of_the_design() -> None:

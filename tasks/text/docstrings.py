@@ -1,0 +1,58 @@
+"""Docstrings of installed libraries: further real text beside the shipped corpus, read from source, never imported.
+
+What is found depends on the installed versions; `constraints.txt` pins them, and a study stores the digest of the
+texts it was made from, so that two machines can tell whether they looked at the same.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+SHORTEST = 50  # words
+
+# Libraries by source; a pattern where the whole library would be far more text than a bank needs.
+LIBRARIES = {
+    "numerics": (("networkx", "**/*.py"), ("numpy", "**/*.py"), ("scipy", "**/*.py"), ("sklearn", "**/*.py")),
+    "frameworks": (
+        ("matplotlib", "**/*.py"),
+        ("qiskit", "**/*.py"),
+        ("sqlalchemy", "**/*.py"),
+        ("torch", "nn/**/*.py"),
+        ("transformers", "models/*/configuration_*.py"),
+    ),
+}
+
+
+@cache
+def library_docstrings(source: str) -> tuple[str, ...]:
+    """Return the docstrings of at least 50 words of the libraries of a source, in the order of the files.
+
+    Raises:
+        ValueError: there is no such source.
+    """
+    if source not in LIBRARIES:
+        raise ValueError(f"docstrings come from {', '.join(LIBRARIES)}, not from {source!r}")
+    found: dict[str, None] = {}
+    for library, pattern in LIBRARIES[source]:
+        spec = find_spec(library)
+        if spec is None or spec.origin is None:
+            continue
+        root = Path(spec.origin).parent
+        for path in sorted(root.glob(pattern)):
+            if "test" not in path.relative_to(root).as_posix():
+                found |= dict.fromkeys(text for text in _docstrings(path) if len(text.split()) >= SHORTEST)
+    return tuple(found)
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError):  # a template, or no UTF-8
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
