@@ -78,10 +78,10 @@ class Lake:
             raise
         return self._seal(name, folder, meta or {})
 
-    def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None) -> Ref:
-        """Copy a folder of files (a model, a tokenizer) into the lake."""
+    def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None, *, link: bool = False) -> Ref:
+        """Copy a folder of files (a model, a tokenizer) into the lake; `link` only names the files of another version."""
         folder = self._new_folder(name)
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=_link_or_copy if link else shutil.copy2)
         return self._seal(name, folder, meta or {})
 
     def folder(self, ref: Ref) -> Path:
@@ -167,6 +167,13 @@ class Lake:
             return ref
         write_atomic(target, json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1))
         return ref
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        shutil.copy2(source, target)
 
 
 def write_atomic(path: Path, text: str) -> None:
