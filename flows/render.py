@@ -280,6 +280,28 @@ def _figure(name: str, pair: Sequence[float | None]) -> tuple[str, ...]:
     return (name, number(first, 4), number(second, 4), number(difference))
 
 
+def recomputed(found: Row) -> Group:
+    """Return old and new totals by run and stage, as `flows.recompute.recompute` gives them."""
+    old, new = found["coefficients"]["old"], found["coefficients"]["new"]
+    header = ("run", "stage", "rows", "J old", "J new", "wide J old", "wide J new", "QPU J old", "QPU J new",
+              "USD old", "USD new", "gCO2e old", "gCO2e new")  # fmt: skip
+    cells = [
+        (run["run_id"], stage.get("stage", "all"), str(stage["rows"]), *_old_new(stage))
+        for run in found["runs"]
+        for stage in (*run["stages"], run["total"])
+    ]
+    written = [Text(f"written: {path}") for path in found["reports"]]
+    note = f"medians; joules narrow boundary unless wide; old {old}, new {new}; carbon: {found['carbon']}"
+    return Group(_table(f"Coefficients {old} -> {new}", header, cells), Text(note), *written)
+
+
+def _old_new(stage: Row) -> Iterator[str]:
+    for name in ("energy_j", "energy_wide_j", "qpu_j", "cost_usd", "gco2"):
+        for side in ("old", "new"):
+            value = stage[side][name]
+            yield number(value[1] if isinstance(value, list) else value)
+
+
 def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
     lines += [" | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) for row in rows]

@@ -10,6 +10,8 @@ import typer
 
 from flows.commands.console import AsJson, Home, clear_errors, out, print_value
 from infra import settings
+from infra.errors import BadInput
+from infra.settings import Settings
 
 
 def report(
@@ -55,25 +57,70 @@ def compare(
 def evidence(
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
     subtask: Annotated[str | None, typer.Option(help="Only this decision, e.g. pruning.")] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Derive all joules, USD and grams anew, with --coefficients.")
+    ] = False,
+    coefficients: Annotated[Path | None, typer.Option(help="Coefficients file [default: the package's].")] = None,
+    write: Annotated[bool, typer.Option("--write", help="With --recompute: write the reports anew, too.")] = False,
+    carbon_series: Annotated[Path | None, typer.Option(help="CSV or Parquet of time and g CO2e per kWh.")] = None,
+    export: Annotated[
+        tuple[str, Path] | None, typer.Option(metavar="csv|spdx FILE", help="Write the evidence to a file.")
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the stored evidence, one row for each executed arm."""
+    """List the stored evidence, one row for each executed arm; recompute or export it."""
+    with clear_errors():
+        loaded = settings.load(home=home, carbon_series=carbon_series)
+        if recompute:
+            _recompute(loaded, run_id, coefficients, write, as_json)
+        elif export:
+            _export(loaded, run_id, coefficients, *export)
+        else:
+            _list(loaded, run_id, subtask, as_json)
+
+
+def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: bool, as_json: bool) -> None:
+    from flows.recompute import recompute, rewrite
+    from flows.render import recomputed
+    from infra.energy.model import Coefficients
+
+    if path is None:
+        raise BadInput("--recompute needs --coefficients FILE; start from a copy of infra/energy/coefficients.yaml")
+    new = Coefficients.load(path)
+    found = recompute(loaded, run_id, new)
+    found["reports"] = rewrite(loaded, found, new) if write else []
+    print_value(found if as_json else recomputed(found), as_json)
+
+
+def _export(loaded: Settings, run_id: str | None, coefficients: Path | None, kind: str, path: Path) -> None:
+    from flows.export import export_csv, export_spdx
+    from infra.energy.model import Coefficients
+
+    if kind not in ("csv", "spdx"):
+        raise BadInput(f"evidence is exported as csv or spdx, not {kind!r}")
+    if not path.absolute().parent.is_dir():
+        raise BadInput(f"there is no folder {path.absolute().parent} to write to")
+    write = export_csv if kind == "csv" else export_spdx
+    count = write(loaded, path, Coefficients.load(coefficients), run_id)
+    out.print(f"{path}: {count} {'rows' if kind == 'csv' else 'AI packages'}")
+
+
+def _list(loaded: Settings, run_id: str | None, subtask: str | None, as_json: bool) -> None:
     from rich.table import Table
 
     from infra.evidence import Evidence
 
-    with clear_errors():
-        rows = Evidence(settings.load(home=home).home / "evidence").read(run_id=run_id, subtask=subtask)
-        if as_json:
-            print_value([row.asdict() for row in rows], as_json)
-            return
-        header = ("run", "stage", "decision", "arm", "status", "n", "quality", "CPU s", "circuits", "source", "when")
-        table = Table(*header, pad_edge=False)
-        for row in rows:
-            quality = f"{sum(row.qualities) / len(row.qualities):.4g}" if row.qualities else "-"
-            cells = (row.run_id, row.stage, row.subtask or row.problem, row.arm, row.status, str(len(row.qualities)))
-            cpu_s = f"{row.usage.cpu_s + row.prepare.cpu_s:.3g}"
-            circuits = str(row.usage.circuits + row.prepare.circuits)
-            table.add_row(*cells, quality, cpu_s, circuits, row.energy_source, row.created_at[:19])
-        out.print(table if rows else "no evidence yet; try: ketcycle run")
+    rows = Evidence(loaded.home / "evidence").read(run_id=run_id, subtask=subtask)
+    if as_json:
+        print_value([row.asdict() for row in rows], as_json)
+        return
+    header = ("run", "stage", "decision", "arm", "status", "n", "quality", "CPU s", "circuits", "source", "when")
+    table = Table(*header, pad_edge=False)
+    for row in rows:
+        quality = f"{sum(row.qualities) / len(row.qualities):.4g}" if row.qualities else "-"
+        cells = (row.run_id, row.stage, row.subtask or row.problem, row.arm, row.status, str(len(row.qualities)))
+        cpu_s = f"{row.usage.cpu_s + row.prepare.cpu_s:.3g}"
+        circuits = str(row.usage.circuits + row.prepare.circuits)
+        table.add_row(*cells, quality, cpu_s, circuits, row.energy_source, row.created_at[:19])
+    out.print(table if rows else "no evidence yet; try: ketcycle run")
