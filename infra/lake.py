@@ -79,9 +79,9 @@ class Lake:
         return self._seal(name, folder, meta or {})
 
     def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None, *, link: bool = False) -> Ref:
-        """Copy a folder of files (a model, a tokenizer) into the lake; `link` only names the files of another version."""
+        """Copy a folder of files (a model, a tokenizer) into the lake; `link` names files that never change again."""
         folder = self._new_folder(name)
-        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=_link_or_copy if link else shutil.copy2)
+        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=link_or_copy if link else shutil.copy2)
         return self._seal(name, folder, meta or {})
 
     def folder(self, ref: Ref) -> Path:
@@ -169,10 +169,11 @@ class Lake:
         return ref
 
 
-def _link_or_copy(source: str, target: str) -> None:
+def link_or_copy(source: Path | str, target: Path | str) -> None:
+    """Make a file appear in a second place without reading it, where both are on one disk that can."""
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without hard links
+    except OSError:
         shutil.copy2(source, target)
 
 
