@@ -1,4 +1,4 @@
-"""Architecture: a Llama-style model from one dial, its first weights, and what it will cost to train."""
+"""Architecture: a Llama-style model from one dial, or a pretrained one, and what a token of it costs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput
+from infra.lake import link_or_copy
 from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, build_model, ffn_of_width, shape_of_dial
 from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, save_model
+from tasks.model.pretrained import read_config, read_model, take_files
 from tasks.stage import Context, State
 
 log = logging.getLogger("ketcycle.architecture")
@@ -25,6 +27,7 @@ class Options(BaseModel):
     """Settings of the stage; the defaults are the demo profile.
 
     Attributes:
+        model: folder of a pretrained model, taken as it is; empty = the dial decides.
         depth: the dial: blocks, and with them width, heads and feed-forward units.
         width: hidden size, else 32 for each block.
         heads: attention heads, else one for each 32 of width.
@@ -34,6 +37,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: str = ""
     depth: int = Field(4, ge=1, le=48)
     width: int | None = Field(None, ge=8)
     heads: int | None = Field(None, ge=1)
@@ -50,6 +54,8 @@ def prepare(context: Context) -> State:
             "architecture reads preprocessing/shards, which is not there; run the stage preprocessing before"
         )
     meta = context.lake.meta(shards)
+    if options.model:
+        return _pretrained(Path(options.model).expanduser(), meta["vocab_size"], meta["context"])
     shape = _shape(options, meta["vocab_size"], meta["context"])
     return State().add(
         shape={name: getattr(shape, name) for name in ("depth", "width", "heads", "ffn", "vocab_size", "context")},
@@ -73,7 +79,10 @@ def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
 
 
 def publish(context: Context, state: State) -> State:
-    """Draw the first weights and save the model with its tokenizer."""
+    """Draw the first weights, or take the pretrained ones, and save the model with its tokenizer."""
+    options = context.parsed(Options)
+    if options.model:
+        return _take(context, state, Path(options.model).expanduser())
     tokenizer = load_tokenizer(context.lake.folder(context.inputs["preprocessing/tokenizer"]))
     shape = Shape(**state.facts["shape"])
     model = build_model(shape, int(tokenizer.eos_token_id), context.seed)
@@ -89,6 +98,8 @@ def publish(context: Context, state: State) -> State:
 def headline(state: State) -> str:
     """Return the result of the stage in one line."""
     shape = state.facts["shape"]
+    if state.facts.get("pretrained"):
+        return f"pretrained {shape['type']}: {state.facts['parameters']:,} parameters, {shape['depth']} blocks"
     return f"{state.facts['parameters']:,} parameters, {shape['depth']} blocks of width {shape['width']}"
 
 
@@ -101,3 +112,45 @@ def _shape(options: Options, vocab_size: int, context: int) -> Shape:
             f"architecture.width {width} should be an even multiple of architecture.heads {heads}; change one of them"
         )
     return Shape(options.depth, width, heads, options.ffn or ffn_of_width(width), vocab_size, context)
+
+
+def _pretrained(folder: Path, vocab_size: int, context: int) -> State:
+    config: Any = read_config(folder)
+    limit = int(getattr(config, "max_position_embeddings", None) or context)
+    if context > limit:
+        raise BadInput(
+            f"preprocessing.context {context} is more than the {limit} tokens that {folder} reads; set a smaller one"
+        )
+    if vocab_size > config.vocab_size:
+        raise BadInput(
+            f"the tokenizer in {folder} has {vocab_size} tokens, the model only {config.vocab_size}; "
+            "give the tokenizer that belongs to the model"
+        )
+    depth, width = int(config.num_hidden_layers), int(config.hidden_size)
+    shape = {"type": config.model_type, "depth": depth, "width": width, "heads": int(config.num_attention_heads)}
+    return State().add(pretrained=str(folder), shape=shape | {"vocab_size": int(config.vocab_size), "context": context})
+
+
+def _take(context: Context, state: State, folder: Path) -> State:
+    """Load the model once, to see that it is whole and to count it, and copy its files."""
+    model: Any = read_model(folder)
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+    matrices = counted - embedding.numel() + (embedding.numel() if head is None or head.weight is embedding else 0)
+    del model
+    shape = state.facts["shape"]
+    forward = 2 * matrices + 4 * shape["depth"] * shape["context"] * shape["width"]
+    log.info("%d parameters in %d blocks of width %d, pretrained", counted, shape["depth"], shape["width"])
+    with TemporaryDirectory(dir=context.scratch) as taken:
+        take_files(folder, Path(taken))
+        for path in context.lake.folder(context.inputs["preprocessing/tokenizer"]).iterdir():
+            (Path(taken) / path.name).unlink(missing_ok=True)
+            link_or_copy(path, Path(taken) / path.name)
+        ref = context.lake.put_folder("architecture/model", Path(taken), {"parameters": counted})
+    return state.add(
+        {"architecture/model": ref},
+        parameters=counted,
+        forward_flops_per_token=forward,
+        training_flops_per_token=3 * forward,
+        weights_mb=4 * counted / 2**20,
+    )

@@ -51,3 +51,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise TypeError(f"{folder} holds a {type(tokenizer).__name__}, not a fast tokenizer (tokenizer.json)")
     return tokenizer
+
+
+def separator(tokenizer: PreTrainedTokenizerFast) -> int | None:
+    """Return the token between documents, which also starts a text: end-of-text, else the first or the last one.
+
+    Instruct models often end a turn with another token than the one between the documents of their training.
+    """
+    named = {token.content: index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    for found in (named.get("<|endoftext|>"), tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if found is not None:
+            return int(found)
+    return None

@@ -11,6 +11,7 @@ import torch
 from tokenizers.decoders import DecodeStream
 from transformers import DynamicCache
 
+from tasks.model.causal import separator
 from tasks.model.llama import LlamaSteps, supports
 
 if TYPE_CHECKING:
@@ -65,9 +66,9 @@ class Completion:
 
 
 def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
-    """Return the tokens of a prompt after an end-of-text token, the last `context - 1` where there are more."""
-    start = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
-    ids = start + list(tokenizer.encode(prompt, add_special_tokens=False))
+    """Return the tokens of a prompt after the token between documents, the last `context - 1` where there are more."""
+    first = separator(tokenizer)
+    ids = ([] if first is None else [first]) + list(tokenizer.encode(prompt, add_special_tokens=False))
     return ids[-max(1, context_of(model) - 1) :]
 
 
@@ -84,7 +85,7 @@ def generate(
     Where the context is full, the model reads its later half again and goes on.
 
     Raises:
-        ValueError: there is nothing to read, the prompt is empty and the tokenizer has no end-of-text token.
+        ValueError: there is nothing to read, the prompt is empty and the tokenizer has no token to start from.
     """
     sampling = sampling or Sampling()
     ids = encode_prompt(model, tokenizer, prompt)
@@ -92,11 +93,11 @@ def generate(
         raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
     rng = np.random.default_rng(sampling.seed)
     text = _Text(tokenizer, sampling.stop)
-    logits = _Logits(model, ids, sampling.max_tokens)
+    logits, ends = _Logits(model, ids, sampling.max_tokens), {separator(tokenizer), tokenizer.eos_token_id}
     for count in range(1, sampling.max_tokens + 1):
         log_probabilities = torch.log_softmax(logits.last, dim=-1)
         token = _draw(log_probabilities, sampling, rng)
-        ended = token == tokenizer.eos_token_id
+        ended = token in ends
         if not ended:
             text.add(token)
         finish = "stop" if ended or text.stopped else ("length" if count == sampling.max_tokens else None)

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from tasks.model.windows import Windows
 
 
-def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 8) -> np.ndarray:
+BATCH_TOKENS = 1024  # a vocabulary of 50,000 makes 200 MB of logits of them
+
+
+def nll(model: torch.nn.Module, windows: Windows, batch_size: int | None = None) -> np.ndarray:
     """Return the negative log-likelihood of each window's predicted tokens.
 
     Returns:
         float64, (n,), nats, summed over the tokens of a window.
     """
+    batch_size = batch_size or max(1, BATCH_TOKENS // windows.context)
     was_training = model.training
     model.eval()
     totals = []
@@ -32,7 +36,7 @@ def nll(model: torch.nn.Module, windows: Windows, batch_size: int = 8) -> np.nda
     return np.concatenate(totals)
 
 
-def bits_per_byte(model: torch.nn.Module, windows: Windows, batch_size: int = 8) -> float:
+def bits_per_byte(model: torch.nn.Module, windows: Windows) -> float:
     """Return `sum of NLL / (ln 2 * n_bytes)`.
 
     End-of-text tokens cost bits and carry no bytes, so the figure is what a decoder needs to know the documents'
@@ -44,4 +48,4 @@ def bits_per_byte(model: torch.nn.Module, windows: Windows, batch_size: int = 8)
     n_bytes = int(windows.n_bytes.sum())
     if n_bytes == 0:
         raise ValueError(f"{len(windows)} windows predict no byte; bits per byte need text")
-    return float(nll(model, windows, batch_size).sum() / (math.log(2) * n_bytes))
+    return float(nll(model, windows).sum() / (math.log(2) * n_bytes))

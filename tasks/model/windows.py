@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,3 +75,27 @@ def read_windows(lake: Lake, ref: Ref, domain: str, split: str, limit: int | Non
         found = ", ".join(sorted("/".join(pair) for pair in seen)) or "nothing"
         raise ValueError(f"{ref} holds no windows of {domain}/{split}; it holds {found}")
     return Windows(np.concatenate(tokens), np.concatenate(n_bytes)).spread(limit)
+
+
+def token_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
+    """Return the UTF-8 bytes of a text that each of its tokens stands for; they add up to the text's.
+
+    The first token of a character that several tokens share counts all of it. This holds for every tokenizer that
+    knows where in the text its tokens lie, whatever it makes of the text.
+
+    Args:
+        text: what was encoded.
+        ends: position in characters behind each token, as `tokenizers` gives it.
+
+    Returns:
+        int64, (tokens,).
+    """
+    if not len(ends):
+        return np.zeros(0, np.int64)
+    reached = np.maximum.accumulate(np.asarray(ends, dtype=np.int64))
+    reached[-1] = len(text)
+    if not text.isascii():
+        points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        widths = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+        reached = np.concatenate([[0], np.cumsum(widths)])[reached]
+    return np.diff(reached, prepend=0)

@@ -1,11 +1,10 @@
-"""Byte-level BPE: training on a stream of texts, saving as a `transformers` tokenizer, bytes of each token."""
+"""Byte-level BPE: training on a stream of texts and saving as a `transformers` tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
@@ -45,19 +44,3 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
         clean_up_tokenization_spaces=False,
         split_special_tokens=True,
     ).save_pretrained(folder)
-
-
-def token_bytes(tokenizer: Tokenizer) -> np.ndarray:
-    """Return the UTF-8 bytes that each token stands for; special tokens stand for none.
-
-    The byte-level alphabet writes each byte as one character, so a token's length in characters is its length in
-    bytes.
-
-    Returns:
-        int64, (vocabulary,).
-    """
-    lengths = np.zeros(tokenizer.get_vocab_size(), dtype=np.int64)
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
-    for token, index in tokenizer.get_vocab().items():
-        lengths[index] = 0 if token in special else len(token)
-    return lengths

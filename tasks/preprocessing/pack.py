@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -12,33 +14,33 @@ class Packer:
     `context + 1` tokens and the next one starts with its last, so every token but the very first is predicted once.
     """
 
-    def __init__(self, context: int, lengths: np.ndarray, end_of_text: int) -> None:
+    def __init__(self, context: int, end_of_text: int, vocab_size: int) -> None:
         self._context = context
-        self._lengths = lengths
-        self._end = np.array([end_of_text], dtype=np.uint16)
+        self._end = np.array([end_of_text], dtype=np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         self._parts: list[np.ndarray] = [self._end]
+        self._bytes: list[np.ndarray] = [np.zeros(1, np.int64)]
         self._size = 1
 
-    def add(self, ids: list[int]) -> None:
-        """Append a document."""
-        self._parts += [np.asarray(ids, dtype=np.uint16), self._end]
+    def add(self, ids: Sequence[int], n_bytes: np.ndarray) -> None:
+        """Append a document: its tokens and the bytes that each stands for."""
+        self._parts += [np.asarray(ids, dtype=self._end.dtype), self._end]
+        self._bytes += [n_bytes, np.zeros(1, np.int64)]
         self._size += len(ids) + 1
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
         """Remove the windows that are complete.
 
         Returns:
-            tokens, uint16, (n, context + 1), and n_bytes, int64, (n,).
+            tokens, uint16 (uint32 for a vocabulary that needs it), (n, context + 1), and n_bytes, int64, (n,).
         """
         n = (self._size - 1) // self._context
-        stream = np.concatenate(self._parts)
-        self._parts, self._size = [stream[n * self._context :]], self._size - n * self._context
+        stream, sizes = np.concatenate(self._parts), np.concatenate(self._bytes)
+        used = n * self._context
+        self._parts, self._bytes, self._size = [stream[used:]], [sizes[used:]], self._size - used
         rows = np.arange(n)[:, None] * self._context + np.arange(self._context + 1)
-        tokens = stream[rows]
-        return tokens, self._lengths[tokens[:, 1:]].sum(axis=1, dtype=np.int64)
+        return stream[rows], sizes[1 : used + 1].reshape(n, self._context).sum(axis=1)
 
     @property
     def left(self) -> tuple[int, int]:
         """Tokens and bytes not yet in a window."""
-        stream = np.concatenate(self._parts)[1:]
-        return len(stream), int(self._lengths[stream].sum())
+        return self._size - 1, int(np.concatenate(self._bytes)[1:].sum())

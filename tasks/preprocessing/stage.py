@@ -1,21 +1,26 @@
-"""Preprocessing: split, decontaminate, train the tokenizer, pack windows."""
+"""Preprocessing: split, decontaminate, train the tokenizer or take a pretrained model's, pack windows."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerFast
 
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
 from tasks.contract import Subtask
-from tasks.preprocessing.bpe import END_OF_TEXT, save_tokenizer, token_bytes, train_bpe
+from tasks.model.causal import load_tokenizer, separator
+from tasks.model.pretrained import read_tokenizer
+from tasks.model.windows import token_bytes
+from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.decontaminate import HeldOut
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
@@ -35,6 +40,7 @@ class Options(BaseModel):
     """Settings of the stage; the defaults are the demo profile.
 
     Attributes:
+        model: folder of a pretrained model whose tokenizer is used; empty = one is trained.
         vocab_size: tokens of the vocabulary, the end-of-text token and the 256 bytes included.
         context: tokens that a model reads at once.
         ngram: words of the n-grams by which contamination is found.
@@ -44,6 +50,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: str = ""
     vocab_size: int = Field(4096, ge=257, le=65536)
     context: int = Field(128, ge=8, le=8192)
     ngram: int = Field(13, ge=2, le=50)
@@ -64,23 +71,20 @@ def prepare(context: Context) -> State:
         contaminated=len(contaminated),
         documents=dict(sorted(Counter(splits.values()).items())),
     )
-    log.info("training the tokenizer, %d tokens", options.vocab_size)
-    tokenizer = train_bpe(_texts(context.lake, kept, splits, "train"), options.vocab_size)
-    with TemporaryDirectory(dir=context.scratch) as folder:
-        save_tokenizer(tokenizer, Path(folder), options.context)
-        tokenizer_ref = context.lake.put_folder(
-            "preprocessing/tokenizer", Path(folder), {"vocab_size": tokenizer.get_vocab_size()}
-        )
+    tokenizer_ref = _tokenizer(context, options, _texts(context.lake, kept, splits, "train"))
+    tokenizer = load_tokenizer(context.lake.folder(tokenizer_ref))
+    vocab_size = len(tokenizer)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     shards = context.lake.write(
         "preprocessing/shards",
         _shards(context.lake, kept, splits, tokenizer, options.context, counts),
-        {"context": options.context, "vocab_size": tokenizer.get_vocab_size()},
+        {"context": options.context, "vocab_size": vocab_size},
     )
     _require_windows(counts)
     return state.add(
         {"preprocessing/tokenizer": tokenizer_ref, "preprocessing/shards": shards},
-        vocab_size=tokenizer.get_vocab_size(),
+        tokenizer="pretrained" if options.model else "trained",
+        vocab_size=vocab_size,
         context=options.context,
         statistics={key: _statistics(value) for key, value in sorted(counts.items())},
     )
@@ -108,6 +112,21 @@ def headline(state: State) -> str:
     size = sum(part["n_bytes"] for part in statistics.values())
     dropped = state.facts["contaminated"]
     return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {dropped} documents repeat held-out text, dropped"
+
+
+def _tokenizer(context: Context, options: Options, texts: Iterator[str]) -> Ref:
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        if options.model:
+            tokenizer = read_tokenizer(Path(options.model).expanduser())
+            log.info("the tokenizer of %s, %d tokens", options.model, len(tokenizer))
+            tokenizer.save_pretrained(folder)
+            vocab_size = len(tokenizer)
+        else:
+            log.info("training the tokenizer, %d tokens", options.vocab_size)
+            trained = train_bpe(texts, options.vocab_size)
+            save_tokenizer(trained, Path(folder), options.context)
+            vocab_size = trained.get_vocab_size()
+        return context.lake.put_folder("preprocessing/tokenizer", Path(folder), {"vocab_size": vocab_size})
 
 
 def _kept(context: Context) -> Ref:
@@ -170,19 +189,27 @@ def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str) -> Iterato
 
 
 def _shards(
-    lake: Lake, kept: Ref, splits: dict[str, str], tokenizer: Any, context: int, counts: dict[str, Counter[str]]
+    lake: Lake,
+    kept: Ref,
+    splits: dict[str, str],
+    tokenizer: PreTrainedTokenizerFast,
+    context: int,
+    counts: dict[str, Counter[str]],
 ) -> Iterator[pa.Table]:
-    lengths = token_bytes(tokenizer)
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    tokenizer.encode_special_tokens = True
+    separates, backend = separator(tokenizer), tokenizer.backend_tokenizer
+    if separates is None:
+        raise BadInput("the tokenizer has no token for the end of a text; name one in its tokenizer_config.json")
+    backend.encode_special_tokens = True  # text that spells a special token is text
+    new = partial(Packer, context, separates, len(tokenizer))
     packers: dict[tuple[str, str], Packer] = {}
-    yield _table("", "", *Packer(context, lengths, end).take())
+    yield _table("", "", *new().take())
     for rows in _rows(lake, kept, ["doc_id", "domain", "text"]):
         rows = [row for row in rows if splits[row["doc_id"]] in SPLITS]
-        encoded = tokenizer.encode_batch_fast([row["text"] for row in rows], add_special_tokens=False)
+        encoded = backend.encode_batch([row["text"] for row in rows], add_special_tokens=False)
         for row, encoding in zip(rows, encoded, strict=True):
             key = (row["domain"], splits[row["doc_id"]])
-            packers.setdefault(key, Packer(context, lengths, end)).add(encoding.ids)
+            sizes = token_bytes(row["text"], [end for _, end in encoding.offsets])
+            packers.setdefault(key, new()).add(encoding.ids, sizes)
             n_bytes, n_words = len(row["text"].encode()), len(row["text"].split())
             counts["/".join(key)].update(documents=1, tokens=len(encoding.ids), n_bytes=n_bytes, words=n_words)
         for (domain, split), packer in packers.items():
@@ -198,7 +225,7 @@ def _table(domain: str, split: str, tokens: Any, n_bytes: Any) -> pa.Table:
         {
             "domain": pa.array([domain] * len(tokens), pa.string()),
             "split": pa.array([split] * len(tokens), pa.string()),
-            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel(), pa.uint16()), tokens.shape[1]),
+            "tokens": pa.FixedSizeListArray.from_arrays(pa.array(tokens.ravel()), tokens.shape[1]),
             "n_bytes": pa.array(n_bytes, pa.int64()),
         }
     )

@@ -36,6 +36,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from starlette.exceptions import HTTPException
 
 from infra.lake import Lake, write_atomic
+from tasks.model.causal import separator
 from tasks.model.generate import Sampling, Token
 from tasks.serving import request_log
 from tasks.serving.engine import Answer, Engine
@@ -187,7 +188,7 @@ def create_app(service: Service) -> FastAPI:
             return _refusal(
                 503, f"{service.waiting} prompts wait already; try again later", headers={"Retry-After": "1"}
             )
-        if not all(request.prompts) and service.engine.tokenizer.eos_token_id is None:
+        if not all(request.prompts) and separator(service.engine.tokenizer) is None:
             raise HTTPException(400, "the prompt is empty and the tokenizer has no token to start from")
         key = f"cmpl-{uuid.uuid4().hex}"
         if request.stream:

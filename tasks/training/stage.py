@@ -1,4 +1,7 @@
-"""Training: the model from scratch on the base domain, in fp32, resumable, with references beside its figures."""
+"""Training: the model from scratch on the base domain, in fp32, resumable, with references beside its figures.
+
+A pretrained model is not trained: it is measured, on the run's own held-out text and on a text of the user's.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, batch_rows, train
 from tasks.model.windows import Windows, read_windows
 from tasks.stage import Context, State
+from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
 
 log = logging.getLogger("ketcycle.training")
@@ -39,6 +43,9 @@ class Options(BaseModel):
     """Settings of the stage; the defaults are the demo profile.
 
     Attributes:
+        model: folder of the pretrained model that the architecture took; empty = train.
+        evaluate: text file on which a pretrained model is scored; empty = none.
+        evaluate_windows: windows of that text, evenly spaced, None = all.
         domain: what to train on.
         tokens: budget; the demo's is about a minute and a half of one core.
         batch: windows per step; small batches learn more per token, and a step is cheap.
@@ -56,6 +63,9 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model: str = ""
+    evaluate: str = ""
+    evaluate_windows: int | None = Field(32, ge=1)
     domain: str = "base"
     tokens: int = Field(450_000, ge=1)
     batch: int = Field(8, ge=1)
@@ -78,8 +88,9 @@ class Options(BaseModel):
 
 
 def prepare(context: Context) -> State:
-    """Measure what the untrained model and simpler models of text need for the held-out text."""
+    """Measure what the model as it is and simpler models of text need for the held-out text."""
     options = context.parsed(Options)
+    _evaluated_text(options)  # before anything is computed
     with torch_threads(options.threads):
         return _measure(context, options)
 
@@ -98,6 +109,8 @@ def publish(context: Context, state: State) -> State:
     """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
+        if options.model:
+            return _score_and_pass_on(context, state, options)
         return _train_and_save(context, state, options)
 
 
@@ -105,6 +118,8 @@ def headline(state: State) -> str:
     """Return the result of the stage in one line."""
     before, after = state.facts["before"]["test"], state.facts["after"]["test"]
     zlib = state.facts["references"]["test"]["zlib"]
+    if state.facts.get("pretrained"):
+        return f"pretrained, not trained: test text {after:.3f} bits per byte (zlib {zlib:.3f}){_beside(state)}"
     tokens = state.facts["tokens"]
     return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
 
@@ -165,6 +180,60 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
         {"training/model": trained, "training/curve": context.lake.write("training/curve", curve(run.history))},
         after=after,
         **_facts(run),
+    )
+
+
+def _score_and_pass_on(context: Context, state: State, options: Options) -> State:
+    """Publish the pretrained model as it is, with its figures on the user's text where there is one."""
+    source = context.inputs["architecture/model"]
+    folder = context.lake.folder(source)
+    state = state.add(
+        {
+            "training/model": context.lake.put_folder("training/model", folder, {"tokens": 0}, link=True),
+            "training/curve": context.lake.write("training/curve", curve(())),
+        },
+        pretrained=True,
+        after=state.facts["before"],
+        tokens=0,
+    )
+    text = _evaluated_text(options)
+    if text is None:
+        return state
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    longest = int(getattr(model.config, "max_position_embeddings", None) or WINDOW_TOKENS)
+    try:
+        windows = cut_windows(text, tokenizer, min(WINDOW_TOKENS, longest))
+    except ValueError as error:
+        raise BadInput(f"{options.evaluate}: {error}; give a longer text") from error
+    log.info("scoring %s: %d of %d windows", options.evaluate, options.evaluate_windows or len(windows), len(windows))
+    figures = score_text(model, windows, options.evaluate_windows)
+    state = state.add(evaluated={"file": Path(options.evaluate).name, "bytes_in_text": len(text.encode()), **figures})
+    log.info("%s", _beside(state).lstrip("; "))
+    return state
+
+
+def _evaluated_text(options: Options) -> str | None:
+    if not options.evaluate:
+        return None
+    if not options.model:
+        raise BadInput("a text to evaluate on goes with a pretrained model; give --model too, or leave --evaluate out")
+    path = Path(options.evaluate).expanduser()
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); give a text file") from error
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); give a text file") from error
+
+
+def _beside(state: State) -> str:
+    found = state.facts.get("evaluated")
+    if not found:
+        return ""
+    return (
+        f"; {found['file']}: perplexity {found['first_perplexity']:.2f} on the first {found['first_windows']} windows "
+        f"of {found['window_tokens']:,}, {found['perplexity']:.2f} ({found['bits_per_byte']:.3f} bits per byte) on "
+        f"{found['windows']} of {found['windows_in_text']} ({found['tokens']:,} tokens, {found['bytes']:,} bytes)"
     )
 
 

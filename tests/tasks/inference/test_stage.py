@@ -21,8 +21,8 @@ from tasks.inference.units import Layout, choose_units, zero_units
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.train import Recipe, train
-from tasks.model.windows import Windows, read_windows
-from tasks.preprocessing.bpe import save_tokenizer, token_bytes, train_bpe
+from tasks.model.windows import Windows, read_windows, token_bytes
+from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.pack import Packer
 from tasks.serving.client import read_requests
 from tasks.serving.compact import compact
@@ -52,10 +52,10 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     tokenizer = train_bpe(iter(texts.values()), 400)
     folder = home / "tokenizer"
     save_tokenizer(tokenizer, folder, CONTEXT)
-    tables, lengths = [], token_bytes(tokenizer)
+    tables = []
     for domain, text in texts.items():
-        packer = Packer(CONTEXT, lengths, 0)
-        packer.add(tokenizer.encode(text).ids)
+        packer, encoding = Packer(CONTEXT, 0, 400), tokenizer.encode(text)
+        packer.add(encoding.ids, token_bytes(text, [end for _, end in encoding.offsets]))
         tokens, n_bytes = packer.take()
         cuts = np.array_split(np.arange(len(tokens)), 10)
         parts = {"train": np.concatenate(cuts[:8]), "validation": cuts[8], "test": cuts[9]}

@@ -14,10 +14,10 @@ LENGTHS = np.array([0, 1, 1, 2, 3, 7])
     st.integers(1, 4),
 )
 def test_packing_conserves_tokens_and_bytes(documents: list[list[int]], context: int, every: int) -> None:
-    packer = Packer(context, LENGTHS, end_of_text=0)
+    packer = Packer(context, end_of_text=0, vocab_size=6)
     windows, n_bytes = [], 0
     for index, document in enumerate(documents):
-        packer.add(document)
+        packer.add(document, LENGTHS[document] if document else LENGTHS[:0])
         if index % every == 0:
             tokens, counted = packer.take()
             windows.append(tokens)
@@ -39,8 +39,17 @@ def test_packing_conserves_tokens_and_bytes(documents: list[list[int]], context:
 
 
 def test_bytes_are_those_of_the_predicted_tokens() -> None:
-    packer = Packer(2, LENGTHS, end_of_text=0)
-    packer.add([5, 4, 3])
+    packer = Packer(2, end_of_text=0, vocab_size=6)
+    packer.add([5, 4, 3], LENGTHS[[5, 4, 3]])
     tokens, n_bytes = packer.take()
     assert tokens.tolist() == [[0, 5, 4], [4, 3, 0]]
     assert n_bytes.tolist() == [10, 2]
+
+
+def test_a_large_vocabulary_needs_wider_tokens() -> None:
+    for vocab_size, dtype in ((1 << 16, np.uint16), ((1 << 16) + 1, np.uint32)):
+        packer = Packer(1, end_of_text=0, vocab_size=vocab_size)
+        packer.add([vocab_size - 1], np.array([2]))
+        tokens, _ = packer.take()
+        assert tokens.dtype == dtype
+        assert tokens.tolist() == [[0, vocab_size - 1], [vocab_size - 1, 0]]
