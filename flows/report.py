@@ -88,6 +88,13 @@ def build_report(
     }
 
 
+def decision_report(loaded: Settings, rows: Sequence[EvidenceRow], decision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the report of one decision from one row of evidence for each arm, as it stands in a run's report."""
+    coefficients = Coefficients.load()
+    books = _Books(coefficients, _grid(loaded, coefficients, rows)[0], working_times(rows))
+    return _subtask_report(rows[0].subtask, rows, decision, books)
+
+
 def _grid(loaded: Settings, coefficients: Coefficients, rows: Sequence[EvidenceRow]) -> tuple[Grid, str]:
     """Return the electricity; the yearly mean and the reason where the series cannot tell."""
     try:

@@ -192,11 +192,12 @@ def _decide(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Decis
         objective=bench.objective,
     )
     rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend)
-    choice = policy.choose(subtask, setting, _trials(rows, bench), _generator(bench, subtask.key, "reverse shadow"))
+    rng = _generator(bench, subtask.key, "reverse shadow")
+    choice = policy.choose(subtask, setting, trials(rows, bench.objective), rng)
     return choice.decision, choice.explore
 
 
-def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]:
+def trials(rows: Sequence[EvidenceRow], objective: Objective) -> list[policy.Trial]:
     """Return the evidence as the policy sees it: one trial for each instance, costs under shared draws.
 
     An execution that failed counts as one without quality on every instance that the other arms solved there; what
@@ -204,17 +205,17 @@ def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]
     """
     coefficients = Coefficients.load()
     instances = {row.problem: len(row.qualities) for row in rows if row.qualities}
-    trials = []
+    found = []
     for row in rows:
         n = instances.get(row.problem, 0)
         if not n or row.status not in ("done", "failed"):
             continue
-        about = (bench.objective, row.backend, f"{row.subtask}/{row.arm}")
+        about = (objective, row.backend, f"{row.subtask}/{row.arm}")
         cost = coefficients.cost_draws(row.usage + row.prepare, *about, source=row.energy_source) / n
         spent = 0.0
         if not row.chosen:
             spent = float(np.median(coefficients.cost_draws(row.total, *about, source=row.energy_source))) / n
-        trials += [
+        found += [
             policy.Trial(
                 instance=f"{row.problem}/{position}",
                 arm=row.arm,
@@ -228,7 +229,7 @@ def _trials(rows: Sequence[EvidenceRow], bench: Workbench) -> list[policy.Trial]
             )
             for position, quality in enumerate(row.qualities or (float("nan"),) * n)
         ]
-    return trials
+    return found
 
 
 def _execute(
