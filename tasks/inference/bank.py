@@ -1,6 +1,6 @@
 """The instance bank of pruning: small Llama models, each trained here for seconds on its own stretch of real text.
 
-They are byte-level models of about 0.2 M weights and three blocks, not the model of a run: an instance says what the
+They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance says what the
 methods do on a model of this kind, twelve units of which four go, as in the demo profile. Every model has its own
 text, its own seed and its own calibration and selection text behind what it was trained on. A trained model is kept
 in the bank's folder under a name made of its text, seed and recipe; training is deterministic on one machine.
@@ -31,13 +31,13 @@ from tasks.model.windows import Windows
 CONTEXT = 64
 TRAINING, CALIBRATION, SELECTION = 3000, 96, 192  # windows
 UNIT_LIMIT, SHARE, ALLOWANCE = 14, 1 / 3, 0.1  # as in a run
-LONGEST = 16  # instances of a source
+LONGEST = 12  # instances of a source
 RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=32, matrix_lr=0.05)
 CONFIG = LlamaConfig(
     vocab_size=256,
     hidden_size=64,
     intermediate_size=160,
-    num_hidden_layers=3,
+    num_hidden_layers=4,
     num_attention_heads=4,
     num_key_value_heads=4,
     max_position_embeddings=CONTEXT,
