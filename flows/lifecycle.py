@@ -18,6 +18,7 @@ import distributed
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from flows.cancel import cancellable, on_cancellation, on_crashed
 from flows.config import RunConfig
 from flows.render import markdown
 from flows.report import build_report, metrics, write_report
@@ -36,14 +37,21 @@ from tasks.settle import record_orchestration
 log = logging.getLogger("ketcycle.lifecycle")
 
 
-@flow(name="lifecycle", flow_run_name="lifecycle-{config.run_id}", task_runner=task_runner(), log_prints=True)
+@flow(
+    name="lifecycle",
+    flow_run_name="lifecycle-{config.run_id}",
+    task_runner=task_runner(),
+    log_prints=True,
+    on_cancellation=[on_cancellation],
+    on_crashed=[on_crashed],
+)
 def lifecycle(config: RunConfig) -> dict[str, Any]:
     """Run the stages in order and report what each decision cost and gained."""
     config = config.named()
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
     folder = loaded.home / "runs" / config.run_id
-    with cluster(loaded), ThreadPoolExecutor(1) as background:
+    with cluster(loaded), ThreadPoolExecutor(1) as background, cancellable(config.run_id):
         tracking = background.submit(open_tracking)  # its database takes seconds to open
         tree = ProcessTree(_pids())
         run: dict[str, Any] = {"config": config.model_dump(mode="json"), "status": "running", "began_s": time.time()}
