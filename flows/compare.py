@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,8 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group
+from rich.text import Text
 
+from flows.render import band, difference, number, table
 from flows.report import read_run
+from infra.energy.derive import energy_draws
 from infra.energy.model import SEED, Band, Coefficients
 from infra.energy.usage import Usage
 from infra.evidence import Evidence, EvidenceRow
@@ -70,7 +75,8 @@ def _stages(
     found = []
     for name in names:
         parts = [group.get(name, []) for group in grouped]
-        energies = [_energy_draws(part, c) for part, c in zip(parts, draws, strict=True)]
+        spent = [_band(energy_draws(part, c)) if part else None for part, c in zip(parts, draws, strict=True)]
+        energies = [_residual_draws(part, c) for part, c in zip(parts, draws, strict=True)]
         wall = [run["stages"].get(name, {}).get("wall_s") for run in runs]
         both = all(parts)
         found.append(
@@ -78,7 +84,7 @@ def _stages(
                 "stage": name,
                 "wall_s": [run.get("wall_s") for run in runs] if name == "all" else wall,
                 "cpu_s": [sum(row.total.cpu_s for row in part) for part in parts],
-                "energy_j": [_band(energy) if part else None for energy, part in zip(energies, parts, strict=True)],
+                "energy_j": spent,
                 "source": [" and ".join(sorted({row.energy_source for row in part})) for part in parts],
                 "energy_ratio": _band(energies[1] / energies[0]) if both and energies[0].min() > 0 else None,
                 "probability_less": float(np.mean(energies[1] < energies[0])) if both else None,
@@ -87,8 +93,8 @@ def _stages(
     return found
 
 
-def _energy_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients) -> Array:
-    """Return draws of the joules of all rows; the same arm in both runs has the same residual, another its own."""
+def _residual_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients) -> Array:
+    """Return draws of joules for a ratio: the same arm in both runs has the same residual, another one its own."""
     totals: dict[tuple[str, str], Usage] = defaultdict(Usage)
     for row in rows:
         totals[f"{row.stage}/{row.subtask}/{row.arm}", row.energy_source] += row.total
@@ -174,3 +180,63 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
             yield from _numbers(f"{name} {key}", inner)
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name.replace("_", " "), float(value)
+
+
+def render(found: Row) -> Group:
+    """Return two runs side by side, as `compare` gives them."""
+    a, b = found["runs"]
+    draws = "shared draws" if found["shared_draws"] else "draws of their own, since the hosts differ"
+    parts: list[Any] = [
+        table("Parameters that differ", ("parameter", a, b), _differing(found["parameters"])),
+        table(
+            f"Stages: ratio is {b} / {a}, from {draws}",
+            ("stage", "wall s", "wall s", "CPU s", "CPU s", *["J [p5, p95]"] * 2, "J ratio [p5, p95]", "P(less)"),
+            [_stage_pair(stage) for stage in found["stages"]],
+        ),
+    ]
+    for decision in found["decisions"]:
+        problem = "same problem" if decision["same_problem"] else "other problem, so nothing is paired"
+        chosen = " and ".join(str(arm or "-") for arm in dict.fromkeys(decision["chosen"]))
+        parts.append(
+            table(
+                f"{decision['subtask']}: chosen {chosen}; {problem}; {decision['metric']}, higher is better",
+                ("arm", a, b, "difference [95 %]", "n"),
+                [_arm_pair(arm) for arm in decision["arms"]],
+            )
+        )
+    equal = [name for name, pair in found["lake"].items() if pair["equal"]]
+    other = [(n, *map(str, pair["versions"])) for n, pair in found["lake"].items() if not pair["equal"]]
+    parts += [
+        table("Model, bits per byte", ("figure", a, b, "difference"), [_figure(*i) for i in found["model"].items()]),
+        table("Lake versions that differ", ("data set", a, b), other),
+        Text(f"equal versions: {', '.join(equal) or 'none'}"),
+        Text(f"energy: narrow boundary, coefficients {found['coefficients']}"),
+    ]
+    return Group(*parts)
+
+
+def _differing(parameters: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
+    return [(name, *(json.dumps(value) for value in pair)) for name, pair in parameters.items()] or [("none", "", "")]
+
+
+def _stage_pair(stage: Row) -> tuple[str, ...]:
+    energies = [
+        f"{band(energy)} {source}" if energy else "-"
+        for energy, source in zip(stage["energy_j"], stage["source"], strict=True)
+    ]
+    cells = [stage["stage"], *map(number, stage["wall_s"]), *map(number, stage["cpu_s"]), *energies]
+    return (*cells, band(stage["energy_ratio"]), number(stage["probability_less"]))
+
+
+def _arm_pair(arm: Row) -> tuple[str, ...]:
+    qualities = [
+        number(quality, 5) if quality is not None else (status or "-")
+        for quality, status in zip(arm["quality"], arm["status"], strict=True)
+    ]
+    return (arm["arm"], *qualities, difference(arm["difference"], arm["interval"]), str(arm["n"] or "-"))
+
+
+def _figure(name: str, pair: Sequence[float | None]) -> tuple[str, ...]:
+    first, second = pair
+    gained = None if first is None or second is None else second - first
+    return (name, number(first, 4), number(second, 4), number(gained))

@@ -15,7 +15,7 @@ import jinja2
 
 from flows import html_charts as charts
 from flows.html_dedup import merged_documents
-from flows.render import ARM_HEADER, arm_rows, band, fact_rows, number, summary
+from flows.render import ARM_HEADER, RECORD_HEADER, arm_rows, band, fact_rows, number, record_rows, summary
 from infra.errors import LakeError
 from infra.evidence import Evidence
 from infra.lake import Lake, Ref
@@ -61,6 +61,8 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
             for subtask in stage["subtasks"]
         ],
         "arm_header": ARM_HEADER,
+        "record_header": RECORD_HEADER,
+        "records": record_rows(report),
         "examples": examples,
         "examples_missing": missing,
         "removed": facts.get("curation", {}).get("removed", {}),

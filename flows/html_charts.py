@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 Row = Mapping[str, Any]
 
-WIDTH = 5.8  # inches; at 72 points each a chart is as wide as a phone's page, so its letters stay as large as the text
+WIDTH = 4.7  # inches; at 72 points each a chart is as wide as a phone's page, so its letters stay as large as the text
 COLOURS = {
     "control": "#6b6b6b",
     "classical": "#0072B2",
@@ -33,7 +33,7 @@ STATES = {"ok": ("#009E73", "o"), "warning": ("#E69F00", "^"), "alert": ("#C8370
 _STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "font.size": 9,
+    "font.size": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -117,28 +117,58 @@ def arms(subtask: Row) -> str | None:
     if not rows:
         return None
     rows.sort(key=lambda row: row["energy"]["spent"]["narrow"][1])
-    scored = any(row["quality"] is not None for row in rows)
+    scored = [row for row in rows if row["quality"] is not None]
     figure, both = _figure(0.95 + 0.25 * len(rows), 2 if scored else 1, sharey=True, squeeze=False)
     left, *right = both[0]
+    low = _lowest(scored, subtask["tolerance"])
     for y, row in enumerate(rows):
-        colour, marker = COLOURS[row["kind"]], MARKERS[row["kind"]]
-        edge = {"mec": "black", "mew": 1.4} if row["arm"] == subtask["chosen"] else {}
+        colour, marker, edge = _look(row, subtask)
         _dot(left, row["energy"]["spent"]["narrow"], y, colour, marker, **edge)
-        if right and row["quality"] is not None:
-            low = row["quality_lo"] if row["quality_lo"] is not None else row["quality"]
-            high = row["quality_hi"] if row["quality_hi"] is not None else row["quality"]
-            _dot(right[0], (low, row["quality"], high), y, colour, marker, **edge)
+        if row["quality"] is not None:
+            _quality(right[0], row, y, low, colour, marker, edge)
     _rows(left, [row["arm"].replace("_", "-") for row in rows])
     left.set_xscale("log")
-    left.set_xlabel("joules spent (log scale)")
+    left.set_xlabel("joules spent\n(log scale)")
     if right:
         if subtask["oracle"] is not None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
-        right[0].set_xlabel(f"{subtask['metric']}, higher is better")
+        right[0].set_xlabel(_broken(subtask["metric"]))
         right[0].xaxis.set_major_locator(MaxNLocator(4))
         right[0].tick_params(axis="y", length=0)
-    figure.legend(handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=1)
+        right[0].margins(x=0.08)
+    figure.legend(
+        handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=0.6, handletextpad=0.1
+    )
     return _svg(figure, f"Energy and quality of the arms of {subtask['name']}")
+
+
+def _look(row: Row, subtask: Row) -> tuple[str, str, dict[str, Any]]:
+    edge = {"mec": "black", "mew": 1.6} if row["arm"] == subtask["chosen"] else {}
+    return COLOURS[row["kind"]], MARKERS[row["kind"]], edge
+
+
+def _lowest(rows: Sequence[Row], tolerance: float) -> float:
+    """Return the quality below which arms stand at the edge of the chart, so that the others can be told apart."""
+    if not rows:
+        return -np.inf
+    qualities = np.asarray([row["quality"] for row in rows])
+    shortfalls = qualities.max() - qualities
+    span = max(4 * float(np.median(shortfalls)), 3 * tolerance)
+    return -np.inf if shortfalls.max() <= 1.5 * span else float(qualities.max() - span)
+
+
+def _quality(ax: Axes, row: Row, y: float, low: float, colour: str, marker: str, edge: Mapping[str, Any]) -> None:
+    value = row["quality"]
+    if value < low:
+        ax.plot([low], [y], marker="<", color=colour, ms=6, ls="none", **edge)
+        ax.annotate(f"{value:.3g}", (low, y), xytext=(5, -3), textcoords="offset points", fontsize=8, color=colour)
+        return
+    ends = [value if row[end] is None else row[end] for end in ("quality_lo", "quality_hi")]
+    _dot(ax, (max(low, ends[0]), value, ends[1]), y, colour, marker, **edge)
+
+
+def _broken(metric: str) -> str:
+    return f"{metric}, higher is better" if len(metric) < 16 else f"{metric},\nhigher is better"
 
 
 def quality_against_energy(subtask: Row) -> str | None:
@@ -146,36 +176,47 @@ def quality_against_energy(subtask: Row) -> str | None:
     rows = [row for row in subtask["rows"] if row["quality"] is not None and row["status"] == "done"]
     if len(rows) < 2:
         return None
-    figure, ax = _figure(3.1)
+    figure, ax = _figure(3.2)
+    low = _lowest(rows, subtask["tolerance"])
     for row in rows:
-        low, middle, high = row["energy"]["spent"]["narrow"]
-        colour = COLOURS[row["kind"]]
-        ax.plot([low, high], [row["quality"]] * 2, color=colour, lw=1, alpha=0.35)
-        if row["quality_lo"] is not None:
-            ax.plot([middle] * 2, [row["quality_lo"], row["quality_hi"]], color=colour, lw=1, alpha=0.35)
-        edge = {"mec": "black", "mew": 1.4} if row["arm"] == subtask["chosen"] else {}
-        ax.plot([middle], [row["quality"]], marker=MARKERS[row["kind"]], color=colour, ls="none", ms=7, **edge)
+        colour, marker, edge = _look(row, subtask)
+        p5, middle, p95 = row["energy"]["spent"]["narrow"]
+        quality = max(low, row["quality"])
+        ax.plot([p5, p95], [quality] * 2, color=colour, lw=1, alpha=0.35)
+        if row["quality_lo"] is not None and row["quality"] >= low:
+            ax.plot([middle] * 2, [max(low, row["quality_lo"]), row["quality_hi"]], color=colour, lw=1, alpha=0.35)
+        ax.plot([middle], [quality], marker=marker if row["quality"] >= low else "v", color=colour, ls="none", ms=7, **edge)  # noqa: E501  # fmt: skip
     front = _front(rows)
-    points = [(row["energy"]["spent"]["narrow"][1], row["quality"]) for row in front]
+    points = [(row["energy"]["spent"]["narrow"][1], max(low, row["quality"])) for row in front]
     ax.plot(*zip(*points, strict=True), color="#444444", lw=1, ls="--", zorder=1, drawstyle="steps-post")
-    named = [*front, *(row for row in rows if row["role"] and row not in front)]
-    for row in named:
-        where = (row["energy"]["spent"]["narrow"][1], row["quality"])
-        below = row not in front
-        ax.annotate(
-            row["arm"].replace("_", "-"),
-            where,
-            xytext=(0, -13 if below else 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-        )
     ax.set_xscale("log")
-    ax.margins(x=0.1, y=0.18)
+    ax.margins(x=0.12, y=0.2)
+    chosen = [row for row in rows if row["arm"] == subtask["chosen"]]
+    _name(ax, [*chosen, *(row for row in rows if row["role"]), *reversed(front)], low)
     ax.set_xlabel("joules spent, median and 5 % to 95 % band (log scale)")
-    ax.set_ylabel(f"{subtask['metric']}\n(higher is better)")
-    figure.legend(handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=1)
+    ax.set_ylabel(_broken(subtask["metric"]))
+    figure.legend(
+        handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=0.6, handletextpad=0.1
+    )
     return _svg(figure, f"Quality against energy for {subtask['name']}")
+
+
+def _name(ax: Axes, rows: Sequence[Row], low: float) -> None:
+    """Write the names of arms beside their marks, the first first; a name that would cover another is left out."""
+    width, height = 72 * (WIDTH - 0.9), 72 * 2.1  # about the size of the axes, in points
+    (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), ax.get_ylim()
+    taken: list[tuple[float, float, float]] = []
+    for row in {row["arm"]: row for row in reversed(rows)}.values():
+        energy_j, quality = row["energy"]["spent"]["narrow"][1], max(low, row["quality"])
+        x, y = (np.log10(energy_j) - x0) / (x1 - x0) * width, (quality - y0) / (y1 - y0) * height
+        name = row["arm"].replace("_", "-") + (f" ({row['quality']:.3g})" if row["quality"] < low else "")
+        half = 2.3 * len(name)
+        for shift in (8, -15):
+            if all(abs(x - u) > half + v or abs(y + shift - w) > 10 for u, v, w in taken):
+                taken.append((x, half, y + shift))
+                at = (energy_j, quality)
+                ax.annotate(name, at, xytext=(0, shift), textcoords="offset points", ha="center", fontsize=8)
+                break
 
 
 def _front(rows: Sequence[Row]) -> list[Row]:
@@ -219,7 +260,7 @@ def three_energies(report: Row) -> str | None:
         Line2D([], [], color=COLOURS[kind], marker=MARKERS[kind], ls="-", label=label)
         for (_, kind, _), label in zip(lines, labels, strict=True)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2)
+    figure.legend(handles=handles, loc="outside upper left", ncols=1)
     return _svg(figure, f"Three energies of run {report['run_id']}")
 
 
@@ -233,9 +274,9 @@ def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str
     if points:
         ax.plot(*zip(*points, strict=True), color=COLOURS["classical"], marker="o", lw=1.8, label="held-out bits per byte")  # noqa: E501  # fmt: skip
     right = ax.get_xlim()[1]
-    for name, value in references.items():
+    for name, value in _together(references, 0.04 * float(np.ptp([*references.values(), *(p[1] for p in points)]))):
         ax.axhline(value, color="#888888", lw=0.8, ls=":")
-        ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=7.5, color="#444444")  # noqa: E501  # fmt: skip
+        ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8, color="#444444")  # noqa: E501  # fmt: skip
     ax.set_xlabel("tokens seen")
     ax.set_ylabel("bits per byte (validation text)")
     if losses:
@@ -245,6 +286,20 @@ def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str
         other.grid(visible=False)
         other.spines["right"].set_visible(True)
     return _svg(figure, "Training curve")
+
+
+def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[str, float]]:
+    """Yield names and values, those that lie near each other under one name."""
+    names: list[str] = []
+    last = -np.inf
+    for name, value in sorted(references.items(), key=lambda item: item[1]):
+        if names and value - last > near:
+            yield ", ".join(names), last
+            names = []
+        names.append(name)
+        last = value
+    if names:
+        yield ", ".join(names), last
 
 
 def pruning_curve(points: Sequence[Sequence[float]], unpruned: float | None) -> str | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
+from rich.text import Text
+
+from flows.render import number, table
 from flows.report import open_grid, remake
 from infra.energy.carbon import Grid
 from infra.energy.derive import derive, working_times
@@ -61,3 +65,25 @@ def _run(
 
     stages = [{"stage": stage, **both(part)} for stage, part in by_stage.items()]
     return {"run_id": name, "stages": stages, "total": both(rows)}
+
+
+def render(found: Mapping[str, Any]) -> Group:
+    """Return old and new totals by run and stage, as `recompute` gives them."""
+    old, new = found["coefficients"]["old"], found["coefficients"]["new"]
+    header = ("run", "stage", "rows", "J old", "J new", "wide J old", "wide J new", "QPU J old", "QPU J new",
+              "USD old", "USD new", "gCO2e old", "gCO2e new")  # fmt: skip
+    cells = [
+        (run["run_id"], stage.get("stage", "all"), str(stage["rows"]), *_old_new(stage))
+        for run in found["runs"]
+        for stage in (*run["stages"], run["total"])
+    ]
+    written = [Text(f"written: {path}") for path in found["reports"]]
+    note = f"medians; joules narrow boundary unless wide; old {old}, new {new}; carbon: {found['carbon']}"
+    return Group(table(f"Coefficients {old} -> {new}", header, cells), Text(note), *written)
+
+
+def _old_new(stage: Mapping[str, Any]) -> Iterator[str]:
+    for name in ("energy_j", "energy_wide_j", "qpu_j", "cost_usd", "gco2"):
+        for side in ("old", "new"):
+            value = stage[side][name]
+            yield number(value[1] if isinstance(value, list) else value)

@@ -16,14 +16,15 @@ from infra.errors import BadInput
 Row = Mapping[str, Any]
 
 DECISION_HEADER = ("stage", "decision", "chosen", "metric", "incumbent", "best class.", "twin", "quantum", "control")
+RECORD_HEADER = ("decision", "chosen", "rule", "n", "difference to the incumbent", "reason")
 ENERGY_HEADER = (
     "decision",
     "arm",
     "spent J [p5, p95]",
-    "QPU J, projected",
+    "QPU J",
     "simulation J",
     "best classical J",
-    "QPU s, projected",
+    "QPU s",
     "break-even W",
 )
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
@@ -109,6 +110,26 @@ def decision_rows(report: Row) -> list[tuple[str, ...]]:
     return cells
 
 
+def record_rows(report: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the decision records: what was chosen, by which rule, on how many instances."""
+    return [
+        (
+            subtask["name"],
+            str(subtask["chosen"] or "-"),
+            str(subtask["rule"] or "-"),
+            str(subtask["n"] or "-"),
+            difference(subtask["difference"], subtask["interval"]),
+            subtask["reason"],
+        )
+        for _, subtask in _decisions(report)
+    ]
+
+
+def difference(value: float | None, interval: Sequence[float] | None) -> str:
+    """Return a difference with its interval, a dash for none."""
+    return number(value) + (f" [{number(interval[0])}, {number(interval[1])}]" if interval else "")
+
+
 def energy_rows(report: Row) -> list[tuple[str, ...]]:
     """Return the cells of the table of the three energies, one row for each quantum arm and each incumbent."""
     cells: list[tuple[str, ...]] = []
@@ -117,22 +138,31 @@ def energy_rows(report: Row) -> list[tuple[str, ...]]:
             if row["kind"] != "quantum" and row["role"] != "incumbent":
                 continue
             energy = row["energy"]
-            best = energy["best_classical"]
+            qpu, simulation, best = energy["qpu"], energy["simulation"], energy["best_classical"]
             cells.append(
                 (
                     subtask["name"],
                     f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
                     f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
-                    band(energy["qpu"]["narrow"]) if energy["qpu"] else "-",
-                    f"{band(energy['simulation']['narrow'])} {energy['simulation']['by']}"
-                    if energy["simulation"]
+                    f"{band(qpu['narrow'])} modelled, {_time(qpu)} time" if qpu else "-",
+                    f"{band(simulation['narrow'])} {simulation['source']}, {simulation['by']}" if simulation else "-",
+                    f"{band(best['narrow'])} {best['source']}, {best['arm']}" if best else "-",
+                    f"{number(row['qpu_s_projected'] if qpu['projected'] else row['qpu_s_billed'])} {_time(qpu)}"
+                    if qpu
                     else "-",
-                    f"{band(best['narrow'])} {best['arm']}" if best else "-",
-                    number(row["qpu_s_projected"]) if row["circuits"] else "-",
                     number(energy["break_even_power_w"][1]) if energy["break_even_power_w"] else "-",
                 )
             )
     return cells
+
+
+def _time(qpu: Row) -> str:
+    return "projected" if qpu["projected"] else "billed"
+
+
+def _mixed(subtask: Row) -> str:
+    sources = subtask["sources"]
+    return f" Energies of different sources ({', '.join(sources)}) do not compare." if len(sources) > 1 else ""
 
 
 def stage_rows(report: Row) -> list[tuple[str, ...]]:
@@ -144,7 +174,7 @@ def stage_rows(report: Row) -> list[tuple[str, ...]]:
             number(stage["wall_s"]),
             number(stage["cpu_s"]),
             number(stage["peak_rss_mb"], 4),
-            band(stage["energy"]["narrow"]) if stage["energy"] else "-",
+            f"{band(stage['spent']['narrow'])} {stage['spent']['source']}" if stage["spent"] else "-",
             str(stage["circuits"]),
             str(stage["shots"]),
             str(stage["facts"].get("headline", stage["reason"])),
@@ -177,23 +207,25 @@ ARM_HEADER = ("arm", "kind", "status", "quality", "CPU s", "shared CPU s", "J [p
               "shots", "QPU s, projected")  # fmt: skip
 
 
-def _table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table for the console; long cells fold."""
+    found = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
     for index, name in enumerate(header):
-        table.add_column(Text(name), overflow="fold", no_wrap=index == 0)
+        found.add_column(Text(name), overflow="fold", no_wrap=index == 0)
     for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+        found.add_row(*map(Text, row))
+    return found
 
 
 def closing(report: Row) -> Group:
     """Return what a run prints at its end."""
     parts: list[Any] = [
-        _table("Stages", STAGE_HEADER, stage_rows(report)),
-        _table("Decisions: quality, higher is better", DECISION_HEADER, decision_rows(report)),
-        _table("Three energies", ENERGY_HEADER, energy_rows(report)),
+        table("Stages", STAGE_HEADER, stage_rows(report)),
+        table("Decisions: quality, higher is better", DECISION_HEADER, decision_rows(report)),
+        table("Why", RECORD_HEADER, record_rows(report)),
+        table("Three energies", ENERGY_HEADER, energy_rows(report)),
     ]
-    parts += [Text(f"{s['name']}: {s['chosen']} - {s['reason']}") for _, s in _decisions(report)]
+    parts += [Text(f"{s['name']}:{mixed}") for _, s in _decisions(report) if (mixed := _mixed(s))]
     parts += [Text(report["break_even"]), Text(summary(report))]
     return Group(*parts)
 
@@ -207,99 +239,6 @@ def summary(report: Row) -> str:
         f"{number(report['cpu_s'])} CPU s{beside}, peak {number(report['peak_mb'], 4)} MiB; "
         f"energy is modelled unless a source says measured (coefficients {report['coefficients']})"
     )
-
-
-def comparison(found: Row) -> Group:
-    """Return two runs side by side, as `flows.compare.compare` gives them."""
-    a, b = found["runs"]
-    draws = "shared draws" if found["shared_draws"] else "draws of their own, since the hosts differ"
-    parts: list[Any] = [
-        _table("Parameters that differ", ("parameter", a, b), _differing(found["parameters"])),
-        _table(
-            f"Stages: ratio is {b} / {a}, from {draws}",
-            (
-                "stage",
-                "wall s",
-                "wall s",
-                "CPU s",
-                "CPU s",
-                "J [p5, p95]",
-                "J [p5, p95]",
-                "J ratio [p5, p95]",
-                "P(less)",
-            ),
-            [_stage_pair(stage) for stage in found["stages"]],
-        ),
-    ]
-    for decision in found["decisions"]:
-        problem = "same problem" if decision["same_problem"] else "other problem, so nothing is paired"
-        chosen = " and ".join(str(arm or "-") for arm in dict.fromkeys(decision["chosen"]))
-        parts.append(
-            _table(
-                f"{decision['subtask']}: chosen {chosen}; {problem}; {decision['metric']}, higher is better",
-                ("arm", a, b, "difference [95 %]", "n"),
-                [_arm_pair(arm) for arm in decision["arms"]],
-            )
-        )
-    equal = [name for name, pair in found["lake"].items() if pair["equal"]]
-    other = [(n, *map(str, pair["versions"])) for n, pair in found["lake"].items() if not pair["equal"]]
-    parts += [
-        _table("Model, bits per byte", ("figure", a, b, "difference"), [_figure(*i) for i in found["model"].items()]),
-        _table("Lake versions that differ", ("data set", a, b), other),
-        Text(f"equal versions: {', '.join(equal) or 'none'}"),
-        Text(f"energy: narrow boundary, coefficients {found['coefficients']}"),
-    ]
-    return Group(*parts)
-
-
-def _differing(parameters: Mapping[str, Sequence[Any]]) -> list[tuple[str, ...]]:
-    return [(name, *(json.dumps(value) for value in pair)) for name, pair in parameters.items()] or [("none", "", "")]
-
-
-def _stage_pair(stage: Row) -> tuple[str, ...]:
-    energies = [
-        f"{band(energy)} {source}" if energy else "-"
-        for energy, source in zip(stage["energy_j"], stage["source"], strict=True)
-    ]
-    cells = [stage["stage"], *map(number, stage["wall_s"]), *map(number, stage["cpu_s"]), *energies]
-    return (*cells, band(stage["energy_ratio"]), number(stage["probability_less"]))
-
-
-def _arm_pair(arm: Row) -> tuple[str, ...]:
-    interval = f" [{number(arm['interval'][0])}, {number(arm['interval'][1])}]" if arm["interval"] else ""
-    qualities = [
-        number(quality, 5) if quality is not None else (status or "-")
-        for quality, status in zip(arm["quality"], arm["status"], strict=True)
-    ]
-    return (arm["arm"], *qualities, f"{number(arm['difference'])}{interval}", str(arm["n"] or "-"))
-
-
-def _figure(name: str, pair: Sequence[float | None]) -> tuple[str, ...]:
-    first, second = pair
-    difference = None if first is None or second is None else second - first
-    return (name, number(first, 4), number(second, 4), number(difference))
-
-
-def recomputed(found: Row) -> Group:
-    """Return old and new totals by run and stage, as `flows.recompute.recompute` gives them."""
-    old, new = found["coefficients"]["old"], found["coefficients"]["new"]
-    header = ("run", "stage", "rows", "J old", "J new", "wide J old", "wide J new", "QPU J old", "QPU J new",
-              "USD old", "USD new", "gCO2e old", "gCO2e new")  # fmt: skip
-    cells = [
-        (run["run_id"], stage.get("stage", "all"), str(stage["rows"]), *_old_new(stage))
-        for run in found["runs"]
-        for stage in (*run["stages"], run["total"])
-    ]
-    written = [Text(f"written: {path}") for path in found["reports"]]
-    note = f"medians; joules narrow boundary unless wide; old {old}, new {new}; carbon: {found['carbon']}"
-    return Group(_table(f"Coefficients {old} -> {new}", header, cells), Text(note), *written)
-
-
-def _old_new(stage: Row) -> Iterator[str]:
-    for name in ("energy_j", "energy_wide_j", "qpu_j", "cost_usd", "gco2"):
-        for side in ("old", "new"):
-            value = stage[side][name]
-            yield number(value[1] if isinstance(value, list) else value)
 
 
 def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -318,6 +257,7 @@ def markdown(report: Row) -> str:
         "## Decisions",
         "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
         _pipes(DECISION_HEADER, decision_rows(report)),
+        _pipes(RECORD_HEADER, record_rows(report)),
         "## Three energies",
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
         "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
@@ -332,7 +272,7 @@ def markdown(report: Row) -> str:
         parts += [
             f"## {stage['stage']} / {subtask['name']}",
             f"{subtask['metric']}; oracle {number(subtask['oracle'], 4)}; tolerance {number(subtask['tolerance'])}. "
-            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}.",
+            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask),
             _pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:

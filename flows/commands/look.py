@@ -45,13 +45,12 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: parameters, time, energy, decisions, quality, data and model."""
-    from flows.compare import compare as compare_runs
-    from flows.render import comparison
+    from flows import compare as sides
     from infra.energy.model import Coefficients
 
     with clear_errors():
-        found = compare_runs(settings.load(home=home).home, first, second, Coefficients.load())
-        print_value(found if as_json else comparison(found), as_json)
+        found = sides.compare(settings.load(home=home).home, first, second, Coefficients.load())
+        print_value(found if as_json else sides.render(found), as_json)
 
 
 def evidence(
@@ -81,8 +80,7 @@ def evidence(
 
 
 def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: bool, as_json: bool) -> None:
-    from flows.recompute import recompute, rewrite
-    from flows.render import recomputed
+    from flows.recompute import recompute, render, rewrite
     from infra.energy.model import Coefficients
 
     if path is None:
@@ -90,7 +88,7 @@ def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: b
     new = Coefficients.load(path)
     found = recompute(loaded, run_id, new)
     found["reports"] = rewrite(loaded, found, new) if write else []
-    print_value(found if as_json else recomputed(found), as_json)
+    print_value(found if as_json else render(found), as_json)
 
 
 def _export(loaded: Settings, run_id: str | None, coefficients: Path | None, kind: str, path: Path) -> None:
