@@ -1,4 +1,4 @@
-"""Read corpora: Parquet, JSON lines (plain, .gz, .zst) and plain text, as streams of documents.
+"""Read corpora: Parquet, JSON lines, plain text, HTML and WARC (plain, .gz, .zst), as streams of documents.
 
 A file that cannot be read, or a line that is no document, is put aside with its reason and the rest goes on. Memory
 holds one batch, whatever the size of a file: Parquet goes by record batches, lines are bounded, and a long plain-text
@@ -14,16 +14,22 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from tasks.curation.web import MAX_PAGE, html_text, warc_pages
 
 TEXT_COLUMNS = ("text", "content", "body")
 ID_COLUMNS = ("doc_id", "id")
 PARQUET = (".parquet", ".pq")
 LINES = (".jsonl", ".ndjson", ".json")
 PLAIN = (".txt", ".text", ".md", ".rst")
+PAGES = (".html", ".htm", ".xhtml")
+ARCHIVES = (".warc",)
+KNOWN = PARQUET + LINES + PLAIN + PAGES + ARCHIVES
 PACKED = (".gz", ".zst")
 MAX_LINE = 32 * 2**20
 MAX_ASIDE = 1000  # bad lines after which a file is given up
@@ -107,7 +113,7 @@ class Reader:
                 continue
             for path in sorted(p for p in root.rglob("*") if p.is_file()):
                 relative = path.relative_to(root)
-                if any(part.startswith(".") for part in relative.parts) or _ending(path) not in PARQUET + LINES + PLAIN:
+                if any(part.startswith(".") for part in relative.parts) or _ending(path) not in KNOWN:
                     self.skipped += 1
                 else:
                     yield relative.as_posix(), path
@@ -119,6 +125,10 @@ class Reader:
                 yield from self._parquet(name, path)
             elif ending in LINES:
                 yield from self._lines(name, path)
+            elif ending in PAGES:
+                yield from self._page(name, path)
+            elif ending in ARCHIVES:
+                yield from self._archive(name, path)
             else:
                 yield from self._plain(name, path)
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
@@ -185,6 +195,22 @@ class Reader:
                 text, replaced = _decode(passage)
                 yield Document(f"{name}#{row:05d}", self.domain, name, "", text, replaced)
 
+    def _page(self, name: str, path: Path) -> Iterator[Document]:
+        with _open(path) as stream:
+            data = stream.read(MAX_PAGE + 1)
+        if len(data) > MAX_PAGE:
+            self._put_aside(name, "page too long", f"more than {MAX_PAGE} bytes")
+            return
+        yield Document(name, self.domain, name, "", html_text(data))
+
+    def _archive(self, name: str, path: Path) -> Iterator[Document]:
+        with _open(path) as stream:
+            for page in warc_pages(stream):
+                if page.problem is not None:
+                    self._put_aside(f"{name}: {page.address}", *page.problem)
+                else:
+                    yield Document(page.address, self.domain, urlsplit(page.address).netloc or name, "", page.text)
+
     def _document(
         self, name: str, row: int, record: dict[str, Any], text: str, key: str | None, replaced: int = 0
     ) -> Document:
@@ -220,7 +246,7 @@ def _ending(path: Path) -> str:
 
 def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
-        return io.BufferedReader(gzip.GzipFile(path, "rb"))
+        return cast("IO[bytes]", gzip.GzipFile(path, "rb"))  # unwrapped: what comes before damage is not lost
     if path.suffix.lower() == ".zst":
         return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
     return path.open("rb")

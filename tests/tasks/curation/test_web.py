@@ -1,0 +1,89 @@
+import gzip
+import io
+
+import pyarrow as pa
+import pytest
+
+from tasks.curation.read import Reader
+from tasks.curation.web import MAX_PAGE, html_text, warc_pages
+
+PROSE = "The runtime queue writes every call down before it leaves the machine, so that nothing is paid twice. " * 4
+PAGE = f"""<!doctype html><html><head><title>T</title><script>var secret = 1;</script></head><body>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/about">About us</a></li></ul></nav>
+<main><article><h1>A queue</h1><p>{PROSE}</p><p>Zweiter Absatz: Größe und Maß. {PROSE}</p></article></main>
+<footer>Copyright notice of the site</footer></body></html>"""
+
+
+def response(address, body, kind="text/html; charset=utf-8", status="200 OK"):
+    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    head = (
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {address}\r\nWARC-Date: 2026-11-01T00:00:00Z\r\n"
+        f"WARC-Record-ID: <urn:uuid:{abs(hash(address)):032x}>\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    )
+    return head.encode() + http + b"\r\n\r\n"
+
+
+ARCHIVE = [
+    response("https://a.example/queue", PAGE.encode()),
+    response("https://a.example/gone", PAGE.encode(), status="404 Not Found"),
+    response("https://a.example/picture", b"\x89PNG", kind="image/png"),
+    response("https://b.example/old", PAGE.encode("latin-1"), kind="text/html; charset=iso-8859-1"),
+    response("https://b.example/plain.txt", PROSE.encode(), kind="text/plain"),
+]
+
+
+def test_the_text_of_a_page_is_its_main_content():
+    text = html_text(PAGE.encode())
+    assert "Größe und Maß" in text
+    assert "A queue" in text
+    assert not any(part in text for part in ("secret", "About us", "Copyright notice"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_the_encoding_of_a_page_is_found_out(encoding):
+    assert "Größe und Maß" in html_text(PAGE.encode(encoding))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\1\2\3", b"<html>", b"<p>" * 10_000, b"no markup at all"])
+def test_what_is_hardly_a_page_gives_hardly_any_text(data):
+    assert len(html_text(data)) <= len(data)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_an_archive_gives_its_pages(tmp_path, packed):
+    path = tmp_path / f"crawl.warc{packed}"
+    if packed == ".gz":
+        path.write_bytes(b"".join(gzip.compress(record) for record in ARCHIVE))  # one member for each record
+    elif packed == ".zst":
+        path.write_bytes(pa.compress(b"".join(ARCHIVE), "zstd", asbytes=True))
+    else:
+        path.write_bytes(b"".join(ARCHIVE))
+    reader = Reader("base")
+    documents = [document for batch in reader.read([path]) for document in batch]
+    assert [d.doc_id for d in documents] == [
+        "https://a.example/queue",
+        "https://b.example/old",
+        "https://b.example/plain.txt",
+    ]
+    assert [d.source for d in documents] == ["a.example", "b.example", "b.example"]
+    assert all("paid twice" in d.text for d in documents)
+    assert "Größe" in documents[1].text
+    assert reader.quarantined == []
+
+
+def test_a_damaged_archive_keeps_the_pages_before_the_damage(tmp_path):
+    whole = b"".join(gzip.compress(record) for record in ARCHIVE)
+    (tmp_path / "crawl.warc.gz").write_bytes(whole[: len(whole) - 150])
+    (tmp_path / "page.html").write_text(PAGE)
+    reader = Reader("base")
+    documents = [document for batch in reader.read([tmp_path]) for document in batch]
+    assert {"https://a.example/queue", "page.html"} <= {d.doc_id for d in documents}
+    assert [(q.path, q.reason) for q in reader.quarantined] == [("crawl.warc.gz", "unreadable")]
+
+
+def test_a_page_beyond_the_limit_is_put_aside(monkeypatch):
+    monkeypatch.setattr("tasks.curation.web.MAX_PAGE", 1000)
+    pages = list(warc_pages(io.BytesIO(ARCHIVE[0] + ARCHIVE[4])))
+    assert [page.problem is None for page in pages] == [False, True]
+    assert MAX_PAGE > 1000
