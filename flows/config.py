@@ -55,7 +55,12 @@ class RunConfig(BaseModel):
         """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""
         from prefect.runtime import flow_run
 
-        return self if self.run_id else self.model_copy(update={"run_id": f"run-{str(flow_run.id)[:13]}"})
+        return self if self.run_id else self.model_copy(update={"run_id": named_after(str(flow_run.id))})
+
+
+def named_after(flow_run_id: str) -> str:
+    """Return the name of a run that was given none: a retry of the flow run finds it again."""
+    return f"run-{flow_run_id[:13]}"
 
 
 def load_profile(name: str) -> dict[str, dict[str, Any]]:

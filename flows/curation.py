@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.config import RunConfig
-from flows.stages import StageResult, run_stage
+from flows.stages import StageResult, run_name, run_stage
 from infra.compute import task_runner
 
 
-@flow(name="curation", flow_run_name="curation-{config.run_id}", task_runner=task_runner())
+@flow(name="curation", flow_run_name=run_name, task_runner=task_runner())
 def curation(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
     """Collect, filter and deduplicate the corpus."""
     return run_stage("curation", config, inputs, join_shadows=join_shadows)

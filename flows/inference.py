@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.config import RunConfig
-from flows.stages import StageResult, run_stage
+from flows.stages import StageResult, run_name, run_stage
 from infra.compute import task_runner
 
 
-@flow(name="inference", flow_run_name="inference-{config.run_id}", task_runner=task_runner())
+@flow(name="inference", flow_run_name=run_name, task_runner=task_runner())
 def inference(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
     """Prune, recover, register and serve the model."""
     return run_stage("inference", config, inputs, join_shadows=join_shadows)

@@ -6,9 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +21,7 @@ from flows.cancel import cancellable, on_cancellation, on_crashed
 from flows.config import RunConfig
 from flows.render import markdown
 from flows.report import build_report, metrics, write_report
-from flows.stages import join, start_shadows
+from flows.stages import join, run_name, start_shadows
 from infra import completion, settings
 from infra.compute import cluster, task_runner
 from infra.energy.processes import ProcessTree
@@ -33,13 +32,14 @@ from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.tracking import Tracking, open_tracking
 from tasks.settle import record_orchestration
+from tasks.stage import STAGES
 
 log = logging.getLogger("ketcycle.lifecycle")
 
 
 @flow(
     name="lifecycle",
-    flow_run_name="lifecycle-{config.run_id}",
+    flow_run_name=run_name,
     task_runner=task_runner(),
     log_prints=True,
     on_cancellation=[on_cancellation],
@@ -51,13 +51,20 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
     folder = loaded.home / "runs" / config.run_id
-    with cluster(loaded), ThreadPoolExecutor(1) as background, cancellable(config.run_id):
+    with (
+        completion.claimed(loaded.home, config.run_id),
+        cluster(loaded),
+        ThreadPoolExecutor(1) as background,
+        cancellable(config.run_id),
+    ):
         tracking = background.submit(open_tracking)  # its database takes seconds to open
         tree = ProcessTree(_pids())
-        run: dict[str, Any] = {"config": config.model_dump(mode="json"), "status": "running", "began_s": time.time()}
-        run["stages"] = {}
-        write_atomic(folder / "run.json", json.dumps(run, indent=1))
-        failure = _run_stages(config, loaded, run)
+        run = _begun(folder / "run.json", config)
+        try:
+            failure = _run_stages(config, loaded, run, lambda: _note(folder, run))
+        except BaseException:
+            _note(folder, run | {"status": "stopped"})
+            raise
         run |= {
             "status": "failed" if failure else "done",
             "wall_s": time.monotonic() - began,
@@ -66,7 +73,7 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         tree.stop()
         Evidence(loaded.home / "evidence").compact()
-        write_atomic(folder / "run.json", json.dumps(run, indent=1, default=str))
+        _note(folder, run)
         report, paths = _report(loaded, config.run_id)
         _track(tracking.result(), config, report, paths)
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
@@ -96,12 +103,28 @@ def _report(loaded: Settings, run_id: str) -> tuple[dict[str, Any], tuple[Path, 
     return report, write_report(folder, report)
 
 
-def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any]) -> str | None:
+def _begun(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Return the record of a run that begins or goes on; what it has of stages that are not run now stays."""
+    before = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
+    plain = config.model_dump(mode="json")
+    plain["stages"] = [name for name in STAGES if name in (*config.stages, *kept)]
+    now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept}
+    write_atomic(path, json.dumps(now, indent=1, default=str))
+    return now
+
+
+def _note(folder: Path, run: Mapping[str, Any]) -> None:
+    stages = {name: run["stages"][name] for name in STAGES if name in run["stages"]}
+    write_atomic(folder / "run.json", json.dumps({**run, "stages": stages}, indent=1, default=str))
+
+
+def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]) -> str | None:
     """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
     inputs: dict[str, str] = {}
     for stage in _stages_before(config):
         found = completion.find(loaded.home, config.run_id, stage)
-        inputs |= found[1]["refs"] if found else {}
+        inputs |= found.result["refs"] if found else {}
     whole = config.stages[0] == "curation" or bool(inputs)
     pending: list[Any] = []
     failure: str | None = None
@@ -118,19 +141,29 @@ def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any]) -> str
             failure = f"{name}: {type(error).__name__}: {error}"
         if failure:
             run["stages"][name] = {"status": "failed", "reason": failure}
+            note()
             continue
-        run["stages"][name] = {k: v for k, v in asdict(result).items() if k != "shadows"}
+        run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
+        note()
         inputs |= result.refs
         pending += start_shadows(result.shadows)
+    _say_what_ran(run["stages"])
     if pending:
         log.info("waiting for the arms that run beside: %d decisions", len(pending))
     join(pending)
     return failure
 
 
-def _stages_before(config: RunConfig) -> tuple[str, ...]:
-    from tasks.stage import STAGES
+def _say_what_ran(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say which stages of a continued run were done again, and why."""
+    done = {name: entry for name, entry in stages.items() if entry["status"] == "done"}
+    again = [f"{name}: {entry['reason']}" for name, entry in done.items() if entry["reason"]]
+    reused = [name for name, entry in done.items() if entry["reused"]]
+    if again or reused:
+        log.info("reused: %s; run again: %s", ", ".join(reused) or "none", "; ".join(again) or "none")
 
+
+def _stages_before(config: RunConfig) -> tuple[str, ...]:
     return STAGES[: STAGES.index(config.stages[0])]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.config import RunConfig
-from flows.stages import StageResult, run_stage
+from flows.stages import StageResult, run_name, run_stage
 from infra.compute import task_runner
 
 
-@flow(name="preprocessing", flow_run_name="preprocessing-{config.run_id}", task_runner=task_runner())
+@flow(name="preprocessing", flow_run_name=run_name, task_runner=task_runner())
 def preprocessing(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
     """Train the tokenizer, pack the shards, decontaminate."""
     return run_stage("preprocessing", config, inputs, join_shadows=join_shadows)

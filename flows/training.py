@@ -5,11 +5,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.config import RunConfig
-from flows.stages import StageResult, run_stage
+from flows.stages import StageResult, run_name, run_stage
 from infra.compute import task_runner
 
 
-@flow(name="training", flow_run_name="training-{config.run_id}", task_runner=task_runner())
+@flow(name="training", flow_run_name=run_name, task_runner=task_runner())
 def training(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
     """Train the model from scratch."""
     return run_stage("training", config, inputs, join_shadows=join_shadows)

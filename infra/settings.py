@@ -54,6 +54,7 @@ class Settings(BaseSettings):
         qpu_country: ISO code of the QPU's site, for the carbon of seconds billed.
         projection_device: fake device on which QPU time is projected.
         simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
+        remote_deadline_s: seconds that an arm waits for a remote queue; then its row is pending and is completed later.
     """
 
     model_config = SettingsConfigDict(env_prefix="KETCYCLE_", toml_file="ketcycle.toml", extra="forbid", frozen=True)
@@ -70,6 +71,7 @@ class Settings(BaseSettings):
     qpu_country: str = "USA"
     projection_device: str = "fake_torino"
     simulation_limit_s: float = Field(default=1200.0, gt=0)
+    remote_deadline_s: float = Field(default=600.0, ge=0)
     objective: Objective = "energy"
 
     @classmethod

@@ -7,9 +7,10 @@ import logging
 import platform
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.evidence import Evidence, EvidenceRow, Status, orchestration_row, stage_row
+from infra.runtime.backends import open_backend
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 from infra.settings import Objective
 from tasks import policy
@@ -57,6 +59,7 @@ class Workbench:
         blocks: rounds in which the looped arms take turns.
         probe: whether the problem is a probe and not one of the run itself.
         data: fingerprint of the data that the run rests on; evidence from other data does not count.
+        remote_deadline_s: seconds that an arm's execution waits for a remote queue.
     """
 
     run_id: str
@@ -74,6 +77,7 @@ class Workbench:
     blocks: int = 5
     probe: bool = False
     data: str = ""
+    remote_deadline_s: float = 600.0
 
     @property
     def evidence(self) -> Evidence:
@@ -97,13 +101,34 @@ class Workbench:
 
 @dataclass(frozen=True)
 class Shadow:
-    """Arms that are still to be run beside the chosen one. Picklable."""
+    """Arms that are still to be run beside the chosen one. Picklable.
+
+    Attributes:
+        context: the stage.
+        state: what the stage had when the decision was posed.
+        subtask: the decision.
+        problem: content key of its problem.
+        arms: the arms.
+        bench: what they work with.
+        since: when the stage began, as rows are stamped; what an earlier attempt left does not count.
+    """
 
     context: Context
     state: State
     subtask: str
+    problem: str
     arms: tuple[str, ...]
     bench: Workbench
+    since: str = ""
+
+    def left(self) -> Shadow:
+        """Return the arms that have left no evidence yet, those included whose row is pending."""
+        where = {"stage": self.context.stage, "subtask": self.subtask, "problem": self.problem}
+        rows = self.bench.evidence.read(run_id=self.context.run_id, **where)
+        rows = [row for row in rows if row.created_at >= self.since]
+        pending = [row.arm for row in rows if row.status == "pending"]
+        seen = {row.arm for row in rows} - set(pending)
+        return replace(self, arms=tuple(arm for arm in dict.fromkeys((*self.arms, *pending)) if arm not in seen))
 
 
 @dataclass
@@ -127,13 +152,13 @@ def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcom
     a programming error raises.
     """
     problem_id = content_key(problem)
-    decision, beside = _decide(subtask, problem, bench)
+    decision, beside = _decide(subtask, problem, problem_id, bench)
     executions = _execute(subtask, problem, problem_id, [decision.arm], bench)
     chosen = executions[decision.arm]
     if chosen.status != "done":
         if not isinstance(chosen.measured.error, BudgetExceeded | BackendFailed | StillQueued):
             raise _error(chosen)
-        _record(subtask, problem, problem_id, executions, decision, bench)
+        _record(subtask, problem, problem_id, executions, None, bench)
         decision = Decision(subtask.incumbent.name, "fallback", f"{decision.arm} {chosen.status}: {chosen.reason}")
         executions = _execute(subtask, problem, problem_id, [decision.arm], bench)
         chosen = executions[decision.arm]
@@ -175,7 +200,7 @@ def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float)
     evidence.append([orchestration_row(run_id, usage, repetition=before, **_provenance())])
 
 
-def _decide(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Decision, tuple[str, ...]]:
+def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbench) -> tuple[Decision, tuple[str, ...]]:
     everything = tuple(arm.name for arm in subtask.arms)
     match bench.method:
         case Method.CLASSICAL:
@@ -192,6 +217,8 @@ def _decide(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Decis
         objective=bench.objective,
     )
     rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend)
+    # What an interrupted attempt of this run left must not change what it decides now.
+    rows = [row for row in rows if (row.run_id, row.problem) != (bench.run_id, problem_id)]
     rng = _generator(bench, subtask.key, "reverse shadow")
     choice = policy.choose(subtask, setting, trials(rows, bench.objective), rng)
     return choice.decision, choice.explore
@@ -289,7 +316,8 @@ class _Handle(Generic[P, S]):
         bench, arm = self._bench, self.arm
         stage, _, name = self._key.partition("/")
         scope = Scope(bench.run_id, stage, name, self._problem_id, arm.name, bench.repetition, bench.seed)
-        sampler, estimator = bench.runtime.sampler(scope), bench.runtime.estimator(scope)
+        deadline = self._deadline()
+        sampler, estimator = bench.runtime.sampler(scope, deadline), bench.runtime.estimator(scope, deadline)
         first, asked = self._runs == 0, set[str]()
         self._runs += 1
 
@@ -309,11 +337,17 @@ class _Handle(Generic[P, S]):
 
         with _scratch(bench.home) as scratch:
             rng = _generator(bench, self._key, self._problem_id, arm.name)
-            solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, scratch))
+            solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, scratch, deadline))
         if first:
             self.queued = queued() - self.shared_queued
             self.reused = sampler.reused or estimator.reused
         return solution
+
+    def _deadline(self) -> float | None:
+        """Return until when a remote result is waited for; nobody waits for what runs in this process."""
+        if self.arm.kind is not Kind.QUANTUM or open_backend(self._bench.backend).local:
+            return None
+        return time.time() + self._bench.remote_deadline_s
 
 
 def _finish(handle: _Handle[P, S], measured: Measured[S]) -> _Execution[S]:

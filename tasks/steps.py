@@ -28,11 +28,11 @@ SAMPLE_S = 0.25
 
 @dataclass(frozen=True)
 class Decided:
-    """What a decision left behind."""
+    """What a decision left behind; `beside` holds what is needed to run further arms of it, if there are any or not."""
 
     state: State
-    decision: Decision | None
-    shadows: tuple[Shadow, ...] = ()
+    decision: Decision | None = None
+    beside: Shadow | None = None
 
 
 def _module(stage: str) -> Stage:
@@ -47,19 +47,18 @@ def prepare(context: Context) -> State:
 
 
 @task(name="decide", task_run_name="{context.stage}: decide {subtask}")
-def decide(context: Context, state: State, subtask: str, bench: Workbench) -> Decided:
-    """Pose one decision, settle it and do what follows from it."""
+def decide(context: Context, state: State, subtask: str, bench: Workbench, since: str) -> Decided:
+    """Pose one decision, settle it and do what follows from it; the stage began at `since`."""
     module = _module(context.stage)
     found = next(s for s in module.SUBTASKS if s.name == subtask)
     with _work(context, f"pose {subtask}"):
         problem = module.pose(context, state, subtask)
     if problem is None:
-        return Decided(state, None)
+        return Decided(state)
     outcome, left = settle(found, problem, bench)
     with _work(context, f"apply {subtask}"):
         after = module.apply(context, state, subtask, outcome.solution)
-    shadows = (Shadow(context, state, subtask, left, bench),) if left else ()
-    return Decided(after, outcome.decision, shadows)
+    return Decided(after, outcome.decision, Shadow(context, state, subtask, outcome.problem, left, bench, since))
 
 
 @task(name="publish", task_run_name="{context.stage}: publish")
@@ -75,7 +74,13 @@ def publish(context: Context, state: State) -> State:
 
 @task(name="shadow", task_run_name="{shadow.context.stage}: shadow {shadow.subtask}")
 def shadow(shadow: Shadow) -> int:
-    """Run the arms that were not chosen, beside the run; return how many there were."""
+    """Run the arms that were not chosen, beside the run; return how many there were.
+
+    Arms that have left their evidence are not run again: a cluster repeats finished tasks when a worker dies.
+    """
+    shadow = shadow.left()
+    if not shadow.arms:
+        return 0
     module = _module(shadow.context.stage)
     found = next(s for s in module.SUBTASKS if s.name == shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
