@@ -86,10 +86,15 @@ def alphabetic(least: float = 0.8) -> Rule:
     """Drop a text in which too few words have a letter (Gopher)."""
 
     def rule(text: Text) -> str | None:
-        share = sum(any(c.isalpha() for c in word) for word in text.words) / max(1, len(text.words))
+        share = sum(map(_has_letter, text.words)) / max(1, len(text.words))
         return f"{share:.0%} of the words have a letter" if share < least else None
 
     return rule
+
+
+def _has_letter(word: str) -> bool:
+    # Nearly every word with a letter passes one of the first two, which need no loop in Python.
+    return word.isalpha() or word.islower() or any(c.isalpha() for c in word)
 
 
 def stop_words(least: int = 2) -> Rule:
