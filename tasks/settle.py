@@ -315,7 +315,9 @@ class _Handle(Generic[P, S]):
         """Solve the problem once more, with the same random numbers as the first time."""
         bench, arm = self._bench, self.arm
         stage, _, name = self._key.partition("/")
-        scope = Scope(bench.run_id, stage, name, self._problem_id, arm.name, bench.repetition, bench.seed)
+        # A run that goes on with another seed, backend or version of the arm is no replay of what it did before.
+        variant = f"{bench.seed} {bench.backend} {arm.version}"
+        scope = Scope(bench.run_id, stage, name, self._problem_id, arm.name, bench.repetition, bench.seed, variant)
         deadline = self._deadline()
         sampler, estimator = bench.runtime.sampler(scope, deadline), bench.runtime.estimator(scope, deadline)
         first, asked = self._runs == 0, set[str]()

@@ -55,6 +55,7 @@ class Scope:
         arm: the arm.
         repetition: number of this execution of the same arm on the same problem.
         seed: seed of the run; with all of the above but the run it determines the counts.
+        variant: what else tells this execution from others; another one makes other calls, with the same counts.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Scope:
     arm: str
     repetition: int = 0
     seed: int = 0
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -244,7 +246,7 @@ class _Queued:
 
     def _call(self, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> Call:
         scope, runtime = asdict(self._scope), self._runtime
-        seed, run = scope.pop("seed"), scope.pop("run")
+        seed, run, variant = scope.pop("seed"), scope.pop("run"), scope.pop("variant")
         ordinal = len(self._jobs)
         effective = backend.effective(runtime.options)
         ignored = {name: value for name, value in runtime.options.items() if name not in effective}
@@ -254,7 +256,7 @@ class _Queued:
         # The run is left out: two runs with the same seed give the same counts.
         asked = (*scope.values(), self.primitive, ordinal)
         return Call(
-            key=_hash(run, *asked)[:32],
+            key=_hash(run, variant, *asked)[:32],
             scope={"run": run, **scope},
             ordinal=ordinal,
             primitive=self.primitive,
