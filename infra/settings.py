@@ -55,6 +55,12 @@ class Settings(BaseSettings):
         projection_device: fake device on which QPU time is projected.
         simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
         remote_deadline_s: seconds that an arm waits for a remote queue; then its row is pending and is completed later.
+        ibm_api_url: address of the quantum platform's API, e.g. of a private deployment; empty = the public one.
+        ibm_identity_url: address where the platform's access tokens come from; empty = the public one.
+        ibm_search_url: address where an account's instances are searched; empty = the public one.
+        ibm_instance: name or CRN of the service instance; empty = what the vendor's account says.
+        ibm_mode: whether jobs travel alone or in a batch; sessions bill idle time and are not offered.
+        ibm_options: error suppression and mitigation by name, e.g. {"dynamical_decoupling": "XY4"}.
     """
 
     model_config = SettingsConfigDict(env_prefix="KETCYCLE_", toml_file="ketcycle.toml", extra="forbid", frozen=True)
@@ -73,6 +79,12 @@ class Settings(BaseSettings):
     simulation_limit_s: float = Field(default=1200.0, gt=0)
     remote_deadline_s: float = Field(default=600.0, ge=0)
     objective: Objective = "energy"
+    ibm_api_url: str = ""
+    ibm_identity_url: str = ""
+    ibm_search_url: str = ""
+    ibm_instance: str = ""
+    ibm_mode: Literal["job", "batch"] = "job"
+    ibm_options: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
