@@ -6,10 +6,10 @@ import signal
 
 import typer
 
-from flows.commands import installation, look, queue, run
+from flows.commands import installation, look, queue, run, study
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (run.run, run.stage, look.report, look.compare, look.evidence, installation.up):
+for command in (run.run, run.stage, study.study, look.report, look.compare, look.evidence, installation.up):
     app.command()(command)
 app.add_typer(queue.app, name="queue")
 

@@ -241,7 +241,8 @@ def summary(report: Row) -> str:
     )
 
 
-def _pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
     lines += [" | ".join(cell.replace("|", "/").replace("\n", " ") for cell in row) for row in rows]
     return "\n".join(f"| {line} |" for line in lines)
@@ -253,11 +254,11 @@ def markdown(report: Row) -> str:
         f"# Run {report['run_id']}",
         summary(report),
         "## Stages",
-        _pipes(STAGE_HEADER, stage_rows(report)),
+        pipes(STAGE_HEADER, stage_rows(report)),
         "## Decisions",
         "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
-        _pipes(DECISION_HEADER, decision_rows(report)),
-        _pipes(RECORD_HEADER, record_rows(report)),
+        pipes(DECISION_HEADER, decision_rows(report)),
+        pipes(RECORD_HEADER, record_rows(report)),
         "## Three energies",
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
         "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
@@ -265,7 +266,7 @@ def markdown(report: Row) -> str:
         "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
         "noiseless device. Break-even is the power that the QPU system would have to draw for the quantum arm to "
         "cost as little as the best classical one.",
-        _pipes(ENERGY_HEADER, energy_rows(report)),
+        pipes(ENERGY_HEADER, energy_rows(report)),
         report["break_even"],
     ]
     for stage, subtask in _decisions(report):
@@ -273,12 +274,12 @@ def markdown(report: Row) -> str:
             f"## {stage['stage']} / {subtask['name']}",
             f"{subtask['metric']}; oracle {number(subtask['oracle'], 4)}; tolerance {number(subtask['tolerance'])}. "
             f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask),
-            _pipes(ARM_HEADER, arm_rows(subtask)),
+            pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:
         facts = list(fact_rows(stage["facts"]))
         if facts:
-            parts += [f"## Facts: {stage['stage']}", _pipes(("fact", "value"), facts)]
+            parts += [f"## Facts: {stage['stage']}", pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
 
 

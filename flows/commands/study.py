@@ -1,0 +1,152 @@
+"""Command `study`: all arms of one decision over its instance bank."""
+
+from __future__ import annotations
+
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
+from infra import settings
+from infra.errors import BadInput
+from infra.settings import Settings
+
+
+def study(
+    subtask: Annotated[str | None, typer.Argument(metavar="[STAGE/SUBTASK]", help="E.g. inference/pruning.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Comma-separated arms; the incumbent runs anyway. Default all.")
+    ] = None,
+    sizes: Annotated[str | None, typer.Option(help="MIN-MAX of the instances' sizes; default all.")] = None,
+    instances: Annotated[int | None, typer.Option(min=1, help="Instances at most; default the whole bank.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Executions on each instance [default: 1].")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How often the bank is drawn [default: 1].")] = None,
+    backend: Annotated[str | None, typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.")] = None,
+    corpus: Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated.")] = None,
+    second: Annotated[list[str] | None, typer.Option(help="File or folder of the second domain.")] = None,
+    objective: Annotated[str | None, typer.Option(help="What the verdict minimises: energy, cost or time.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Continue this study where it stopped.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the decisions and their instance banks.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run all arms of a decision over its instance bank, append evidence, print the table."""
+    chosen = {
+        "subtask": subtask,
+        "arms": tuple(a.strip() for a in arms.split(",")) if arms else None,
+        "instances": instances,
+        "repeats": repeats,
+        "seeds": seeds,
+        "backend": backend,
+        "corpus": tuple(corpus) if corpus else None,
+        "second": tuple(second) if second else None,
+        "objective": objective,
+        "seed": seed,
+    }
+    with clear_errors():
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        if list_:
+            _list(loaded, as_json)
+            return
+        _study(loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json)
+
+
+def _list(loaded: Settings, as_json: bool) -> None:
+    from flows.study import list_banks
+
+    rows = list_banks(loaded)
+    if as_json:
+        print_value(rows, as_json)
+        return
+    said = [
+        {
+            "decision": row["decision"],
+            "instances": row["instances"],
+            "by source": ", ".join(f"{name} {n}" for name, n in row["sources"].items()),
+            "by size": ", ".join(f"{size}: {n}" for size, n in row["sizes"].items()),
+            "arms": ", ".join(row["arms"]),
+        }
+        for row in rows
+    ]
+    print_table(said, "no decisions")
+
+
+def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool) -> None:
+    from pydantic import ValidationError
+
+    from flows.study import StudyConfig, find_subtask, load_record
+    from infra import progress
+    from infra.runtime.backends import canonical_name
+
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if resume:
+        record = load_record(loaded.home, resume)
+        if record is None:
+            raise BadInput(f"no study {resume} in {loaded.home / 'studies'}; studies there: {_known(loaded)}")
+        given = {**record["config"], **given}
+    elif "subtask" not in given:
+        raise BadInput("name a decision, e.g. ketcycle study inference/pruning; ketcycle study --list shows them")
+    if "subtask" in given:
+        subtask = find_subtask(given["subtask"])
+        for name in given.get("arms") or ():
+            if name not in {arm.name for arm in subtask.arms}:
+                raise BadInput(f"{subtask.key} has no arm {name!r}; it has {', '.join(a.name for a in subtask.arms)}")
+    name = resume or _name(given["subtask"])
+    try:
+        config = StudyConfig(**{**given, "study_id": name})
+    except ValidationError as error:
+        raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
+    canonical_name(config.backend)
+    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    show(f"study {name}: starting Prefect and Dask (home {loaded.home})")
+    from infra.compute import services
+
+    with services(loaded) as running:
+        progress.listen(show)
+        show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+        from flows.study import study as flow
+
+        found = flow(config)
+    if as_json:
+        print_value(found, as_json)
+    else:
+        out.print(_closing(found))
+    show(f"study: {loaded.home / 'studies' / name / 'study.md'}")
+
+
+def _name(subtask: str) -> str:
+    decision = subtask.partition("/")[2].replace("_", "-")
+    return f"{decision}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _closing(found: dict[str, Any]) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    from flows.render import table
+    from flows.study_text import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
+
+    return Group(
+        Text(title(found)),
+        table("Arms", ARM_HEADER, arm_cells(found)),
+        table("Three energies of a mean solve", ENERGY_HEADER, energy_cells(found)),
+        *map(Text, notes(found)),
+        Text(found["break_even"]),
+        Text(found["statistics"]),
+    )
+
+
+def _known(loaded: Settings) -> str:
+    return ", ".join(sorted(p.parent.name for p in (loaded.home / "studies").glob("*/record.json"))) or "none"
+
+
+def _range(text: str) -> tuple[int, int]:
+    low, _, high = text.partition("-")
+    try:
+        return int(low), int(high or low)
+    except ValueError:
+        raise BadInput(f"sizes are given as MIN-MAX, e.g. 4-12, not {text!r}") from None

@@ -1,0 +1,277 @@
+"""`ketcycle study`: all arms of one decision over its instance bank, as one resumable flow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from flows.stages import stage_module
+from flows.study_report import build_study
+from flows.study_text import markdown, write_study
+from infra import completion, settings
+from infra.compute import cluster, task_runner
+from infra.errors import BadInput, StageFailed
+from infra.evidence import Evidence
+from infra.lake import write_atomic
+from infra.progress import forward_from_worker
+from infra.settings import Objective, Settings
+from tasks.contract import Instance, Material, Method, Subtask, content_key
+from tasks.policy import size_bucket
+from tasks.settle import Workbench, run_shadow
+from tasks.stage import STAGES
+
+log = logging.getLogger("ketcycle.study")
+
+LOOP_S, BLOCKS = 0.1, 2  # over a bank of forty instances a short arm is looped for seconds in eighty blocks
+DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")}
+
+Done = frozenset[tuple[str, str, int]]
+
+
+class StudyConfig(BaseModel):
+    """One study, as people ask for it and as the Prefect page shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_id: str = Field(description="Name of the study.")
+    subtask: str = Field(description="The decision, e.g. inference/pruning.")
+    arms: tuple[str, ...] = Field((), description="Arms to run; the incumbent always runs; empty = all.")
+    sizes: tuple[int, int] | None = Field(None, description="Smallest and largest instance; empty = all.")
+    instances: int = Field(0, ge=0, description="Instances at most, sources in turns; 0 = the whole bank.")
+    repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
+    seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
+    backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
+    corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
+    second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    objective: Objective = Field("energy", description="What the verdict minimises.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @field_validator("subtask")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        find_subtask(value)
+        return value
+
+
+def subtasks() -> dict[str, Subtask[Any, Any]]:
+    """Return all decisions by `stage/name`."""
+    return {subtask.key: subtask for stage in STAGES for subtask in stage_module(stage).SUBTASKS}
+
+
+def find_subtask(key: str) -> Subtask[Any, Any]:
+    """Return a decision by `stage/name`.
+
+    Raises:
+        BadInput: there is no such decision.
+    """
+    stage, _, name = key.partition("/")
+    found = [s for s in stage_module(stage).SUBTASKS if s.name == name] if stage in STAGES else []
+    if not found:
+        raise BadInput(f"no decision {key!r}; there are {', '.join(subtasks())}")
+    return found[0]
+
+
+def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
+    """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
+    from tasks.text.docstrings import LIBRARIES, library_docstrings
+    from tasks.text.samples import sample_documents
+
+    texts: dict[str, Sequence[str]] = {name: library_docstrings(name) for name in LIBRARIES}
+    for option, given in (("corpus", corpus), ("second", second)):
+        name, domain = DOMAINS[option]
+        texts[option if given else name] = (
+            _read(option, given) if given else tuple(text for _, text in sample_documents(domain))
+        )
+    return Material(texts, loaded.home / "studies" / "cache")
+
+
+def _read(domain: str, paths: Sequence[str]) -> tuple[str, ...]:
+    from tasks.curation.read import Reader
+
+    reader = Reader(domain)
+    found = tuple(d.text for batch in reader.read([Path(p).expanduser() for p in paths]) for d in batch)
+    if not found:
+        raise BadInput(f"no document can be read from {', '.join(paths)}; give text files, JSON lines or Parquet")
+    return found
+
+
+def draw_instances(config: StudyConfig, material: Material) -> list[Instance[Any]]:
+    """Return the instances that a study asks for, sources in turns."""
+    subtask = find_subtask(config.subtask)
+    low, high = config.sizes or (0, 1 << 62)
+    found: dict[tuple[str, str], Instance[Any]] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for instance in subtask.bank(material, np.random.default_rng([seed, 7])):
+            if low <= instance.size <= high:
+                found.setdefault((instance.source, instance.name), instance)
+    chosen = list(found.values())[: config.instances or None]
+    if not chosen:
+        raise BadInput(
+            f"the bank of {config.subtask} has no instance of size {low} to {high}; see ketcycle study --list"
+        )
+    return chosen
+
+
+def list_banks(loaded: Settings) -> list[dict[str, Any]]:
+    """Return each decision's bank: instances by source and by size bucket."""
+    material, rows = gather_material(loaded), []
+    for key, subtask in subtasks().items():
+        bank = list(subtask.bank(material, np.random.default_rng([0, 7])))
+        buckets: dict[int, int] = {}
+        for instance in bank:
+            bucket = size_bucket(instance.size)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+        sources = {name: sum(i.source == name for i in bank) for name in sorted({i.source for i in bank})}
+        rows.append(
+            {
+                "decision": key,
+                "instances": len(bank),
+                "sources": sources,
+                "sizes": {f"{1 << max(b - 1, 0)}-{(1 << b) - 1}": buckets[b] for b in sorted(buckets)},
+                "arms": [arm.name for arm in subtask.arms],
+            }
+        )
+    return rows
+
+
+@task(name="instance", task_run_name="{label}")
+def run_instance(
+    label: str,  # noqa: ARG001  (names the task run)
+    subtask: str,
+    instance: Instance[Any],
+    arms: tuple[str, ...],
+    repeats: int,
+    done: Done,
+    bench: Workbench,
+) -> dict[str, Any]:
+    """Pose one instance and run on it the arms that have not run yet."""
+    forward_from_worker()
+    found, problem = find_subtask(subtask), instance.pose()
+    key, executed = content_key(problem), 0
+    for repetition in range(repeats):
+        left = [arm for arm in arms if (key, arm, repetition) not in done]
+        if left:
+            executed += run_shadow(found, problem, left, replace(bench, repetition=repetition))
+    about = {"source": instance.source, "name": instance.name, "size": found.size(problem)}
+    return {"problem": key, "executed": executed, **about}
+
+
+@flow(name="study", flow_run_name="study-{config.study_id}", task_runner=task_runner(), log_prints=True)
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Run the arms over the bank, append evidence, and write table and plots."""
+    loaded = settings.load()
+    began = time.monotonic()
+    record = load_record(loaded.home, config.study_id) or _new_record(config)
+    material = gather_material(loaded, config.corpus, config.second)
+    record["sources"] = _about(material)
+    instances = draw_instances(config, material)
+    log.info(
+        "%s: %d instances from %s", config.subtask, len(instances), ", ".join(sorted({i.source for i in instances}))
+    )
+    with cluster(loaded):
+        for result in _run_all(config, instances, _bench(config, loaded), began):
+            known = {item["problem"] for item in record["instances"]}
+            if result["problem"] not in known:
+                record["instances"].append({k: result[k] for k in ("problem", "source", "name", "size")})
+            _write(loaded.home, record)
+    record |= {"status": "done", "wall_s": record["wall_s"] + time.monotonic() - began}
+    _write(loaded.home, record)
+    Evidence(loaded.home / "evidence").compact()
+    found = build_study(loaded, find_subtask(config.subtask), record)
+    write_study(loaded.home / "studies" / config.study_id, found)
+    create_markdown_artifact(markdown(found), key="ketcycle-study", description=f"Study {config.study_id}")
+    return found
+
+
+def _run_all(
+    config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench, began: float
+) -> Iterator[dict[str, Any]]:
+    """Submit an instance a task; yield what each came to, in order, with a progress line and the time left."""
+    subtask = find_subtask(config.subtask)
+    asked = config.arms or tuple(arm.name for arm in subtask.arms)
+    for name in asked:
+        subtask.arm(name)
+    arms = tuple(arm.name for arm in subtask.arms if arm.name in {*asked, subtask.incumbent.name})
+    rows = bench.evidence.read(run_id=config.study_id)
+    done = frozenset((row.problem, row.arm, row.repetition) for row in rows if row.status == "done")
+    if done:
+        log.info("%d executions stand in the evidence already and are not run again", len(done))
+    labels = [f"{instance.source}: {instance.name}" for instance in instances]
+    futures = [
+        run_instance.submit(label, config.subtask, instance, arms, config.repeats, done, bench)
+        for label, instance in zip(labels, instances, strict=True)
+    ]
+    failed = ""
+    for number, (label, future) in enumerate(zip(labels, futures, strict=True), 1):
+        result: Any = future.result(raise_on_failure=False)
+        if not isinstance(result, dict):
+            failed = f"{label}: {result}"
+            log.error("%d/%d %s failed: %s", number, len(instances), label, result)
+            continue
+        left_s = (time.monotonic() - began) / number * (len(instances) - number)
+        log.info("%d/%d %s, %d executed, about %.0f s left", number, len(instances), label, result["executed"], left_s)
+        yield result
+    if failed:
+        raise StageFailed(f"{failed}; continue with: ketcycle study {config.subtask} --resume {config.study_id}")
+
+
+def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
+    return Workbench(
+        run_id=config.study_id,
+        home=loaded.home,
+        ledger=loaded.ledger,
+        backend=config.backend,
+        seed=config.seed,
+        method=Method.SHADOW,
+        objective=config.objective,
+        country=loaded.country,
+        projection_device=loaded.projection_device,
+        simulation_limit_s=loaded.simulation_limit_s,
+        minimum_s=LOOP_S,
+        blocks=BLOCKS,
+        probe=True,
+        data=completion.digest(corpus=config.corpus, second=config.second),
+    )
+
+
+def _new_record(config: StudyConfig) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json"), "status": "running", "wall_s": 0.0, "instances": []}
+
+
+def _about(material: Material) -> dict[str, dict[str, Any]]:
+    """Return how many texts each source has and their digest: docstrings depend on the installed versions."""
+    about = {}
+    for name, texts in sorted(material.texts.items()):
+        digest = hashlib.sha256()
+        for text in texts:
+            digest.update(text.encode("utf-8", "surrogatepass"))
+        about[name] = {"texts": len(texts), "sha256": digest.hexdigest()[:16]}
+    return about
+
+
+def _path(home: Path, study_id: str) -> Path:
+    return home / "studies" / study_id / "record.json"
+
+
+def _write(home: Path, record: Mapping[str, Any]) -> None:
+    write_atomic(_path(home, record["config"]["study_id"]), json.dumps(record, indent=1))
+
+
+def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
+    """Return what a study has noted so far, or None where there is no such study."""
+    try:
+        record: dict[str, Any] = json.loads(_path(home, study_id).read_text())
+    except FileNotFoundError:
+        return None
+    return record

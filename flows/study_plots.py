@@ -1,0 +1,66 @@
+"""The plots of a study and its HTML fragment: quality against energy, paired differences as a forest plot."""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from flows.html_charts import COLOURS, MARKERS, quality_against_energy, style
+from flows.study_text import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
+
+Row = Mapping[str, Any]
+
+
+def quality_energy(found: Row) -> str | None:
+    """Return quality over joules of a mean solve, with both intervals, as SVG."""
+    subtask = {**found, "name": found["subtask"], "chosen": found["incumbent"], "rows": found["arms"]}
+    with style():
+        return quality_against_energy(subtask)
+
+
+def forest(found: Row) -> str | None:
+    """Return the paired differences to the incumbent with their intervals and the tolerance, as SVG."""
+    rows = [row for row in found["arms"] if row["arm"] != found["incumbent"] and row["difference"] is not None]
+    if not rows:
+        return None
+    rows = sorted(rows, key=lambda row: row["difference"])
+    with style():
+        figure = Figure(figsize=(5.8, 0.9 + 0.3 * len(rows)), layout="constrained")
+        ax = figure.subplots()
+        ax.axvspan(-found["tolerance"], found["tolerance"], color="#eeeeee", zorder=0, label="within the tolerance")
+        ax.axvline(0, color="#444444", lw=1)
+        for y, row in enumerate(rows):
+            low, high = row["difference_interval"] or (row["difference"],) * 2
+            colour = COLOURS[row["kind"]]
+            ax.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.6)
+            ax.plot([row["difference"]], [y], marker=MARKERS[row["kind"]], color=colour, ms=6, ls="none")
+        ax.set_yticks(range(len(rows)), [row["arm"].replace("_", "-") for row in rows])
+        if max(abs(row["difference"]) for row in rows) > 20 * found["tolerance"]:
+            ax.set_xscale("symlog", linthresh=2 * found["tolerance"])
+        ax.set_xlabel(f"{found['metric']}: difference to {found['incumbent']}, paired, mean and 95 % interval")
+        ax.legend(loc="best", fontsize=8)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    text = out.getvalue()
+    return text[text.index("<svg") :]
+
+
+def fragment(found: Row, plots: Sequence[str]) -> str:
+    """Return the study as a piece of HTML that stands alone or inside a page."""
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in notes(found))
+    return (
+        f'<section class="study"><h2>{html.escape(found["subtask"])}</h2><p>{html.escape(title(found))}</p>'
+        f"{_table(ARM_HEADER, arm_cells(found))}{_table(ENERGY_HEADER, energy_cells(found))}"
+        f"{''.join(f'<figure>{svg}</figure>' for svg in plots)}<ul>{lines}</ul>"
+        f"<p>{html.escape(found['statistics'])}</p></section>\n"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
