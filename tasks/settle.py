@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -263,16 +262,20 @@ def _execute(
     subtask: Subtask[P, S], problem: P, problem_id: str, names: Sequence[str], bench: Workbench
 ) -> dict[str, _Execution[S]]:
     """Run arms on one problem, each alone; the short ones take turns in further rounds."""
-    shared = _Shared()
-    handles = {name: _Handle(subtask.arm(name), subtask.key, problem, problem_id, bench, shared) for name in names}
-    measured = measure_arms(
-        {name: handle.solve for name, handle in handles.items()},
-        rng=_generator(bench, subtask.key, problem_id, "order"),
-        blocks=bench.blocks,
-        minimum_s=bench.minimum_s,
-        loopable={name for name, handle in handles.items() if handle.arm.kind is not Kind.QUANTUM},
-        foreign=lambda: dispatched_usage() + shared.spent,
-    )
+    with _scratch(bench.home, names) as scratch:
+        shared = _Shared()
+        handles = {
+            name: _Handle(subtask.arm(name), subtask.key, problem, problem_id, bench, shared, scratch[name])
+            for name in names
+        }
+        measured = measure_arms(
+            {name: handle.solve for name, handle in handles.items()},
+            rng=_generator(bench, subtask.key, problem_id, "order"),
+            blocks=bench.blocks,
+            minimum_s=bench.minimum_s,
+            loopable={name for name, handle in handles.items() if handle.arm.kind is not Kind.QUANTUM},
+            foreign=lambda: dispatched_usage() + shared.spent,
+        )
     return {name: _finish(handle, measured[name]) for name, handle in handles.items()}
 
 
@@ -302,9 +305,16 @@ class _Handle(Generic[P, S]):
     """Runs one arm with a bench of its own and keeps the books of its first run."""
 
     def __init__(
-        self, arm: Arm[P, S], key: str, problem: P, problem_id: str, bench: Workbench, shared: _Shared
+        self,
+        arm: Arm[P, S],
+        key: str,
+        problem: P,
+        problem_id: str,
+        bench: Workbench,
+        shared: _Shared,
+        scratch: Path,
     ) -> None:
-        self.arm, self._problem, self._bench, self._shared = arm, problem, bench, shared
+        self.arm, self._problem, self._bench, self._shared, self._scratch = arm, problem, bench, shared, scratch
         self._key, self._problem_id = key, problem_id
         self.queued, self.shared_cost, self.new_cost = Usage(), Usage(), Usage()
         self.shared_queued = Usage()
@@ -337,9 +347,8 @@ class _Handle(Generic[P, S]):
                     self.shared_queued = self.shared_queued + (queued() - before)
             return value
 
-        with _scratch(bench.home) as scratch:
-            rng = _generator(bench, self._key, self._problem_id, arm.name)
-            solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, scratch, deadline))
+        rng = _generator(bench, self._key, self._problem_id, arm.name)
+        solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, self._scratch, deadline))
         if first:
             self.queued = queued() - self.shared_queued
             self.reused = sampler.reused or estimator.reused
@@ -456,14 +465,12 @@ def _generator(bench: Workbench, *names: str) -> np.random.Generator:
 
 
 @contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
+def _scratch(home: Path, arms: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """Yield a folder for each arm; made once, as making one takes longer than the quickest arms."""
     base = home / "scratch"
     base.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=base))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=base, ignore_cleanup_errors=True) as folder:
+        yield {arm: Path(tempfile.mkdtemp(dir=folder)) for arm in arms}
 
 
 def _provenance() -> dict[str, Any]:
