@@ -74,8 +74,11 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         tree.stop()
         Evidence(loaded.home / "evidence").compact()
         _note(folder, run)
-        report, paths = _report(loaded, config.run_id)
-        _track(tracking.result(), config, report, paths)
+        report = _report(loaded, config.run_id)
+        try:
+            _track(loaded, tracking.result(), config, report)
+        except Exception as error:  # seam: a tracking server that fails takes nothing from a finished run
+            log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, config.run_id)
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
     emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
     if failure:
@@ -94,13 +97,14 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
     used = os.times()
     tree_cpu_s = used.user + used.system + used.children_user + used.children_system
     record_orchestration(loaded.home, run_id, since, tree_cpu_s)
-    return _report(loaded, run_id)[0]
+    return _report(loaded, run_id)
 
 
-def _report(loaded: Settings, run_id: str) -> tuple[dict[str, Any], tuple[Path, ...]]:
+def _report(loaded: Settings, run_id: str) -> dict[str, Any]:
     folder = loaded.home / "runs" / run_id
     report = build_report(loaded, run_id, json.loads((folder / "run.json").read_text()))
-    return report, write_report(folder, report)
+    write_report(folder, report)
+    return report
 
 
 def _begun(path: Path, config: RunConfig) -> dict[str, Any]:
@@ -176,24 +180,26 @@ def _pids() -> list[int]:
     return list(distributed.get_client().run(os.getpid).values())
 
 
-def _track(tracking: Tracking, config: RunConfig, report: Mapping[str, Any], paths: tuple[Path, ...]) -> None:
+def _track(loaded: Settings, tracking: Tracking, config: RunConfig, report: Mapping[str, Any]) -> None:
     """Put the report's figures into MLflow: a parent run, a child for each stage."""
-    tags = {"ketcycle_run": config.run_id, "method": config.method, "backend": config.backend}
-    parent = _tracked(tracking, config.run_id, report, None, {**tags, "ketcycle_stage": "lifecycle"})
-    tracking.log(parent, metrics(report), config.model_dump(mode="json"))
-    for path in paths:
-        tracking.artifact(parent, path)
+    tags = {"ketcycle_profile": config.profile, "ketcycle_method": config.method, "ketcycle_backend": config.backend}
+    params = config.model_dump(mode="json", exclude={"run_id"})
+    options = {stage["stage"]: _options(loaded, config.run_id, stage["stage"]) for stage in report["stages"]}
+    params |= {f"{stage}.{name}": value for stage, found in options.items() for name, value in found.items()}
+    parent = tracking.open(config.run_id, "lifecycle", report["began_s"], params, tags)
+    tracking.log(parent, metrics(report))
+    for ending in ("json", "md", "html"):
+        tracking.artifact(parent, loaded.home / "runs" / config.run_id / f"report.{ending}")
     for stage in report["stages"]:
         if stage["began_s"] is not None:
-            child = _tracked(tracking, config.run_id, stage, parent, {**tags, "ketcycle_stage": stage["stage"]})
-            tracking.log(child, metrics(report, stage["stage"]))
+            name = stage["stage"]
+            params = {"seed": config.seed, "method": config.method, "backend": config.backend, **options[name]}
+            child = tracking.open(config.run_id, name, stage["began_s"], params, tags, parent)
+            tracking.log(child, metrics(report, name))
             tracking.finish(child, stage["began_s"] + stage["wall_s"], failed=stage["status"] == "failed")
     tracking.finish(parent, time.time(), failed=report["status"] == "failed")
 
 
-def _tracked(
-    tracking: Tracking, run_id: str, entry: Mapping[str, Any], parent: str | None, tags: Mapping[str, str]
-) -> str:
-    """Return the MLflow run of the lifecycle or of a stage, a new one unless a continued run has it already."""
-    name = tags["ketcycle_stage"]
-    return tracking.find(run_id, name) or tracking.start(f"{name}-{run_id}", entry["began_s"], parent, tags)
+def _options(loaded: Settings, run_id: str, stage: str) -> dict[str, Any]:
+    found = completion.find(loaded.home, run_id, stage)
+    return dict(found.parts["options"]) if found else {}

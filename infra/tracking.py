@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 EXPERIMENT = "ketcycle"
+LONGEST_PARAM = 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-./ ]")
 
 
@@ -18,23 +21,69 @@ class Tracking:
     def __init__(self, uri: str, artifacts: Path) -> None:
         import mlflow
 
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        self._experiment = (
-            found.experiment_id
-            if found
-            else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts.absolute().as_uri())
-        )
+        # Two processes that make the tables, the experiment or a model at once would both fail.
+        self._lock = Path(uri.removeprefix("sqlite:///")).with_suffix(".lock") if uri.startswith("sqlite:///") else None
+        if self._lock:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+            found = self._client.get_experiment_by_name(EXPERIMENT)
+            self._experiment = (
+                found.experiment_id
+                if found
+                else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts.absolute().as_uri())
+            )
 
-    def start(self, name: str, began_s: float, parent: str | None = None, tags: Mapping[str, str] | None = None) -> str:
-        """Open a run that began at a time (seconds since the epoch), a child of `parent` where given; return its id."""
-        all_tags = {"mlflow.runName": name, **(tags or {})}
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if self._lock is None:
+            yield
+            return
+        with self._lock.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def open(
+        self,
+        run: str,
+        stage: str,
+        began_s: float,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> str:
+        """Return the id of the MLflow run of a ketcycle run (stage `lifecycle`) or of one of its stages.
+
+        A run that goes on keeps its MLflow run. Parameters of an MLflow run never change, so with other ones it gets
+        a new MLflow run and the old one goes to the bin, from which `mlflow runs restore` brings it back.
+
+        Args:
+            run: name of the ketcycle run.
+            stage: `lifecycle` or a stage.
+            began_s: when it began, seconds since the epoch.
+            params: its parameters.
+            tags: further tags.
+            parent: id of the MLflow run that it belongs to.
+        """
+        wanted = {_UNSAFE.sub("_", name): str(value)[:LONGEST_PARAM] for name, value in params.items()}
+        all_tags = {**tags, "ketcycle_run": run, "ketcycle_stage": stage}
         if parent:
             all_tags["mlflow.parentRunId"] = parent
-        made = self._client.create_run(self._experiment, round(began_s * 1000), all_tags, run_name=name)
-        return str(made.info.run_id)
+        found = self.find(run, stage)
+        if found:
+            known = self._client.get_run(found).data.params
+            if all(wanted.get(name, value) == value for name, value in known.items()):
+                for name, value in all_tags.items():
+                    self._client.set_tag(found, name, value)
+            else:
+                self._client.delete_run(found)
+                found = None
+        if not found:
+            name = stage if parent else run
+            made = self._client.create_run(self._experiment, round(began_s * 1000), all_tags, run_name=name)
+            found = str(made.info.run_id)
+        self._log_params(found, wanted)
+        return found
 
     def find(self, run: str, stage: str = "lifecycle") -> str | None:
         """Return the MLflow run of a ketcycle run or of one of its stages, if there is one."""
@@ -43,24 +92,26 @@ class Tracking:
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0].info.run_id if found else None
 
-    def log(
-        self, run: str, metrics: Mapping[str, float | None] | None = None, params: Mapping[str, Any] | None = None
-    ) -> None:
-        """Log metrics and parameters in batches; values that are no finite number are left out."""
-        from mlflow.entities import Metric, Param
+    def _log_params(self, run: str, params: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        notes = [Param(name, value) for name, value in params.items()]
+        for start in range(0, len(notes), 100):
+            self._client.log_batch(run, params=notes[start : start + 100])
+
+    def log(self, run: str, metrics: Mapping[str, float | None]) -> None:
+        """Log metrics in batches; values that are no finite number are left out."""
+        from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
         rows = [
             Metric(_UNSAFE.sub("_", name), float(value), now, 0)
-            for name, value in (metrics or {}).items()
+            for name, value in metrics.items()
             if value is not None and math.isfinite(value)
         ]
-        notes = [Param(_UNSAFE.sub("_", name), str(value)[:500]) for name, value in (params or {}).items()]
         for start in range(0, len(rows), 1000):
             self._client.log_batch(run, metrics=rows[start : start + 1000])
-        for start in range(0, len(notes), 100):
-            self._client.log_batch(run, params=notes[start : start + 100])
 
     def artifact(self, run: str, path: Path) -> None:
         """Attach a file to a run."""
@@ -75,6 +126,10 @@ class Tracking:
 
         The same folder registered again gives the version that is there already.
         """
+        with self._alone():
+            return self._register(name, folder, alias, tags)
+
+    def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         import mlflow
 
         source = folder.absolute().as_uri()
