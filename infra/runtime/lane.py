@@ -45,6 +45,11 @@ class Item:
     call_executions: int
     options: Mapping[str, Any]
 
+    @property
+    def manner(self) -> str:
+        """How the part is to be run: what a device that runs all parts of a job alike must have in common."""
+        return json.dumps([self.primitive, self.part.shots, self.options.get("effective", {})], sort_keys=True)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -85,12 +90,14 @@ class Limits:
         parts: PUBs or ranges of them.
         sets: parameter sets of one PUB; a larger one is cut into parts.
         samples: parameter sets times shots of one part, or None.
+        alike: whether all parts of a job must agree on primitive, shots and options.
     """
 
     executions: int | None = None
     parts: int = 256
     sets: int = 512
     samples: int | None = None
+    alike: bool = False
 
     def sets_per_part(self, shots: int) -> int:
         """Return how many parameter sets of a PUB travel together."""
@@ -101,12 +108,17 @@ class Limits:
         """Say whether so many parts with so many executions fit into one job."""
         return count <= self.parts and (self.executions is None or executions <= self.executions)
 
+    def mix(self, items: Sequence[Item]) -> bool:
+        """Say whether parts may share a job, whatever their number."""
+        return not self.alike or len({item.manner for item in items}) <= 1
+
     def split(self, items: Sequence[Item]) -> list[tuple[Item, ...]]:
-        """Cut items, in order, into groups that fit; an item too large on its own travels alone."""
+        """Cut items into groups that fit; an item too large on its own travels alone."""
         groups: list[list[Item]] = []
         load = 0
-        for item in items:
-            if not groups or not self.admit(len(groups[-1]) + 1, load + item.part.executions):
+        for item in sorted(items, key=lambda item: item.manner) if self.alike else items:
+            full = not groups or not self.admit(len(groups[-1]) + 1, load + item.part.executions)
+            if full or not self.mix((groups[-1][0], item)):
                 groups.append([])
                 load = 0
             groups[-1].append(item)
@@ -183,7 +195,8 @@ class Lane:
                 unassigned = parts.c.batch.is_(None), parts.c.result.is_(None)
                 more = _items(connection, parts.c.call == call["key"], *unassigned)
                 load = sum(item.part.executions for item in (*items, *more))
-                if items and not limits.admit(len(items) + len(more), load):
+                fits = limits.admit(len(items) + len(more), load) and limits.mix((*items[:1], *more))
+                if items and not fits:
                     break
                 keys.append(call["key"])
                 items.extend(more)
