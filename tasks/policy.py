@@ -420,12 +420,39 @@ def _stay(subtask: Subtask[Any, Any], paired: Mapping[str, Pairs], verdicts: Map
     if not paired:
         return Decision(incumbent, "no alternative", f"{incumbent} is the only arm that may be chosen")
     n = max(pairs.n for pairs in paired.values())
+    told = _contender(paired, min(n, LOOKS[0][0]))
     if n < LOOKS[0][0]:
-        return Decision(incumbent, "insufficient evidence", f"insufficient evidence (n={n}, need {LOOKS[0][0]})", n)
-    told = max(paired, key=lambda name: paired[name].n)
-    return Decision(incumbent, "not certified", f"{incumbent} stays; {told}: {verdicts[told].reason}", paired[told].n)
+        reason = f"insufficient evidence (n={n}, need {LOOKS[0][0]})" + (f"; nearest {_said(told)}" if n > 1 else "")
+        return Decision(incumbent, "insufficient evidence", reason, n, *_difference(told))
+    rule, why = verdicts[told.arm].rule, verdicts[told.arm].reason
+    difference, interval = _difference(told)
+    reason = f"{incumbent} stays; nearest {_said(told)}; {rule} fails: {why}"
+    return Decision(incumbent, f"not certified: {rule}", reason, told.n, difference, interval)
 
 
 def _switch(pairs: Pairs, verdict: Verdict) -> Decision:
-    mean, low = float(pairs.difference.mean()), lower_mean(pairs.difference, 0.025)
-    return Decision(pairs.arm, "certified", verdict.reason, pairs.n, mean, (low, 2 * mean - low))
+    difference, interval = _difference(pairs)
+    reason = f"{_said(pairs)}; certified: {verdict.reason}"
+    return Decision(pairs.arm, "certified", reason, pairs.n, difference, interval)
+
+
+def _contender(paired: Mapping[str, Pairs], n: int) -> Pairs:
+    """Return the arm that came nearest: of those with at least `n` pairs and rather cheaper, the best in quality."""
+    ready = [pairs for pairs in paired.values() if pairs.n >= n]
+    return min(ready, key=lambda pairs: (probability_cheaper(pairs) < 0.5, quality_p(pairs), pairs.arm))
+
+
+def _difference(pairs: Pairs) -> tuple[float | None, tuple[float, float] | None]:
+    """Return the mean paired difference and its two-sided 95 % Student interval, None where an execution failed."""
+    low = lower_mean(pairs.difference, 0.025)
+    if not math.isfinite(low):
+        return None, None
+    mean = float(pairs.difference.mean())
+    return mean, (low, 2 * mean - low)
+
+
+def _said(pairs: Pairs) -> str:
+    mean, interval = _difference(pairs)
+    if mean is None or interval is None:
+        return f"{pairs.arm} (n={pairs.n}, an execution failed)"
+    return f"{pairs.arm} (n={pairs.n}, difference {mean:+.4g} [{interval[0]:+.3g}, {interval[1]:+.3g}])"
