@@ -422,7 +422,7 @@ def _stay(subtask: Subtask[Any, Any], paired: Mapping[str, Pairs], verdicts: Map
     n = max(pairs.n for pairs in paired.values())
     told = _contender(paired, min(n, LOOKS[0][0]))
     if n < LOOKS[0][0]:
-        reason = f"insufficient evidence (n={n}, need {LOOKS[0][0]})" + (f"; nearest {_said(told)}" if n > 1 else "")
+        reason = f"insufficient evidence (n={n}, need {LOOKS[0][0]})"
         return Decision(incumbent, "insufficient evidence", reason, n, *_difference(told))
     rule, why = verdicts[told.arm].rule, verdicts[told.arm].reason
     difference, interval = _difference(told)
