@@ -14,7 +14,6 @@ from typing import Any
 from infra.errors import LakeError
 from infra.lake import Lake, Ref
 
-EXAMPLES = 2  # of each way to remove a document
 CONTEXT = 14  # equal words kept on either side of a difference
 LONGEST = 130  # words of one side
 _WORDS = re.compile(r"\S+")
@@ -60,8 +59,8 @@ def _examples(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for way in dict.fromkeys(row["subtask"] for row in rows):
         group = sorted((r for r in rows if r["subtask"] == way), key=lambda r: (r["similarity"], r["removed"]))
-        picked = sorted({0, len(group) // 2} if len(group) > 1 else {0})
-        found += [group[i] for i in picked[:EXAMPLES]]
+        alike = group[0]["similarity"] == group[-1]["similarity"]  # exact copies: one is enough
+        found += [group[i] for i in sorted({0} if alike else {0, len(group) // 2})]
     return found
 
 
@@ -82,7 +81,7 @@ def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
         if copy and row["witness"] in texts:
             words = _WORDS.findall(texts[row["witness"]])
             same = (Piece(_cut(words), False),)
-            return Merged(*about, same, same, "a copy to the letter; its text is kept once")
+            return Merged(*about, same, note="a copy to the letter; its text is kept once")
         return Merged(*about, note=f"the text of {' and '.join(missing)} is not kept")
     left, right = side_by_side(texts[row["removed"]], texts[row["witness"]])
     return Merged(*about, left, right)
