@@ -32,7 +32,9 @@ def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[s
     """
     evidence, old = Evidence(loaded.home / "evidence"), Coefficients.load()
     grids = (open_grid(loaded, old), open_grid(loaded, new))
-    names = evidence.sql("select run_id from evidence group by run_id order by min(created_at)")["run_id"].to_pylist()
+    names = evidence.sql("select run_id from evidence group by run_id order by min(created_at), 1")[
+        "run_id"
+    ].to_pylist()
     wanted = [name for name in names if run_id in (None, name)]
     if not wanted:
         known = ", ".join(names) or "none yet; try ketcycle run"
