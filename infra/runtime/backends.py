@@ -2,6 +2,7 @@
 
     aer                     ideal simulation on this machine
     noisy:<fake device>     simulation with the noise, coupling map and basis gates of a device snapshot
+    ibm:<device>            a device of the IBM platform; its prefix `ibm_` may be left out
 
 The contract is that of a remote queue, so that hardware fits in: a batch is submitted under a tag and becomes a job
 with an id, which can be polled, fetched, cancelled, and found again by the tag after a crash. For a simulator in the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from qiskit.providers import BackendV2
 
 
+_DEVICE = re.compile(r"[a-z][a-z0-9_]*")
 SEED_STEP = 2113  # Aer gives the parameter sets of one call the seeds s, s + 2113, s + 4226, ...
 
 
@@ -107,7 +110,6 @@ class Backend(Protocol):
 
     Attributes:
         name: canonical name.
-        calibration: names the state of the backend that results depend on.
         limits: what one job may hold.
         linger_s: how long a leader lets further callers join a job.
         poll_s: pause between two questions about a job.
@@ -117,13 +119,17 @@ class Backend(Protocol):
     """
 
     name: str
-    calibration: str
     limits: Limits
     linger_s: float
     poll_s: float
     local: bool
     priced: bool
     listing_delay_s: float
+
+    @property
+    def calibration(self) -> str:
+        """What names the state of the backend that results depend on."""
+        ...
 
     def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return those options that change anything here, with their values."""
@@ -202,9 +208,13 @@ def canonical_name(name: str) -> str:
     """
     kind, _, device = name.partition(":")
     if kind not in FACTORIES:
-        raise BadInput(f"there is no backend {name!r}; use aer, or noisy:<fake device>, e.g. noisy:fake_torino")
+        raise BadInput(
+            f"there is no backend {name!r}; use aer, noisy:<fake device> such as noisy:fake_torino, or ibm:<device>"
+        )
     if kind == "ibm":
-        raise BadInput("hardware is not connected yet; use aer, or noisy:<fake device> for a device's noise")
+        if not _DEVICE.fullmatch(device):
+            raise BadInput(f"{name!r} names no device; write ibm:<device> such as ibm:ibm_torino")
+        return f"ibm:{device if '_' in device else f'ibm_{device}'}"
     if kind == "noisy":
         return f"noisy:{device_name(device)}"
     return name
@@ -226,10 +236,18 @@ def open_backend(name: str) -> Backend:
         return _open[name]
 
 
-@cache
 def calibration_of(name: str) -> str:
-    """Return what names the state of a backend that its results depend on, without opening it."""
-    kind, _, device = canonical_name(name).partition(":")
+    """Return what names the state of a backend that its results depend on.
+
+    Only hardware has to be opened for that: nobody else knows when it was calibrated.
+    """
+    name = canonical_name(name)
+    return open_backend(name).calibration if name.startswith("ibm:") else _snapshot_of(name)
+
+
+@cache
+def _snapshot_of(name: str) -> str:
+    kind, _, device = name.partition(":")
     aer = f"aer-{version('qiskit-aer')}"
     return f"{device}-{fake_device(device).backend_version} {aer}" if kind == "noisy" else aer
 
@@ -274,7 +292,9 @@ def _noisy(device: str) -> Backend:
 
 
 def _hardware(device: str) -> Backend:
-    raise BadInput(f"hardware ({device}) is not connected yet")
+    from infra.runtime.ibm import IBMDevice
+
+    return IBMDevice(device)
 
 
 FACTORIES: dict[str, Factory] = {"aer": _ideal, "noisy": _noisy, "ibm": _hardware}

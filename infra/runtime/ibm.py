@@ -1,0 +1,371 @@
+"""A device of the IBM platform as a backend, through the vendor's unmodified client and its executor primitives.
+
+Sending is done once. What the client's errors mean for a job that was to be sent is decided in `_unclear`: the service
+said no, or nothing left this machine (there is no job), or it is not known. The client itself posts again when it is
+answered with 5xx, so one submission can make several jobs; all bear the batch's tag.
+
+Every PUB carries its place in the batch in its metadata, which comes back with the result: a leader that never saw the
+batch reads the job as well as the one that sent it.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit import QuantumCircuit
+from qiskit.primitives import PrimitiveResult
+from qiskit.quantum_info import SparsePauliOp
+from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
+from qiskit_ibm_runtime.exceptions import (
+    IBMInputValueError,
+    IBMNotAuthorizedError,
+    IBMRuntimeError,
+    RuntimeInvalidStateError,
+    RuntimeJobNotFound,
+    RuntimeProgramNotFound,
+)
+from qiskit_ibm_runtime.executor_estimator import Estimator
+from qiskit_ibm_runtime.executor_sampler import Sampler
+from requests import RequestException
+
+from infra.errors import BackendFailed, BadInput, NoAnswer, SubmissionUnclear
+from infra.runtime.backends import Executed, JobState, Task
+from infra.runtime.estimate import MAX_EXECUTIONS, REP_DELAY_S, SUB_JOB_S
+from infra.runtime.ibm_account import connect, redact
+from infra.runtime.ibm_options import ESTIMATOR_ONLY, check_options, primitive_options
+from infra.runtime.isa import Isa, IsaCache
+from infra.runtime.lane import Limits
+from infra.settings import Settings
+
+REFRESH_S = 3600.0
+LISTING_DELAY_S = 60.0  # the service states none; jobs were seen in the list within seconds
+UNREADABLE = 3  # times that a result may be asked for again
+LISTED = 100
+
+STATES = {
+    "INITIALIZING": JobState.QUEUED,
+    "QUEUED": JobState.QUEUED,
+    "RUNNING": JobState.RUNNING,
+    "DONE": JobState.DONE,
+    "ERROR": JobState.FAILED,
+    "CANCELLED": JobState.CANCELLED,
+}
+
+
+class IBMDevice:
+    """A device of the platform."""
+
+    local = False
+    priced = True
+    listing_delay_s = LISTING_DELAY_S
+    linger_s = 0.25
+    poll_s = 1.0
+
+    def __init__(self, device: str, settings: Settings | None = None) -> None:
+        self.name = f"ibm:{device}"
+        self.limits = Limits(executions=MAX_EXECUTIONS, parts=256, sets=512, alike=True)
+        self._settings = Settings() if settings is None else settings
+        self._defaults = check_options(self._settings.ibm_options)
+        self._lock = threading.RLock()
+        self._jobs: dict[str, RuntimeJobV2] = {}
+        self._unreadable: dict[str, int] = {}
+        self._batch: Batch | None = None
+        self._service, self._device = _open(device, self._settings)
+        self._refreshed = time.monotonic()
+        self._isa = IsaCache(self.name, self._device.target)
+
+    @property
+    def calibration(self) -> str:
+        """Device, version and time of its last calibration; asked for again once an hour."""
+        self._refresh()
+        found = self._device.properties()
+        updated = found.last_update_date.isoformat() if found else "unknown"
+        return f"{self._device.name}-{self._device.backend_version} {updated}"
+
+    def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options by which jobs are run: those given over those of the settings.
+
+        Raises:
+            BadInput: an unknown name or value.
+        """
+        return {**self._defaults, **check_options(options)}
+
+    def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
+        """Return 0, or refuse what the device cannot run, before it is written down.
+
+        Raises:
+            BadInput: too many qubits, or an expectation value that is to be exact.
+        """
+        del circuits
+        self._isa.check_size(circuit)
+        if shots == 0:
+            raise BadInput(f"{self.name} estimates from shots; set a precision above 0, such as 0.02")
+        return 0.0
+
+    def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:
+        """Return the billed seconds by the vendor's formula, from the circuit compiled for the device.
+
+        Raises:
+            BadInput: the device cannot run the circuit.
+        """
+        if executions == 0:
+            return 0.0
+        isa = self._isa.get(circuit, digest, self._defaults)
+        jobs = math.ceil(executions / MAX_EXECUTIONS)
+        return SUB_JOB_S * jobs + (self._rep_delay_s() + isa.duration_s) * executions
+
+    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
+        """Send a batch under a tag and return the job's id."""
+        self._refresh()
+        self._ask_operational()
+        options = dict(tasks[0].options)
+        primitive = tasks[0].primitive
+        pubs = self._pubs(tasks, options)
+        limit = None if max_qpu_s is None else max(1, math.ceil(max_qpu_s))
+        made = primitive_options(options, primitive, tag=tag, max_s=limit)
+        try:
+            mode = self._mode()
+            if primitive == "sampler":
+                job = Sampler(mode=mode, options=made).run(pubs, shots=tasks[0].shots)
+            else:
+                precision = min(task.precision for task in tasks)
+                job = Estimator(mode=mode, options=made).run(pubs, precision=precision)
+        except Exception as error:  # seam: whatever the client raises, it is decided whether there may be a job
+            text = redact(error)
+            if _unclear(error):
+                raise SubmissionUnclear(f"{self.name}: {text}") from None
+            raise BackendFailed(f"{self.name} refused the job: {text}") from None
+        self._jobs[job.job_id()] = job
+        return str(job.job_id())
+
+    def status(self, job_id: str) -> JobState:
+        """Say how a job is."""
+        try:
+            return STATES[self._job(job_id).status()]
+        except RuntimeJobNotFound:
+            return JobState.LOST
+        except Exception as error:  # seam: a question that can be asked again
+            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+
+    def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
+        """Yield what came back for each task, the job's bill shared by executions."""
+        billed = self.billed(job_id)
+        result = self._read(job_id)
+        yield from _outcomes(job_id, result, billed)
+
+    def billed(self, job_id: str) -> float | None:
+        """Return the QPU seconds that a job was billed, or None while the service has not settled them."""
+        try:
+            usage = self._job(job_id).metrics().get("usage", {})
+        except RuntimeJobNotFound:
+            return None
+        except Exception as error:  # seam: a question that can be asked again
+            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+        if usage.get("status", "pending") == "pending":
+            return None
+        charged = usage.get("qpu_charge_time_seconds")
+        return None if charged is None else float(charged)
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job if it is not over."""
+        try:
+            self._job(job_id).cancel()
+        except (RuntimeInvalidStateError, RuntimeJobNotFound):
+            return
+        except Exception as error:  # seam: a question that can be asked again
+            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+
+    def find(self, tag: str) -> tuple[str, ...]:
+        """Return the jobs that were made under a tag, oldest first."""
+        try:
+            found = self._service.jobs(limit=LISTED, job_tags=[tag], descending=False)
+        except Exception as error:  # seam: a question that can be asked again
+            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+        self._jobs |= {job.job_id(): job for job in found}
+        return tuple(job.job_id() for job in found)
+
+    def _job(self, job_id: str) -> RuntimeJobV2:
+        if job_id not in self._jobs:
+            self._jobs[job_id] = self._service.job(job_id)
+        return self._jobs[job_id]
+
+    def _read(self, job_id: str) -> PrimitiveResult:
+        try:
+            result = self._job(job_id).result()
+            if result is None:
+                raise ValueError("it is empty")
+        except (IBMRuntimeError, RequestException) as error:
+            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+        except Exception as error:  # seam: a text that ends in the middle fails in whatever way it is read
+            count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
+            said = f"{self.name}: the result of job {job_id} cannot be read: {redact(error)[:200]}"
+            if count < UNREADABLE:
+                raise NoAnswer(said) from None
+            raise BackendFailed(said) from None
+        return result
+
+    def _pubs(self, tasks: Sequence[Task], options: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        pubs: list[tuple[Any, ...]] = []
+        for slot, task in enumerate(tasks):
+            isa = self._isa.get(task.circuit, task.digest, options)
+            make = _sampler_pubs if task.primitive == "sampler" else _estimator_pubs
+            pubs += make(isa, task, slot)
+        return pubs
+
+    def _mode(self) -> IBMBackend | Batch:
+        if self._settings.ibm_mode == "job":
+            return self._device
+        if self._batch is None:
+            self._batch = Batch(backend=self._device)
+        return self._batch
+
+    def _ask_operational(self) -> None:
+        try:
+            status = self._device.status()
+        except Exception as error:  # seam: nothing was sent
+            raise BackendFailed(f"{self.name} does not answer, nothing was sent: {redact(error)}") from None
+        if not status.operational:
+            raise BackendFailed(f"{self.name} takes no jobs now: {status.status_msg}")
+
+    def _rep_delay_s(self) -> float:
+        delay = self._defaults.get("rep_delay")
+        found = getattr(self._device.configuration(), "default_rep_delay", None)
+        return float(delay if delay is not None else REP_DELAY_S if found is None else found)
+
+    def _refresh(self) -> None:
+        """Read the device's properties again once an hour; what was compiled for older ones is forgotten."""
+        with self._lock:
+            if time.monotonic() - self._refreshed < REFRESH_S:
+                return
+            before = self._device.properties()
+            self._refreshed = time.monotonic()
+            try:
+                self._device.refresh()
+            except Exception:  # seam: the older properties do
+                return
+            after = self._device.properties()
+            if before and after and before.last_update_date != after.last_update_date:
+                self._isa = IsaCache(self.name, self._device.target)
+
+
+def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBackend]:
+    try:
+        service = connect(settings)
+        return service, service.backend(device)
+    except BadInput:
+        raise
+    except Exception as error:  # seam: the client's own text may hold the token
+        raise BadInput(
+            f"ibm:{device} cannot be opened: {redact(error)}; `ketcycle doctor --backend ibm:{device}` says what is "
+            "missing"
+        ) from None
+
+
+def _unclear(error: Exception) -> bool:
+    """Say whether a job may exist after this error of a submission.
+
+    No job: the service refused the token or the request (4xx), or the input was refused on this machine. Anything
+    else, the connection's end and 5xx to every try above all, leaves it open.
+    """
+    if isinstance(error, IBMNotAuthorizedError | RuntimeProgramNotFound | IBMInputValueError):
+        return False
+    if isinstance(error, IBMRuntimeError):
+        status = getattr(error.__context__, "status_code", -1)
+        return not 400 <= status < 500
+    if isinstance(error, RequestException):
+        return True
+    # Raised outside the post itself: the questions before it, or the preparation.
+    return type(error).__name__ != "RequestsApiError" and not isinstance(error, ValueError)
+
+
+def _note(isa: Isa, task: Task, slot: int) -> dict[str, Any]:
+    applied = dict(task.options)
+    if task.primitive == "sampler":
+        applied = {name: value for name, value in applied.items() if name not in ESTIMATOR_ONLY}
+    weight = max(1, len(task.sets)) * max(1, task.shots)
+    return {
+        "slot": slot,
+        "shots": task.shots,
+        "executions": weight,
+        "qubits": isa.qubits,
+        "two_qubit_gates": isa.compiled.num_nonlocal_gates(),
+        "duration_s": isa.duration_s,
+        "options": applied,
+        "compile": [task.digest, isa.cpu_s],
+    }
+
+
+def _bound(isa: Isa, task: Task, slot: int) -> tuple[QuantumCircuit, NDArray[np.float64]]:
+    """Return the template under its note, and the values of its parameters (m, p)."""
+    circuit = isa.template.circuit.copy()
+    circuit.metadata = {"ketcycle": _note(isa, task, slot)}
+    binds = isa.template.binds(task.sets)
+    columns = [np.asarray(binds[parameter], np.float64) for parameter in circuit.parameters]
+    return circuit, np.stack(columns, axis=-1) if columns else np.empty((len(task.sets), 0))
+
+
+def _sampler_pubs(isa: Isa, task: Task, slot: int) -> list[tuple[Any, ...]]:
+    if not task.circuit.cregs:
+        raise BadInput("a circuit without classical bits has nothing to sample; add measurements")
+    circuit, values = _bound(isa, task, slot)
+    if values.shape[1] == 0:  # the client has no parameter sets without parameters
+        return [(circuit,)] * len(values)
+    return [(circuit, values)]
+
+
+def _estimator_pubs(isa: Isa, task: Task, slot: int) -> list[tuple[Any, ...]]:
+    """One PUB of all sets by all observables where every set asks for the same ones, else value by value."""
+    circuit, values = _bound(isa, task, slot)
+    layout = isa.compiled.layout
+    asked: list[list[SparsePauliOp]] = [[] for _ in task.sets]
+    for index, observable in task.pairs:
+        asked[index].append(SparsePauliOp.from_list(list(observable.items())).apply_layout(layout))
+    if values.shape[1] == 0:
+        return [(circuit, row) for row in asked]
+    if all(row == asked[0] for row in asked):
+        return [(circuit, asked[0], values[:, None, :])]
+    rows = [index for index, _ in task.pairs]
+    return [(circuit, [item for row in asked for item in row], values[rows])]
+
+
+def _outcomes(job_id: str, result: PrimitiveResult, billed_s: float | None) -> Iterator[tuple[int, Executed]]:
+    """Put the PUBs of a job back in their places, each with its share of the bill."""
+    notes = [pub.metadata["circuit_metadata"]["ketcycle"] for pub in result]
+    slots: dict[int, list[int]] = {}
+    for position, note in enumerate(notes):
+        slots.setdefault(note["slot"], []).append(position)
+    whole = sum(notes[positions[0]]["executions"] for positions in slots.values())
+    for slot, positions in slots.items():
+        note = notes[positions[0]]
+        arrays = [_arrays(result[position], note["shots"]) for position in positions]
+        share = (billed_s or 0.0) * note["executions"] / whole
+        facts = {name: note[name] for name in ("qubits", "two_qubit_gates", "duration_s", "options")}
+        digest, cpu_s = note["compile"]
+        yield (
+            slot,
+            Executed(
+                {name: np.concatenate([piece[name] for piece in arrays]) for name in arrays[0]},
+                cpu_s=0.0,
+                wall_s=0.0,
+                prepare_cpu_s={f"isa|{digest}": cpu_s},
+                qpu_s_billed=share,
+                facts={"job": job_id, "job_billed_s": billed_s, **facts},
+            ),
+        )
+
+
+def _arrays(pub: Any, shots: int) -> dict[str, NDArray[Any]]:
+    if "evs" in pub.data:
+        return {name: np.ravel(pub.data[name]) for name in ("evs", "stds")}
+    found = {}
+    for name, bits in pub.data.items():
+        packed = bits.array
+        # Twirling rounds the shots up to whole randomisations.
+        found[name] = packed.reshape(-1, *packed.shape[-2:])[:, :shots]
+    return found
