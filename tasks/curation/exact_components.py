@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
-SHINGLE = 5
-_WORD = re.compile(r"\w+")
+from tasks.curation.shingles import WORDS, Sketches, sketch
 
 
 @dataclass(frozen=True)
@@ -40,14 +39,11 @@ def exact_components(texts: Sequence[str], thresholds: Sequence[float], wanted: 
         thresholds: falling.
         wanted: how many components are enough.
     """
-    words = [_WORD.findall(text.lower()) for text in texts]
-    first: dict[str, int] = {}
-    for row, found in enumerate(words):
-        if len(found) >= SHINGLE:
-            first.setdefault(" ".join(found), row)
-    rows = np.array(list(first.values()), np.int64)
-    lengths = np.array([len(words[row]) for row in rows], np.int64)
-    left, right, jaccard = _similar(list(first), min(thresholds)) if len(rows) > 1 else (rows[:0],) * 3
+    found = sketch(texts)
+    _, first = np.unique(found.fingerprints, axis=0, return_index=True)
+    rows = np.sort(first[found.n_words[first] >= WORDS])
+    lengths = found.n_words[rows]
+    left, right, jaccard = _similar(found, rows, min(thresholds))
     parts: list[Found] = []
     for threshold in thresholds:
         near = jaccard >= threshold
@@ -57,13 +53,17 @@ def exact_components(texts: Sequence[str], thresholds: Sequence[float], wanted: 
     return thresholds[-1], parts
 
 
-def _similar(texts: Sequence[str], least: float) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    from sklearn.feature_extraction.text import CountVectorizer  # here, not above: the arms load without it
-
-    split: dict[str, Any] = {"tokenizer": str.split, "token_pattern": None, "lowercase": False}
-    sets = CountVectorizer(binary=True, ngram_range=(SHINGLE, SHINGLE), dtype=np.int32, **split).fit_transform(texts)
-    sizes = np.asarray(sets.sum(axis=1)).ravel()
-    shared = sets[:, np.asarray(sets.sum(axis=0)).ravel() > 1]
+def _similar(
+    found: Sketches, rows: NDArray[np.int64], least: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return the pairs of rows and their similarity where it is at least `least`, by one sparse product."""
+    starts = found.ends - np.diff(found.ends, prepend=0)
+    _, column = np.unique(found.shingles, return_inverse=True)
+    sets = csr_array((np.ones(len(column), np.int32), column, np.r_[starts, found.ends[-1:]]))[rows]
+    sets.sum_duplicates()
+    sets.data[:] = 1
+    sizes = np.diff(sets.indptr)
+    shared = sets[:, np.bincount(sets.indices, minlength=sets.shape[1]) > 1]
     common = (shared @ shared.T).tocoo()
     upper = common.row < common.col
     left, right, both = common.row[upper], common.col[upper], common.data[upper]
@@ -75,10 +75,7 @@ def _similar(texts: Sequence[str], least: float) -> tuple[NDArray[np.int64], NDA
 def _parts(
     rows: NDArray[np.int64], lengths: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> list[Found]:
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    links = coo_matrix((np.ones(len(left)), (left, right)), shape=(len(rows), len(rows)))
+    links = coo_array((np.ones(len(left)), (left, right)), shape=(len(rows), len(rows)))
     _, label = connected_components(links, directed=False)
     sizes, edges = np.bincount(label, minlength=1), np.bincount(label[left], minlength=label.max(initial=0) + 1)
     found = []
