@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.pending import complete_pending
 from infra import settings
 from infra.runtime.queue import Runtime
 
 
 @flow(name="quantum-dispatch")
 def dispatch(backend: str = "aer") -> int:
-    """Dispatch all that waits for a backend, unless someone leads already; return the number of jobs sent."""
+    """Dispatch all that waits for a backend, unless someone leads already; return the number of jobs sent.
+
+    Arms that were waiting for the results go on, which may ask for more.
+    """
     loaded = settings.load()
-    return Runtime(loaded.ledger, backend, home=loaded.home, projection=loaded.projection_device).drain()
+    runtime, sent = Runtime(loaded.ledger, backend, home=loaded.home, projection=loaded.projection_device), 0
+    while True:
+        jobs = runtime.drain()
+        sent += jobs
+        completed = complete_pending(loaded)
+        if not jobs and all(item.status == "pending" for item in completed):
+            return sent

@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.cancel import cancellable, on_cancellation, on_crashed
 from flows.config import RunConfig
+from flows.pending import complete_run
 from flows.render import markdown
 from flows.report import build_report, metrics, write_report
 from flows.stages import join, run_name, start_shadows
@@ -155,6 +156,9 @@ def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any], note: 
     if pending:
         log.info("waiting for the arms that run beside: %d decisions", len(pending))
     join(pending)
+    late = [item for item in complete_run(loaded, config.run_id) if item.status == "pending"]
+    if late:
+        log.info("%d arms wait for a remote queue; ketcycle queue drain completes the report", len(late))
     return failure
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -173,6 +173,12 @@ def run_shadow(subtask: Subtask[P, S], problem: P, arms: Sequence[str], bench: W
     """Run arms beside the chosen one; a failure is recorded, never raised. Returns the number of arms run."""
     problem_id = content_key(problem)
     executions = _execute(subtask, problem, problem_id, list(arms), bench)
+    where = {"stage": subtask.stage, "subtask": subtask.name, "problem": problem_id, "status": "pending"}
+    for row in bench.evidence.read(run_id=bench.run_id, **where):
+        if row.arm in executions:
+            # What the execution that was late spent here; its finished calls are in the new row's books.
+            own = Usage(row.total.cpu_s - row.total.simulation_cpu_s, row.total.wall_s, row.total.rss_gb_s)
+            executions[row.arm].total = executions[row.arm].total + own
     _record(subtask, problem, problem_id, executions, None, bench)
     return len(executions)
 
@@ -285,6 +291,7 @@ class _Shared:
     def __init__(self) -> None:
         self.values: dict[str, tuple[Any, Usage]] = {}
         self.spent = Usage()  # by this process, to be taken out of the arm during whose time it was made
+        self.late = False  # whether an arm's remote result was not there in time
 
     def get(self, key: str, make: Callable[[], T], queued: Callable[[], Usage]) -> tuple[T, Usage, bool]:
         """Return the value, its cost, and whether it was made just now."""
@@ -348,17 +355,22 @@ class _Handle(Generic[P, S]):
             return value
 
         rng = _generator(bench, self._key, self._problem_id, arm.name)
-        solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, self._scratch, deadline))
+        try:
+            solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, self._scratch, deadline))
+        except StillQueued:
+            self._shared.late = True
+            raise
         if first:
             self.queued = queued() - self.shared_queued
             self.reused = sampler.reused or estimator.reused
         return solution
 
     def _deadline(self) -> float | None:
-        """Return until when a remote result is waited for; nobody waits for what runs in this process."""
+        """Return until when a remote result is waited for; None where it is made in this process."""
         if self.arm.kind is not Kind.QUANTUM or open_backend(self._bench.backend).local:
             return None
-        return time.time() + self._bench.remote_deadline_s
+        # The arms beside a decision hold one worker after the other: once one was late, the next ones do not wait.
+        return time.time() + (0.0 if self._shared.late else self._bench.remote_deadline_s)
 
 
 def _finish(handle: _Handle[P, S], measured: Measured[S]) -> _Execution[S]:
@@ -473,6 +485,7 @@ def _scratch(home: Path, arms: Sequence[str]) -> Iterator[dict[str, Path]]:
         yield {arm: Path(tempfile.mkdtemp(dir=folder)) for arm in arms}
 
 
+@cache
 def _provenance() -> dict[str, Any]:
     versions = {name: version(name) for name in ("ketcycle", "qiskit", "qiskit-aer", "torch", "numpy")}
     return {"versions": json.dumps(versions), "host": platform.node()}

@@ -78,9 +78,12 @@ def shadow(shadow: Shadow) -> int:
 
     Arms that have left their evidence are not run again: a cluster repeats finished tasks when a worker dies.
     """
-    shadow = shadow.left()
-    if not shadow.arms:
-        return 0
+    left = shadow.left()
+    return run_beside(left) if left.arms else 0
+
+
+def run_beside(shadow: Shadow) -> int:
+    """Pose a decision again as it was and run arms on it; return how many."""
     module = _module(shadow.context.stage)
     found = next(s for s in module.SUBTASKS if s.name == shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
