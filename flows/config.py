@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.errors import BadInput
 from infra.settings import Objective
@@ -25,7 +25,9 @@ class RunConfig(BaseModel):
     run_id: str = Field(
         "", description="Name of the run, which a retry resumes; empty = named after the Prefect flow run."
     )
-    profile: str = Field("demo", description="Profile in deployments/profiles that sets the sizes.")
+    profile: str = Field(
+        "demo", description="Profile in deployments/profiles that sets the sizes; pretrained where a model is given."
+    )
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     model: str = Field("", description="Folder of a pretrained model in transformers format; empty = train one.")
@@ -35,6 +37,13 @@ class RunConfig(BaseModel):
     stages: tuple[str, ...] = Field(STAGES, description="Stages to run, in lifecycle order.")
     objective: Objective = Field("energy", description="What auto routing minimises.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sizes_of_a_pretrained_model(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("model") and not given.get("profile"):
+            return {**given, "profile": "pretrained"}
+        return given
 
     @field_validator("run_id")
     @classmethod

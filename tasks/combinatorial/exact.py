@@ -6,6 +6,7 @@ matrix product, so 24 dense variables take a tenth of a second and a few tens of
 
 from __future__ import annotations
 
+from math import comb
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ def minimise_cardinality(qubo: Qubo, k: int) -> Bits:
     """Return a minimiser of the energy among the bit strings with exactly `k` ones, (n,).
 
     Raises:
-        ValueError: more than 24 variables, or `k` is not between 0 and n.
+        ValueError: more than 2^24 candidates, or `k` is not between 0 and n.
     """
     if not 0 <= k <= qubo.size:
         raise ValueError(f"k ({k}) should lie between 0 and the number of variables ({qubo.size})")
@@ -54,8 +55,12 @@ def subsets(n: int, k: int) -> Bits:
 
 def _search(qubo: Qubo, k: int | None) -> Bits:
     n = qubo.size
-    if n > LIMIT:
-        raise ValueError(f"enumeration takes at most {LIMIT} variables, not {n}; anneal, or split the problem")
+    candidates = 1 << n if k is None else comb(n, k)
+    if candidates > 1 << LIMIT or n > 2 * LIMIT - 8:  # the tables of the two halves are enumerated in any case
+        raise ValueError(
+            f"enumeration takes at most {LIMIT} variables (2^{LIMIT} candidates), not {n} ({candidates} candidates); "
+            "anneal, or split the problem"
+        )
     half = n // 2
     low, high = all_bits(half).astype(np.float64), all_bits(n - half).astype(np.float64)
     low_energy = _part(low, qubo.linear[:half], qubo.quadratic[:half, :half])

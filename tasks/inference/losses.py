@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +28,10 @@ if TYPE_CHECKING:
 
 Removal = tuple[int, ...]
 
+log = logging.getLogger("ketcycle.inference")
+
 SLICES = 4
+ANNOUNCED_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Pruning:
         calibration: text that the arms may look at.
         selection: text that the quality is measured on.
         allowance: bits per byte that removing k units may cost before leaving the model alone is better.
+        threads: torch threads of an evaluation; they change nothing but the time it takes.
     """
 
     model: Path
@@ -48,6 +54,7 @@ class Pruning:
     calibration: Windows
     selection: Windows
     allowance: float = 0.1
+    threads: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.k < len(self.units):
@@ -68,7 +75,10 @@ def children(
     """
     slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
     windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
-    jobs = [Job(problem.model, problem.units, part, removed, tuple(candidates), not removed) for part in windows]
+    jobs = [
+        Job(problem.model, problem.units, part, removed, tuple(candidates), not removed, problem.threads)
+        for part in windows
+    ]
     total = np.sum(apply(evaluate, jobs), axis=0)
     losses: NDArray[np.float64] = total / (math.log(2) * problem.calibration.n_bytes.sum())
     return losses
@@ -87,35 +97,52 @@ def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = i
     n = len(problem.units)
     whole, single = singles[0], singles[1:]
     text, later = problem.calibration, [tuple(range(i + 1, n)) for i in range(n - 1)]
-    jobs = [Job(problem.model, problem.units, text, (i,), js, whole=False) for i, js in enumerate(later)]
-    upper = np.zeros((n, n))
-    for i, sums in enumerate(apply(evaluate, jobs)):
+    jobs = [Job(problem.model, problem.units, text, (i,), js, False, problem.threads) for i, js in enumerate(later)]
+    upper, began, done = np.zeros((n, n)), time.monotonic(), 0
+    for i, job in enumerate(jobs):
+        [sums] = apply(evaluate, [job])
         pair = sums[1:] / (math.log(2) * text.n_bytes.sum())
         upper[i, i + 1 :] = pair - single[i] - single[i + 1 :] + whole
+        done += len(pair)
+        announce("pairs", done, n * (n - 1) // 2, began)
     return Qubo(single - whole, upper + upper.T, float(whole))
 
 
-def examine_surrogate(problem: Pruning, masks: int, rng: Generator) -> dict[str, float]:
+def announce(what: str, done: int, total: int, began: float) -> None:
+    """Log how far a long evaluation is and how many seconds are left, by the pace so far."""
+    spent = time.monotonic() - began
+    if spent >= ANNOUNCED_S and done < total:
+        log.info("%s: %d of %d evaluated, about %.0f s left", what, done, total, spent / done * (total - done))
+
+
+def examine_surrogate(problem: Pruning, masks: int, rng: Generator) -> dict[str, Any]:
     """Compare the pairwise expansion with the true loss on the calibration text of a problem.
 
     Returns:
         `spearman`: rank correlation of both over `masks` uniform k-subsets; `interaction_gap_bpb`: true loss of the
-        choice without interactions minus that of the expansion's optimum; `tokens` and `masks` it was measured on.
+        choice without interactions minus that of the expansion's optimum; `tokens` and `masks` it was measured on;
+        `whole_bpb` and `optimum_bpb`, the true loss of the whole model and at the expansion's optimum over all
+        k-subsets; `random_bpb`: the lowest, median and highest true loss of the subsets.
     """
     n = len(problem.units)
     singles = children(problem, (), range(n))
     qubo = pairwise_qubo(problem, singles)
 
     def true_loss(bits: ArrayLike) -> float:
-        return bits_per_byte_without(problem.model, problem.units, problem.calibration, removal(bits))
+        return bits_per_byte_without(problem.model, problem.units, problem.calibration, removal(bits), problem.threads)
 
-    subsets = uniform_subsets(n, problem.k, masks, rng)
-    spearman = spearmanr(qubo.energies(subsets), [true_loss(bits) for bits in subsets]).statistic
+    subsets, losses, began = uniform_subsets(n, problem.k, masks, rng), [], time.monotonic()
+    for bits in subsets:
+        losses.append(true_loss(bits))
+        announce("subsets", len(losses), masks, began)
     additive = np.isin(np.arange(n), lowest(singles[1:], problem.k))
-    optimum = minimise_cardinality(qubo, problem.k)
+    best_loss = true_loss(minimise_cardinality(qubo, problem.k))
     return {
-        "spearman": float(spearman),
-        "interaction_gap_bpb": true_loss(additive) - true_loss(optimum),
+        "spearman": float(spearmanr(qubo.energies(subsets), losses).statistic),
+        "interaction_gap_bpb": true_loss(additive) - best_loss,
+        "whole_bpb": float(singles[0]),
+        "optimum_bpb": best_loss,
+        "random_bpb": [float(np.min(losses)), float(np.median(losses)), float(np.max(losses))],
         "tokens": problem.calibration.n_predicted,
         "masks": masks,
     }

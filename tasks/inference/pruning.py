@@ -1,4 +1,6 @@
-"""Which heads and feed-forward groups of a model go, at a fixed number of units of about equal size.
+"""Which units of a model go, at a fixed number of units of about equal size.
+
+Units are heads and feed-forward groups of a small model, or whole blocks of a pretrained one.
 
 The surrogate is the loss expanded to pairs of units, `1 + n + n(n-1)/2` evaluations (block removal as constrained
 binary optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay for it in full. The opponent
@@ -48,6 +50,7 @@ SHOTS = 256
 LAYERS = 3
 ANNEALING_LAYERS = 6
 READS, SWEEPS = 32, 100
+QUBITS = 24  # beyond, a simulated state takes gigabytes and hours
 TOLERANCE = 0.02
 
 _SCORED: dict[tuple[str, Removal], float] = {}
@@ -80,13 +83,16 @@ def remove_smallest_weights(problem: Pruning, _bench: Bench) -> Removal:
 
 
 def remove_smallest_activations(problem: Pruning, _bench: Bench) -> Removal:
-    """Remove the units that add least to the residual stream: Wanda's score summed over a structure."""
-    return lowest(activation_norms(problem.model, problem.units, problem.calibration), problem.k)
+    """Remove the units that change the residual stream least: Wanda's score summed over a structure.
+
+    Of whole blocks it is the block influence of ShortGPT.
+    """
+    return lowest(activation_norms(problem.model, problem.units, problem.calibration, problem.threads), problem.k)
 
 
 def remove_smallest_gradients(problem: Pruning, _bench: Bench) -> Removal:
     """Remove the units whose gate has the smallest loss gradient: first-order Taylor."""
-    return lowest(gate_gradients(problem.model, problem.units, problem.calibration), problem.k)
+    return lowest(gate_gradients(problem.model, problem.units, problem.calibration, problem.threads), problem.k)
 
 
 def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
@@ -122,6 +128,7 @@ def sample_by_qaoa(problem: Pruning, bench: Bench) -> Removal:
 
 def sample_by_annealing(problem: Pruning, bench: Bench) -> Removal:
     """Sample k-subsets by Trotterised annealing on the circuit: the same ramp, twice as slow."""
+    _require_qubits(problem)
     qubo = surrogate(problem, bench)
     return _repaired(problem, bench, sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, ANNEALING_LAYERS))
 
@@ -194,8 +201,17 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
 
 
 def _qaoa_samples(problem: Pruning, bench: Bench) -> Bits:
+    _require_qubits(problem)
     qubo = surrogate(problem, bench)
     return bench.once("qaoa samples", lambda: sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, LAYERS))
+
+
+def _require_qubits(problem: Pruning) -> None:
+    if len(problem.units) > QUBITS:
+        raise ValueError(
+            f"{len(problem.units)} units need as many qubits, this arm takes at most {QUBITS}; "
+            "set inference.units lower, or use classical arms alone (--method classical)"
+        )
 
 
 def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
@@ -205,9 +221,9 @@ def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
 
 def _selection_loss(problem: Pruning, removed: Removal) -> float:
     """Arms often agree, so the text is read once for each distinct answer."""
-    key = content_key(problem), removed
+    key = content_key([str(problem.model), problem.units, problem.selection]), removed
     if key not in _SCORED:
-        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed)
+        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed, problem.threads)
     return _SCORED[key]
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,9 +20,12 @@ from infra.errors import BadInput
 from infra.lake import Ref
 from infra.tracking import register_model
 from tasks.contract import Subtask
+from tasks.inference.blocks import without_blocks
 from tasks.inference.losses import Pruning, Removal, examine_surrogate
 from tasks.inference.pruning import PRUNING
-from tasks.inference.units import Layout, Unit, choose_units, zero_units
+from tasks.inference.units import BLOCK, Layout, Unit, choose_units, whole_blocks, zero_units
+from tasks.inference.variables import least_harmful, leave_one_out
+from tasks.inference.walk import unit_sizes
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
@@ -43,7 +46,8 @@ class Options(BaseModel):
 
     Attributes:
         domains: domains that calibrate and judge; those without text are left out.
-        units: removable parts at most.
+        parts: what can be removed: `heads` (and feed-forward channels, of a Llama-style decoder) or whole `blocks`.
+        units: removable parts at most; of more blocks the least harmful ones are chosen.
         share: share of them that goes.
         allowance: bits per byte that the removal may cost before leaving the model alone is better.
         calibration_tokens: text that the methods see; under 16,000 noise is as large as the differences.
@@ -53,6 +57,7 @@ class Options(BaseModel):
         recovery_tokens: training after the removal, 0 = none.
         matrix_lr: learning rate of Muon in it.
         other_lr: learning rate of AdamW in it.
+        muon: use Muon for the matrices in it; off for a pretrained model, whose wide matrices make it slow.
         batch: windows per step.
         threads: torch threads.
         evaluation_windows: held-out windows of each figure, None = all.
@@ -66,7 +71,8 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     domains: tuple[str, ...] = ("base", "second")
-    units: int = Field(14, ge=2, le=24)
+    parts: Literal["heads", "blocks"] = "heads"
+    units: int = Field(14, ge=2, le=64)
     share: float = Field(1 / 3, gt=0, lt=1)
     allowance: float = Field(0.1, ge=0)
     calibration_tokens: int = Field(16_384, ge=1)
@@ -76,6 +82,7 @@ class Options(BaseModel):
     recovery_tokens: int = Field(40_000, ge=0)
     matrix_lr: float = Field(0.005, gt=0)
     other_lr: float = Field(0.005, gt=0)
+    muon: bool = True
     batch: int = Field(8, ge=1)
     threads: int = Field(1, ge=1)
     evaluation_windows: int | None = Field(96, ge=1)
@@ -91,21 +98,16 @@ def prepare(context: Context) -> State:
     options = context.parsed(Options)
     source = _source(context)
     folder = context.lake.folder(source)
-    units, why = _units(folder, options.units)
     with torch_threads(options.threads):
-        state = State().add(
-            source=str(source),
-            units=[str(unit) for unit in units],
-            cannot_prune=why,
-            bits_per_byte={"before": _scores(context, load_model(folder))},
-        )
+        state = State().add(source=str(source), bits_per_byte={"before": _scores(context, load_model(folder))})
+        units, why = _units(context, options)
+        state = state.add(units=[str(unit) for unit in units], cannot_prune=why)
         if not units:
             log.warning("nothing to prune: %s", why)
             return state
-        layout = Layout.of(AutoConfig.from_pretrained(folder, local_files_only=True))
         k = _k(options, units)
         log.info("%d units of %d blocks, %d of them go", len(units), len({u.layer for u in units}), k)
-        state = state.add(unit_parameters=[layout.parameters(unit) for unit in units], k=k)
+        state = state.add(unit_parameters=unit_sizes(folder, units), k=k)
         if options.surrogate_tokens:
             problem = _problem(context, options, units, options.surrogate_tokens)
             rng = np.random.default_rng([context.seed, 1])
@@ -118,7 +120,7 @@ def pose(context: Context, state: State, subtask: str) -> Pruning | None:
     if subtask != PRUNING.name:
         raise KeyError(f"inference has no subtask {subtask!r}")
     options = context.parsed(Options)
-    units, _ = _units(context.lake.folder(_source(context)), options.units)
+    units, _ = _units(context, options)
     return _problem(context, options, units, options.calibration_tokens) if units else None
 
 
@@ -157,20 +159,20 @@ def headline(state: State) -> str:
 
 def _prune_and_save(context: Context, state: State, options: Options) -> State:
     folder = context.lake.folder(_source(context))
-    units, _ = _units(folder, options.units)
-    removed = tuple(state.facts.get("removed", ()))
+    units, _ = _units(context, options)
+    gone = [units[index] for index in state.facts.get("removed", ())]
     full = load_model(folder)
-    whole = active_parameters(full)
+    whole, length = active_parameters(full), _context_length(context)
     figures: dict[str, Any] = dict(state.facts["bits_per_byte"])
-    model = load_model(folder)
-    zero_units(model, [units[index] for index in removed])
-    kept = compact(model)
-    speed = _prefill_speed(full, model, options.speed_s)
-    if removed:
+    model, kept = _remove(folder, gone)
+    speed = _prefill_speed(full, model, options.speed_s, length)
+    if gone:
         figures["pruned"] = _scores(context, model)
         if options.recovery_tokens:
             figures |= _recover(context, options, model, folder)
-    ref = _save(context, model, kept, full, removed)
+    if kept:
+        expand(model, kept, full)
+    ref = _save(context, full if kept else model, state.facts.get("removed", ()))
     log.info("bits per byte: %s", "; ".join(f"{name} {_line(scores)}" for name, scores in figures.items()))
     active = active_parameters(model)
     return state.add(
@@ -178,9 +180,22 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
         bits_per_byte=figures,
         parameters={"stored": whole, "active": active, "removed_share": 1 - active / whole},
         prefill_tokens_per_cpu_s=speed,
-        # One width for all blocks is all that the format knows: the file keeps zeros, the server leaves them out.
-        stored_as="zeros in the shape of the source; taken out when loaded by the server",
+        weights_bytes={"before": _weights_bytes(folder), "after": _weights_bytes(context.lake.folder(ref))},
+        # One width for all blocks is all that the format knows: heads and channels leave zeros in the file.
+        stored_as=(
+            "zeros in the shape of the source; taken out when loaded by the server" if kept else "without the blocks"
+        ),
     )
+
+
+def _remove(folder: Path, gone: list[Unit]) -> tuple[Any, tuple[Kept, ...]]:
+    """Return the model without some units, and for heads and channels what is left of each block."""
+    model = load_model(folder)
+    if gone and gone[0].part == BLOCK:
+        return without_blocks(model, [unit.layer for unit in gone]), ()
+    if gone:
+        zero_units(model, gone)
+    return model, compact(model)
 
 
 def _recover(context: Context, options: Options, model: Any, folder: Path) -> dict[str, Any]:
@@ -198,6 +213,7 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
             batch=options.batch,
             matrix_lr=options.matrix_lr,
             other_lr=options.other_lr,
+            muon=options.muon,
             seed=context.seed,
             threads=options.threads,
         )
@@ -207,15 +223,17 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
     return scores
 
 
-def _save(context: Context, model: Any, kept: tuple[Kept, ...], full: Any, removed: Removal) -> Ref:
-    if kept:
-        expand(model, kept, full)
+def _save(context: Context, model: Any, removed: Sequence[int]) -> Ref:
     source = _source(context)
     with TemporaryDirectory(dir=context.scratch) as folder:
         copytree(context.lake.folder(_tokenizer(context)), folder, dirs_exist_ok=True)
-        save_model(full if kept else model, Path(folder))
+        save_model(model, Path(folder))
         meta = {"source": str(source), "removed": list(removed)}
         return context.lake.put_folder("inference/model", Path(folder), meta)
+
+
+def _weights_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
 def _serve(context: Context, folder: Path, ref: Ref) -> dict[str, Any]:
@@ -256,12 +274,23 @@ def _tokenizer(context: Context) -> Ref:
     return context.inputs["preprocessing/tokenizer"]
 
 
-def _units(folder: Path, limit: int) -> tuple[tuple[Unit, ...], str]:
-    """Return the units of a model, or none and the reason."""
+def _units(context: Context, options: Options) -> tuple[tuple[Unit, ...], str]:
+    """Return the units of the model, or none and the reason; a build that cannot be cut finer is cut in blocks."""
+    folder = context.lake.folder(_source(context))
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
     try:
-        return choose_units(Layout.of(AutoConfig.from_pretrained(folder, local_files_only=True)), limit), ""
+        if options.parts == "heads":
+            return choose_units(Layout.of(config), options.units), ""
     except ValueError as error:
-        return (), str(error)
+        log.info("%s; whole blocks are the units", error)
+    depth = int(config.num_hidden_layers)
+    if depth < 2:
+        return (), f"a model of {depth} block has nothing that could go"
+    if depth <= options.units:
+        return whole_blocks(range(depth)), ""
+    text = _calibration(context, options, options.calibration_tokens)
+    losses = leave_one_out(folder, depth, text, options.threads, context.scratch / "losses")
+    return whole_blocks(least_harmful(losses, options.units)), ""
 
 
 def _k(options: Options, units: tuple[Unit, ...]) -> int:
@@ -269,15 +298,20 @@ def _k(options: Options, units: tuple[Unit, ...]) -> int:
 
 
 def _problem(context: Context, options: Options, units: tuple[Unit, ...], tokens: int) -> Pruning:
-    train_windows = _mixed(context, options, "train", None)
     return Pruning(
         model=context.lake.folder(_source(context)),
         units=units,
         k=_k(options, units),
-        calibration=train_windows.spread(max(1, -(-tokens // train_windows.context))),
+        calibration=_calibration(context, options, tokens),
         selection=_mixed(context, options, "validation", options.selection_windows),
         allowance=options.allowance,
+        threads=options.threads,
     )
+
+
+def _calibration(context: Context, options: Options, tokens: int) -> Windows:
+    windows = _mixed(context, options, "train", None)
+    return windows.spread(max(1, -(-tokens // windows.context)))
 
 
 def _by_domain(context: Context, options: Options, split: str, limit: int | None) -> dict[str, Windows]:
@@ -326,15 +360,19 @@ def _freeze_empty(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
-def _prefill_speed(full: Any, pruned: Any, seconds: float) -> dict[str, float]:
+def _prefill_speed(full: Any, pruned: Any, seconds: float, length: int) -> dict[str, float]:
     """Return prompt tokens read per CPU second before and after, the median of turns."""
-    length = int(full.config.max_position_embeddings)
-    tokens = torch.arange(4 * length).view(4, length) % int(full.config.vocab_size)
+    rows = max(1, 512 // length)
+    tokens = torch.arange(rows * length).view(rows, length) % int(full.config.vocab_size)
     runs: dict[str, list[float]] = {"before": [], "after": []}
     for _ in range(3):
         runs["before"].append(_tokens_per_cpu_s(full, tokens, seconds / 3))
         runs["after"].append(_tokens_per_cpu_s(pruned, tokens, seconds / 3))
     return {name: statistics.median(values) for name, values in runs.items()}
+
+
+def _context_length(context: Context) -> int:
+    return int(context.lake.meta(_shards(context))["context"])
 
 
 def _tokens_per_cpu_s(model: Any, tokens: torch.Tensor, seconds: float) -> float:

@@ -1,6 +1,7 @@
-"""Removable parts of a Llama-style decoder.
+"""Removable parts of a decoder.
 
-A unit is a run of key-value heads (with their query heads) or of feed-forward channels of one block.
+A unit is a run of key-value heads (with their query heads) or of feed-forward channels of one block of a Llama-style
+decoder, or a whole block of any decoder. The units of one problem are all of the one sort or all of the other.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import torch
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-ATTENTION, FFN = "attention", "ffn"
+ATTENTION, FFN, BLOCK = "attention", "ffn", "block"
 
 
 @dataclass(frozen=True, order=True)
 class Unit:
-    """A removable part: key-value heads or feed-forward channels `start..stop-1` of one block."""
+    """A removable part: key-value heads or feed-forward channels `start..stop-1` of one block, or all of it."""
 
     layer: int
     part: str
@@ -33,6 +34,8 @@ class Unit:
         return 2 * self.layer + (self.part == FFN)
 
     def __str__(self) -> str:
+        if self.part == BLOCK:
+            return f"block {self.layer}"
         kind = "heads" if self.part == ATTENTION else "channels"
         return f"block {self.layer} {kind} {self.start}-{self.stop - 1}"
 
@@ -103,6 +106,11 @@ def make_units(layout: Layout, layers: Sequence[int], head_units: int, channel_u
             cuts = [round(size * i / count) for i in range(count + 1)] if count else []
             units += [Unit(layer, part, a, b) for a, b in pairwise(cuts)]
     return tuple(sorted(units, key=lambda u: (u.sublayer, u.start)))
+
+
+def whole_blocks(layers: Sequence[int]) -> tuple[Unit, ...]:
+    """Return blocks as units."""
+    return tuple(Unit(layer, BLOCK, 0, 1) for layer in sorted(layers))
 
 
 def choose_units(layout: Layout, limit: int) -> tuple[Unit, ...]:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from tasks.inference.units import Layout, Unit, weights_of
+from tasks.inference.blocks import BlockWalker, batches
+from tasks.inference.units import BLOCK, Layout, Unit, weights_of
 from tasks.model.causal import load_model
 from tasks.model.threads import torch_threads
 from tasks.model.windows import Windows
@@ -27,8 +28,6 @@ from tasks.model.windows import Windows
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
-
-BATCH_TOKENS = 512  # logits of this many tokens stay in the processor's cache: twice as fast as 2,048
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Job:
         removed: units left out in every evaluation.
         candidates: units left out one at a time in addition.
         whole: whether the loss without `removed` alone is wanted too; else it is nan.
+        threads: torch threads.
     """
 
     model: Path
@@ -50,44 +50,78 @@ class Job:
     removed: tuple[int, ...] = ()
     candidates: tuple[int, ...] = ()
     whole: bool = True
+    threads: int = 1
 
 
 def evaluate(job: Job) -> NDArray[np.float64]:
     """Return the summed negative log-likelihood (nats) without the removed units, then without each candidate too."""
-    with torch_threads(1):
+    with torch_threads(job.threads):
+        if _are_blocks(job.units):
+            removed, candidates = (layers(job.units, which) for which in (job.removed, job.candidates))
+            return _block_walker(job.model).nll(job.windows, removed, candidates, whole=job.whole)
         return _walker(job.model).nll(job)
 
 
-def bits_per_byte_without(model: Path, units: tuple[Unit, ...], windows: Windows, removed: Sequence[int]) -> float:
+def bits_per_byte_without(
+    model: Path, units: tuple[Unit, ...], windows: Windows, removed: Sequence[int], threads: int = 1
+) -> float:
     """Return the bits per byte of a model without some of its units."""
-    total = evaluate(Job(model, units, windows, tuple(removed)))[0]
+    total = evaluate(Job(model, units, windows, tuple(removed), threads=threads))[0]
     return float(total / (math.log(2) * windows.n_bytes.sum()))
 
 
 def weight_norms(model: Path, units: Sequence[Unit]) -> NDArray[np.float64]:
     """Return the root mean square weight of each unit."""
+    if _are_blocks(units):
+        return _block_walker(model).weight_norms(layers(units))
     return _walker(model).weight_norms(units)
 
 
-def activation_norms(model: Path, units: Sequence[Unit], windows: Windows) -> NDArray[np.float64]:
+def activation_norms(model: Path, units: Sequence[Unit], windows: Windows, threads: int = 1) -> NDArray[np.float64]:
     """Return Wanda's score |W_ij| * ||a_j|| (Sun et al. 2023, arXiv 2306.11695) of the output projection by unit.
 
     The elements of a unit are joined by the Euclidean norm: the size of what it adds to the residual stream if its
-    channels were uncorrelated.
+    channels were uncorrelated. Of whole blocks it is how much they turn the residual stream (`BlockWalker.influences`).
     """
-    with torch_threads(1):
+    with torch_threads(threads):
+        if _are_blocks(units):
+            return _block_walker(model).influences(layers(units), windows)
         return _walker(model).activation_norms(units, windows)
 
 
-def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows) -> NDArray[np.float64]:
+def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows, threads: int = 1) -> NDArray[np.float64]:
     """Return the mean over windows of |dL/dg| for a gate g = 1 on each unit (Michel et al. 2019, arXiv 1905.10650)."""
-    with torch_threads(1):
+    with torch_threads(threads):
+        if _are_blocks(units):
+            return _block_walker(model).gate_gradients(layers(units), windows)
         return _walker(model).gate_gradients(units, windows)
+
+
+def unit_sizes(model: Path, units: Sequence[Unit]) -> list[int]:
+    """Return the weights that belong to each unit."""
+    if _are_blocks(units):
+        return _block_walker(model).sizes(layers(units))
+    layout = _walker(model).layout
+    return [layout.parameters(unit) for unit in units]
+
+
+def layers(units: Sequence[Unit], which: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return the blocks of some units, or of all."""
+    return tuple(units[i].layer for i in (range(len(units)) if which is None else which))
+
+
+def _are_blocks(units: Sequence[Unit]) -> bool:
+    return bool(units) and units[0].part == BLOCK
 
 
 @lru_cache(maxsize=2)
 def _walker(folder: Path) -> _Walker:
     return _Walker(load_model(folder))
+
+
+@lru_cache(maxsize=1)  # half a gigabyte each
+def _block_walker(folder: Path) -> BlockWalker:
+    return BlockWalker(load_model(folder))
 
 
 @dataclass
@@ -120,7 +154,7 @@ class _Walker:
         removed = self._by_sublayer(job.units, job.removed)
         candidates = self._by_sublayer(job.units, job.candidates)
         with torch.inference_mode():
-            for tokens in self._batches(job.windows):
+            for tokens in batches(job.windows):
                 total += self._batch_nll(tokens, removed, candidates, len(job.candidates), job.whole)
         return total
 
@@ -160,7 +194,7 @@ class _Walker:
         """See the function of this name."""
         squares: dict[int, torch.Tensor] = {}
         with torch.inference_mode():
-            for tokens in self._batches(windows):
+            for tokens in batches(windows):
                 hidden, position = self._embed(tokens)
                 for at in range(len(self.sublayers)):
                     hidden = self._step(at, hidden, position, {})
@@ -176,7 +210,7 @@ class _Walker:
     def gate_gradients(self, units: Sequence[Unit], windows: Windows) -> NDArray[np.float64]:
         """See the function of this name."""
         total = np.zeros(len(units))
-        for tokens in self._batches(windows):
+        for tokens in batches(windows):
             gates = torch.ones(len(units), len(tokens), requires_grad=True)
             hidden, position = self._embed(tokens)
             for at in range(len(self.sublayers)):
@@ -247,11 +281,6 @@ class _Walker:
 
     def _loss(self, hidden: torch.Tensor, tokens: torch.Tensor) -> float:
         return float(self._token_losses(hidden, tokens).double().sum())
-
-    def _batches(self, windows: Windows) -> list[torch.Tensor]:
-        size = max(1, BATCH_TOKENS // windows.context)
-        tokens = torch.from_numpy(windows.tokens)
-        return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
     def _by_sublayer(self, units: Sequence[Unit], which: Sequence[int]) -> dict[int, list[tuple[int, slice]]]:
         found: dict[int, list[tuple[int, slice]]] = {}

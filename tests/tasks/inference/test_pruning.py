@@ -193,3 +193,12 @@ def test_the_tolerance_is_the_committed_one() -> None:
 def test_an_impossible_k_is_refused(problem: Pruning) -> None:
     with pytest.raises(ValueError, match=r"k \(8\)"):
         replace(problem, k=8)
+
+
+def test_more_units_than_qubits_are_refused_before_anything_is_evaluated(problem: Pruning, bench: Bench) -> None:
+    many = replace(problem, units=problem.units * 4)
+    counting = _Counting(bench)
+    for solve in (pruning.sample_by_qaoa, pruning.sample_by_annealing, pruning.repair_marginals):
+        with pytest.raises(ValueError, match="32 units need as many qubits"):
+            solve(many, replace(bench, once=counting.once))
+    assert counting.asked == []
