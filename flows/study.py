@@ -180,7 +180,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
         "%s: %d instances from %s", config.subtask, len(instances), ", ".join(sorted({i.source for i in instances}))
     )
     with cluster(loaded):
-        for result in _run_all(config, instances, _bench(config, loaded), began):
+        for result in _run_all(config, instances, _bench(config, loaded)):
             known = {item["problem"] for item in record["instances"]}
             if result["problem"] not in known:
                 record["instances"].append({k: result[k] for k in ("problem", "source", "name", "size")})
@@ -194,10 +194,9 @@ def study(config: StudyConfig) -> dict[str, Any]:
     return found
 
 
-def _run_all(
-    config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench, began: float
-) -> Iterator[dict[str, Any]]:
+def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench) -> Iterator[dict[str, Any]]:
     """Submit an instance a task; yield what each came to, in order, with a progress line and the time left."""
+    began = time.monotonic()
     subtask = find_subtask(config.subtask)
     asked = config.arms or tuple(arm.name for arm in subtask.arms)
     for name in asked:
