@@ -38,8 +38,9 @@ class Series:
 
     @property
     def step_s(self) -> float:
-        """The usual distance between two values."""
-        return float(np.median(np.diff(self.times_s)))
+        """The most frequent distance between two values, of equally frequent ones the smallest."""
+        steps, counts = np.unique(np.diff(self.times_s), return_counts=True)
+        return float(steps[counts.argmax()])
 
     def mean(self, began_s: float, ended_s: float) -> float:
         """Return the mean intensity of a span of time.
@@ -55,18 +56,19 @@ class Series:
             )
         first = int(np.searchsorted(edges, began_s, side="right")) - 1
         last = max(first + 1, int(np.searchsorted(edges, ended_s, side="left")))
-        widths = np.diff(edges[first : last + 1])
-        missing = np.flatnonzero(widths > GAP * self.step_s)
+        starts, ends = edges[first:last], edges[first + 1 : last + 1]
+        known_until = np.where(ends - starts > GAP * self.step_s, starts + self.step_s, ends)
+        missing = np.flatnonzero((known_until < ends) & (known_until < ended_s) & (began_s < ends))
         if len(missing):
-            start = edges[first + missing[0]]
+            gap = f"{_text(known_until[missing[0]])} to {_text(ends[missing[0]])}"
             raise BadInput(
-                f"{self.name} has a gap from {_text(start)} to {_text(start + widths[missing[0]])}, in which work ran; "
-                "fill it, or give no series for the yearly mean of the country"
+                f"{self.name} has a gap from {gap}, in which work ran; fill it, or give no series for the yearly mean "
+                "of the country"
             )
         if ended_s <= began_s:
             return float(self.g_per_kwh[min(first, len(self.g_per_kwh) - 1)])
-        bounds = np.clip(edges[first : last + 1], began_s, ended_s)
-        return float(np.average(self.g_per_kwh[first:last], weights=np.diff(bounds)))
+        weights = np.minimum(ends, ended_s) - np.maximum(starts, began_s)
+        return float(np.average(self.g_per_kwh[first:last], weights=weights))
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,11 @@ def _numbers(path: Path, column: Any) -> Array:
 
 def _seconds(path: Path, column: Any, timezone: str) -> Array:
     """Return seconds since the epoch; times without a zone are those of `timezone`."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type) and (column.type.tz or timezone == "UTC") and not column.null_count:
+        # The same as below, for files of a hundred thousand rows.
+        return np.asarray(column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()), dtype=np.float64) / 1e6
     try:
         zone = ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
