@@ -114,7 +114,7 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     check_folder(folder)
     try:
         return load_tokenizer(folder)
-    except (TypeError, ValueError, OSError) as error:
+    except Exception as error:  # whatever a foreign file makes the tokenizers library raise, often a bare Exception
         raise BadInput(f"the tokenizer in {folder} cannot be used: {_first_line(error)}") from error
 
 
