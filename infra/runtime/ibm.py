@@ -3,24 +3,19 @@
 Sending is done once. What the client's errors mean for a job that was to be sent is decided in `_unclear`: the service
 said no, or nothing left this machine (there is no job), or it is not known. The client itself posts again when it is
 answered with 5xx, so one submission can make several jobs; all bear the batch's tag.
-
-Every PUB carries its place in the batch in its metadata, which comes back with the result: a leader that never saw the
-batch reads the job as well as the one that sent it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 from qiskit.primitives import PrimitiveResult
-from qiskit.quantum_info import SparsePauliOp
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
 from qiskit_ibm_runtime.exceptions import (
     IBMInputValueError,
@@ -34,18 +29,24 @@ from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.executor_sampler import Sampler
 from requests import RequestException
 
-from infra.errors import BackendFailed, BadInput, NoAnswer, SubmissionUnclear
+from infra.errors import BackendFailed, BadInput, BudgetExceeded, NoAnswer, SubmissionUnclear
 from infra.runtime.backends import Executed, JobState, Task
 from infra.runtime.estimate import MAX_EXECUTIONS, REP_DELAY_S, SUB_JOB_S
 from infra.runtime.ibm_account import connect, redact
-from infra.runtime.ibm_options import ESTIMATOR_ONLY, check_options, primitive_options
-from infra.runtime.isa import Isa, IsaCache
+from infra.runtime.ibm_options import check_options, primitive_options
+from infra.runtime.ibm_pubs import Pub, add_note, make_pubs, read_outcomes
+from infra.runtime.isa import IsaCache
 from infra.runtime.lane import Limits
 from infra.settings import Settings
 
+log = logging.getLogger("ketcycle.queue")
+
 REFRESH_S = 3600.0
 LISTING_DELAY_S = 60.0  # the service states none; jobs were seen in the list within seconds
-UNREADABLE = 3  # times that a result may be asked for again
+UNREADABLE = 3  # times that a result is asked for before it is given up
+BILL_ASKED = 5  # times that a bill is asked for before the results are handed on without it
+REHEARSAL_S = 60.0
+PEC_OVERHEAD, ZNE_FACTORS = 100, 3  # circuits for each one, by the client's defaults
 LISTED = 100
 
 STATES = {
@@ -74,7 +75,7 @@ class IBMDevice:
         self._defaults = check_options(self._settings.ibm_options)
         self._lock = threading.RLock()
         self._jobs: dict[str, RuntimeJobV2] = {}
-        self._unreadable: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
         self._batch: Batch | None = None
         self._service, self._device = _open(device, self._settings)
         self._refreshed = time.monotonic()
@@ -118,31 +119,73 @@ class IBMDevice:
             return 0.0
         isa = self._isa.get(circuit, digest, self._defaults)
         jobs = math.ceil(executions / MAX_EXECUTIONS)
-        return SUB_JOB_S * jobs + (self._rep_delay_s() + isa.duration_s) * executions
+        return SUB_JOB_S * jobs + (self._rep_delay_s() + isa.duration_s) * executions * self._mitigation(circuit)
+
+    def _mitigation(self, circuit: QuantumCircuit) -> int:
+        """Return how many circuits mitigation runs for one: of expectation values, whose circuits do not measure."""
+        if circuit.count_ops().get("measure"):
+            return 1
+        zne = self._defaults.get("zne_mitigation") or self._defaults.get("resilience_level") == 2
+        return PEC_OVERHEAD if self._defaults.get("pec_mitigation") else ZNE_FACTORS if zne else 1
 
     def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
         """Send a batch under a tag and return the job's id."""
         self._refresh()
         self._ask_operational()
         options = dict(tasks[0].options)
-        primitive = tasks[0].primitive
-        pubs = self._pubs(tasks, options)
+        pubs, refused = self._pubs(tasks, options)
+        if not pubs:
+            raise BackendFailed(next(iter(refused.values())))
+        add_note(pubs, refused=refused)
         limit = None if max_qpu_s is None else max(1, math.ceil(max_qpu_s))
-        made = primitive_options(options, primitive, tag=tag, max_s=limit)
+        if options.get("dry_run"):
+            add_note(pubs, service_estimate_s=self._rehearse(tag, tasks, pubs, limit))
         try:
-            mode = self._mode()
-            if primitive == "sampler":
-                job = Sampler(mode=mode, options=made).run(pubs, shots=tasks[0].shots)
-            else:
-                precision = min(task.precision for task in tasks)
-                job = Estimator(mode=mode, options=made).run(pubs, precision=precision)
+            job = self._run(self._mode(), tag, tasks, pubs, limit)
         except Exception as error:  # seam: whatever the client raises, it is decided whether there may be a job
+            self._batch = None  # perhaps it is closed
             text = redact(error)
             if _unclear(error):
                 raise SubmissionUnclear(f"{self.name}: {text}") from None
             raise BackendFailed(f"{self.name} refused the job: {text}") from None
         self._jobs[job.job_id()] = job
         return str(job.job_id())
+
+    def _run(
+        self,
+        mode: IBMBackend | Batch,
+        tag: str,
+        tasks: Sequence[Task],
+        pubs: list[Pub],
+        limit: int | None,
+        *,
+        dry_run: bool = False,
+    ) -> RuntimeJobV2:
+        made = primitive_options(tasks[0].options, tasks[0].primitive, tag=tag, max_s=limit)
+        if tasks[0].primitive == "sampler":
+            return Sampler(mode=mode, options=made).run(pubs, shots=tasks[0].shots, dry_run=dry_run)
+        precision = min(task.precision for task in tasks)
+        return Estimator(mode=mode, options=made).run(pubs, precision=precision, dry_run=dry_run)
+
+    def _rehearse(self, tag: str, tasks: Sequence[Task], pubs: list[Pub], limit: int | None) -> float | None:
+        """Return the service's own estimate of a job, which it makes without a device; None where it makes none.
+
+        Raises:
+            BudgetExceeded: it is more than the job may take; nothing was sent to a device.
+        """
+        try:
+            job = self._run(self._device, f"{tag}-dry", tasks, pubs, limit, dry_run=True)
+            deadline = time.monotonic() + REHEARSAL_S
+            while (found := job.usage_estimation["quantum_seconds"]) is None and time.monotonic() < deadline:
+                time.sleep(self.poll_s)
+        except Exception as error:  # seam: not every plan may ask; the formula does
+            log.warning("%s gives no estimate of its own: %s", self.name, redact(error))
+            return None
+        if found is not None and limit is not None and found > limit:
+            raise BudgetExceeded(
+                f"{self.name} itself estimates {found:.1f} QPU seconds for the job, {limit} are reserved for it"
+            )
+        return None if found is None else float(found)
 
     def status(self, job_id: str) -> JobState:
         """Say how a job is."""
@@ -156,8 +199,9 @@ class IBMDevice:
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
         """Yield what came back for each task, the job's bill shared by executions."""
         billed = self.billed(job_id)
-        result = self._read(job_id)
-        yield from _outcomes(job_id, result, billed)
+        if billed is None and self._counted(f"bill of {job_id}") < BILL_ASKED:
+            raise NoAnswer(f"{self.name} has not settled the bill of job {job_id} yet")
+        yield from read_outcomes(job_id, self._read(job_id), billed)
 
     def billed(self, job_id: str) -> float | None:
         """Return the QPU seconds that a job was billed, or None while the service has not settled them."""
@@ -195,6 +239,10 @@ class IBMDevice:
             self._jobs[job_id] = self._service.job(job_id)
         return self._jobs[job_id]
 
+    def _counted(self, what: str) -> int:
+        self._asked[what] = self._asked.get(what, 0) + 1
+        return self._asked[what]
+
     def _read(self, job_id: str) -> PrimitiveResult:
         try:
             result = self._job(job_id).result()
@@ -203,20 +251,23 @@ class IBMDevice:
         except (IBMRuntimeError, RequestException) as error:
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
         except Exception as error:  # seam: a text that ends in the middle fails in whatever way it is read
-            count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
+            count = self._counted(f"result of {job_id}")
             said = f"{self.name}: the result of job {job_id} cannot be read: {redact(error)[:200]}"
             if count < UNREADABLE:
                 raise NoAnswer(said) from None
             raise BackendFailed(said) from None
         return result
 
-    def _pubs(self, tasks: Sequence[Task], options: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        pubs: list[tuple[Any, ...]] = []
+    def _pubs(self, tasks: Sequence[Task], options: Mapping[str, Any]) -> tuple[list[Pub], dict[str, str]]:
+        """Return the PUBs of all tasks, and why a task has none; it must not stop the others in its job."""
+        pubs: list[Pub] = []
+        refused = {}
         for slot, task in enumerate(tasks):
-            isa = self._isa.get(task.circuit, task.digest, options)
-            make = _sampler_pubs if task.primitive == "sampler" else _estimator_pubs
-            pubs += make(isa, task, slot)
-        return pubs
+            try:
+                pubs += make_pubs(self._isa.get(task.circuit, task.digest, options), task, slot)
+            except BadInput as error:
+                refused[str(slot)] = str(error)
+        return pubs, refused
 
     def _mode(self) -> IBMBackend | Batch:
         if self._settings.ibm_mode == "job":
@@ -282,90 +333,3 @@ def _unclear(error: Exception) -> bool:
         return True
     # Raised outside the post itself: the questions before it, or the preparation.
     return type(error).__name__ != "RequestsApiError" and not isinstance(error, ValueError)
-
-
-def _note(isa: Isa, task: Task, slot: int) -> dict[str, Any]:
-    applied = dict(task.options)
-    if task.primitive == "sampler":
-        applied = {name: value for name, value in applied.items() if name not in ESTIMATOR_ONLY}
-    weight = max(1, len(task.sets)) * max(1, task.shots)
-    return {
-        "slot": slot,
-        "shots": task.shots,
-        "executions": weight,
-        "qubits": isa.qubits,
-        "two_qubit_gates": isa.compiled.num_nonlocal_gates(),
-        "duration_s": isa.duration_s,
-        "options": applied,
-        "compile": [task.digest, isa.cpu_s],
-    }
-
-
-def _bound(isa: Isa, task: Task, slot: int) -> tuple[QuantumCircuit, NDArray[np.float64]]:
-    """Return the template under its note, and the values of its parameters (m, p)."""
-    circuit = isa.template.circuit.copy()
-    circuit.metadata = {"ketcycle": _note(isa, task, slot)}
-    binds = isa.template.binds(task.sets)
-    columns = [np.asarray(binds[parameter], np.float64) for parameter in circuit.parameters]
-    return circuit, np.stack(columns, axis=-1) if columns else np.empty((len(task.sets), 0))
-
-
-def _sampler_pubs(isa: Isa, task: Task, slot: int) -> list[tuple[Any, ...]]:
-    if not task.circuit.cregs:
-        raise BadInput("a circuit without classical bits has nothing to sample; add measurements")
-    circuit, values = _bound(isa, task, slot)
-    if values.shape[1] == 0:  # the client has no parameter sets without parameters
-        return [(circuit,)] * len(values)
-    return [(circuit, values)]
-
-
-def _estimator_pubs(isa: Isa, task: Task, slot: int) -> list[tuple[Any, ...]]:
-    """One PUB of all sets by all observables where every set asks for the same ones, else value by value."""
-    circuit, values = _bound(isa, task, slot)
-    layout = isa.compiled.layout
-    asked: list[list[SparsePauliOp]] = [[] for _ in task.sets]
-    for index, observable in task.pairs:
-        asked[index].append(SparsePauliOp.from_list(list(observable.items())).apply_layout(layout))
-    if values.shape[1] == 0:
-        return [(circuit, row) for row in asked]
-    if all(row == asked[0] for row in asked):
-        return [(circuit, asked[0], values[:, None, :])]
-    rows = [index for index, _ in task.pairs]
-    return [(circuit, [item for row in asked for item in row], values[rows])]
-
-
-def _outcomes(job_id: str, result: PrimitiveResult, billed_s: float | None) -> Iterator[tuple[int, Executed]]:
-    """Put the PUBs of a job back in their places, each with its share of the bill."""
-    notes = [pub.metadata["circuit_metadata"]["ketcycle"] for pub in result]
-    slots: dict[int, list[int]] = {}
-    for position, note in enumerate(notes):
-        slots.setdefault(note["slot"], []).append(position)
-    whole = sum(notes[positions[0]]["executions"] for positions in slots.values())
-    for slot, positions in slots.items():
-        note = notes[positions[0]]
-        arrays = [_arrays(result[position], note["shots"]) for position in positions]
-        share = (billed_s or 0.0) * note["executions"] / whole
-        facts = {name: note[name] for name in ("qubits", "two_qubit_gates", "duration_s", "options")}
-        digest, cpu_s = note["compile"]
-        yield (
-            slot,
-            Executed(
-                {name: np.concatenate([piece[name] for piece in arrays]) for name in arrays[0]},
-                cpu_s=0.0,
-                wall_s=0.0,
-                prepare_cpu_s={f"isa|{digest}": cpu_s},
-                qpu_s_billed=share,
-                facts={"job": job_id, "job_billed_s": billed_s, **facts},
-            ),
-        )
-
-
-def _arrays(pub: Any, shots: int) -> dict[str, NDArray[Any]]:
-    if "evs" in pub.data:
-        return {name: np.ravel(pub.data[name]) for name in ("evs", "stds")}
-    found = {}
-    for name, bits in pub.data.items():
-        packed = bits.array
-        # Twirling rounds the shots up to whole randomisations.
-        found[name] = packed.reshape(-1, *packed.shape[-2:])[:, :shots]
-    return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,12 @@ ADVICE = (
     "export QISKIT_IBM_TOKEN (and QISKIT_IBM_INSTANCE), or save an account once with "
     "`QiskitRuntimeService.save_account(token=..., instance=..., set_as_default=True)`"
 )
-_SECRETS = re.compile(r"(Bearer|apikey)\s+[^\s'\",]+|eyJ[\w-]+\.[\w-]+\.[\w-]+", re.IGNORECASE)
+_SECRETS = re.compile(
+    r"(Bearer|apikey)[\s=]+[^\s'\",&]+"  # headers and forms
+    r"|eyJ[\w-]+\.[\w-]+\.[\w-]+"  # access tokens
+    r"|(?<=://)[^/\s:@]+:[^/\s@]+(?=@)",  # a proxy's password
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,14 @@ class Account:
 
 
 def find_account() -> Account | None:
-    """Return the account that the client will use, or None if there is none."""
+    """Return the account that the client will use, or None if there is none.
+
+    Raises:
+        BadInput: the account file cannot be read.
+    """
     if token := environment("QISKIT_IBM_TOKEN"):
         return Account("variable QISKIT_IBM_TOKEN", environment("QISKIT_IBM_INSTANCE") or "", token)
-    saved = QiskitRuntimeService.saved_accounts()
+    saved = _saved()
     names = sorted(saved, key=lambda name: not saved[name].get("is_default_account"))
     if not names:
         return None
@@ -55,11 +65,22 @@ def find_account() -> Account | None:
     return Account(f"account file, {names[0]}", found.get("instance") or "", found.get("token") or "")
 
 
+def _saved() -> dict[str, dict[str, Any]]:
+    try:
+        return dict(QiskitRuntimeService.saved_accounts())
+    except Exception as error:  # seam: whatever a damaged file makes of the client
+        raise BadInput(f"the vendor's account file cannot be read ({type(error).__name__}); save it again") from None
+
+
 def redact(text: object) -> str:
-    """Return a text without the account's secrets."""
+    """Return a text without the secrets of any account that is known here."""
     plain = _SECRETS.sub("***", str(text))
-    account = find_account()
-    return plain.replace(account.token, "***") if account and account.token else plain
+    tokens = {environment("QISKIT_IBM_TOKEN")}
+    with suppress(BadInput):
+        tokens |= {account.get("token") for account in _saved().values()}
+    for token in tokens - {None, ""}:
+        plain = plain.replace(str(token), "***")
+    return plain
 
 
 def connect(settings: Settings) -> QiskitRuntimeService:
@@ -82,4 +103,4 @@ def connect(settings: Settings) -> QiskitRuntimeService:
     options: dict[str, Any] = {"instance": settings.ibm_instance or account.instance or "auto"}
     if settings.ibm_api_url:
         options["url_resolver"] = lambda *_: settings.ibm_api_url
-    return QiskitRuntimeService(channel="ibm_quantum_platform", **options)
+    return QiskitRuntimeService(**options)
