@@ -4,7 +4,10 @@ A call is one `run()` of a sampler or estimator; its PUBs are stored in parts, s
 is about to leave the machine is written here first, so that a process killed at any moment loses nothing that was
 finished. Callers write PREPARED; only the leader of a lane (`infra.runtime.lane`) moves calls further.
 
-    PREPARED -> SUBMITTING -> SUBMITTED -> DONE | FAILED | CANCELLED | UNKNOWN
+    PREPARED -> SUBMITTING -> SUBMITTED -> DONE | FAILED | CANCELLED
+                          |-> UNKNOWN: a job may or may not exist; found later it is SUBMITTED, else a person says so
+
+A FAILED or CANCELLED call that is asked for again waits again, or rejoins its job where that is still out.
 
 Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
 """
@@ -20,13 +23,19 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from infra.errors import RuntimeQueueError
-from infra.runtime.schema import Database, Duplicate, calls, circuits, parts, projections
+from infra.errors import BadInput, RuntimeQueueError
+from infra.runtime.budget import settle
+from infra.runtime.schema import Database, Duplicate, batches, calls, circuits, parts, projections
 
 PREPARED, SUBMITTING, SUBMITTED = "PREPARED", "SUBMITTING", "SUBMITTED"
 DONE, FAILED, CANCELLED, UNKNOWN = "DONE", "FAILED", "CANCELLED", "UNKNOWN"
 FINAL = (DONE, FAILED, CANCELLED, UNKNOWN)
-STATES = (PREPARED, SUBMITTING, SUBMITTED, *FINAL)
+OUT = (SUBMITTING, SUBMITTED)
+OPEN = (PREPARED, *OUT)
+STATES = (*OPEN, *FINAL)
+
+
+CANCELLED_BY_CALLER = "cancelled by its caller"
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,8 @@ class Part:
         request: encoded parameter values, observables and precision.
         circuits: number of parameter sets (for an estimator: of expectation values).
         shots: shots for each of them.
+        estimate_s: QPU seconds that it would be billed alone in a job, by formula.
+        overhead_s: how much of that a job costs once, whatever is in it.
     """
 
     call: str
@@ -87,11 +98,50 @@ class Part:
     request: bytes
     circuits: int
     shots: int
+    estimate_s: float = 0.0
+    overhead_s: float = 0.0
 
     @property
     def executions(self) -> int:
         """Circuits times shots, at least the circuits."""
         return self.circuits * max(1, self.shots)
+
+
+def calls_of(tag: str) -> Any:
+    """Return the keys of the calls that travel in a batch."""
+    return sa.select(parts.c.call).where(parts.c.batch == tag)
+
+
+def move(connection: sa.Connection, which: Any, source: tuple[str, ...], **values: Any) -> None:
+    """Change calls that are in one of the source states."""
+    connection.execute(calls.update().where(which, calls.c.state.in_(source)).values(**values, updated=time.time()))
+
+
+def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
+    """Move a call, if it is in one of the source states, to where its parts are."""
+    where = sa.select(parts.c.batch, batches.c.state).outerjoin(batches, batches.c.tag == parts.c.batch).distinct()
+    rows = connection.execute(where.where(parts.c.call == key, parts.c.result.is_(None))).all()
+    found = {PREPARED if tag is None else state for tag, state in rows}
+    state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), DONE)
+    if found and state == DONE:  # the job is over and brought nothing; whoever ended it ends the call
+        return
+    move(connection, calls.c.key == key, source, state=state, **values)
+    if state == DONE:
+        # The fingerprint is enough to recognise a replay; thousands of parameter sets would fill the disk.
+        connection.execute(parts.update().where(parts.c.call == key).values(request=b""))
+
+
+def wait_again(connection: sa.Connection, tag: str) -> None:
+    """Let the calls of a batch that never ran wait again, except those that were cancelled meanwhile."""
+    inside = calls.c.key.in_(calls_of(tag)), calls.c.state.in_((*OUT, UNKNOWN))
+    found = connection.execute(sa.select(calls.c.key, calls.c.cancel_requested).where(*inside)).all()
+    connection.execute(parts.update().where(parts.c.batch == tag, parts.c.result.is_(None)).values(batch=None))
+    for key, cancelled in found:
+        if cancelled is None:
+            follow_parts(connection, key, (*OUT, UNKNOWN), attempt=calls.c.attempt + 1, error=None)
+        else:
+            ended = {"state": CANCELLED, "error": CANCELLED_BY_CALLER}
+            move(connection, calls.c.key == key, (*OUT, UNKNOWN), **ended)
 
 
 class Ledger:
@@ -125,7 +175,7 @@ class Ledger:
         with self.database.read() as connection:
             row = connection.execute(sa.select(calls.c.state, calls.c.error).where(calls.c.key == key)).first()
         if row is None:
-            raise RuntimeQueueError(f"call {key} has vanished from {self.database.url}; was the file replaced?")
+            raise RuntimeQueueError(f"call {key} has vanished from {self.database.name}; was the file replaced?")
         return row[0], row[1]
 
     def missing_circuits(self, digests: Iterable[str]) -> set[str]:
@@ -161,44 +211,95 @@ class Ledger:
         """Answer a call with the results of a finished one of the same content; False if there is none."""
         now = time.time()
         columns = [column for column in parts.c if column.name != "call"]
-        with self.database.write() as connection:
-            source = connection.scalar(
-                sa.select(calls.c.key)
-                .where(calls.c.content == call.content, calls.c.state == DONE)
-                .order_by(calls.c.created)
-                .limit(1)
-            )
-            if source is None or connection.scalar(sa.select(calls.c.key).where(calls.c.key == call.key)):
-                return False
-            connection.execute(
-                calls.insert().values(**call.row(), state=DONE, reused_from=source, created=now, updated=now)
-            )
-            copied = sa.select(sa.literal(call.key), *columns).where(parts.c.call == source)
-            connection.execute(parts.insert().from_select(["call", *(c.name for c in columns)], copied))
+        try:
+            with self.database.write() as connection:
+                source = connection.scalar(
+                    sa.select(calls.c.key)
+                    .where(calls.c.content == call.content, calls.c.state == DONE)
+                    .order_by(calls.c.created)
+                    .limit(1)
+                )
+                if source is None or connection.scalar(sa.select(calls.c.key).where(calls.c.key == call.key)):
+                    return False
+                connection.execute(
+                    calls.insert().values(**call.row(), state=DONE, reused_from=source, created=now, updated=now)
+                )
+                copied = sa.select(sa.literal(call.key), *columns).where(parts.c.call == source)
+                connection.execute(parts.insert().from_select(["call", *(c.name for c in columns)], copied))
+        except Duplicate:  # the same call was written meanwhile
+            return False
         return True
 
     def prepare_again(self, key: str) -> None:
-        """Give a failed or cancelled call another attempt; the parts that have a result keep it."""
-        with self.database.write() as connection:
-            moved = connection.execute(
-                calls.update()
-                .where(calls.c.key == key, calls.c.state.in_((FAILED, CANCELLED)))
-                .values(state=PREPARED, attempt=calls.c.attempt + 1, error=None, updated=time.time())
-            )
-            if moved.rowcount == 1:
-                connection.execute(
-                    parts.update().where(parts.c.call == key, parts.c.result.is_(None)).values(batch=None)
-                )
+        """Give a failed or cancelled call another attempt; the parts that have a result keep it.
 
-    def cancel(self, key: str) -> bool:
-        """Cancel a call that no leader has taken yet."""
+        What is still out, or may be, is not sent a second time: the call rejoins its job, and a request to cancel
+        that was not carried out yet is taken back.
+        """
+        unfinished = parts.c.call == key, parts.c.result.is_(None)
         with self.database.write() as connection:
-            moved = connection.execute(
-                calls.update()
-                .where(calls.c.key == key, calls.c.state == PREPARED)
-                .values(state=CANCELLED, error="cancelled by its caller", updated=time.time())
-            )
-            return bool(moved.rowcount == 1)
+            # Locked, so that no job ends between this look and the move.
+            jobs = sa.select(batches.c.tag).where(batches.c.tag.in_(sa.select(parts.c.batch).where(*unfinished)))
+            out = jobs.where(batches.c.state.in_((*OUT, UNKNOWN))).order_by(batches.c.tag).with_for_update()
+            held = list(connection.scalars(out))
+            row = connection.execute(sa.select(calls.c.state).where(calls.c.key == key).with_for_update()).first()
+            again = {"error": None, "cancel_requested": None}
+            if row is not None and row.state in (FAILED, CANCELLED):
+                free = sa.or_(parts.c.batch.is_(None), parts.c.batch.not_in(held))
+                connection.execute(parts.update().where(*unfinished, free).values(batch=None))
+                move(connection, calls.c.key == key, (row.state,), state=PREPARED, attempt=calls.c.attempt + 1, **again)
+                follow_parts(connection, key, (PREPARED,))
+            else:
+                move(connection, calls.c.key == key, OUT, **again)
+
+    def request_cancel(self, *, run: str | None = None, key: str | None = None) -> int:
+        """Cancel the open calls of a run, or one call, and return how many.
+
+        What waits is cancelled at once. What is out is cancelled by who leads: the call is, and with the last call
+        that is wanted in it the job. A call whose job is lost ends cancelled when that is resolved.
+
+        Raises:
+            ValueError: neither a run nor a key is given; that would be everybody's calls.
+        """
+        if run is None and key is None:
+            raise ValueError("name a run or a key")
+        which = [column == value for column, value in ((calls.c.run, run), (calls.c.key, key)) if value is not None]
+        now = time.time()
+        with self.database.write() as connection:
+            rows = sa.select(calls.c.key, calls.c.state).where(*which, calls.c.state.in_((*OPEN, UNKNOWN)))
+            found = connection.execute(rows.order_by(calls.c.created, calls.c.key).with_for_update()).all()
+            chosen = calls.update().where(calls.c.key == sa.bindparam("chosen"))
+            if waiting := [{"chosen": name} for name, state in found if state == PREPARED]:
+                values = {"state": CANCELLED, "error": CANCELLED_BY_CALLER, "updated": now}
+                connection.execute(chosen.values(**values), waiting)
+            if out := [{"chosen": name} for name, state in found if state != PREPARED]:
+                connection.execute(chosen.values(cancel_requested=now), out)
+            return sum(state != UNKNOWN for _, state in found)
+
+    def resolve(self, tag: str, job_id: str | None) -> None:
+        """Say what became of a batch that may or may not have been sent.
+
+        Args:
+            tag: of the parked batch.
+            job_id: the job found under the tag, whose results are then fetched; None = it never ran: its calls wait
+                again, except those that were cancelled meanwhile, and what was reserved for it is free.
+
+        Raises:
+            BadInput: no batch of this tag is parked.
+        """
+        with self.database.write() as connection:
+            state = SUBMITTED if job_id is not None else FAILED
+            error = None if job_id is not None else "it never ran, as was said by hand"
+            parked = batches.update().where(batches.c.tag == tag, batches.c.state == UNKNOWN)
+            values = {"state": state, "job_id": job_id, "error": error, "updated": time.time()}
+            if connection.execute(parked.values(**values)).rowcount != 1:
+                raise BadInput(f"no batch {tag} is parked; ketcycle queue resolve lists those that are")
+            if job_id is not None:
+                for key in list(connection.scalars(calls_of(tag).distinct())):
+                    follow_parts(connection, key, (UNKNOWN,), error=None)
+                return
+            settle(connection, tag, 0.0)
+            wait_again(connection, tag)
 
     def results(self, key: str) -> list[dict[str, Any]]:
         """Return the parts of a call in order: position, part, circuit, result, usage, facts."""

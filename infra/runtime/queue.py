@@ -371,8 +371,11 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         return self.status() in FINAL
 
     def cancel(self) -> bool:
-        """Cancel the call if no leader has taken it yet, and say whether that was so."""
-        return self._ledger.cancel(self._call.key)
+        """Ask for the call to be cancelled and say whether it was still open.
+
+        What waits is cancelled at once; a job that is out is cancelled by who leads, with its last caller.
+        """
+        return self._ledger.request_cancel(key=self._call.key) > 0
 
     def _wait(self) -> None:
         pause, leader = PAUSE_S, None

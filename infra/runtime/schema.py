@@ -6,7 +6,7 @@ Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +19,9 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 
 from infra.errors import BadInput, RuntimeQueueError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 BUSY_S = 30.0
+_LOCK = 0x6B6574  # names the making of the tables among PostgreSQL's advisory locks
 
 _META = sa.MetaData()
 meta = sa.Table(
@@ -52,6 +53,7 @@ calls = sa.Table(
     sa.Column("attempt", sa.Integer, nullable=False, default=1),
     sa.Column("reused_from", sa.String(32)),
     sa.Column("error", sa.Text),
+    sa.Column("cancel_requested", sa.Float),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("calls_waiting", "backend", "state", "created"),
@@ -74,6 +76,8 @@ parts = sa.Table(
     sa.Column("result", sa.LargeBinary),
     sa.Column("usage", sa.Text),
     sa.Column("facts", sa.Text),
+    sa.Column("estimate_s", sa.Float, nullable=False, server_default="0"),
+    sa.Column("overhead_s", sa.Float, nullable=False, server_default="0"),
 )
 batches = sa.Table(
     "batches",
@@ -86,9 +90,36 @@ batches = sa.Table(
     sa.Column("parts", sa.Integer, nullable=False),
     sa.Column("executions", sa.BigInteger, nullable=False),
     sa.Column("error", sa.Text),
+    sa.Column("estimate_s", sa.Float),
+    sa.Column("max_qpu_s", sa.Float),
+    sa.Column("billed_s", sa.Float),
+    sa.Column("flagged", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("duplicate_of", sa.String(32)),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("batches_open", "lane", "state"),
+    sa.Index("batches_unbilled", "lane", "billed_s"),
+)
+limits = sa.Table(
+    "limits",
+    _META,
+    sa.Column("scope", sa.String(8), primary_key=True),
+    sa.Column("unit", sa.String(8), primary_key=True),
+    sa.Column("value", sa.Float, nullable=False),
+)
+charges = sa.Table(  # what a batch has reserved or was billed, one row for each stage of each run that travels in it
+    "charges",
+    _META,
+    sa.Column("tag", sa.String(32), primary_key=True),
+    sa.Column("run", sa.String(200), primary_key=True),
+    sa.Column("stage", sa.String(200), primary_key=True),
+    sa.Column("day", sa.String(10), nullable=False),
+    sa.Column("share", sa.Float, nullable=False),
+    sa.Column("reserved_s", sa.Float, nullable=False),
+    sa.Column("billed_s", sa.Float, nullable=False),
+    sa.Column("usd_per_s", sa.Float, nullable=False),
+    sa.Index("charges_day", "day"),
+    sa.Index("charges_run", "run", "stage"),
 )
 leases = sa.Table(
     "leases",
@@ -125,6 +156,8 @@ def database_url(location: str | Path) -> str:
 class Database:
     """A ledger's database, opened once per process.
 
+    A database of an older schema is brought up to date where it stands.
+
     Args:
         location: a path (SQLite) or any SQLAlchemy URL.
         create: make the tables where there are none.
@@ -132,14 +165,18 @@ class Database:
             may lose the last second, which costs a simulation that runs again, but would pay a device twice.
 
     Raises:
-        BadInput: there is no ledger and none is to be created, or it has another schema version.
+        BadInput: there is no ledger and none is to be created, or it has a newer schema version.
         RuntimeQueueError: the database cannot be used; the message says what to do.
+
+    Attributes:
+        url: where it is, with the password if there is one.
+        name: the same without it, for messages.
     """
 
     def __init__(self, location: str | Path, *, create: bool = True, durable: bool = True) -> None:
         self.url = database_url(location)
         url = _parse(self.url)
-        self._name = url.render_as_string(hide_password=True)
+        self.name = url.render_as_string(hide_password=True)
         if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
             if not create:
                 raise BadInput(f"there is no ledger at {url.database}; it appears with the first quantum call of a run")
@@ -171,21 +208,18 @@ class Database:
             yield connection.execution_options(ketcycle_read=True)
 
     def _check_schema(self, create: bool) -> None:
-        found = None
         with self.read() as connection:
-            there = sa.inspect(connection).has_table("meta")
-            if there:
-                found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
-        if not there and not create:
-            raise BadInput(f"{self._name} holds no ledger; check the path")
-        if found is None:
-            with self.write() as connection:  # two processes may come here at once; the second finds the row
-                _META.create_all(connection)
-                if connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema")) is None:
-                    connection.execute(meta.insert().values(name="schema", value=str(SCHEMA_VERSION)))
-        elif found != str(SCHEMA_VERSION):
+            found = _version(connection)
+        if found is None and not create:
+            raise BadInput(f"{self.name} holds no ledger; check the path")
+        if found is None or found in _MIGRATIONS:
+            with self.write() as connection:
+                if connection.dialect.name == "postgresql":  # two processes may come here at once
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                found = _bring_up(connection)
+        if found != SCHEMA_VERSION:
             raise BadInput(
-                f"the ledger {self._name} has schema version {found}, this program writes version {SCHEMA_VERSION}; "
+                f"the ledger {self.name} has schema version {found}, this program writes version {SCHEMA_VERSION}; "
                 "move the ledger away or use the program that wrote it"
             )
 
@@ -195,10 +229,51 @@ class Database:
         try:
             yield
         except IntegrityError as error:
-            raise Duplicate(f"the ledger {self._name} has this row already ({error.orig})") from error
+            raise Duplicate(f"the ledger {self.name} has this row already ({error.orig})") from error
         except (DatabaseError, OSError) as error:
             cause = error.orig if isinstance(error, DatabaseError) else error
-            raise RuntimeQueueError(f"the ledger {self._name} failed ({cause}): {_advice(str(cause))}") from error
+            raise RuntimeQueueError(f"the ledger {self.name} failed ({cause}): {_advice(str(cause))}") from error
+
+
+def _version(connection: Connection) -> int | None:
+    if not sa.inspect(connection).has_table("meta"):
+        return None
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
+    return None if found is None else int(found)
+
+
+def _bring_up(connection: Connection) -> int:
+    """Make the tables, or bring those of an older version up to date, and return the version."""
+    found = _version(connection)
+    if found is None:
+        _META.create_all(connection)
+        connection.execute(meta.insert().values(name="schema", value=str(SCHEMA_VERSION)))
+        return SCHEMA_VERSION
+    while found in _MIGRATIONS:
+        _MIGRATIONS[found](connection)
+        found += 1
+        connection.execute(meta.update().where(meta.c.name == "schema").values(value=str(found)))
+    return found
+
+
+def _from_2(connection: Connection) -> None:
+    """Version 3: estimates and bills, duplicates, budget, requests to cancel."""
+    new = (
+        calls.c.cancel_requested,
+        *(parts.c[name] for name in ("estimate_s", "overhead_s")),
+        *(batches.c[name] for name in ("estimate_s", "max_qpu_s", "billed_s", "flagged", "duplicate_of")),
+    )
+    for column in new:
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+    for table in (limits, charges):
+        table.create(connection)
+    next(index for index in batches.indexes if index.name == "batches_unbilled").create(connection)
+    over = batches.c.state.in_(("DONE", "FAILED", "CANCELLED"))  # until then there were simulators only
+    connection.execute(batches.update().where(over).values(billed_s=0.0))
+
+
+_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2}
 
 
 def _parse(url: str) -> sa.URL:

@@ -82,7 +82,9 @@ def test_a_failed_part_fails_its_call_only_and_another_attempt_keeps_what_was_do
     lane = Lane.acquire(ledger, "aer", 60)
     (batch,) = lane.claim("aer", Limits())
     good, bad, other = (item.part for item in batch.items)
-    lane.deliver([Delivery(good, b"good", {}), Delivery(bad, error="broken"), Delivery(other, b"other", {})])
+    lane.deliver(
+        [Delivery(good, b"good", {}), Delivery(bad, error="broken"), Delivery(other, b"other", {})], last_of=batch.tag
+    )
     assert ledger.state("k0") == (FAILED, "broken")
     assert ledger.state("k1")[0] == DONE
     ledger.prepare_again("k0")
@@ -91,14 +93,17 @@ def test_a_failed_part_fails_its_call_only_and_another_attempt_keeps_what_was_do
     assert ledger.find("k0")["attempt"] == 2
 
 
-def test_only_a_waiting_call_can_be_cancelled(ledger):
+def test_a_waiting_call_is_cancelled_at_once_one_that_is_out_is_marked(ledger):
     ledger.prepare(call("k0"), parts("k0"), {})
-    assert ledger.cancel("k0")
+    assert ledger.request_cancel(key="k0") == 1
     assert ledger.state("k0")[0] == CANCELLED
     ledger.prepare(call("k1"), parts("k1"), {})
     lane = Lane.acquire(ledger, "aer", 60)
     assert {item.part.call for item in lane.claim("aer", Limits())[0].items} == {"k1"}
-    assert not ledger.cancel("k1")
+    assert ledger.request_cancel(key="k1") == 1
+    assert ledger.state("k1")[0] == SUBMITTING, "its job is out; who leads cancels it"
+    assert ledger.find("k1")["cancel_requested"] is not None
+    assert ledger.request_cancel(key="k0") == 0
 
 
 def test_a_finished_call_of_another_run_is_adopted_with_its_usage(ledger):
