@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
+from infra.errors import BadInput
+
 Objective = Literal["energy", "cost", "time"]
+
+FILE = "ketcycle.toml"
+PREFIX = "KETCYCLE_"
 
 # What keeps the libraries quiet and local: no telemetry, no look-ups, no surprise servers.
 _QUIET = {
@@ -39,52 +51,47 @@ _QUIET = {
 
 
 class Settings(BaseSettings):
-    """What an installation is set to.
+    """What an installation is set to; each field says what it is for."""
 
-    Attributes:
-        home: the state folder.
-        ledger_url: SQLAlchemy URL of the runtime queue's ledger; empty = SQLite in the state folder.
-        tracking_uri: MLflow tracking address; empty = SQLite in the state folder.
-        prefect_url: address of a Prefect API to use; empty = the running one of this home, else one per run.
-        dask_address: address of a Dask scheduler to use; empty = the running one of this home, else one per run.
-        workers: Dask worker processes of a run's own cluster.
-        country: ISO code of the place that computes, for carbon.
-        carbon_series: CSV or Parquet file of that place's carbon intensity over time; None = yearly mean.
-        carbon_timezone: time zone of times in that file that do not say theirs.
-        qpu_country: ISO code of the QPU's site, for the carbon of seconds billed.
-        projection_device: fake device on which QPU time is projected.
-        simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
-        remote_deadline_s: seconds that an arm waits for a remote queue; then its row is pending and is completed later.
-        ibm_api_url: address of the quantum platform's API, e.g. of a private deployment; empty = the public one.
-        ibm_identity_url: address where the platform's access tokens come from; empty = the public one.
-        ibm_search_url: address where an account's instances are searched; empty = the public one.
-        ibm_instance: name or CRN of the service instance; empty = what the vendor's account says.
-        ibm_mode: whether jobs travel alone or in a batch; sessions bill idle time and are not offered.
-        ibm_options: error suppression and mitigation by name, e.g. {"dynamical_decoupling": "XY4"}.
-    """
+    model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True)
 
-    model_config = SettingsConfigDict(env_prefix="KETCYCLE_", toml_file="ketcycle.toml", extra="forbid", frozen=True)
-
-    home: Path = Path(".ketcycle")
-    ledger_url: str = ""
-    tracking_uri: str = ""
-    prefect_url: str = ""
-    dask_address: str = ""
-    workers: int = Field(default=2, ge=1)
-    country: str = "DEU"
-    carbon_series: Path | None = None
-    carbon_timezone: str = "UTC"
-    qpu_country: str = "USA"
-    projection_device: str = "fake_torino"
-    simulation_limit_s: float = Field(default=1200.0, gt=0)
-    remote_deadline_s: float = Field(default=600.0, ge=0)
-    objective: Objective = "energy"
-    ibm_api_url: str = ""
-    ibm_identity_url: str = ""
-    ibm_search_url: str = ""
-    ibm_instance: str = ""
-    ibm_mode: Literal["job", "batch"] = "job"
-    ibm_options: dict[str, Any] = Field(default_factory=dict)
+    home: Path = Field(Path(".ketcycle"), description="State folder.")
+    ledger_url: str = Field("", description="Database URL of the runtime queue's ledger; empty = SQLite in the home.")
+    tracking_uri: str = Field("", description="MLflow tracking address; empty = SQLite in the home.")
+    prefect_url: str = Field("", description="Prefect API to use; empty = this home's running one, else one per run.")
+    dask_address: str = Field(
+        "", description="Dask scheduler to use; empty = this home's running one, else one per run."
+    )
+    workers: int = Field(2, ge=1, description="Dask worker processes of a run's own cluster.")
+    prefect_port: int = Field(4200, ge=0, le=65535, description="Port of the Prefect page of `ketcycle up`; 0 = any.")
+    mlflow_port: int = Field(5000, ge=0, le=65535, description="Port of the MLflow page of `ketcycle up`; 0 = any.")
+    dask_port: int = Field(8787, ge=0, le=65535, description="Port of the Dask dashboard of `ketcycle up`; 0 = any.")
+    metrics_port: int = Field(
+        9464, ge=0, le=65535, description="Port of the queue's metrics in `ketcycle up`; 0 = any."
+    )
+    country: str = Field("DEU", description="ISO code of the place that computes, for carbon.")
+    carbon_series: Path | None = Field(
+        None, description="CSV or Parquet file of that place's carbon intensity over time; unset = yearly mean."
+    )
+    carbon_timezone: str = Field("UTC", description="Time zone of times in that file that do not say theirs.")
+    qpu_country: str = Field("USA", description="ISO code of the QPU's site, for the carbon of seconds billed.")
+    projection_device: str = Field("fake_torino", description="Fake device on which QPU time is projected.")
+    simulation_limit_s: float = Field(
+        1200.0, gt=0, description="CPU seconds that one call may be expected to simulate; beyond it the arm is refused."
+    )
+    remote_deadline_s: float = Field(
+        600.0, ge=0, description="Seconds that an arm waits for a remote queue; then its row is pending."
+    )
+    objective: Objective = Field("energy", description="What method auto minimises: energy, cost or time.")
+    ibm_api_url: str = Field("", description="Address of the quantum platform's API; empty = the public one.")
+    ibm_identity_url: str = Field("", description="Where its access tokens come from; empty = the public one.")
+    ibm_search_url: str = Field("", description="Where an account's instances are searched; empty = the public one.")
+    ibm_instance: str = Field("", description="Name or CRN of the service instance; empty = what the account says.")
+    ibm_mode: Literal["job", "batch"] = Field("job", description="Whether jobs travel alone or in a batch.")
+    ibm_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -109,12 +116,96 @@ class Settings(BaseSettings):
         return self.tracking_uri or f"sqlite:///{self.home.absolute() / 'mlflow' / 'mlflow.db'}"
 
 
+@dataclass(frozen=True)
+class Setting:
+    """One setting as `ketcycle config` shows it.
+
+    Attributes:
+        name: its name in the file; the variable is `KETCYCLE_` and the name in capitals.
+        value: what holds, passwords in addresses left out.
+        origin: `flag`, the variable, the file, or `default`.
+        description: what it is for.
+    """
+
+    name: str
+    value: Any
+    origin: str
+    description: str
+
+
 def load(**flags: Any) -> Settings:
-    """Return the settings, `flags` that are not None first; the home becomes absolute and exists."""
-    settings = Settings(**{name: value for name, value in flags.items() if value is not None})
+    """Return the settings, `flags` that are not None first; the home becomes absolute and exists.
+
+    Raises:
+        BadInput: a value that cannot be used; the message says where it stands.
+    """
+    settings = _read(flags)
     home = settings.home.expanduser().absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"the state folder {home} cannot be made ({error.strerror}); choose another with --home or {PREFIX}HOME"
+        ) from error
     return settings.model_copy(update={"home": home})
+
+
+def show(**flags: Any) -> list[Setting]:
+    """Return every setting with its value and where that comes from.
+
+    Raises:
+        BadInput: a value that cannot be used.
+    """
+    loaded = _read(flags)
+    return [
+        Setting(name, _masked(getattr(loaded, name)), _origin(name, flags), field.description or "")
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def template() -> str:
+    """Return a `ketcycle.toml` in which every setting stands as a comment, with its default."""
+    lines = ["# Settings of ketcycle: flag > environment (KETCYCLE_NAME) > this file > default.", ""]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        value = '""' if default is None else json.dumps(default, default=str)
+        lines += [f"# {field.description}", f"# {name} = {value}", ""]
+    return "\n".join(lines)
+
+
+def _read(flags: Mapping[str, Any]) -> Settings:
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        said = []
+        for item in error.errors():
+            name = str(item["loc"][0]) if item["loc"] else ""
+            known = (
+                f"; the settings are {', '.join(Settings.model_fields)}" if item["type"] == "extra_forbidden" else ""
+            )
+            said.append(f"{_origin(name, flags)}: {name}: {item['msg']}{known}")
+        raise BadInput("; ".join(said)) from None
+    except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
+        raise BadInput(f"the settings cannot be read ({error}); `ketcycle init` writes a file that can") from None
+
+
+def _origin(name: str, flags: Mapping[str, Any]) -> str:
+    if flags.get(name) is not None:
+        return "flag"
+    variable = f"{PREFIX}{name.upper()}"
+    if variable in os.environ:
+        return variable
+    with suppress(OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        if name in tomllib.loads(Path(FILE).read_text()):
+            return str(Path(FILE).absolute())
+    return "default"
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return re.sub(r"(?<=://)([^/@:]*):[^/@]+@", r"\1:***@", value) if isinstance(value, str) else value
 
 
 def quiet_libraries(home: Path) -> None:
