@@ -6,13 +6,16 @@ the digest of its content: the same data written twice are one version. Knows no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,8 @@ from infra.errors import LakeError
 
 ROW_GROUP = 10_000
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
+_VERSION = re.compile(r"[0-9a-f]{16}")
+_PART = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, order=True)
@@ -45,7 +50,7 @@ class Ref:
             LakeError: the text has another form.
         """
         name, _, version = text.partition("@")
-        if not _NAME.fullmatch(name) or not re.fullmatch(r"[0-9a-f]{16}", version):
+        if not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
             raise LakeError(f"a lake reference looks like curation/kept@0123456789abcdef, not {text!r}")
         return cls(name, version)
 
@@ -63,8 +68,7 @@ class Lake:
             LakeError: no table was given, so there is no schema to keep.
         """
         stream = iter([tables]) if isinstance(tables, pa.Table) else iter(tables)
-        folder = self._new_folder(name)
-        try:
+        with self._filling(name) as folder:
             first = next(stream, None)
             if first is None:
                 raise LakeError(f"{name}: nothing to write; give at least one (possibly empty) table with its schema")
@@ -73,41 +77,73 @@ class Lake:
                 writer.write_table(first, row_group_size=ROW_GROUP)
                 for table in stream:
                     writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return self._seal(name, folder, meta or {})
+            return self._seal(name, folder, meta or {})
 
     def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None, *, link: bool = False) -> Ref:
         """Copy a folder of files (a model, a tokenizer) into the lake; `link` names files that never change again."""
-        folder = self._new_folder(name)
-        shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=link_or_copy if link else shutil.copy2)
-        return self._seal(name, folder, meta or {})
+        with self._filling(name) as folder:
+            shutil.copytree(source, folder, dirs_exist_ok=True, copy_function=link_or_copy if link else shutil.copy2)
+            return self._seal(name, folder, meta or {})
 
     def folder(self, ref: Ref) -> Path:
-        """Return the local folder that holds the files of a version."""
+        """Return the local folder that holds the files of a version.
+
+        Raises:
+            LakeError: there is no such version, or it is damaged.
+        """
+        self.files(ref)
         return self.root / ref.name / str(self.manifest(ref)["folder"])
 
     def files(self, ref: Ref) -> list[Path]:
-        """Return the files of a version."""
+        """Return the files of a version.
+
+        Raises:
+            LakeError: there is no such version, or one of its files is gone or has another size.
+        """
+        found = []
+        for path, entry in self._entries(ref):
+            size = path.stat().st_size if path.exists() else None
+            if size != entry["bytes"]:
+                has = "is gone" if size is None else f"has {size} bytes"
+                raise _damaged(ref, f"{path} {has}, its manifest says {entry['bytes']} bytes")
+            found.append(path)
+        return found
+
+    def verify(self, ref: Ref) -> None:
+        """Read a version whole and compare its files with their digests.
+
+        Raises:
+            LakeError: there is no such version, or it is damaged.
+        """
+        self.files(ref)
+        for path, entry in self._entries(ref):
+            if _sha256(path) != entry["sha256"]:
+                raise _damaged(ref, f"{path} does not hold what was written")
+
+    def _entries(self, ref: Ref) -> list[tuple[Path, dict[str, Any]]]:
         manifest = self.manifest(ref)
         base = self.root / ref.name / manifest["folder"]
-        return [base / entry["path"] for entry in manifest["files"]]
+        return [(base / entry["path"], entry) for entry in manifest["files"]]
 
     def manifest(self, ref: Ref) -> dict[str, Any]:
         """Return the manifest of a version.
 
         Raises:
-            LakeError: there is no such version.
+            LakeError: there is no such version, or its manifest cannot be read.
         """
-        path = self.root / ref.name / f"{ref.version}.json"
+        path = self._manifest_path(ref)
         try:
             manifest: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
             raise LakeError(
                 f"the lake at {self.root} has no data set {ref}; was it cleaned? run the stage again"
             ) from None
+        except ValueError as error:
+            raise _damaged(ref, f"{path} is no manifest ({error})") from None
         return manifest
+
+    def _manifest_path(self, ref: Ref) -> Path:
+        return self.root / ref.name / f"{ref.version}.json"
 
     def meta(self, ref: Ref) -> dict[str, Any]:
         """Return what the writer noted about a version."""
@@ -120,12 +156,13 @@ class Lake:
 
     def read(self, ref: Ref, columns: list[str] | None = None) -> pa.Table:
         """Read a whole Parquet data set."""
-        return pa.concat_tables(pq.read_table(path, columns=columns) for path in self._parquet(ref))
+        with _readable(ref):
+            return pa.concat_tables(pq.read_table(path, columns=columns) for path in self._parquet(ref))
 
     def scan(self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[pa.RecordBatch]:
         """Read a Parquet data set in record batches, memory flat."""
         for path in self._parquet(ref):
-            with pq.ParquetFile(path) as file:
+            with _readable(ref), pq.ParquetFile(path) as file:
                 yield from file.iter_batches(batch_size=batch_size, columns=columns)
 
     def sql(self, query: str, **tables: Ref) -> pa.Table:
@@ -140,33 +177,113 @@ class Lake:
         found = sorted((self.root / name).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [Ref(name, path.stem) for path in found]
 
+    def orphans(self, older_than_s: float = 3600.0) -> list[Path]:
+        """Return what no manifest names: parts of writers that were killed, or lost a race; a writer at work is young.
+
+        Folders and hidden files directly below a data set count; the caller takes them away.
+        """
+        found = []
+        for folder in sorted({path.parent for path in self.root.rglob("*") if _is_part(path)}):
+            named = {self.manifest(Ref(_name(self.root, folder), p.stem))["folder"] for p in _manifests(folder)}
+            found += [path for path in sorted(folder.iterdir()) if _is_part(path) and path.name not in named]
+        return [path for path in found if time.time() - _newest_s(path) > older_than_s]
+
+    def remove(self, ref: Ref) -> int:
+        """Take a version away, its manifest first so that nobody finds half of it; return the bytes set free.
+
+        Raises:
+            LakeError: there is no such version.
+        """
+        manifest = self.manifest(ref)
+        self._manifest_path(ref).unlink(missing_ok=True)
+        shutil.rmtree(self.root / ref.name / manifest["folder"], ignore_errors=True)
+        return sum(entry["bytes"] for entry in manifest["files"])
+
     def _parquet(self, ref: Ref) -> list[Path]:
         return [path for path in self.files(ref) if path.suffix == ".parquet"]
 
-    def _new_folder(self, name: str) -> Path:
+    @contextmanager
+    def _filling(self, name: str) -> Iterator[Path]:
+        """Yield a new folder for the files of a version; it disappears if they do not become one."""
         if not _NAME.fullmatch(name):
             raise LakeError(f"a data set is named in lower case like curation/kept, not {name!r}")
         folder = self.root / name / uuid.uuid4().hex
-        folder.mkdir(parents=True)
-        return folder
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        except OSError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+                raise LakeError(_cannot_write(name, self.root, error)) from error
+            raise
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _seal(self, name: str, folder: Path, meta: Mapping[str, Any]) -> Ref:
         entries: list[dict[str, Any]] = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            entry = {"path": str(path.relative_to(folder)), "sha256": sha256, "bytes": path.stat().st_size}
+            entry = {"path": str(path.relative_to(folder)), "sha256": _sha256(path), "bytes": path.stat().st_size}
             if path.suffix == ".parquet":
                 entry["rows"] = pq.read_metadata(path).num_rows
             entries.append(entry)
         content = json.dumps([[e["path"], e["sha256"]] for e in entries] + [json.dumps(dict(meta), sort_keys=True)])
         ref = Ref(name, hashlib.sha256(content.encode()).hexdigest()[:16])
-        target = self.root / name / f"{ref.version}.json"
-        if target.exists():
+        try:
+            self.files(ref)
+        except LakeError:  # new, or damaged and replaced by what was written now
+            text = json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1)
+            write_atomic(self._manifest_path(ref), text)
+        else:
             shutil.rmtree(folder)
-            return ref
-        write_atomic(target, json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1))
         return ref
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file, and see to it that it is on the disk before a manifest names it."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _damaged(ref: Ref, what: str) -> LakeError:
+    return LakeError(f"{ref} is damaged: {what}; run the stage again, which writes it anew")
+
+
+@contextmanager
+def _readable(ref: Ref) -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise _damaged(ref, str(error)) from error
+
+
+def _cannot_write(name: str, root: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        free_mb = shutil.disk_usage(root).free / 2**20
+        return (
+            f"{name} was not written: no space left on the disk of {root} ({free_mb:.0f} MiB free); make room, e.g. "
+            "with ketcycle clean, and continue the run with --resume"
+        )
+    return f"{name} was not written: {error.strerror}: {error.filename or root}; choose another KETCYCLE_HOME"
+
+
+def _is_part(path: Path) -> bool:
+    """Say whether a path is a folder of parts, or the unfinished text of a manifest."""
+    return bool(_PART.fullmatch(path.name)) if path.is_dir() else path.name.startswith(".")
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return [path for path in folder.glob("*.json") if _VERSION.fullmatch(path.stem)]
+
+
+def _name(root: Path, folder: Path) -> str:
+    return folder.relative_to(root).as_posix()
+
+
+def _newest_s(path: Path) -> float:
+    inside = path.rglob("*") if path.is_dir() else ()
+    return max((item.stat().st_mtime for item in (path, *inside)), default=0.0)
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> None:
