@@ -128,9 +128,11 @@ def _billed(rows: Sequence[EvidenceRow], everything: Derived) -> dict[str, Any] 
 
 def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], books: _Books) -> dict[str, Any]:
     work = [row for row in rows if row.arm == "stage"]
+    decisions = result.get("decisions", {})
     by_subtask: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
-        if row.subtask:
+        # A run that went on with other parameters posed another problem before; what that spent still counts.
+        if row.subtask and decisions.get(row.subtask, {}).get("problem") in (None, row.problem):
             by_subtask[row.subtask].append(row)
     total = sum((row.total for row in rows), Usage())
     return {
@@ -149,8 +151,7 @@ def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceR
         "facts": result.get("facts", {}),
         "refs": result.get("refs", {}),
         "subtasks": [
-            _subtask_report(name, found, result.get("decisions", {}).get(name, {}), books)
-            for name, found in by_subtask.items()
+            _subtask_report(name, found, decisions.get(name, {}), books) for name, found in by_subtask.items()
         ],
     }
 
