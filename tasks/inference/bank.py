@@ -29,10 +29,10 @@ from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows
 
 CONTEXT = 64
-TRAINING, CALIBRATION, SELECTION = 3000, 96, 192  # windows
+TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
 UNIT_LIMIT, SHARE, ALLOWANCE = 14, 1 / 3, 0.1  # as in a run
-LONGEST = 12  # instances of a source
-RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=32, matrix_lr=0.05)
+LONGEST = 10  # instances of a source
+RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=16, matrix_lr=0.05)
 CONFIG = LlamaConfig(
     vocab_size=256,
     hidden_size=64,

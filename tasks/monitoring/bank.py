@@ -27,7 +27,7 @@ from tasks.text.windows import passages, spread
 WORDS = 48
 WINDOW, BACKGROUND = 40, 200
 FOREIGN = {"half other": 0.5, "quarter other": 0.25}
-LONGEST = 16  # instances of a source
+LONGEST = 12  # instances of a source
 
 Texts = tuple[str, ...]
 

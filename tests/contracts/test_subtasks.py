@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ import pytest
 import torch
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
-from tasks.contract import Bench, Kind, Subtask, content_key
+from flows.study import gather_material
+from infra import settings
+from tasks.contract import Bench, Instance, Kind, Material, Subtask, content_key
+from tasks.policy import size_bucket
 from tasks.stage import STAGES
 
 torch.set_num_threads(1)
@@ -113,3 +118,45 @@ def test_the_problem_is_named_by_its_content(posed: tuple[Subtask[Any, Any], Any
     subtask, problem = posed
     assert content_key(problem) == content_key(subtask.example(np.random.default_rng(7)))
     assert content_key(problem) != content_key(subtask.example(np.random.default_rng(8)))
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """What a study without options makes its instances of."""
+    return gather_material(settings.load(home=tmp_path_factory.mktemp("home")))
+
+
+def drawn(subtask: Subtask[Any, Any], material: Material, seed: int = 0) -> list[Instance[Any]]:
+    return list(subtask.bank(material, np.random.default_rng(seed)))
+
+
+@pytest.mark.parametrize("subtask", ALL, ids=lambda s: s.key)
+def test_the_bank_has_forty_instances_from_three_sources_with_other_names(
+    subtask: Subtask[Any, Any], material: Material
+) -> None:
+    bank = drawn(subtask, material)
+    sources = Counter(instance.source for instance in bank)
+    assert len(bank) >= 40
+    assert len(sources) >= 3
+    assert set(sources) <= set(material.texts)
+    assert len({(instance.source, instance.name) for instance in bank}) == len(bank)
+    assert {instance.source for instance in bank[: len(sources)]} == set(sources)  # in turns
+    # The sizes that a run of the default profile has are the ones with the most instances.
+    assert max(Counter(size_bucket(instance.size) for instance in bank).values()) >= 40
+
+
+@pytest.mark.parametrize("subtask", [s for s in ALL if s.key != "inference/pruning"], ids=lambda s: s.key)
+def test_an_instance_is_one_problem_of_known_truth_and_made_the_same_each_time(
+    subtask: Subtask[Any, Any], material: Material, tmp_path: Path
+) -> None:
+    first, again = drawn(subtask, material)[:3], drawn(subtask, material)[:3]
+    problems = [instance.pose() for instance in first]
+    assert [content_key(p) for p in problems] == [content_key(instance.pose()) for instance in again]
+    assert len({content_key(p) for p in problems}) == 3
+    for instance, problem in zip(first, problems, strict=True):
+        assert subtask.size(problem) == instance.size
+        (value,) = subtask.quality(problem, subtask.incumbent.solve(problem, bench(2, tmp_path)))
+        assert np.isfinite(value)
+        assert subtask.oracle is not None
+        assert len(subtask.oracle(problem)) == 1
+        assert pickle.loads(pickle.dumps(instance)).name == instance.name  # noqa: S301  (our own)
