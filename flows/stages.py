@@ -214,9 +214,12 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
 
 
 def start_shadows(shadows: Iterable[Shadow]) -> list[Any]:
-    """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them."""
+    """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them.
+
+    A worker that dies comes back under another address: then any worker will do.
+    """
     workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
-    place = {"workers": workers[1:], "allow_other_workers": False} if len(workers) > 1 else {}
+    place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
     with annotate(priority=-10, **place):
         return [steps.shadow.submit(shadow) for shadow in shadows if shadow.arms]
 

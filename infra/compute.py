@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("ketcycle.compute")
 
 SERVER_START_S = 180
+# A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
+PLACED = {"distributed.scheduler.work-stealing": False}
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def cluster(settings: Settings) -> Iterator[str]:
         return
     local = settings.home / "dask"
     with (
-        dask.config.set({"temporary-directory": str(local), "distributed.comm.timeouts.connect": "60s"}),
+        dask.config.set({"temporary-directory": str(local), "distributed.comm.timeouts.connect": "60s", **PLACED}),
         distributed.LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,  # usage is attributed per process
@@ -200,6 +202,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
     """Run the services until interrupted: Prefect, Dask with its dashboard, the MLflow page, all on loopback."""
+    import dask
     import distributed
 
     port = free_port()
@@ -210,6 +213,7 @@ def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
     with ExitStack() as stack:
         server, url = stack.enter_context(_prefect_server(settings.home))
         hand_on(PREFECT_API_URL=url)
+        stack.enter_context(dask.config.set(PLACED))
         own = stack.enter_context(
             distributed.LocalCluster(
                 n_workers=settings.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
