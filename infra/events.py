@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from typing import Any, Final
+from uuid import NAMESPACE_URL, uuid5
 
 from infra.errors import BadInput
 from infra.settings import environment
@@ -27,13 +28,14 @@ NAMES: Final = (
 )
 
 
-def emit(name: str, resource: str, payload: Mapping[str, Any]) -> bool:
+def emit(name: str, resource: str, payload: Mapping[str, Any], *, once: str | None = None) -> bool:
     """Send an event to the Prefect API of this process.
 
     Args:
         name: one of `NAMES`, without the project's prefix.
         resource: what it happened to, e.g. `ketcycle.model.demo`.
         payload: plain values that JSON can carry.
+        once: names the occurrence; told again by a run that was killed and goes on, it is still one event.
 
     Returns:
         Whether there was an API to send it to; without one the event is logged only.
@@ -52,5 +54,6 @@ def emit(name: str, resource: str, payload: Mapping[str, Any]) -> bool:
         return False
     from prefect.events import emit_event
 
-    emit_event(event=f"{PREFIX}.{name}", resource={"prefect.resource.id": resource}, payload=plain)
+    number = uuid5(NAMESPACE_URL, f"{PREFIX}.{name} {resource} {once}") if once else None
+    emit_event(event=f"{PREFIX}.{name}", resource={"prefect.resource.id": resource}, payload=plain, id=number)
     return True

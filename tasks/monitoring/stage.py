@@ -186,6 +186,7 @@ def publish(context: Context, state: State) -> State:
                 row["announced"],
                 resource=f"ketcycle.model.{model.version}",
                 payload={"run_id": context.run_id, "model": str(model), **payload},
+                once=f"{context.run_id} {row['window']}",
             )
     rng = np.random.default_rng([context.seed, 2])
     power = measured_power(pose(context, state, DRIFT.name), rng, options.power_trials) if options.power_trials else {}
