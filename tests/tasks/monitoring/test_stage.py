@@ -80,7 +80,7 @@ def context(home: Path, texts: dict[str, list[str]] | None = None, **options: An
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]]]:
     sent: list[tuple[str, str, dict[str, Any]]] = []
-    monkeypatch.setattr(events, "emit", lambda name, resource, payload: sent.append((name, resource, payload)))
+    monkeypatch.setattr(events, "emit", lambda name, resource, payload, once: sent.append((name, resource, payload)))
     return sent
 
 
