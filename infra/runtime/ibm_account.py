@@ -94,7 +94,8 @@ def connect(settings: Settings) -> QiskitRuntimeService:
     if account is None:
         raise BadInput(f"no account of the quantum platform was found; {ADVICE}")
     # Its warnings of a refused token and its debug lines repeat what was sent.
-    logging.getLogger("qiskit_ibm_runtime").setLevel(logging.ERROR)
+    for name in ("qiskit_ibm_runtime", "ibm-cloud-sdk-core"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="Unable to retrieve IBM Cloud access token")
     if settings.ibm_identity_url:
         hand_on(IAM_URL=settings.ibm_identity_url)

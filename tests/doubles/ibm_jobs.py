@@ -220,16 +220,15 @@ class Platform:
             return True
 
     def listed(self, tags, mocks):
-        """Jobs under all these tags, newest first, those left out that are too new."""
+        """Jobs under all these tags, oldest first, those left out that are too new."""
         with self.lock:
-            found = [
+            return [
                 job
                 for job in self.jobs.values()
                 if set(tags) <= set(job.tags)
                 and self.now() - job.created >= self.script.listing_s
                 and (mocks or not job.backend.startswith("mock_"))
             ]
-            return found[::-1]
 
     def describe(self, job, estimate=True):
         """A job as the API answers it."""

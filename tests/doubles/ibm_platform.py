@@ -246,6 +246,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def on_jobs(self):
         found = self.platform.listed(self.query.get("tags", []), "include_mocks" in self.query)
+        if self.query.get("sort") != ["ASC"]:
+            found.reverse()
         offset = int(self.query.get("offset", ["0"])[0])
         limit = min(int(self.query.get("limit", ["20"])[0]), self.platform.script.page)
         page = [self.platform.describe(job, estimate=False) for job in found[offset : offset + limit]]
