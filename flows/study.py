@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,14 +158,28 @@ def run_instance(
 ) -> dict[str, Any]:
     """Pose one instance and run on it the arms that have not run yet."""
     forward_from_worker()
-    found, problem = find_subtask(subtask), instance.pose()
-    key, executed = content_key(problem), 0
-    for repetition in range(repeats):
-        left = [arm for arm in arms if (key, arm, repetition) not in done]
-        if left:
-            executed += run_shadow(found, problem, left, replace(bench, repetition=repetition))
+    found = find_subtask(subtask)
+    with _only_warnings():
+        problem = instance.pose()
+        key, executed = content_key(problem), 0
+        for repetition in range(repeats):
+            left = [arm for arm in arms if (key, arm, repetition) not in done]
+            if left:
+                executed += run_shadow(found, problem, left, replace(bench, repetition=repetition))
     about = {"source": instance.source, "name": instance.name, "size": found.size(problem)}
     return {"problem": key, "executed": executed, **about}
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Keep the arms' own progress out of the study's: a line for each instance is enough."""
+    logger = logging.getLogger("ketcycle")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @flow(name="study", flow_run_name="study-{config.study_id}", task_runner=task_runner(), log_prints=True)

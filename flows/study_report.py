@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import yaml
@@ -27,6 +27,7 @@ from tasks.statistics import lower_mean
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
+T = TypeVar("T", int, str)
 PREDICTIONS = Path(policy.__file__).parent / "predictions.yaml"
 WEAKEST = ("measured", "attributed", "modelled")
 
@@ -64,13 +65,15 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "record": dict(record),
         "instances": len(about),
         "sources": _count(item["source"] for item in about.values()),
-        "buckets": _count(_sizes(policy.size_bucket(item["size"])) for item in about.values()),
+        "buckets": {_sizes(b): n for b, n in _count(policy.size_bucket(i["size"]) for i in about.values()).items()},
         "repeats": config["repeats"],
         "statistics": STATISTICS,
         "arms": [
             reports[name] | _compared(name, subtask, values, verdicts, best, about) | {"total": _total(rows, name)}
             for name in merged
         ],
+        "oracle": _oracle(values.get(incumbent, {}), best, proven=any(row.oracle for row in rows)),
+        "against": [against(values, subtask.challenger.name, other) for other in _shown_beside(subtask, values)],
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": headroom(loaded.home, subtask, values, best, reports),
         "predictions": score(subtask.key, values, incumbent, verdicts),
@@ -181,6 +184,34 @@ def _verdict(name: str, subtask: Subtask[Any, Any], verdict: policy.Verdict | No
     if verdict is None:
         return "control, never chosen" if subtask.arm(name).kind is Kind.CONTROL else "no evidence"
     return f"{'certified' if verdict.holds else 'not certified'}: {verdict.reason}"
+
+
+def _oracle(its: Mapping[str, float], best: Mapping[str, float], *, proven: bool) -> dict[str, Any]:
+    """Return the row of the best possible solution of each instance, at no energy."""
+    gaps = np.array([best[p] - q for p, q in its.items()])
+    return {
+        "proven": proven,
+        "n": len(gaps),
+        "quality": float(np.mean([best[p] for p in its])) if len(gaps) else None,
+        "difference": float(gaps.mean()) if len(gaps) else None,
+        "difference_interval": student(gaps),
+    }
+
+
+def _shown_beside(subtask: Subtask[Any, Any], values: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return what the challenger is always compared with: its twins and the control that came out best."""
+    ran = [arm for arm in subtask.arms if values.get(arm.name)]
+    controls = [arm.name for arm in ran if arm.kind is Kind.CONTROL]
+    best = sorted(controls, key=lambda name: -float(np.mean(list(values[name].values()))))[:1]
+    return [*best, *(arm.name for arm in ran if arm.kind in (Kind.TWIN, Kind.DEQUANTISED))]
+
+
+def against(values: Mapping[str, Mapping[str, float]], arm: str, other: str) -> dict[str, Any]:
+    """Return the paired difference of two arms."""
+    mine, its = values.get(arm, {}), values.get(other, {})
+    difference = np.array([mine[p] - its[p] for p in sorted(mine.keys() & its.keys())])
+    mean = float(difference.mean()) if len(difference) else None
+    return {"arm": arm, "other": other, "n": len(difference), "difference": mean, "interval": student(difference)}
 
 
 def _total(rows: Iterable[EvidenceRow], arm: str) -> dict[str, float]:
@@ -299,8 +330,5 @@ def score(
     }
 
 
-def _count(names: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for name in names:
-        found[name] = found.get(name, 0) + 1
-    return dict(sorted(found.items()))
+def _count(items: Iterable[T]) -> dict[T, int]:
+    return dict(sorted(Counter(items).items()))

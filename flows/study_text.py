@@ -19,8 +19,12 @@ ENERGY_HEADER = ("arm", "QPU J, projected or billed", "simulation J", "best clas
 
 
 def arm_cells(found: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the table of arms."""
-    return [
+    """Return the cells of the table of arms, the oracle first."""
+    oracle = found["oracle"]
+    said = "proven optimum" if oracle["proven"] else "best value that any arm reached"
+    spread = _spread(oracle["difference"], oracle["difference_interval"], "+")
+    first = ("oracle", "-", str(oracle["n"]), _spread(oracle["quality"], None), spread, "-", "1", "0", "0", said)
+    return [first] + [
         (
             row["arm"],
             row["kind"],
@@ -62,7 +66,11 @@ def energy_cells(found: Row) -> list[tuple[str, ...]]:
 
 def notes(found: Row) -> list[str]:
     """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
-    return [*_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
+    beside = [
+        f"{a['arm']} against {a['other']}: {_spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
+        for a in found["against"]
+    ]
+    return [*beside, *_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
 
 
 def _headroom_notes(found: Row) -> list[str]:

@@ -236,7 +236,10 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     for text in (markdown(found), fragment(found, [forest(found) or "", quality_energy(found) or ""])):
         assert "exact" in text
         assert "headroom" in text
-    assert len(arm_cells(found)) == 4
+    assert [cells[0] for cells in arm_cells(found)] == ["oracle", "greedy", "qaoa", "exact", "random"]
+    assert found["oracle"]["difference"] == pytest.approx(0.5)
+    (beside,) = found["against"]
+    assert (beside["other"], beside["difference"]) == ("random", pytest.approx(0.5))
     assert title(found).startswith("study s1: curation/made-up on aer, 15 instances")
     assert any("headroom" in line for line in notes(found))
     folder = loaded.home / "studies" / "s1"
