@@ -1,22 +1,37 @@
-"""Commands of the quantum runtime queue: `queue list`, `queue show`."""
+"""Commands of the quantum runtime queue: `queue list|show|watch|cancel|drain|resolve|budget|calibration`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
 
-from flows.commands.console import AsJson, Home, clear_errors, print_table, print_value
+from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
 from infra import settings
+from infra.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, help="Look into the quantum runtime queue.")
+app = typer.Typer(no_args_is_help=True, help="Look into the quantum runtime queue, and act on it.")
+budget_app = typer.Typer(help="Limits of what may be spent, what is reserved and what was billed.")
+app.add_typer(budget_app, name="budget", invoke_without_command=True)
+
+Run = Annotated[str | None, typer.Option("--run", help="Only this run.")]
+
+WATCH_S = 1.0
 
 
 @app.command("list")
 def list_(
     state: Annotated[str | None, typer.Option(help="Only this state, e.g. DONE.")] = None,
-    run_id: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
+    run_id: Run = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
+    summary: Annotated[bool, typer.Option("--summary", help="Sums of the run instead: times, jobs, bills.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -24,7 +39,11 @@ def list_(
     from infra.runtime.inspect import list_calls
 
     with clear_errors():
-        calls = list_calls(settings.load(home=home).ledger, state=state, run=run_id, limit=limit)
+        loaded = settings.load(home=home)
+        if summary:
+            _print_summary(loaded, run_id, as_json)
+            return
+        calls = list_calls(loaded.ledger, state=state, run=run_id, limit=limit)
         if as_json:
             print_value(calls, as_json)
             return
@@ -36,15 +55,28 @@ def list_(
                 "decision": f"{call['stage']}/{call['subtask']}",
                 "arm": call["arm"],
                 "backend": call["backend"],
-                "circuits": call["circuits"],
-                "shots": call["shots"],
-                "CPU s": f"{call['cpu_s'] or 0:.3g}",
-                "QPU s, projected": f"{call['qpu_s_projected'] or 0:.4g}",
-                "created": str(call["created"])[:19],
+                "circuits": call.get("circuits", 0),
+                "shots": call.get("shots", 0),
+                "CPU s": f"{call.get('cpu_s', 0):.3g}",
+                "QPU s, billed": f"{call.get('qpu_s_billed', 0):.4g}",
+                "QPU s, projected": f"{call.get('qpu_s_projected', 0):.4g}",
+                "created": call["created"][:19],
             }
             for call in calls
         ]
         print_table(shown, "no such calls in the ledger")
+
+
+def _print_summary(loaded: settings.Settings, run_id: str | None, as_json: bool) -> None:
+    from infra.runtime.summary import rows, summarise
+
+    if run_id is None:
+        raise BadInput("a summary is of one run; name it with --run")
+    summary = summarise(loaded.ledger, loaded.home, run_id)
+    if as_json:
+        print_value(summary, as_json)
+        return
+    print_table([{"figure": name, "value": value} for name, value in rows(summary)], "")
 
 
 @app.command("show")
@@ -62,3 +94,263 @@ def show(
             print_value(call, as_json)
             return
         print_table([{"field": name, "value": value} for name, value in call.items()], "")
+
+
+@app.command("watch")
+def watch(
+    run_id: Run = None,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = WATCH_S,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is open until nothing is, or Ctrl-C; with --json a line for each look that differs."""
+    from infra.runtime.inspect import list_leaders, list_open
+
+    with clear_errors():
+        ledger = settings.load(home=home).ledger
+
+        def look() -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+            return list_open(ledger, run_id), list_leaders(ledger)
+
+        if as_json:
+            _watch_lines(look, every_s)
+        else:
+            _watch_table(look, every_s)
+
+
+def _watch_lines(look: Callable[[], tuple[Any, Any]], every_s: float) -> None:
+    seen = None
+    while True:
+        calls, leaders = look()
+        lasting = [{k: v for k, v in call.items() if k != "age_s"} for call in calls]
+        if lasting != seen:
+            sys.stdout.write(json.dumps({"open": calls, "leaders": leaders}, default=str) + "\n")
+            sys.stdout.flush()
+        seen = lasting
+        if not calls:
+            return
+        time.sleep(every_s)
+
+
+def _watch_table(look: Callable[[], tuple[Any, Any]], every_s: float) -> None:
+    try:
+        with Live(console=out, auto_refresh=False) as live:
+            while True:
+                calls, leaders = look()
+                live.update(_open_table(calls, leaders), refresh=True)
+                if not calls:
+                    return
+                time.sleep(every_s)
+    except KeyboardInterrupt:
+        return
+
+
+def _open_table(calls: Sequence[dict[str, Any]], leaders: dict[str, dict[str, Any]]) -> Any:
+    if not calls:
+        return "nothing is open in the runtime queue"
+    table = Table("call", "state", "run", "decision", "arm", "backend", "waits", "job", pad_edge=False)
+    for call in calls[:20]:
+        jobs = ", ".join(job["job_id"] or f"tag {job['tag'][:8]}" for job in call["jobs"]) or "-"
+        decision = f"{call['stage']}/{call['subtask']}"
+        row = (call["key"][:12], call["state"], call["run"], decision, call["arm"], call["backend"])
+        table.add_row(*row, f"{call['age_s']:.0f} s", jobs)
+    more = f"and {len(calls) - 20} more; " if len(calls) > 20 else ""
+    who = "; ".join(f"{lane} led by process {who['pid']} on {who['host']}" for lane, who in leaders.items())
+    return Group(table, f"{len(calls)} open; {more}{who or 'nobody leads: ketcycle queue drain, or a waiting run'}")
+
+
+@app.command("cancel")
+def cancel(
+    key: Annotated[str | None, typer.Argument(help="Replay key of a call, or its first characters.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="All open calls of this run.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a call, or all open calls of a run, with their remote jobs unless others travel in them."""
+    from infra.runtime.cancel import cancel_calls
+
+    with clear_errors():
+        if (key is None) == (run_id is None):
+            raise BadInput("name a call, or a run with --run")
+        found = cancel_calls(settings.load(home=home).ledger, run=run_id, key=key)
+        if as_json:
+            print_value(found, as_json)
+            return
+        out.print(f"{found['cancelled']} calls cancelled")
+        for lane in found["remote"]:
+            out.print(f"{lane}: jobs that are out are cancelled by who leads; if nobody does: ketcycle queue drain")
+
+
+@app.command("drain")
+def drain(
+    backend: Annotated[str | None, typer.Option(help="Only this backend; default: all with work.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Dispatch in the foreground until nothing is open, and carry out what was cancelled.
+
+    Arms whose remote results were late are completed, with the reports of their runs.
+    """
+    from infra.runtime.inspect import lanes_with_work
+
+    with clear_errors():
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        from flows.pending import complete_pending
+
+        lanes = [backend] if backend else lanes_with_work(loaded.ledger)
+        done, completed = [], []
+        while True:
+            for lane in lanes:
+                done.append({"backend": lane, "jobs": _drain_lane(loaded, lane)})
+                err.print(f"{lane}: {done[-1]['jobs']} jobs sent or followed", highlight=False)
+            rows = [item for item in complete_pending(loaded) if item.status != "pending"]
+            completed += rows
+            for item in rows:
+                told = f"{item.run_id}: {item.stage}/{item.subtask} {item.arm} is {item.status} now"
+                err.print(told, highlight=False)
+            lanes = [lane for lane in lanes_with_work(loaded.ledger) if backend in (None, lane)]
+            if not lanes or not (rows or any(entry["jobs"] for entry in done[-len(lanes) :])):
+                break
+        shown = [*done, *(vars(item) for item in completed)]
+        print_value(shown, True) if as_json else out.print("done" if done or completed else "nothing is open")
+
+
+def _drain_lane(loaded: settings.Settings, lane: str) -> int:
+    """Lead a lane until nothing is open there; where someone else leads, wait for him."""
+    settings.quiet_libraries(loaded.home)
+    from concurrent.futures import ThreadPoolExecutor
+
+    from infra.runtime.inspect import list_leaders, list_open
+    from infra.runtime.queue import Runtime
+
+    runtime = Runtime(loaded.ledger, lane, home=loaded.home, projection=loaded.projection_device)
+    sent, told = 0, ""
+    with ThreadPoolExecutor(1) as leader:
+        while True:
+            leading = leader.submit(runtime.drain)
+            while not leading.done():
+                told = _tell(lane, list_open(loaded.ledger), told)
+                time.sleep(0.5)
+            sent += leading.result()
+            left = [call for call in list_open(loaded.ledger) if call["backend"] == lane]
+            if not left or lane not in list_leaders(loaded.ledger):
+                return sent
+            time.sleep(1.0)
+
+
+def _tell(lane: str, calls: Sequence[dict[str, Any]], told: str) -> str:
+    states = [call["state"] for call in calls if call["backend"] == lane]
+    line = f"{lane}: " + (", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))) or "nothing open")
+    if line != told:
+        err.print(line, highlight=False)
+    return line
+
+
+@app.command("resolve")
+def resolve(
+    tag: Annotated[str | None, typer.Argument(help="Tag of a parked batch; none lists them.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="The job that you found under the tag.")] = None,
+    never_ran: Annotated[bool, typer.Option("--never-ran", help="You looked, and there is no such job.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches whose job may or may not exist, or say what became of one."""
+    from infra.runtime.inspect import list_parked
+    from infra.runtime.ledger import Ledger
+
+    with clear_errors():
+        ledger = settings.load(home=home).ledger
+        parked = list_parked(ledger)
+        if tag is None:
+            if job or never_ran:
+                raise BadInput("name the tag of the batch that you have looked for; ketcycle queue resolve lists them")
+            _print_parked(parked, as_json)
+            return
+        if (job is None) != never_ran:
+            raise BadInput("say what you found: --job ID, or --never-ran if there is no job under the tag")
+        found = [batch["tag"] for batch in parked if batch["tag"].startswith(tag)]
+        if len(found) != 1:
+            raise BadInput(f"{'several parked batches begin' if found else 'no parked batch begins'} with {tag!r}")
+        Ledger(ledger, create=False).resolve(found[0], job)
+        after = f"its results are fetched from job {job}" if job else "its calls wait to be sent again"
+        print_value({"tag": found[0], "job": job}, True) if as_json else out.print(f"batch {found[0]}: {after}")
+
+
+def _print_parked(parked: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_value(parked, as_json)
+        return
+    print_table(
+        [
+            {
+                "tag": batch["tag"],
+                "backend": batch["backend"],
+                "since": batch["since"][:19],
+                "parts": batch["parts"],
+                "QPU s, estimated": f"{batch['estimate_s'] or 0:.3g}",
+                "calls": ", ".join(key[:12] for key in batch["calls"]),
+                "why": batch["reason"],
+            }
+            for batch in parked
+        ],
+        "no batch is parked",
+    )
+    for batch in parked:
+        out.print(f"{batch['look']}; then ketcycle queue resolve {batch['tag'][:12]} --job ID, or --never-ran")
+
+
+@budget_app.callback()
+def budget(context: typer.Context, home: Home = None, as_json: AsJson = False) -> None:
+    """Show the limits, what is reserved and what was billed; `budget set` changes a limit while runs go on."""
+    if context.invoked_subcommand is not None:
+        return
+    from infra.runtime.budget import overview
+    from infra.runtime.ledger import Ledger
+
+    with clear_errors():
+        found = overview(Ledger(settings.load(home=home).ledger, create=False))
+        if as_json:
+            print_value(found, as_json)
+            return
+        print_table([{name: _cell(value) for name, value in row.items()} for row in found], "no limit is set")
+
+
+@budget_app.command("set")
+def set_(
+    scope: Annotated[str, typer.Argument(help="run, stage, day or month.")],
+    unit: Annotated[str, typer.Argument(help="qpu_s (QPU seconds) or usd.")],
+    value: Annotated[str, typer.Argument(help="The most that may be spent, or none for no limit.")],
+    home: Home = None,
+) -> None:
+    """Set a limit, or lift it; it holds from the next job on, for runs under way too."""
+    from infra.runtime.budget import set_limit
+    from infra.runtime.ledger import Ledger
+
+    with clear_errors():
+        try:
+            limit = None if value.lower() == "none" else float(value)
+        except ValueError:
+            raise BadInput(f"a limit is a number or none, not {value!r}") from None
+        set_limit(Ledger(settings.load(home=home).ledger), scope, unit, limit)
+        out.print(f"{scope}: {'no limit' if limit is None else f'at most {limit:g}'} {unit}")
+
+
+@app.command("calibration")
+def calibration(home: Home = None, as_json: AsJson = False) -> None:
+    """Show by how much the bills exceed the estimates, for each backend, with the error of that factor."""
+    from infra.runtime.calibration import calibration_table
+    from infra.runtime.ledger import Ledger
+
+    with clear_errors():
+        found = calibration_table(Ledger(settings.load(home=home).ledger, create=False))
+        if as_json:
+            print_value(found, as_json)
+            return
+        print_table([{name: _cell(value) for name, value in row.items()} for row in found], "no job was billed yet")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
