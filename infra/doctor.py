@@ -1,0 +1,183 @@
+"""What an installation can do and what it lacks, each with advice. Looks only; starts nothing, raises nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from infra.energy.nvml import open_devices
+from infra.energy.rapl import find_domains
+from infra.errors import KetcycleError
+from infra.settings import FILE, Settings, environment
+
+Level = Literal["ok", "note", "wrong"]
+LITTLE_SPACE_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at.
+
+    Attributes:
+        about: what was looked at.
+        level: `ok`, `note` (works, with a limit) or `wrong` (has to be put right).
+        found: what was found.
+        advice: what to do, empty where nothing is to be done.
+    """
+
+    about: str
+    level: Level
+    found: str
+    advice: str = ""
+
+
+def examine(settings: Settings, backend: str = "aer") -> list[Finding]:
+    """Look at everything that a run on this backend needs."""
+    return [
+        *_settings(settings),
+        *_home(settings.home),
+        *_energy(),
+        *_versions(),
+        *_stores(settings),
+        *_services(settings),
+        *_backend(backend),
+    ]
+
+
+def _settings(settings: Settings) -> Iterator[Finding]:
+    path = Path(FILE).absolute()
+    yield Finding("settings", "ok", str(path) if path.exists() else "defaults and environment", "")
+    if settings.carbon_series is not None and not settings.carbon_series.expanduser().exists():
+        yield Finding(
+            "carbon series", "wrong", f"no file {settings.carbon_series}", "set carbon_series to a file, or unset it"
+        )
+
+
+def _home(home: Path) -> Iterator[Finding]:
+    try:
+        with tempfile.NamedTemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        yield Finding(
+            "state folder", "wrong", f"{home} cannot be written ({error.strerror})", "choose another with --home"
+        )
+        return
+    yield Finding("state folder", "ok", str(home))
+    free_gb = shutil.disk_usage(home).free / 1e9
+    little = free_gb < LITTLE_SPACE_GB
+    advice = "free space; a run leaves about 0.3 GB, `ketcycle clean` removes old ones" if little else ""
+    yield Finding("disk", "wrong" if little else "ok", f"{free_gb:.1f} GB free", advice)
+
+
+def _energy() -> Iterator[Finding]:
+    domains, why = find_domains()
+    if domains:
+        yield Finding("energy counters", "ok", f"RAPL, {len(domains)} domains: CPU joules are measured")
+    else:
+        yield Finding("energy counters", "note", f"no RAPL ({why}): CPU joules are modelled from CPU seconds", "")
+    devices, why = open_devices()
+    yield Finding("GPU counters", "ok" if devices else "note", f"{len(devices)} by NVML" if devices else why)
+
+
+def _versions() -> Iterator[Finding]:
+    wrong = []
+    for text in requires("ketcycle") or []:
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            wrong.append(f"{wanted.name} is not installed")
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            wrong.append(f"{wanted.name} {found} is not {wanted.specifier}")
+    if wrong:
+        yield Finding("packages", "wrong", "; ".join(wrong), "install again with constraints.txt (`make setup`)")
+    else:
+        yield Finding("packages", "ok", f"ketcycle {version('ketcycle')}, prefect {version('prefect')}, "
+                      f"qiskit {version('qiskit')}, torch {version('torch')}; all within their bounds")  # fmt: skip
+
+
+def _stores(settings: Settings) -> Iterator[Finding]:
+    from infra.runtime.ledger import Ledger
+
+    if settings.ledger.startswith("sqlite:///") and not Path(settings.ledger.removeprefix("sqlite:///")).exists():
+        yield Finding("ledger", "ok", "none yet; it appears with the first quantum call")
+    else:
+        try:
+            Ledger(settings.ledger, create=False)
+            yield Finding("ledger", "ok", "can be read")
+        except KetcycleError as error:
+            yield Finding("ledger", "wrong", str(error), "see the message")
+    from infra.evidence import Evidence
+
+    try:
+        rows = Evidence(settings.home / "evidence").sql("select count(*) n from evidence")["n"][0].as_py()
+        yield Finding("evidence", "ok", f"{rows} rows")
+    except KetcycleError as error:
+        yield Finding("evidence", "wrong", str(error), "see the message")
+
+
+def _services(settings: Settings) -> Iterator[Finding]:
+    noted: dict[str, str] = {}
+    path = settings.home / "services.json"
+    if path.exists():
+        noted = json.loads(path.read_text() or "{}")
+    asked = {
+        "Prefect": settings.prefect_url or environment("PREFECT_API_URL") or noted.get("prefect_url", ""),
+        "Dask": settings.dask_address or noted.get("dask_address", ""),
+        "MLflow": settings.tracking_uri or noted.get("mlflow_url", ""),
+    }
+    for name, address in asked.items():
+        if not address or "://" not in address or address.startswith("sqlite"):
+            yield Finding(name, "ok", "own one for each run" if name != "MLflow" else "SQLite in the state folder")
+        elif listens(address):
+            yield Finding(name, "ok", f"listens at {address}")
+        else:
+            yield Finding(
+                name, "wrong", f"nothing listens at {address}", "start it (`ketcycle up`), or unset its address"
+            )
+
+
+def _backend(name: str) -> Iterator[Finding]:
+    kind, _, _ = name.partition(":")
+    if kind in ("aer", "noisy"):
+        there = find_spec("qiskit_aer") is not None
+        yield (
+            Finding(f"backend {name}", "ok", "simulated here")
+            if there
+            else Finding(f"backend {name}", "wrong", "qiskit-aer is missing", "install again with constraints.txt")
+        )
+    account = Path(environment("QISKIT_IBM_ACCOUNT_FILE") or Path.home() / ".qiskit" / "qiskit-ibm.json")
+    has_token = bool(environment("QISKIT_IBM_TOKEN"))
+    where = "variable QISKIT_IBM_TOKEN" if has_token else str(account) if account.exists() else ""
+    if kind != "ibm":
+        yield Finding(
+            "IBM credentials", "ok" if where else "note", f"{where}: present" if where else "none, and none needed"
+        )
+        return
+    from infra.runtime.ibm_check import check
+
+    for item in check(name):
+        yield Finding(item.about, "ok" if item.ok else "wrong", item.found, item.advice)
+
+
+def listens(address: str) -> bool:
+    """Say whether something accepts connections at an address like http://host:port/path."""
+    host, _, port = address.partition("://")[2].partition("/")[0].rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1):
+            return True
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra import doctor, settings
+from infra.evidence import Evidence, EvidenceRow
+
+
+@pytest.fixture
+def found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("QISKIT_IBM_TOKEN", "PREFECT_API_URL", "KETCYCLE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def examine(backend="aer", **flags):
+        return {item.about: item for item in doctor.examine(settings.load(**flags), backend)}
+
+    return examine
+
+
+def test_a_fresh_folder_is_usable(found):
+    items = found()
+    assert not [item for item in items.values() if item.level == "wrong"]
+    assert items["evidence"].found == "0 rows"
+    assert "ketcycle 0.1.0" in items["packages"].found
+
+
+def test_what_is_wrong_comes_with_advice(found, tmp_path):
+    (tmp_path / ".ketcycle").mkdir()
+    (tmp_path / ".ketcycle" / "services.json").write_text(json.dumps({"prefect_url": "http://127.0.0.1:9/api"}))
+    (tmp_path / ".ketcycle" / "ledger.db").write_text("this is no database, whatever its name says" * 50)
+    items = found(carbon_series=tmp_path / "none.csv")
+    for about, words in (("Prefect", "ketcycle up"), ("ledger", ""), ("carbon series", "unset")):
+        assert items[about].level == "wrong"
+        assert items[about].advice
+        assert words in items[about].advice
+
+
+def test_evidence_of_another_schema_is_named(found, tmp_path):
+    Evidence(tmp_path / ".ketcycle" / "evidence").append([EvidenceRow("r", "training", arm="stage")])
+    assert found()["evidence"].found == "1 rows"
+
+
+def test_credentials_are_present_or_not_and_never_shown(found, monkeypatch):
+    monkeypatch.setenv("QISKIT_IBM_TOKEN", "very-secret-token")
+    items = found()
+    assert items["IBM credentials"].found == "variable QISKIT_IBM_TOKEN: present"
+    assert "very-secret-token" not in str(items)
+
+
+def test_looking_loads_nothing_heavy(tmp_path):
+    code = "import sys; from flows.cli import app; app(['doctor'], standalone_mode=False); "
+    code += "print([m for m in ('prefect', 'mlflow', 'torch', 'qiskit', 'distributed') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[]"
