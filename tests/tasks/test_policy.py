@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tasks.contract import Arm, Kind, Subtask
 from tasks.policy import (
@@ -87,6 +88,33 @@ def test_too_little_evidence_says_how_much() -> None:
     assert decision.reason == "insufficient evidence (n=3, need 20)"
     assert choice([]).decision.reason == "insufficient evidence (n=0, need 20)"
     assert choice(trials(19)).decision.arm == "greedy"
+
+
+def test_a_decision_says_n_difference_interval_and_rule_whether_it_switches_or_stays() -> None:
+    quality = lambda i: -0.2 + 0.01 * (i % 5)  # noqa: E731
+    for n, rule in ((12, "insufficient evidence"), (20, "not certified: rarely_worse")):
+        decision = choice(trials(n, quality)).decision
+        differences = [quality(i) for i in range(n)]
+        expected = stats.t.interval(0.95, n - 1, np.mean(differences), stats.sem(differences))
+        assert (decision.arm, decision.rule, decision.n) == ("greedy", rule, n)
+        assert decision.difference == pytest.approx(np.mean(differences))
+        assert decision.interval == pytest.approx(expected)
+    assert "greedy stays; nearest qaoa (n=20, difference -0.18 [" in decision.reason
+    assert "rarely_worse fails: 20 of 20" in decision.reason
+    assert "certified: 0 of 20" in choice(trials(20)).decision.reason
+
+
+def test_of_several_arms_the_one_that_came_nearest_is_named() -> None:
+    task = subtask(arm("poor"), arm("dear"))
+    evidence = trials(20, lambda i: -0.2, name="qaoa") + trials(20, lambda i: -5.0, name="poor")
+    evidence += trials(20, name="dear", cost=1e3)
+    assert "nearest qaoa" in choice(evidence, task).decision.reason  # the dear one is no saving, the poor one is worse
+
+
+def test_without_the_evidence_the_reason_is_another() -> None:
+    with_it, without = choice(trials(40, lambda i: -0.2)).decision, choice([]).decision
+    assert with_it.reason != without.reason
+    assert (without.n, without.difference, without.interval) == (0, None, None)
 
 
 def test_it_stays_where_quality_is_lost() -> None:
