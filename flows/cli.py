@@ -6,12 +6,30 @@ import signal
 
 import typer
 
-from flows.commands import installation, look, queue, run, study
+from flows.commands import installation, look, queue, run, standing, study
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (run.run, run.stage, study.study, look.report, look.compare, look.evidence, installation.up):
-    app.command()(command)
-app.add_typer(queue.app, name="queue")
+HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
+
+Exit codes: 0 done, 1 something failed (what was finished is kept), 2 what was given cannot be used.
+"""
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
+GROUPS = {
+    "Run": (run.run, run.stage, study.study),
+    "Look": (look.report, look.compare, look.evidence),
+    "Installation": (
+        installation.init,
+        installation.config,
+        installation.doctor,
+        installation.clean,
+        standing.up,
+        standing.down,
+    ),
+}
+for title, commands in GROUPS.items():
+    for command in commands:
+        app.command(rich_help_panel=title)(command)
+app.add_typer(queue.app, name="queue", rich_help_panel="Look")
 
 
 def main() -> None:

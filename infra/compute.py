@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +47,27 @@ def services(settings: Settings) -> Iterator[Services]:
     with ExitStack() as stack:
         url = _running_prefect(settings)
         server: subprocess.Popen[bytes] | None = None
-        if url is None:
-            server, url = stack.enter_context(_prefect_server(settings.home))
-        hand_on(PREFECT_API_URL=url)
-        address = stack.enter_context(cluster(settings))
-        if server is not None:
-            _wait_for_prefect(server, url, settings.home)
+        with ExitStack() as starting:
+            if url is None:
+                starting.enter_context(_one_at_a_time(settings.home))
+                server, url = stack.enter_context(_prefect_server(settings.home))
+            hand_on(PREFECT_API_URL=url)
+            address = stack.enter_context(cluster(settings))
+            if server is not None:
+                wait_for_prefect(server, url, settings.home)
         yield Services(url, address, server.pid if server else None)
         from prefect.logging.handlers import APILogHandler  # prefect reads its address when it is imported
 
         APILogHandler().flush()  # what is still queued would meet a server that is gone
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Keep a second server off the home's Prefect database while one makes its tables."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / ".prefect.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -69,7 +81,7 @@ def cluster(settings: Settings) -> Iterator[str]:
         return
     except ValueError:
         pass  # no client in this process yet
-    address = settings.dask_address or _noted(settings.home, "dask_address")
+    address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
         with distributed.Client(address) as client:
             yield _address(client)
@@ -103,11 +115,20 @@ def _address(client: Any) -> str:
     return str(client.scheduler.address)
 
 
-def note(home: Path, **addresses: str) -> None:
-    """Write down the addresses of services that outlive this process."""
+def write_note(home: Path, found: Mapping[str, Any]) -> None:
+    """Write down the services that outlive this process: their addresses and what stops them."""
     from infra.lake import write_atomic
 
-    write_atomic(home / "services.json", json.dumps(addresses))
+    write_atomic(home / "services.json", json.dumps(dict(found)))
+
+
+def read_note(home: Path) -> dict[str, Any]:
+    """Return what was written down of the services of a home, empty if nothing was."""
+    try:
+        found = json.loads((home / "services.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def free_port() -> int:
@@ -116,14 +137,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _noted(home: Path, name: str) -> str | None:
-    try:
-        value = json.loads((home / "services.json").read_text()).get(name)
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return str(value) if value else None
 
 
 def _listens(address: str) -> bool:
@@ -136,7 +149,7 @@ def _listens(address: str) -> bool:
 
 
 def _running_prefect(settings: Settings) -> str | None:
-    for url in (settings.prefect_url, environment("PREFECT_API_URL"), _noted(settings.home, "prefect_url")):
+    for url in (settings.prefect_url, environment("PREFECT_API_URL"), read_note(settings.home).get("prefect_url")):
         if url and _answers(url):
             return url
     return None
@@ -149,33 +162,34 @@ def _answers(url: str) -> bool:
         return False
 
 
+def prefect_command(port: int) -> list[str]:
+    """Return the command of a Prefect server on loopback that ends with the process that starts it."""
+    server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    return [sys.executable, "-m", "infra.child", *server]
+
+
 @contextmanager
 def _prefect_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     hand_on(PREFECT_SERVER_UI_API_URL=url)
     (home / "prefect").mkdir(parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "infra.child",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-    ]
     with (home / "prefect" / "server.log").open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
+        process = subprocess.Popen(prefect_command(port), stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
     try:
         yield process, url
     finally:
-        _stop(process)
+        with suppress(psutil.NoSuchProcess):
+            stop_families([psutil.Process(process.pid)])
+        process.wait(timeout=10)
 
 
-def _wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> None:
+def wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> None:
+    """Wait until a Prefect server answers.
+
+    Raises:
+        KetcycleError: it ended, or does not answer in time; the message names its log.
+    """
     give_up = time.monotonic() + SERVER_START_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > give_up:
@@ -185,11 +199,12 @@ def _wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) ->
         time.sleep(0.2)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+def stop_families(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes and all their descendants to end, and end those that do not."""
+    family: list[psutil.Process] = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            family += [process, *process.children(recursive=True)]
     for member in family:
         with suppress(psutil.NoSuchProcess):
             member.terminate()
@@ -197,37 +212,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     for member in alive:
         with suppress(psutil.NoSuchProcess):
             member.kill()
-    process.wait(timeout=10)
-
-
-def stay_up(settings: Settings, show: Callable[[str], None]) -> None:
-    """Run the services until interrupted: Prefect, Dask with its dashboard, the MLflow page, all on loopback."""
-    import dask
-    import distributed
-
-    port = free_port()
-    mlflow = [sys.executable, "-m", "infra.child", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    mlflow += ["--backend-store-uri", settings.tracking, "--workers", "1"]
-    mlflow += ["--artifacts-destination", str(settings.home / "mlflow" / "artifacts")]
-    (settings.home / "mlflow").mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        server, url = stack.enter_context(_prefect_server(settings.home))
-        hand_on(PREFECT_API_URL=url)
-        stack.enter_context(dask.config.set(PLACED))
-        own = stack.enter_context(
-            distributed.LocalCluster(
-                n_workers=settings.workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
-            )
-        )
-        output = stack.enter_context((settings.home / "mlflow" / "server.log").open("ab"))
-        page = subprocess.Popen(mlflow, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
-        stack.callback(_stop, page)
-        _wait_for_prefect(server, url, settings.home)
-        note(settings.home, prefect_url=url, dask_address=own.scheduler_address)
-        stack.callback(note, settings.home)
-        show(f"Prefect  {url.removesuffix('/api')}")
-        show(f"MLflow   http://127.0.0.1:{port}")
-        show(f"Dask     {own.dashboard_link}")
-        show("runs of this home use them; stop with Ctrl-C")
-        with suppress(KeyboardInterrupt):
-            page.wait()
+    psutil.wait_procs(alive, timeout=5)

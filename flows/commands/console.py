@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,13 @@ from rich.table import Table
 
 from infra.errors import BadInput, KetcycleError
 
+ADVICE = {
+    errno.ENOSPC: "free space or choose another folder with --home; what was finished is kept",
+    errno.EDQUOT: "the quota is used up; free space or choose another folder with --home",
+    errno.EACCES: "the file may not be read or written; change its permissions or choose another folder with --home",
+    errno.EROFS: "the file system is read-only; choose another folder with --home",
+}
+
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
@@ -24,7 +32,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard out
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn the project's errors into one line and exit code 2 (what was given is wrong) or 1 (it failed)."""
+    """Turn errors into one line and exit code 2 (what was given cannot be used), 1 (it failed) or 130 (interrupted)."""
     try:
         yield
     except BadInput as error:
@@ -33,6 +41,15 @@ def clear_errors() -> Iterator[None]:
     except KetcycleError as error:
         err.print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in ADVICE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        err.print(f"[red]error:[/red] {error.strerror}{where}; {ADVICE[error.errno]}", highlight=False)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        err.print("interrupted; what was finished is kept", highlight=False)
+        raise typer.Exit(130) from None
 
 
 def print_value(value: Any, as_json: bool) -> None:

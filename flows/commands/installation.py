@@ -1,16 +1,80 @@
-"""Commands of the installation: `up`."""
+"""Commands of the installation: `init`, `config`, `doctor`, `clean`."""
 
 from __future__ import annotations
 
-from flows.commands.console import Home, clear_errors, err
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.commands.console import AsJson, Home, clear_errors, out, print_table, print_value
 from infra import settings
+from infra.errors import BadInput
 
 
-def up(home: Home = None) -> None:
-    """Start the Prefect server, a Dask cluster and the MLflow page on loopback; stop them with Ctrl-C."""
+def init(
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Write a ketcycle.toml in which every setting stands as a comment."""
+    from infra.lake import write_atomic
+
     with clear_errors():
-        loaded = settings.load(home=home)
-        settings.quiet_libraries(loaded.home)
-        from infra.compute import stay_up
+        path = Path(settings.FILE).absolute()
+        if path.exists() and not force:
+            raise BadInput(f"{path} is there already; --force replaces it")
+        write_atomic(path, settings.template())
+        out.print(f"wrote {path}", highlight=False)
 
-        stay_up(loaded, err.print)
+
+def config(home: Home = None, as_json: AsJson = False) -> None:
+    """Print every setting, its value and where that comes from."""
+    with clear_errors():
+        found = settings.show(home=home)
+        if as_json:
+            print_value([asdict(item) for item in found], as_json)
+            return
+        print_table(
+            [{"setting": s.name, "value": s.value, "from": s.origin, "what for": s.description} for s in found], ""
+        )
+
+
+def doctor(
+    backend: Annotated[str, typer.Option(help="Backend that is to be used: aer, noisy:NAME or ibm:NAME.")] = "aer",
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at what this installation can do and what it lacks; exit code 1 if something has to be put right."""
+    from infra.doctor import examine
+
+    with clear_errors():
+        findings = examine(settings.load(home=home), backend)
+        if as_json:
+            print_value([asdict(item) for item in findings], as_json)
+        else:
+            rows = [{"": f.level, "what": f.about, "found": f.found, "what to do": f.advice} for f in findings]
+            print_table(rows, "")
+    if any(item.level == "wrong" for item in findings):
+        raise typer.Exit(1)
+
+
+def clean(
+    keep: Annotated[int, typer.Option(min=0, help="Newest runs and studies that stay.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go; take nothing away.")] = False,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old runs with the data that only they name; evidence, ledger and registered models stay."""
+    from infra.retention import carry_out, plan
+
+    with clear_errors():
+        folder = settings.load(home=home).home
+        items = plan(folder, keep)
+        freed = sum(item.n_bytes for item in items) if dry_run else carry_out(folder, items)
+        rows = [{"what": item.what, "name": item.name, "MB": f"{item.n_bytes / 1e6:.1f}"} for item in items]
+        if as_json:
+            print_value({"removed": rows, "freed_bytes": freed, "dry_run": dry_run}, as_json)
+            return
+        print_table(rows, "nothing to remove")
+        if rows:
+            out.print(f"{freed / 1e6:.1f} MB {'would be' if dry_run else ''} freed".replace("  ", " "), highlight=False)

@@ -1,0 +1,314 @@
+"""What `ketcycle up` keeps running for all runs of a home: Prefect, Dask, MLflow, a Prefect worker, queue metrics.
+
+`services.json` in the home names the processes by pid and start time, so that `down` finds them whatever became of the
+process that started them, and never ends one that only has the same number.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import psutil
+
+from infra.compute import free_port, prefect_command, read_note, stop_families, wait_for_prefect, write_note
+from infra.errors import BadInput, KetcycleError
+from infra.settings import Settings, hand_on
+
+POOL = "ketcycle"
+START_S, STOP_S, POLL_S = 300.0, 20.0, 0.3
+PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
+PAGES = {
+    "prefect_url": "Prefect",
+    "mlflow_url": "MLflow",
+    "dask_url": "Dask",
+    "metrics_url": "queue metrics",
+    "worker": "Prefect worker",
+}
+
+Show = Callable[[str], None]
+
+
+def stay_up(settings: Settings, show: Show) -> None:
+    """Run the services on loopback until interrupted.
+
+    Raises:
+        BadInput: they run already, or a port that was asked for is in use.
+        KetcycleError: one of them did not start or ended; the message names its log.
+    """
+    with _alone(settings.home), ExitStack() as stack:
+        port = _ports(settings)
+        services = _Services(settings.home, show)
+        stack.callback(services.stop)
+        url = services.prefect(port["prefect_port"])
+        services.mlflow(settings, port["mlflow_port"])
+        services.addresses |= stack.enter_context(_dask(settings, port["dask_port"]))
+        services.addresses |= stack.enter_context(_metrics(settings, port["metrics_port"]))
+        show("waiting for Prefect and MLflow; on a fresh home they make their databases, about half a minute")
+        wait_for_prefect(services.children["Prefect"], url, settings.home)
+        services.wait("MLflow", f"{services.addresses['mlflow_url']}/health")
+        services.worker(url)
+        services.publish()
+        for line in addresses(settings.home):
+            show(line)
+        show("runs of this home use them; stop with Ctrl-C or `ketcycle down`")
+        with suppress(KeyboardInterrupt):
+            services.watch()
+
+
+def detach(home: Path, arguments: list[str], show: Show) -> None:
+    """Start `ketcycle up` as a process of its own and return once everything answers.
+
+    Raises:
+        KetcycleError: it ended instead; the message is its own.
+    """
+    path = home / "up.log"
+    with path.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "flows.cli", "up", "--home", str(home), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    with path.open(encoding="utf-8", errors="replace") as said:
+        while True:
+            ended = process.poll()
+            text = said.read()
+            for line in text.splitlines():
+                show(line)
+            if ended is not None:
+                kind = BadInput if ended == 2 else KetcycleError
+                raise kind(f"the services did not start; what they said stands above and in {path}")
+            if read_note(home).get("pid") == process.pid and addresses(home):
+                return
+            time.sleep(POLL_S)
+
+
+def down(home: Path, show: Show) -> bool:
+    """Stop the services of a home and whatever a killed `up` left; return whether anything was there."""
+    found = read_note(home)
+    if not found:
+        show(f"nothing runs for {home}")
+        return False
+    leader = _alive(found.get("pid"), found.get("started"))
+    if leader is not None:
+        show(f"stopping the services of {home} (process {leader.pid})")
+        leader.terminate()
+        with suppress(psutil.TimeoutExpired):
+            leader.wait(STOP_S)
+    left = [process for pid, started in found.get("children", []) if (process := _alive(pid, started)) is not None]
+    if leader is None:
+        show(f"the process that kept them is gone; {len(left)} services were left behind" if left else "they ended")
+    stop_families([*([leader] if leader and leader.is_running() else []), *left])
+    (home / "services.json").unlink(missing_ok=True)
+    show("all stopped")
+    return True
+
+
+def addresses(home: Path) -> list[str]:
+    """Return one line for each address that was noted down."""
+    found = read_note(home)
+    return [f"{name:15s}{str(found[key]).removesuffix('/api')}" for key, name in PAGES.items() if found.get(key)]
+
+
+class _Services:
+    """The processes of one `up`, noted down as they start."""
+
+    def __init__(self, home: Path, show: Show) -> None:
+        self.home = home
+        self.children: dict[str, subprocess.Popen[bytes]] = {}
+        self.addresses: dict[str, str] = {}
+        self._logs: dict[str, Path] = {}
+        self._show = show
+        self._note({})
+
+    def prefect(self, port: int) -> str:
+        """Start the Prefect server and return the address of its API."""
+        url = f"http://127.0.0.1:{port}/api"
+        hand_on(PREFECT_SERVER_UI_API_URL=url, PREFECT_API_URL=url)
+        (self.home / "prefect").mkdir(parents=True, exist_ok=True)
+        self._start("Prefect", prefect_command(port), self.home / "prefect" / "server.log")
+        self.addresses["prefect_url"] = url
+        return url
+
+    def mlflow(self, settings: Settings, port: int) -> None:
+        """Start the MLflow page on the tracking store of the home, or name the server that is set."""
+        if settings.tracking.startswith("http"):
+            self.addresses["mlflow_url"] = settings.tracking.rstrip("/")
+            return
+        folder = self.home / "mlflow"
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+        command += ["--backend-store-uri", settings.tracking, "--artifacts-destination", str(folder / "artifacts")]
+        self._start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
+        self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
+
+    def worker(self, url: str) -> None:
+        """Start a Prefect worker and register the deployments of the repository, where it is one."""
+        project = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
+        if not project.exists():
+            self._show("no prefect.yaml beside the package: no deployments, no worker")
+            return
+        self._show("registering the deployments and starting a worker")
+        log = self.home / "prefect" / "worker.log"
+        command = ["prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", f"{POOL}-worker"]
+        self._start("worker", [sys.executable, "-m", "infra.child", *command], log)
+        self.wait("worker", f"{url}/work_pools/{POOL}")
+        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(project)]
+        hand_on(PWD=str(Path.cwd()))  # where flows run: the folder with the settings' file
+        with (self.home / "prefect" / "deploy.log").open("ab") as output:
+            failed = subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
+        if failed:
+            self._show(f"the deployments could not be registered; see {output.name}")
+        self.addresses["worker"] = f"pool {POOL}: runs and stages can be started from the page (Deployments)"
+
+    def _start(self, name: str, command: list[str], log: Path) -> None:
+        with log.open("ab") as output:
+            self.children[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
+        self._logs[name] = log
+        self._note({})
+
+    def wait(self, name: str, url: str) -> None:
+        """Wait until an address of a service answers.
+
+        Raises:
+            KetcycleError: the service ended, or does not answer in time.
+        """
+        if name not in self.children:  # somebody else's
+            return
+        give_up = time.monotonic() + START_S
+        while not _found(url):
+            if self.children[name].poll() is not None or time.monotonic() > give_up:
+                raise KetcycleError(f"{name} did not start; the reason stands in {self._logs[name]}")
+            time.sleep(POLL_S)
+
+    def publish(self) -> None:
+        """Write down the addresses, from when on runs use them."""
+        self._note(self.addresses)
+
+    def watch(self) -> None:
+        """Return never, unless a service ends.
+
+        Raises:
+            KetcycleError: it ended.
+        """
+        while True:
+            for name, process in self.children.items():
+                if process.poll() is not None:
+                    raise KetcycleError(f"{name} ended by itself; the reason stands in {self._logs[name]}")
+            time.sleep(1.0)
+
+    def stop(self) -> None:
+        """Stop all of them at once and forget them."""
+        self._note({})
+        stop_families([psutil.Process(p.pid) for p in self.children.values() if p.poll() is None])
+        (self.home / "services.json").unlink(missing_ok=True)
+
+    def _note(self, found: dict[str, str]) -> None:
+        me = psutil.Process()
+        children = [[p.pid, _started(p.pid)] for p in self.children.values()]
+        write_note(self.home, {"pid": me.pid, "started": me.create_time(), "children": children, **found})
+
+
+@contextmanager
+def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
+    import distributed
+
+    with distributed.LocalCluster(
+        n_workers=settings.workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=f"127.0.0.1:{port}",
+        local_directory=str(settings.home / "dask"),
+    ) as own:
+        yield {"dask_address": own.scheduler_address, "dask_url": own.dashboard_link}
+
+
+@contextmanager
+def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
+    from infra.runtime.metrics import serve_metrics
+
+    address, stop = serve_metrics(settings.ledger, port)
+    try:
+        yield {"metrics_url": address}
+    finally:
+        stop()
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    with (home / ".up.lock").open("a") as lock:
+        _take(lock, home)
+        yield
+
+
+def _take(lock: IO[str], home: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise BadInput(
+            "\n".join([f"the services of {home} run already; `ketcycle down` stops them", *addresses(home)])
+        ) from None
+
+
+def _ports(settings: Settings) -> dict[str, int]:
+    """Return a free port for each page: the one that is set, or another where nobody asked for just that one.
+
+    Raises:
+        BadInput: a port that was asked for is in use.
+    """
+    chosen: dict[str, int] = {}
+    for name in PORTS:
+        port = int(getattr(settings, name))
+        if port == 0:
+            port = free_port()
+        elif not _free(port):
+            if name in settings.model_fields_set:
+                raise BadInput(f"{name} {port} is in use by another program; stop it, or choose another port (0 = any)")
+            port = free_port()
+        chosen[name] = port
+    return chosen
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; a port just left is free
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _found(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _started(pid: int) -> float | None:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        return None
+
+
+def _alive(pid: Any, started: Any) -> psutil.Process | None:
+    """Return the process of this number if it is the one that was started then."""
+    now = _started(int(pid or 0)) if pid != os.getpid() else None
+    if now is None or started is None or abs(now - started) > 2.0:  # the clock may have been set
+        return None
+    process = psutil.Process(int(pid))
+    return process if process.status() != psutil.STATUS_ZOMBIE else None
