@@ -439,7 +439,11 @@ def _switch(pairs: Pairs, verdict: Verdict) -> Decision:
 def _contender(paired: Mapping[str, Pairs], n: int) -> Pairs:
     """Return the arm that came nearest: of those with at least `n` pairs and rather cheaper, the best in quality."""
     ready = [pairs for pairs in paired.values() if pairs.n >= n]
-    return min(ready, key=lambda pairs: (probability_cheaper(pairs) < 0.5, quality_p(pairs), pairs.arm))
+    return min(ready, key=_distance)
+
+
+def _distance(pairs: Pairs) -> tuple[bool, float, float, str]:
+    return probability_cheaper(pairs) < 0.5, quality_p(pairs), -float(np.sum(pairs.difference)), pairs.arm
 
 
 def _difference(pairs: Pairs) -> tuple[float | None, tuple[float, float] | None]:
