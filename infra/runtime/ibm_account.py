@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qiskit_ibm_runtime import QiskitRuntimeService
+from qiskit_ibm_runtime.accounts import AccountManager, AccountNotFoundError
 
 from infra.errors import BadInput
 from infra.settings import Settings, environment, hand_on
@@ -55,31 +56,24 @@ def find_account() -> Account | None:
     Raises:
         BadInput: the account file cannot be read.
     """
-    if token := environment("QISKIT_IBM_TOKEN"):
-        return Account("variable QISKIT_IBM_TOKEN", environment("QISKIT_IBM_INSTANCE") or "", token)
-    saved = _saved()
-    names = sorted(saved, key=lambda name: not saved[name].get("is_default_account"))
-    if not names:
-        return None
-    found = saved[names[0]]
-    return Account(f"account file, {names[0]}", found.get("instance") or "", found.get("token") or "")
-
-
-def _saved() -> dict[str, dict[str, Any]]:
+    named = environment("QISKIT_IBM_TOKEN")
     try:
-        return dict(QiskitRuntimeService.saved_accounts())
+        found = AccountManager.get()
+    except AccountNotFoundError:
+        return None
     except Exception as error:  # seam: whatever a damaged file makes of the client
         raise BadInput(f"the vendor's account file cannot be read ({type(error).__name__}); save it again") from None
+    source = "variable QISKIT_IBM_TOKEN" if named else "the vendor's account file"
+    return Account(source, found.instance or "", found.token or "")
 
 
 def redact(text: object) -> str:
-    """Return a text without the secrets of any account that is known here."""
+    """Return a text without the secrets of the account."""
     plain = _SECRETS.sub("***", str(text))
-    tokens = {environment("QISKIT_IBM_TOKEN")}
     with suppress(BadInput):
-        tokens |= {account.get("token") for account in _saved().values()}
-    for token in tokens - {None, ""}:
-        plain = plain.replace(str(token), "***")
+        account = find_account()
+        if account and account.token:
+            plain = plain.replace(account.token, "***")
     return plain
 
 
