@@ -95,10 +95,16 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
         since: when this process began with it, as rows are stamped.
     """
     loaded = settings.load()
+    record_orchestration(loaded.home, run_id, since, _tree_cpu_s())
+    report = _report(loaded, run_id)
+    record_orchestration(loaded.home, run_id, since, _tree_cpu_s())  # what that report took stands in the next one
+    return report
+
+
+def _tree_cpu_s() -> float:
+    """Return the CPU seconds of this process and of those that it has started and waited for."""
     used = os.times()
-    tree_cpu_s = used.user + used.system + used.children_user + used.children_system
-    record_orchestration(loaded.home, run_id, since, tree_cpu_s)
-    return _report(loaded, run_id)
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def _report(loaded: Settings, run_id: str) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def prefect(tmp_path: Path) -> Iterator[Prefect]:
         begin("server", "start", "--host", "127.0.0.1", "--port", str(port))
         until(lambda: answers(url))
         do("work-pool", "create", "--type", "process", "ketcycle")
-        do("--no-prompt", "deploy", "--name", "lifecycle/nightly")
+        do("--no-prompt", "deploy", "--name", "nightly")
         begin("worker", "start", "--pool", "ketcycle", "--limit", "1")
         yield Prefect(tmp_path / "home", url)
     finally:
