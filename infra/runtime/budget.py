@@ -160,6 +160,11 @@ class Gate:
         self._limits = _limits(connection)
         self._spent: dict[tuple[str, Spender], Spending] = {}
 
+    @property
+    def limited(self) -> bool:
+        """Whether there is any limit."""
+        return bool(self._limits)
+
     def room(self, wish: Amounts) -> Room:
         """Say how far a wish fits into every limit that it touches."""
         rooms = [self._room(*asked) for asked in self._asked(wish)]

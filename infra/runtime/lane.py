@@ -1,36 +1,48 @@
 """What the leader of a lane may do with the ledger.
 
-A lane is a road to one backend; whoever holds its lease dispatches for everybody. Each write of a leader is one
-transaction that also renews the lease and fails if it has passed on, so a leader that was taken over, however late it
-wakes, changes nothing any more. The fencing number rises with each new leader.
+A lane is a road to one backend; whoever holds its lease (`infra.runtime.lease`) dispatches for everybody. What a batch
+may spend is reserved in the transaction that claims it, and what it was billed is booked in the one that ends it.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from pathlib import Path
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
-from infra.errors import RuntimeQueueError
-from infra.runtime.ledger import DONE, FAILED, PREPARED, SUBMITTED, SUBMITTING, Ledger, Part
-from infra.runtime.schema import Duplicate, batches, calls, leases, parts
+from infra.runtime.budget import HEADROOM, Amounts, Gate, Room, Spender, reserve_again, settle
+from infra.runtime.lease import Lease, LeaseLost
+from infra.runtime.ledger import (
+    CANCELLED,
+    CANCELLED_BY_CALLER,
+    DONE,
+    FAILED,
+    OPEN,
+    OUT,
+    PREPARED,
+    SUBMITTED,
+    SUBMITTING,
+    UNKNOWN,
+    Part,
+    calls_of,
+    follow_parts,
+    move,
+    wait_again,
+)
+from infra.runtime.schema import batches, calls, parts
 
-STALL_S = 900.0  # a live leader on this machine may be deep in one simulation, where it cannot renew its lease
-_OPEN = (SUBMITTING, SUBMITTED)
+__all__ = ["Batch", "Bill", "Delivery", "Item", "Lane", "LeaseLost", "Limits", "Standing", "Tariff"]
 
-
-class LeaseLost(RuntimeQueueError):
-    """The lane is led by someone else now; nothing was written."""
+LOADED = 32  # calls whose parts are read at once
+REFUSED = "BudgetExceeded: "
 
 
 @dataclass(frozen=True)
@@ -44,8 +56,10 @@ class Item:
     projection: str
     call_executions: int
     options: Mapping[str, Any]
+    run: str = ""
+    stage: str = ""
 
-    @property
+    @cached_property
     def manner(self) -> str:
         """How the part is to be run: what a device that runs all parts of a job alike must have in common."""
         return json.dumps([self.primitive, self.part.shots, self.options.get("effective", {})], sort_keys=True)
@@ -59,15 +73,60 @@ class Batch:
         tag: what the job is found by after a crash.
         items: the parts whose results are not there yet.
         size: parts in the job, those included whose results are.
-        state: state in the ledger.
-        job_id: id of the job once it was sent.
+        max_qpu_s: QPU seconds that the job may use; None where nothing is billed.
     """
 
     tag: str
     items: tuple[Item, ...]
     size: int
-    state: str = SUBMITTING
-    job_id: str | None = None
+    max_qpu_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A batch that is not over, or not billed yet, as its leader sees it in each round.
+
+    Attributes:
+        tag: what the job is found by.
+        state: state in the ledger.
+        job_id: id of the job once it was sent.
+        created: when the batch was claimed, before it was sent.
+        duplicate_of: tag of the batch that the service made this job from a second time.
+        unwanted: whether a call in it was cancelled by its caller.
+    """
+
+    tag: str
+    state: str
+    job_id: str | None
+    created: float
+    duplicate_of: str | None
+    unwanted: bool = False
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What a claim reserves with.
+
+    Attributes:
+        factor: what an estimate is multiplied with, from earlier bills.
+        usd_per_s: price of a QPU second.
+    """
+
+    factor: float
+    usd_per_s: float
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a job that is over came to.
+
+    Attributes:
+        seconds: QPU seconds billed; None while the service does not say.
+        duplicates: further jobs that the service made of the same batch.
+    """
+
+    seconds: float | None = 0.0
+    duplicates: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,111 +185,109 @@ class Limits:
         return [tuple(group) for group in groups]
 
 
-class Lane:
-    """A lane whose lease this process holds.
+class Lane(Lease):
+    """A lane whose lease this process holds."""
 
-    Get one with `Lane.acquire`.
-    """
-
-    def __init__(self, ledger: Ledger, name: str, fence: int, holder: str, ttl_s: float) -> None:
-        self.ledger, self.name, self.fence, self.ttl_s = ledger, name, fence, ttl_s
-        self._holder = holder
-
-    @classmethod
-    def acquire(cls, ledger: Ledger, name: str, ttl_s: float) -> Lane | None:
-        """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
-        now = time.time()
-        with ledger.database.read() as connection:
-            row = connection.execute(sa.select(leases).where(leases.c.lane == name)).mappings().first()
-        if row is None:
-            try:
-                with ledger.database.write() as connection:
-                    connection.execute(leases.insert().values(lane=name, fence=0, expires=0.0))
-            except Duplicate:
-                return None
-            return cls.acquire(ledger, name, ttl_s)
-        if row["holder"] is not None and not _abandoned(dict(row), now):
-            return None
-        holder, fence = uuid.uuid4().hex, row["fence"] + 1
-        host, pid, started = _identity(os.getpid())
-        with ledger.database.write() as connection:
-            same = leases.c.holder.is_(None) if row["holder"] is None else leases.c.holder == row["holder"]
-            moved = connection.execute(
-                leases.update()
-                .where(leases.c.lane == name, leases.c.fence == row["fence"], same)
-                .values(fence=fence, holder=holder, host=host, pid=pid, started=started, expires=now + ttl_s)
+    def look(self) -> tuple[bool, list[Standing]]:
+        """Say whether calls wait, and return the batches that are not over or not billed yet, the oldest first."""
+        waiting = sa.select(calls.c.key).where(calls.c.backend == self.name, calls.c.state == PREPARED).limit(1)
+        standing = [batches.c[name] for name in ("tag", "state", "job_id", "created", "duplicate_of")]
+        with self.ledger.database.read() as connection:
+            waits = connection.execute(waiting).first() is not None
+            unbilled = batches.c.lane == self.name, batches.c.billed_s.is_(None)
+            rows = (
+                connection.execute(sa.select(*standing).where(*unbilled).order_by(batches.c.created)).mappings().all()
             )
-        return cls(ledger, name, fence, holder, ttl_s) if moved.rowcount == 1 else None
+            unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
+        return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
-    def renew(self) -> None:
-        """Keep the lease.
-
-        Raises:
-            LeaseLost: someone else leads now.
-        """
-        with self._fenced():
-            pass
-
-    def release(self) -> None:
-        """Hand the lease on; nothing happens if it has passed on already."""
-        with self.ledger.database.write() as connection:
-            connection.execute(leases.update().where(*self._ours()).values(holder=None, expires=0.0))
-
-    def claim(self, backend: str, limits: Limits) -> list[Batch]:
+    def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None) -> list[Batch]:
         """Turn the calls that wait longest into batches within the limits; empty if none waits.
 
-        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch.
+        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. With a
+        tariff, what each batch may spend is reserved; a call that no limit will ever leave room for is refused, one
+        that only reservations of jobs that are out stand in the way of waits.
         """
         now = time.time()
-        with self._fenced() as connection:
-            waiting = connection.execute(
-                sa.select(calls)
-                .where(calls.c.backend == backend, calls.c.state == PREPARED)
-                .order_by(calls.c.created, calls.c.key)
-                .limit(limits.parts)
-            ).mappings()
-            items: list[Item] = []
+        with self.fenced() as connection:
+            gate = Gate(connection, now, tariff.usd_per_s) if tariff else None
+            factor = tariff.factor if tariff else 1.0
+            chosen: list[Item] = []
             keys: list[str] = []
-            for call in waiting.all():
-                unassigned = parts.c.batch.is_(None), parts.c.result.is_(None)
-                more = _items(connection, parts.c.call == call["key"], *unassigned)
-                load = sum(item.part.executions for item in (*items, *more))
-                fits = limits.admit(len(items) + len(more), load) and limits.mix((*items[:1], *more))
-                if items and not fits:
+            load = 0
+            for key, more in _waiting(connection, backend, limits.parts):
+                load += sum(item.part.executions for item in more)
+                fits = limits.admit(len(chosen) + len(more), load) and limits.mix((*chosen[:1], *more))
+                if chosen and not fits:
                     break
-                keys.append(call["key"])
-                items.extend(more)
-            groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(items)]
-            claimed = [Batch(uuid.uuid4().hex, group, len(group)) for group in groups]
-            for batch in claimed:
-                self._write_batch(connection, batch, now)
-            _move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTING)
-            for key in keys:
-                _finish(connection, key, None)  # a call of no PUBs, or whose parts all survived a crash
+                room = gate.room(needed(limits.split((*chosen, *more)), factor)) if gate and gate.limited else Room()
+                if room.scale < 1:
+                    load -= sum(item.part.executions for item in more)
+                    if room.final:
+                        move(connection, calls.c.key == key, OPEN, state=FAILED, error=REFUSED + room.reason)
+                    continue
+                keys.append(key)
+                chosen.extend(more)
+            groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
+            scale = min(HEADROOM, gate.room(needed(groups, factor)).scale) if gate else 1.0
+            claimed = [self._write_batch(connection, group, now, gate, factor * scale) for group in groups]
+            move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTING)
+            for key in set(keys) - {item.part.call for item in chosen}:
+                follow_parts(connection, key, OUT)  # a call of no PUBs, or whose parts all survived a crash
             return claimed
 
-    def _write_batch(self, connection: sa.Connection, batch: Batch, now: float) -> None:
-        executions = sum(item.part.executions for item in batch.items)
+    def _write_batch(
+        self, connection: sa.Connection, items: tuple[Item, ...], now: float, gate: Gate | None, factor: float
+    ) -> Batch:
+        wish = needed((items,), factor)
+        batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
         row = {"tag": batch.tag, "lane": self.name, "state": SUBMITTING, "fence": self.fence, "created": now}
-        connection.execute(batches.insert().values(**row, parts=len(batch.items), executions=executions, updated=now))
-        for item in batch.items:
-            connection.execute(parts.update().where(*_same(item.part)).values(batch=batch.tag, slot=item.slot))
+        row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
+        row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
+        connection.execute(batches.insert().values(**row))
+        same = [
+            column == sa.bindparam(f"its_{column.name}") for column in (parts.c.call, parts.c.position, parts.c.part)
+        ]
+        slots = [
+            {"its_call": i.part.call, "its_position": i.part.position, "its_part": i.part.part, "place": i.slot}
+            for i in items
+        ]
+        connection.execute(parts.update().where(*same).values(batch=batch.tag, slot=sa.bindparam("place")), slots)
+        if gate is not None:
+            gate.reserve(batch.tag, wish)
+        return batch
 
-    def submitted(self, tag: str, job_id: str) -> None:
-        """Record that a batch has left under this job id."""
-        with self._fenced() as connection:
-            values = {"state": SUBMITTED, "job_id": job_id, "fence": self.fence, "updated": time.time()}
-            connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
-            _move(connection, calls.c.key.in_(_calls_of(tag)), (SUBMITTING,), state=SUBMITTED)
+    def submitted(self, tag: str, job_id: str, duplicates: Sequence[str] = ()) -> bool:
+        """Record that a batch has left under this job id; False if it was ended or put back meanwhile.
 
-    def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None) -> None:
+        Args:
+            tag: of the batch.
+            job_id: the job that is followed.
+            duplicates: further jobs that the service made of it.
+        """
+        with self.fenced() as connection:
+            open_ = batches.update().where(batches.c.tag == tag, batches.c.state.in_((*OUT, UNKNOWN)))
+            values = {"state": SUBMITTED, "job_id": job_id, "error": None, "fence": self.fence, "updated": time.time()}
+            if connection.execute(open_.values(**values)).rowcount != 1:
+                return False
+            self._note_duplicates(connection, tag, duplicates)
+            alone = sa.select(batches.c.tag).where(batches.c.state.in_((SUBMITTING, UNKNOWN)))
+            elsewhere = sa.select(parts.c.call).where(parts.c.batch.in_(alone), parts.c.result.is_(None))
+            whole = sa.and_(calls.c.key.in_(calls_of(tag)), calls.c.key.not_in(elsewhere))
+            move(connection, whole, (SUBMITTING, UNKNOWN), state=SUBMITTED, error=None)
+            return True
+
+    def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None, bill: Bill | None = None) -> None:
         """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED.
 
         Args:
             deliveries: what came back.
-            last_of: tag of the batch that is over with them.
+            last_of: tag of the batch that is over with them; a call that it left without a result is FAILED.
+            bill: of that batch.
         """
-        with self._fenced() as connection:
+        with self.fenced() as connection:
+            if last_of is not None:  # first, because who wants a call again holds it back by this row
+                self._end(connection, last_of, DONE, None, bill or Bill())
             for item in deliveries:
                 if item.error is None:
                     usage, facts = json.dumps(dict(item.usage)), json.dumps(dict(item.facts), default=str)
@@ -241,120 +298,128 @@ class Lane:
                     )
             for key in dict.fromkeys(item.part.call for item in deliveries):
                 errors = [item.error for item in deliveries if item.part.call == key and item.error]
-                _finish(connection, key, errors[0] if errors else None)
+                if errors:
+                    move(connection, calls.c.key == key, OUT, state=FAILED, error=errors[0])
+                else:
+                    follow_parts(connection, key, (*OUT, UNKNOWN))
             if last_of is not None:
-                over = batches.update().where(batches.c.tag == last_of)
-                connection.execute(over.values(state=DONE, updated=time.time()))
+                left = sa.select(calls.c.key).where(calls.c.key.in_(calls_of(last_of)), calls.c.state.in_(OUT))
+                for key in list(connection.scalars(left)):
+                    follow_parts(connection, key, OUT)
 
-    def close(self, tag: str, state: str, error: str) -> None:
+    def close(self, tag: str, state: str, error: str, bill: Bill | None = None) -> None:
         """End a batch without results; the calls in it that are not finished end with it."""
-        with self._fenced() as connection:
-            values = {"state": state, "error": error, "updated": time.time()}
-            connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
-            _move(connection, calls.c.key.in_(_calls_of(tag)), _OPEN, state=state, error=error)
-
-    def left_behind(self) -> list[Batch]:
-        """Return what earlier leaders of the lane left unfinished, with the parts that have no result yet."""
-        with self.ledger.database.read() as connection:
-            rows = connection.execute(
-                sa.select(batches.c.tag, batches.c.parts, batches.c.state, batches.c.job_id)
-                .where(batches.c.lane == self.name, batches.c.state.in_(_OPEN))
-                .order_by(batches.c.created)
-            ).all()
-            unfinished = parts.c.result.is_(None)
-            return [Batch(tag, _items(connection, parts.c.batch == tag, unfinished), *rest) for tag, *rest in rows]
+        with self.fenced() as connection:
+            self._end(connection, tag, state, error, bill or Bill(None if state == UNKNOWN else 0.0))
+            move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), state=state, error=error)
 
     def put_back(self, tag: str, reason: str) -> None:
         """Let the calls of a batch that never left, or died with its process, wait again."""
-        with self._fenced() as connection:
-            of_batch = calls.c.key.in_(_calls_of(tag))
-            _move(connection, of_batch, _OPEN, state=PREPARED, attempt=calls.c.attempt + 1)
-            connection.execute(parts.update().where(parts.c.batch == tag, parts.c.result.is_(None)).values(batch=None))
-            values = {"state": FAILED, "error": reason, "updated": time.time()}
-            connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
+        with self.fenced() as connection:
+            self._end(connection, tag, FAILED, reason, Bill())
+            wait_again(connection, tag)
 
-    def _ours(self) -> tuple[Any, ...]:
-        return leases.c.lane == self.name, leases.c.fence == self.fence, leases.c.holder == self._holder
+    def settle(self, tag: str, seconds: float) -> None:
+        """Book the bill of a batch that was over before it was known."""
+        with self.fenced() as connection:
+            connection.execute(batches.update().where(batches.c.tag == tag).values(billed_s=seconds))
+            settle(connection, tag, seconds)
 
-    @contextmanager
-    def _fenced(self) -> Iterator[sa.Connection]:
-        """Open a transaction that renews the lease, or fails if it is no longer ours."""
-        with self.ledger.database.write() as connection:
-            renewed = connection.execute(leases.update().where(*self._ours()).values(expires=time.time() + self.ttl_s))
-            if renewed.rowcount != 1:
-                raise LeaseLost(f"lane {self.name} was taken over from the leader with fence {self.fence}")
-            yield connection
+    def leave(self, tag: str) -> bool:
+        """Let calls that were cancelled leave a batch that others travel in; False if nobody else does."""
+        inside, asked = calls.c.key.in_(calls_of(tag)), calls.c.cancel_requested.is_not(None)
+        with self.fenced() as connection:
+            out = sa.select(calls.c.key).where(inside, calls.c.state.in_(OUT), ~asked).limit(1)
+            if connection.execute(out).first() is None:
+                return False
+            move(connection, sa.and_(inside, asked), OUT, state=CANCELLED, error=CANCELLED_BY_CALLER)
+            return True
+
+    def load(self, tag: str) -> Batch:
+        """Return a batch with the parts that have no result yet."""
+        with self.ledger.database.read() as connection:
+            columns = (batches.c.parts, batches.c.max_qpu_s)
+            row = connection.execute(sa.select(*columns).where(batches.c.tag == tag)).one()
+            return Batch(tag, _items(connection, parts.c.batch == tag, parts.c.result.is_(None)), *row)
+
+    def _end(self, connection: sa.Connection, tag: str, state: str, error: str | None, bill: Bill) -> None:
+        values = {"state": state, "error": error, "billed_s": bill.seconds, "updated": time.time()}
+        connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
+        self._note_duplicates(connection, tag, bill.duplicates)
+        if bill.seconds is not None:
+            settle(connection, tag, bill.seconds)
+
+    def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> None:
+        """Write down jobs that the service made of a batch again, and reserve what they may cost."""
+        same = sa.select(batches.c.job_id).where(sa.or_(batches.c.tag == tag, batches.c.duplicate_of == tag))
+        known, now = set(connection.scalars(same)), time.time()
+        for job_id in dict.fromkeys(jobs):
+            if job_id not in known:
+                row = {"tag": uuid.uuid4().hex, "lane": self.name, "state": SUBMITTED, "fence": self.fence}
+                row |= {"job_id": job_id, "parts": 0, "executions": 0, "created": now, "updated": now}
+                connection.execute(batches.insert().values(**row, duplicate_of=tag, flagged=True))
+                reserve_again(connection, tag, str(row["tag"]))
+                connection.execute(batches.update().where(batches.c.tag == tag).values(flagged=True))
 
 
-def _calls_of(tag: str) -> Any:
-    return sa.select(parts.c.call).where(parts.c.batch == tag)
+def needed(groups: Iterable[Sequence[Item]], factor: float) -> Amounts:
+    """Return the QPU seconds that batches are expected to be billed, by run and stage.
+
+    What a job costs once is shared by its parts alike, so that who joins a job makes it dearer for nobody else.
+    """
+    amounts: dict[Spender, float] = defaultdict(float)
+    for group in groups:
+        once_s = max(item.part.overhead_s for item in group) / len(group)
+        for item in group:
+            own_s = item.part.estimate_s - item.part.overhead_s
+            amounts[item.run, item.stage] += factor * (own_s + once_s)
+    return amounts
+
+
+def _cancelled(lane: str) -> Any:
+    """Return the tags of batches not over in which a call was cancelled by its caller."""
+    asked = calls.c.cancel_requested.is_not(None), calls.c.state.in_((*OUT, CANCELLED))
+    inside = sa.select(parts.c.batch).join(calls, calls.c.key == parts.c.call)
+    return inside.join(batches, batches.c.tag == parts.c.batch).where(
+        batches.c.lane == lane, batches.c.billed_s.is_(None), *asked
+    )
+
+
+def _waiting(connection: sa.Connection, backend: str, most: int) -> Iterator[tuple[str, tuple[Item, ...]]]:
+    """Yield the calls that wait longest, each with its parts that are neither out nor answered."""
+    rows = sa.select(calls.c.key).where(calls.c.backend == backend, calls.c.state == PREPARED).limit(most)
+    keys = list(connection.scalars(rows.order_by(calls.c.created, calls.c.key).with_for_update()))
+    for start in range(0, len(keys), LOADED):
+        some = keys[start : start + LOADED]
+        loose = parts.c.call.in_(some), parts.c.batch.is_(None), parts.c.result.is_(None)
+        loaded = {key: tuple(items) for key, items in groupby(_items(connection, *loose), lambda i: i.part.call)}
+        yield from ((key, loaded.get(key, ())) for key in some)
 
 
 def _same(part: Part) -> tuple[Any, ...]:
     return parts.c.call == part.call, parts.c.position == part.position, parts.c.part == part.part
 
 
-def _move(connection: sa.Connection, which: Any, source: tuple[str, ...], **values: Any) -> None:
-    connection.execute(calls.update().where(which, calls.c.state.in_(source)).values(**values, updated=time.time()))
-
-
-def _finish(connection: sa.Connection, key: str, error: str | None) -> None:
-    """Move a call to its end if it has come to it."""
-    if error is not None:
-        _move(connection, calls.c.key == key, _OPEN, state=FAILED, error=error)
-        return
-    open_parts = sa.select(sa.func.count()).select_from(parts).where(parts.c.call == key, parts.c.result.is_(None))
-    if connection.scalar(open_parts) == 0:
-        _move(connection, calls.c.key == key, _OPEN, state=DONE, error=None)
-        # The fingerprint is enough to recognise a replay; thousands of parameter sets would fill the disk.
-        connection.execute(parts.update().where(parts.c.call == key).values(request=b""))
-
-
 def _items(connection: sa.Connection, *which: Any) -> tuple[Item, ...]:
-    names = ("call", "position", "part", "start", "circuit", "request", "circuits", "shots")
-    extra = (parts.c.slot, calls.c.seed, calls.c.primitive, calls.c.projection, calls.c.executions, calls.c.options)
+    names = ("call", "position", "part", "start", "circuit", "request", "circuits", "shots", "estimate_s", "overhead_s")
+    of_call = ("seed", "primitive", "projection", "executions", "options", "run", "stage")
     rows = connection.execute(
-        sa.select(*(parts.c[name] for name in names), *extra)
+        sa.select(*(parts.c[name] for name in names), parts.c.slot, *(calls.c[name] for name in of_call))
         .join(calls, calls.c.key == parts.c.call)
         .where(*which)
         .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
     )
     return tuple(
         Item(
-            Part(*row[:8]),
-            row.slot or 0,
-            row.seed,
-            row.primitive,
-            row.projection,
-            row.executions,
-            json.loads(row.options),
+            part=Part(*row[: len(names)]),
+            slot=row.slot or 0,
+            seed=row.seed,
+            primitive=row.primitive,
+            projection=row.projection,
+            call_executions=row.executions,
+            options=json.loads(row.options),
+            run=row.run,
+            stage=row.stage,
         )
         for row in rows
     )
-
-
-@cache
-def _identity(pid: int) -> tuple[str, int, str]:
-    """Return host, process id and start time of this process; the host names kernel boot and process namespace."""
-    host = socket.gethostname()
-    for path in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
-        if path.exists():
-            host += "|" + (path.read_text().strip() if path.name == "boot_id" else str(path.readlink()))
-    return host, pid, _started(pid) or ""
-
-
-def _started(pid: int) -> str | None:
-    """Return the start time of a process in clock ticks, or None if it does not run (a zombie does not)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
-def _abandoned(row: Mapping[str, Any], now: float) -> bool:
-    expires: float = row["expires"]
-    host, _, started = _identity(os.getpid())
-    if row["host"] == host and started:  # the kernel knows better than the clock
-        return _started(row["pid"]) != row["started"] or expires + STALL_S < now
-    return expires < now

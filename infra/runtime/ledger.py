@@ -36,6 +36,7 @@ STATES = (*OPEN, *FINAL)
 
 
 CANCELLED_BY_CALLER = "cancelled by its caller"
+NOTHING_CAME = "its job is over and brought no result for all of its PUBs"
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,10 @@ def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], *
     where = sa.select(parts.c.batch, batches.c.state).outerjoin(batches, batches.c.tag == parts.c.batch).distinct()
     rows = connection.execute(where.where(parts.c.call == key, parts.c.result.is_(None))).all()
     found = {PREPARED if tag is None else state for tag, state in rows}
-    state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), DONE)
-    if found and state == DONE:  # the job is over and brought nothing; whoever ended it ends the call
-        return
+    ends = FAILED if found else DONE
+    state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), ends)
+    if state == FAILED:
+        values = {"error": NOTHING_CAME}
     move(connection, calls.c.key == key, source, state=state, **values)
     if state == DONE:
         # The fingerprint is enough to recognise a replay; thousands of parameter sets would fill the disk.
@@ -177,6 +179,11 @@ class Ledger:
         if row is None:
             raise RuntimeQueueError(f"call {key} has vanished from {self.database.name}; was the file replaced?")
         return row[0], row[1]
+
+    def batch_state(self, tag: str) -> str:
+        """Return the state of a batch."""
+        with self.database.read() as connection:
+            return str(connection.scalar(sa.select(batches.c.state).where(batches.c.tag == tag)))
 
     def missing_circuits(self, digests: Iterable[str]) -> set[str]:
         """Return those digests whose circuit is not stored yet."""

@@ -10,37 +10,28 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from qiskit.primitives import BaseEstimatorV2, BasePrimitiveJob, BaseSamplerV2, PrimitiveResult
+from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.energy.usage import Usage
-from infra.errors import (
-    BackendFailed,
-    BadInput,
-    BudgetExceeded,
-    ConcurrentCall,
-    ReplayDiverged,
-    RuntimeQueueError,
-    StillQueued,
-)
+from infra.errors import BadInput, BudgetExceeded, ConcurrentCall, ReplayDiverged, RuntimeQueueError
 from infra.runtime.backends import Backend, calibration_of, canonical_name, derive_seed, open_backend
-from infra.runtime.dispatcher import CIRCUIT_CACHE, OVERHEAD, Leader, lead
+from infra.runtime.dispatcher import Manner, lead
+from infra.runtime.jobs import QueuedJob
 from infra.runtime.lane import Lane
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger, Part
+from infra.runtime.ledger import CANCELLED, DONE, FAILED, Call, Ledger, Part
+from infra.runtime.overhead import OVERHEAD
+from infra.runtime.parcels import CIRCUIT_CACHE
 from infra.runtime.payload import circuit_digest, encode_circuit, fingerprint
 from infra.runtime.pubs import EstimatorRequest, Request, SamplerRequest
-
-PAUSE_S = 0.001
-LONGEST_PAUSE_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,6 +75,8 @@ class Runtime:
         linger_s: how long a leader lets further callers join a job; None = the backend's own time.
         simulation_limit_s: CPU seconds that a call may be expected to simulate; beyond it the call is refused.
         lease_s: seconds without a sign of life after which another machine takes a leader over.
+        resend_after_s: seconds after which a batch of which no job is found is sent again; it must be longer than the
+            backend may take to list a job. None = never: a person says what became of it.
         durable: wait for the disk at each write; None = on hardware only, where a lost write could pay twice.
 
     Raises:
@@ -101,6 +94,7 @@ class Runtime:
     linger_s: float | None = None
     simulation_limit_s: float = 1200.0
     lease_s: float = 60.0
+    resend_after_s: float | None = None
     durable: bool | None = None
 
     def __post_init__(self) -> None:
@@ -139,10 +133,22 @@ class Runtime:
         durable = self.backend.startswith("ibm:") if self.durable is None else self.durable
         return _ledger(location, durable=durable)
 
-    def drain(self) -> int:
-        """Dispatch all that waits for this backend unless someone else does; return the jobs sent."""
+    @property
+    def manner(self) -> Manner:
+        """How a leader of this runtime leads."""
+        return Manner(self.lease_s, self.linger_s, self.resend_after_s)
+
+    def drain(self, stop: threading.Event | None = None) -> int:
+        """Dispatch all that waits for this backend, and follow what is out, unless someone else does.
+
+        Args:
+            stop: ends it after the current write.
+
+        Returns:
+            The jobs sent or followed.
+        """
         lane = Lane.acquire(self.open(), self.backend, self.lease_s)
-        return lead(lane, open_backend(self.backend), lambda: True, self.linger_s) if lane else 0
+        return lead(lane, open_backend(self.backend), lambda: True, self.manner, stop) if lane else 0
 
 
 @lru_cache(maxsize=8)
@@ -225,7 +231,7 @@ class _Queued:
                 f"{existing['fingerprint'][:12]}); the arm is not deterministic, or its code, options or backend "
                 "changed: start a new run"
             )
-        if existing["state"] in (FAILED, CANCELLED):
+        if existing["state"] in (FAILED, CANCELLED) or existing["cancel_requested"] is not None:
             ledger.prepare_again(call.key)
         return self._job(call, requests, reused=existing["state"] == DONE)
 
@@ -240,7 +246,8 @@ class _Queued:
             )
 
     def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
-        job = QueuedJob(self._runtime, call, requests, self._deadline, reused=reused)
+        runtime = self._runtime
+        job = QueuedJob(runtime.open(), call, requests, runtime.manner, self._deadline, reused=reused)
         self._jobs.append(job)
         return job
 
@@ -316,117 +323,6 @@ class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the li
             return self._submit([EstimatorRequest(EstimatorPub.coerce(pub, default)) for pub in made])
 
 
-class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not typed
-    """A call in the ledger.
-
-    Attributes:
-        reused: whether the call was finished before this process asked.
-        usage: what the call used, once its result is there.
-        prepare_cpu_s: CPU seconds of compiling, by circuit.
-    """
-
-    def __init__(
-        self, runtime: Runtime, call: Call, requests: Sequence[Request], deadline: float | None, *, reused: bool
-    ) -> None:
-        super().__init__(call.key)
-        self.reused, self.usage = reused, Usage()
-        self.prepare_cpu_s: dict[str, float] = {}
-        self.open = True
-        self._runtime, self._call, self._requests, self._deadline = runtime, call, requests, deadline
-        self._ledger = runtime.open()
-        self._result: PrimitiveResult | None = None
-
-    def result(self) -> PrimitiveResult:
-        """Wait for the result; if nobody leads, lead meanwhile.
-
-        Raises:
-            StillQueued: the deadline has passed; the call stays in the ledger.
-            BackendFailed: the backend answered with an error.
-            BadInput: the backend cannot run the circuit.
-        """
-        if self._result is None:
-            with OVERHEAD.counted(elapsed=False):
-                self._wait()
-                self._collect()
-        return self._result
-
-    def status(self) -> str:
-        """Return the state in the ledger."""
-        return self._ledger.state(self._call.key)[0]
-
-    def done(self) -> bool:
-        """Whether the result is there."""
-        return self.status() == DONE
-
-    def running(self) -> bool:
-        """Whether the call is with the backend."""
-        return self.status() == SUBMITTED
-
-    def cancelled(self) -> bool:
-        """Whether the call was cancelled."""
-        return self.status() == CANCELLED
-
-    def in_final_state(self) -> bool:
-        """Whether nothing more will happen to the call."""
-        return self.status() in FINAL
-
-    def cancel(self) -> bool:
-        """Ask for the call to be cancelled and say whether it was still open.
-
-        What waits is cancelled at once; a job that is out is cancelled by who leads, with its last caller.
-        """
-        return self._ledger.request_cancel(key=self._call.key) > 0
-
-    def _wait(self) -> None:
-        pause, leader = PAUSE_S, None
-        while True:
-            state, error = self._ledger.state(self._call.key)
-            if state in FINAL:
-                self.open = False
-                _raise_unless_done(self._call, state, error)
-                return
-            if leader is not None and not leader.is_alive():
-                leader.check()
-                leader = None
-            left = None if self._deadline is None else self._deadline - time.time()
-            if left is not None and left <= 0:
-                raise StillQueued(f"call {self._call.key} is {state} at its deadline; it stays in the ledger")
-            leader = leader or Leader.start_if_free(
-                self._ledger, self._call.backend, self._call.key, self._runtime.lease_s, self._runtime.linger_s
-            )
-            step = pause if left is None else min(pause, left)
-            if leader is None:
-                time.sleep(step)
-            else:
-                leader.join(step)
-            pause = min(1.5 * pause, LONGEST_PAUSE_S)
-
-    def _collect(self) -> None:
-        stored = self._ledger.results(self._call.key)
-        pubs = []
-        for position, request in enumerate(self._requests):
-            pieces = [piece for piece in stored if piece["position"] == position]
-            metadata = {"call": self._call.key, "backend": self._call.backend, "reused": self.reused}
-            pubs.append(request.assemble([piece["result"] for piece in pieces], metadata))
-        self.usage = sum((Usage(**piece["usage"]) for piece in stored), Usage())
-        for piece in stored:
-            self.prepare_cpu_s |= piece["facts"].get("prepare_cpu_s", {})
-        self._result = PrimitiveResult(pubs, metadata={"version": 2, "options": dict(self._call.options)})
-
-
-def _raise_unless_done(call: Call, state: str, error: str | None) -> None:
-    if state == DONE:
-        return
-    where = f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} on {call.backend}"
-    if state == FAILED and error is not None and error.startswith("BadInput: "):
-        raise BadInput(f"{where}: {error.removeprefix('BadInput: ')}")
-    if state == FAILED:
-        raise BackendFailed(f"{where} failed: {error}")
-    if state == UNKNOWN:
-        raise BackendFailed(f"{where} has an unknown outcome ({error}); look at the backend before sending it again")
-    raise RuntimeQueueError(f"{where} was cancelled: {error}")
-
-
 def _cut(key: str, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> list[Part]:
     """Cut the PUBs into parts that fit into a job."""
     parts = []
@@ -435,8 +331,15 @@ def _cut(key: str, backend: Backend, digests: Sequence[str], requests: Sequence[
         for number, start in enumerate(range(0, request.circuits, size)):
             count = min(size, request.circuits - start)
             data = request.encode(start, start + count)
-            parts.append(Part(key, position, number, start, digest, data, count, request.shots))
+            part = Part(key, position, number, start, digest, data, count, request.shots)
+            parts.append(_estimated(part, backend, request) if backend.priced else part)
     return parts
+
+
+def _estimated(part: Part, backend: Backend, request: Request) -> Part:
+    """Add the seconds that a part is expected to be billed; what one execution takes is what a job costs once."""
+    once_s, all_s = (backend.estimate_qpu_s(request.circuit, part.circuit, n) for n in (1, part.executions))
+    return replace(part, estimate_s=all_s, overhead_s=min(once_s, all_s))
 
 
 def _hash(*values: object) -> str:

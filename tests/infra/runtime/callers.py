@@ -63,14 +63,14 @@ def work(spec, arms, order):
 
 def note_executions(folder):
     """Write call and time of every execution to a log before it starts."""
-    original = dispatcher._task
+    original = dispatcher.task_of
 
     def noted(item, circuit):
         with (folder / "log").open("a") as log:
             log.write(f"{item.part.call} {time.time()}\n")
         return original(item, circuit)
 
-    dispatcher._task = noted
+    dispatcher.task_of = noted
 
 
 def fork(function, *arguments):

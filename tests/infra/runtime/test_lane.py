@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from infra.runtime import lane as lanes
+from infra.runtime import lease as leases
 from infra.runtime.lane import Delivery, Item, Lane, LeaseLost, Limits
 from infra.runtime.ledger import DONE, FAILED, PREPARED, SUBMITTED, SUBMITTING, Call, Ledger, Part
 
@@ -21,7 +21,7 @@ def prepare(ledger, key, count=1, backend="aer", shots=100):
 
 def elsewhere(monkeypatch, pid=1):
     """Let the next leaders come from another machine."""
-    monkeypatch.setattr(lanes, "_identity", lambda _: ("another machine", pid, "1"))
+    monkeypatch.setattr(leases, "_identity", lambda _: ("another machine", pid, "1"))
 
 
 def test_one_leader_at_a_time(ledger):
@@ -79,7 +79,7 @@ def test_a_leader_that_was_taken_over_writes_nothing_more(ledger, monkeypatch):
             write()
     old.release()
     new.renew()  # the old leader's release took nothing from the new one
-    (left,) = new.left_behind()
+    (left,) = new.look()[1]
     assert (left.tag, left.state, left.job_id) == (batch.tag, SUBMITTED, "job")
     new.put_back(left.tag, "its leader died with the job")
     assert ledger.state("k0")[0] == PREPARED
@@ -93,8 +93,9 @@ def test_parts_that_were_delivered_are_not_sent_again(ledger):
     lane = Lane.acquire(ledger, "aer", 60)
     (batch,) = lane.claim("aer", Limits())
     lane.deliver([Delivery(batch.items[1].part, b"kept", {})])
-    (left,) = lane.left_behind()
+    left = lane.load(batch.tag)
     assert [item.part.position for item in left.items] == [0, 2]
+    assert left.size == 3
     lane.put_back(batch.tag, "died")
     (again,) = lane.claim("aer", Limits())
     assert [item.part.position for item in again.items] == [0, 2]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 
-from infra.errors import BackendFailed
+from infra.errors import BackendFailed, StillQueued, SubmissionUnclear
 from infra.runtime import backends
-from infra.runtime import lane as lanes
+from infra.runtime import lease as leases
 from infra.runtime.backends import JobState
 from infra.runtime.inspect import show_call
 from infra.runtime.lane import Lane, Limits
@@ -46,19 +46,21 @@ class RemoteDouble:
 
     def submit(self, tag, tasks, *, max_qpu_s=None):
         if self.lose == "request":
-            raise ConnectionError("the request never arrived")
+            raise SubmissionUnclear("the request never arrived")
         job_id = f"job{len(self.jobs)}"
         self.jobs[job_id] = {"tag": tag, "tasks": tasks, "polls": self.polls}
         if self.lose == "answer":
-            raise ConnectionError("the answer was lost")
+            raise SubmissionUnclear("the answer was lost")
         return job_id
 
     def status(self, job_id):
         if job_id not in self.jobs:
             return JobState.LOST
         job = self.jobs[job_id]
+        if job_id in self.cancelled:
+            return JobState.CANCELLED
         job["polls"] -= 1
-        return JobState.DONE if job["polls"] < 0 else JobState.RUNNING
+        return JobState.DONE if job["polls"] < 0 else JobState.QUEUED if job["polls"] else JobState.RUNNING
 
     def results(self, job_id):
         aer = backends.open_backend("aer")
@@ -98,14 +100,14 @@ def coin():
 def die_while_sending(runtime, server, monkeypatch, copies):
     """Be a leader on another machine that dies after the request left, before its answer was written down."""
     with monkeypatch.context() as patch:
-        patch.setattr(lanes, "_identity", lambda _: ("another machine", 1, "1"))
+        patch.setattr(leases, "_identity", lambda _: ("another machine", 1, "1"))
         lane = Lane.acquire(runtime.open(), "double", 0.0)
         (batch,) = lane.claim("double", Limits())
-    from infra.runtime.dispatcher import CIRCUIT_CACHE, _task
+    from infra.runtime.parcels import CIRCUIT_CACHE, task_of
 
     circuits = CIRCUIT_CACHE.get(runtime.open(), {item.part.circuit for item in batch.items})
     for _ in range(copies):
-        server.submit(batch.tag, [_task(item, circuits[item.part.circuit]) for item in batch.items])
+        server.submit(batch.tag, [task_of(item, circuits[item.part.circuit]) for item in batch.items])
     with runtime.open().database.write() as connection:
         connection.exec_driver_sql("update leases set expires = 0")
 
@@ -126,7 +128,7 @@ def test_a_deadline_passes_while_the_job_is_out_and_its_result_is_there_later(ru
     server.polls = 400
     sampler = runtime.sampler(scope(), deadline=time.time() + 0.3)
     job = sampler.run([coin()], shots=10)
-    with pytest.raises(lanes.RuntimeQueueError, match="SUBMITTED at its deadline"):
+    with pytest.raises(StillQueued, match="SUBMITTED at its deadline"):
         job.result()
     assert job.status() == SUBMITTED
     again = runtime.sampler(scope()).run([coin()], shots=10)

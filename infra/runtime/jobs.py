@@ -1,0 +1,141 @@
+"""A call in the ledger, seen as a Qiskit job: waiting for its result, leading meanwhile if nobody does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
+
+from infra.energy.usage import Usage
+from infra.errors import BackendFailed, BadInput, BudgetExceeded, RuntimeQueueError, StillQueued
+from infra.runtime.dispatcher import Leader, Manner
+from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger
+from infra.runtime.overhead import OVERHEAD
+from infra.runtime.pubs import Request
+
+PAUSE_S = 0.001
+LONGEST_PAUSE_S = 0.1
+
+
+class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not typed
+    """A call in the ledger.
+
+    Attributes:
+        reused: whether the call was finished before this process asked.
+        usage: what the call used, once its result is there.
+        prepare_cpu_s: CPU seconds of compiling, by circuit.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        call: Call,
+        requests: Sequence[Request],
+        manner: Manner,
+        deadline: float | None,
+        *,
+        reused: bool,
+    ) -> None:
+        super().__init__(call.key)
+        self.reused, self.usage = reused, Usage()
+        self.prepare_cpu_s: dict[str, float] = {}
+        self.open = True
+        self._ledger, self._call, self._requests = ledger, call, requests
+        self._manner, self._deadline = manner, deadline
+        self._result: PrimitiveResult | None = None
+
+    def result(self) -> PrimitiveResult:
+        """Wait for the result; if nobody leads, lead meanwhile.
+
+        Raises:
+            StillQueued: the deadline has passed; the call stays in the ledger.
+            BackendFailed: the backend answered with an error.
+            BadInput: the backend cannot run the circuit.
+        """
+        if self._result is None:
+            with OVERHEAD.counted(elapsed=False):
+                self._wait()
+                self._collect()
+        return self._result
+
+    def status(self) -> str:
+        """Return the state in the ledger."""
+        return self._ledger.state(self._call.key)[0]
+
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self.status() == DONE
+
+    def running(self) -> bool:
+        """Whether the call is with the backend."""
+        return self.status() == SUBMITTED
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self.status() == CANCELLED
+
+    def in_final_state(self) -> bool:
+        """Whether nothing more will happen to the call."""
+        return self.status() in FINAL
+
+    def cancel(self) -> bool:
+        """Ask for the call to be cancelled and say whether it was still open.
+
+        What waits is cancelled at once; a job that is out is cancelled by who leads, with its last caller.
+        """
+        return self._ledger.request_cancel(key=self._call.key) > 0
+
+    def _wait(self) -> None:
+        pause, leader = PAUSE_S, None
+        try:
+            while True:
+                state, error = self._ledger.state(self._call.key)
+                if state in FINAL:
+                    self.open = False
+                    _raise_unless_done(self._call, state, error)
+                    return
+                if leader is not None and not leader.is_alive():
+                    leader.check()
+                    leader = None
+                left = None if self._deadline is None else self._deadline - time.time()
+                if left is not None and left <= 0:
+                    raise StillQueued(f"call {self._call.key} is {state} at its deadline; it stays in the ledger")
+                leader = leader or Leader.start_if_free(self._ledger, self._call.backend, self._call.key, self._manner)
+                step = pause if left is None else min(pause, left)
+                if leader is None:
+                    time.sleep(step)
+                else:
+                    leader.join(step)
+                pause = min(1.5 * pause, LONGEST_PAUSE_S)
+        finally:
+            if leader is not None:
+                leader.let_go(answered=not self.open)
+
+    def _collect(self) -> None:
+        stored = self._ledger.results(self._call.key)
+        pubs = []
+        for position, request in enumerate(self._requests):
+            pieces = [piece for piece in stored if piece["position"] == position]
+            metadata = {"call": self._call.key, "backend": self._call.backend, "reused": self.reused}
+            pubs.append(request.assemble([piece["result"] for piece in pieces], metadata))
+        self.usage = sum((Usage(**piece["usage"]) for piece in stored), Usage())
+        for piece in stored:
+            self.prepare_cpu_s |= piece["facts"].get("prepare_cpu_s", {})
+        self._result = PrimitiveResult(pubs, metadata={"version": 2, "options": dict(self._call.options)})
+
+
+def _raise_unless_done(call: Call, state: str, error: str | None) -> None:
+    if state == DONE:
+        return
+    where = f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} on {call.backend}"
+    for kind in (BadInput, BudgetExceeded):
+        if state == FAILED and error is not None and error.startswith(f"{kind.__name__}: "):
+            raise kind(f"{where}: {error.removeprefix(f'{kind.__name__}: ')}")
+    if state == FAILED:
+        raise BackendFailed(f"{where} failed: {error}")
+    if state == UNKNOWN:
+        raise BackendFailed(
+            f"{where} has an unknown outcome ({error}); look for its job and say what you found: ketcycle queue resolve"
+        )
+    raise RuntimeQueueError(f"{where} was cancelled: {error}")

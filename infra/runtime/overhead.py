@@ -1,0 +1,70 @@
+"""What this process spends on the queue, for any caller: CPU time, elapsed time, memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+
+from infra.energy.usage import Usage
+
+
+class Overhead:
+    """CPU time, elapsed time and memory that this process spends on the queue, for anybody.
+
+    A settled arm takes the increase during its run out of its own consumption and adds what its own calls used.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = Usage()
+        self._open: dict[int, tuple[float, float | None]] = {}
+
+    @contextmanager
+    def counted(self, *, elapsed: bool = True) -> Iterator[None]:
+        """Count the work of this thread until the end of the block; blocks within blocks count once.
+
+        Args:
+            elapsed: count elapsed time and memory too; not where the thread only waits.
+        """
+        ident = threading.get_ident()
+        if ident in self._open:
+            yield
+            return
+        with self._lock:
+            self._open[ident] = (time.thread_time(), time.perf_counter() if elapsed else None)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._total = self._total + _since(*self._open.pop(ident), time.thread_time())
+
+    def read(self) -> Usage:
+        """Return the sum so far, blocks still open included."""
+        with self._lock:
+            total = self._total
+            for ident, (cpu, wall) in self._open.items():
+                # The lock keeps the thread inside its block, so its clock exists.
+                total = total + _since(cpu, wall, time.clock_gettime(time.pthread_getcpuclockid(ident)))
+            return total
+
+
+def _since(cpu: float, wall: float | None, now: float) -> Usage:
+    elapsed = 0.0 if wall is None else time.perf_counter() - wall
+    memory_gb = psutil.Process().memory_info().rss / 1e9 if elapsed else 0.0
+    return Usage(cpu_s=now - cpu, wall_s=elapsed, rss_gb_s=memory_gb * elapsed)
+
+
+OVERHEAD = Overhead()
+
+
+def _renew_after_fork() -> None:
+    """Forget the parent's threads, which do not exist in the child."""
+    OVERHEAD.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_renew_after_fork)
