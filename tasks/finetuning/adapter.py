@@ -23,6 +23,8 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: int, dropout: float, seed
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        # GPT-2 stores its matrices the other way round; peft notices and says that it has.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

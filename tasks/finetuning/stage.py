@@ -171,8 +171,9 @@ def _windows(context: Context, domain: str, split: str, limit: int | None = None
 def _train(context: Context, model: torch.nn.Module, recipe: Recipe, name: str) -> Run:
     options = context.parsed(Options)
     folder = context.scratch / f"checkpoints-{name}" if recipe.checkpoint_every else None
-    watch = Watch(_windows(context, options.domain, "validation", 32), log=log)
-    return train(model, _windows(context, options.domain, "train"), recipe, watch, folder)
+    watch = Watch(_windows(context, options.domain, "validation", min(32, options.evaluation_windows or 32)), log=log)
+    length = int(context.lake.meta(context.inputs["preprocessing/shards"])["context"])
+    return train(model, _windows(context, options.domain, "train", recipe.reach(length)), recipe, watch, folder)
 
 
 def _scores(context: Context, model: torch.nn.Module, options: Options) -> dict[str, dict[str, float]]:

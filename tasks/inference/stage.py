@@ -30,7 +30,7 @@ from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Watch, train
-from tasks.model.windows import Windows, read_windows
+from tasks.model.windows import Windows, count_windows, read_windows
 from tasks.serving.client import complete, running_server
 from tasks.serving.compact import Kept, active_parameters, compact, expand
 from tasks.stage import Context, State
@@ -217,7 +217,7 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
             seed=context.seed,
             threads=options.threads,
         )
-        windows = _mixed(context, options, "train", None)
+        windows = _mixed(context, options, "train", recipe.reach(_context_length(context)))
         train(trained, windows, recipe, Watch(log=log), context.scratch / f"checkpoints-{name}")
         scores[name] = _scores(context, trained)
     return scores
@@ -310,27 +310,25 @@ def _problem(context: Context, options: Options, units: tuple[Unit, ...], tokens
 
 
 def _calibration(context: Context, options: Options, tokens: int) -> Windows:
-    windows = _mixed(context, options, "train", None)
-    return windows.spread(max(1, -(-tokens // windows.context)))
+    """Return evenly spaced training windows of at least as many tokens, where there are as many."""
+    return _mixed(context, options, "train", max(1, -(-tokens // _context_length(context))))
 
 
-def _by_domain(context: Context, options: Options, split: str, limit: int | None) -> dict[str, Windows]:
-    found, said = {}, ""
-    for domain in options.domains:
-        try:
-            found[domain] = read_windows(context.lake, _shards(context), domain, split, limit)
-        except ValueError as error:
-            said = str(error)
+def _domains(context: Context, options: Options, split: str) -> dict[str, int]:
+    """Return the domains that have windows in a split, and how many."""
+    counts = count_windows(context.lake, _shards(context))
+    found = {domain: counts[domain, split] for domain in options.domains if counts.get((domain, split))}
     if not found:
-        raise BadInput(f"{said}; set inference.domains to domains that have text")
+        there = ", ".join(sorted("/".join(pair) for pair in counts)) or "nothing"
+        raise BadInput(f"there is no {split} text of {', '.join(options.domains)}, only {there}; set inference.domains")
     return found
 
 
 def _mixed(context: Context, options: Options, split: str, limit: int | None) -> Windows:
     """Return the same number of windows of each domain, in turns."""
-    parts = list(_by_domain(context, options, split, None).values())
-    count = min(min(len(part) for part in parts), -(-limit // len(parts)) if limit else 1 << 62)
-    parts = [part.spread(count) for part in parts]
+    counts = _domains(context, options, split)
+    count = min(*counts.values(), -(-limit // len(counts)) if limit else 1 << 62)
+    parts = [read_windows(context.lake, _shards(context), domain, split, count) for domain in counts]
     context_length = parts[0].tokens.shape[1]
     tokens = np.stack([part.tokens for part in parts], axis=1).reshape(-1, context_length)
     return Windows(tokens, np.stack([part.n_bytes for part in parts], axis=1).reshape(-1))
@@ -338,8 +336,12 @@ def _mixed(context: Context, options: Options, split: str, limit: int | None) ->
 
 def _scores(context: Context, model: Any) -> dict[str, float]:
     options = context.parsed(Options)
-    windows = _by_domain(context, options, "test", options.evaluation_windows)
-    return {domain: bits_per_byte(model, part) for domain, part in windows.items()}
+    return {
+        domain: bits_per_byte(
+            model, read_windows(context.lake, _shards(context), domain, "test", options.evaluation_windows)
+        )
+        for domain in _domains(context, options, "test")
+    }
 
 
 def _line(scores: Mapping[str, float]) -> str:

@@ -69,7 +69,11 @@ class Recipe:
 
     def steps(self, windows: Windows) -> int:
         """Return the steps that the budget buys, at least one."""
-        return max(1, round(self.tokens / (self.batch * windows.context)))
+        return self.reach(windows.context) // self.batch
+
+    def reach(self, context: int) -> int:
+        """Return how many windows of `context` tokens the budget reaches: no more need to be read from disk."""
+        return self.batch * max(1, round(self.tokens / (self.batch * context)))
 
     def rate(self, step: int, steps: int) -> float:
         """Return the share of the peak learning rate at a step: linear warm-up, then linear decay."""

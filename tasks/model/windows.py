@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from infra.lake import Lake, Ref
@@ -53,28 +54,38 @@ class Windows:
         return Windows(self.tokens[rows], self.n_bytes[rows])
 
 
+def count_windows(lake: Lake, ref: Ref) -> dict[tuple[str, str], int]:
+    """Return the number of windows of each (domain, split) of `preprocessing/shards`."""
+    rows = lake.sql("SELECT domain, split, count(*) AS n FROM shards GROUP BY ALL", shards=ref).to_pylist()
+    return {(row["domain"], row["split"]): int(row["n"]) for row in rows}
+
+
 def read_windows(lake: Lake, ref: Ref, domain: str, split: str, limit: int | None = None) -> Windows:
     """Read the windows of one domain and split from `preprocessing/shards`, all or `limit` evenly spaced ones.
+
+    Only the windows wanted are held in memory.
 
     Raises:
         ValueError: the data set has no such windows; the message lists the domains and splits there are.
     """
+    counts = count_windows(lake, ref)
+    n = counts.get((domain, split), 0)
+    if not n:
+        found = ", ".join(sorted("/".join(pair) for pair in counts)) or "nothing"
+        raise ValueError(f"{ref} holds no windows of {domain}/{split}; it holds {found}")
+    wanted = np.arange(n) if limit is None or limit >= n else np.arange(limit) * n // limit
     tokens: list[np.ndarray] = []
     n_bytes: list[np.ndarray] = []
-    seen: set[tuple[str, str]] = set()
+    seen = 0
     for batch in lake.scan(ref, columns=["domain", "split", "tokens", "n_bytes"]):
-        domains = np.asarray(batch["domain"].to_pylist(), dtype=object)
-        splits = np.asarray(batch["split"].to_pylist(), dtype=object)
-        seen.update(zip(domains, splits, strict=True))
-        rows = np.flatnonzero((domains == domain) & (splits == split))
+        mask = pc.and_(pc.equal(batch["domain"], domain), pc.equal(batch["split"], split))
+        rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+        rows, seen = rows[np.isin(np.arange(seen, seen + len(rows)), wanted)], seen + len(rows)
         if len(rows):
             picked = batch.take(rows)
             tokens.append(picked["tokens"].flatten().to_numpy().reshape(len(rows), -1).astype(np.int64))
             n_bytes.append(picked["n_bytes"].to_numpy().astype(np.int64))
-    if not tokens:
-        found = ", ".join(sorted("/".join(pair) for pair in seen)) or "nothing"
-        raise ValueError(f"{ref} holds no windows of {domain}/{split}; it holds {found}")
-    return Windows(np.concatenate(tokens), np.concatenate(n_bytes)).spread(limit)
+    return Windows(np.concatenate(tokens), np.concatenate(n_bytes))
 
 
 def token_bytes(text: str, ends: Sequence[int]) -> np.ndarray:

@@ -14,7 +14,6 @@ from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +24,7 @@ from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Recipe, Run, Watch, batch_rows, train
+from tasks.model.train import Recipe, Run, Watch, train
 from tasks.model.windows import Windows, read_windows
 from tasks.stage import Context, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
@@ -126,16 +125,15 @@ def headline(state: State) -> str:
 
 def _measure(context: Context, options: Options) -> State:
     folder = context.lake.folder(_inputs(context)["architecture/model"])
-    training = _windows(context, options.domain, "train", None)
+    training = _training(context, options)
     held_out = {split: _windows(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
     model = load_model(folder)
     recipe = options.recipe(context.seed)
-    seen = _seen(training, recipe)
     vocab_size = int(model.config.vocab_size)
     references = {
         split: {
             "uniform": uniform_bits_per_byte(windows, vocab_size),
-            **ngram_bits_per_byte(seen, windows, vocab_size),
+            **ngram_bits_per_byte(training, windows, vocab_size),
             **compressed_bits_per_byte(_texts(context, options.domain, split)),
         }
         for split, windows in held_out.items()
@@ -144,7 +142,7 @@ def _measure(context: Context, options: Options) -> State:
         before={split: bits_per_byte(model, windows) for split, windows in held_out.items()},
         references=references,
         held_out_windows={split: len(windows) for split, windows in held_out.items()},
-        epochs=recipe.steps(training) * recipe.batch / len(training),
+        epochs=0.0 if options.model else recipe.steps(training) * recipe.batch / len(training),
     )
 
 
@@ -161,7 +159,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
     watch = Watch(_windows(context, options.domain, "validation", 64), sample if prompts else None, log)
     run = train(
         model,
-        _windows(context, options.domain, "train", None),
+        _training(context, options),
         options.recipe(context.seed),
         watch,
         context.scratch / "checkpoints" if options.checkpoint_every else None,
@@ -276,11 +274,10 @@ def _windows(context: Context, domain: str, split: str, limit: int | None) -> Wi
         raise BadInput(f"{error}; give more text of domain {domain}, or choose another training.domain") from error
 
 
-def _seen(training: Windows, recipe: Recipe) -> Windows:
+def _training(context: Context, options: Options) -> Windows:
     """The windows that the budget reaches, so that references learn from the same text as the model."""
-    steps = range(recipe.steps(training))
-    rows = np.unique(np.concatenate([batch_rows(len(training), recipe.batch, s, recipe.seed) for s in steps]))
-    return Windows(training.tokens[rows], training.n_bytes[rows])
+    length = int(context.lake.meta(context.inputs["preprocessing/shards"])["context"])
+    return _windows(context, options.domain, "train", options.recipe(context.seed).reach(length))
 
 
 def _texts(context: Context, domain: str, split: str) -> list[str]:
