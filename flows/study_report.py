@@ -54,6 +54,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     }
     values = qualities(rows)
     best = _best_values(rows, values)
+    buckets = _count(policy.size_bucket(item["size"]) for item in about.values())
     return {
         "study": config["study_id"],
         "subtask": subtask.key,
@@ -65,7 +66,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "record": dict(record),
         "instances": len(about),
         "sources": _count(item["source"] for item in about.values()),
-        "buckets": {_sizes(b): n for b, n in _count(policy.size_bucket(i["size"]) for i in about.values()).items()},
+        "buckets": {policy.sizes_of(bucket): n for bucket, n in buckets.items()},
         "repeats": config["repeats"],
         "statistics": STATISTICS,
         "arms": [
@@ -228,12 +229,10 @@ def routing(
     for bucket in sorted({policy.size_bucket(item["size"]) for item in instances}):
         setting = policy.Setting(f"{like.backend} {like.calibration}", bucket, like.data, objective)
         decision = policy.choose(subtask, setting, found, np.random.default_rng(0)).decision
-        answers.append({"sizes": _sizes(bucket), "arm": decision.arm, "n": decision.n, "reason": decision.reason})
+        answers.append(
+            {"sizes": policy.sizes_of(bucket), "arm": decision.arm, "n": decision.n, "reason": decision.reason}
+        )
     return answers
-
-
-def _sizes(bucket: int) -> str:
-    return f"{1 << max(bucket - 1, 0)}-{(1 << bucket) - 1}"
 
 
 def headroom(

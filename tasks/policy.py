@@ -272,6 +272,11 @@ def size_bucket(size: int) -> int:
     return max(size, 0).bit_length()
 
 
+def sizes_of(bucket: int) -> str:
+    """Return the sizes of a bucket for people, e.g. `8-15`."""
+    return f"{1 << max(bucket - 1, 0)}-{(1 << bucket) - 1}"
+
+
 @dataclass(frozen=True)
 class Choice:
     """The chosen arm, the arms worth running beside it this time, and the verdict on each arm."""

@@ -56,7 +56,7 @@ def study(
 
 
 def _list(loaded: Settings, as_json: bool) -> None:
-    from flows.study import list_banks
+    from flows.bank import list_banks
 
     rows = list_banks(loaded)
     if as_json:
@@ -78,7 +78,7 @@ def _list(loaded: Settings, as_json: bool) -> None:
 def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool) -> None:
     from pydantic import ValidationError
 
-    from flows.study import StudyConfig, find_subtask, load_record
+    from flows.bank import StudyConfig, find_subtask, load_record
     from infra import progress
     from infra.runtime.backends import canonical_name
 
@@ -108,7 +108,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     with services(loaded) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.study import study as flow
+        from flows.study import study as flow  # prefect reads its address when it is imported
 
         found = flow(config)
     if as_json:

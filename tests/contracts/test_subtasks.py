@@ -13,7 +13,7 @@ import pytest
 import torch
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
-from flows.study import gather_material
+from flows.bank import gather_material
 from infra import settings
 from tasks.contract import Bench, Instance, Kind, Material, Subtask, content_key
 from tasks.policy import size_bucket

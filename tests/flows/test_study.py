@@ -14,9 +14,11 @@ from numpy.random import Generator
 from scipy import stats
 from typer.testing import CliRunner
 
+from flows import bank as banks
 from flows import study as module
+from flows.bank import StudyConfig, draw_instances, load_record
 from flows.cli import app
-from flows.study import StudyConfig, draw_instances, load_record, run_instance
+from flows.study import run_instance
 from flows.study_plots import forest, fragment, quality_energy
 from flows.study_report import (
     build_study,
@@ -150,7 +152,7 @@ def test_every_prediction_is_of_a_decision_and_an_arm_that_exist() -> None:
     from flows.study_report import PREDICTIONS
 
     predicted = yaml.safe_load(PREDICTIONS.read_text())
-    known = module.subtasks()
+    known = banks.subtasks()
     assert set(predicted) == set(known)
     for key, entry in predicted.items():
         assert set(entry["arms"]) == {arm.name for arm in known[key].arms[1:]}
@@ -191,7 +193,8 @@ def test_inverse_break_even_is_where_both_cost_the_same() -> None:
 
 def study_of(loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1) -> tuple[dict[str, Any], int]:
     """Run the made-up study as the flow does, without the engine."""
-    monkeypatch.setattr(module, "find_subtask", lambda key: SUBTASK)
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
     config = StudyConfig(study_id="s1", subtask="curation/made-up", repeats=repeats)
     bench = Workbench("s1", loaded.home, loaded.ledger, minimum_s=0.0, probe=True, data="d")
     done = frozenset((r.problem, r.arm, r.repetition) for r in bench.evidence.read(run_id="s1"))
@@ -251,7 +254,8 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_sizes_and_number_of_instances_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "find_subtask", lambda key: SUBTASK)
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
     config = StudyConfig(study_id="s1", subtask="curation/made-up", sizes=(5, 20), instances=4)
     assert [i.source for i in draw_instances(config, MATERIAL)] == ["b", "c", "b", "c"]
     with pytest.raises(BadInput, match="--list"):

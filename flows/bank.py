@@ -1,0 +1,145 @@
+"""What is studied: the decisions, the texts that their instance banks are made of, and the instances drawn.
+
+Knows nothing of the orchestrator, which must not be imported before its address is known.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from infra.errors import BadInput
+from infra.settings import Objective, Settings
+from tasks.contract import Instance, Material, Subtask
+from tasks.policy import size_bucket, sizes_of
+from tasks.stage import STAGES
+
+DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")}
+
+
+class StudyConfig(BaseModel):
+    """One study, as people ask for it and as the Prefect page shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_id: str = Field(description="Name of the study.")
+    subtask: str = Field(description="The decision, e.g. inference/pruning.")
+    arms: tuple[str, ...] = Field((), description="Arms to run; the incumbent always runs; empty = all.")
+    sizes: tuple[int, int] | None = Field(None, description="Smallest and largest instance; empty = all.")
+    instances: int = Field(0, ge=0, description="Instances at most, sources in turns; 0 = the whole bank.")
+    repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
+    seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
+    backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
+    corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
+    second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    objective: Objective = Field("energy", description="What the verdict minimises.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @field_validator("subtask")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        find_subtask(value)
+        return value
+
+
+def subtasks() -> dict[str, Subtask[Any, Any]]:
+    """Return all decisions by `stage/name`."""
+    return {subtask.key: subtask for stage in STAGES for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS}
+
+
+def find_subtask(key: str) -> Subtask[Any, Any]:
+    """Return a decision by `stage/name`.
+
+    Raises:
+        BadInput: there is no such decision.
+    """
+    stage, _, name = key.partition("/")
+    found: list[Subtask[Any, Any]] = (
+        [s for s in import_module(f"tasks.{stage}.stage").SUBTASKS if s.name == name] if stage in STAGES else []
+    )
+    if not found:
+        raise BadInput(f"no decision {key!r}; there are {', '.join(subtasks())}")
+    return found[0]
+
+
+def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
+    """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
+    from tasks.text.docstrings import LIBRARIES, library_docstrings
+    from tasks.text.samples import sample_documents
+
+    texts: dict[str, Sequence[str]] = {name: library_docstrings(name) for name in LIBRARIES}
+    for option, given in (("corpus", corpus), ("second", second)):
+        name, domain = DOMAINS[option]
+        texts[option if given else name] = (
+            _read(option, given) if given else tuple(text for _, text in sample_documents(domain))
+        )
+    return Material(texts, loaded.home / "studies" / "cache")
+
+
+def _read(domain: str, paths: Sequence[str]) -> tuple[str, ...]:
+    from tasks.curation.read import Reader
+
+    reader = Reader(domain)
+    found = tuple(d.text for batch in reader.read([Path(p).expanduser() for p in paths]) for d in batch)
+    if not found:
+        raise BadInput(f"no document can be read from {', '.join(paths)}; give text files, JSON lines or Parquet")
+    return found
+
+
+def draw_instances(config: StudyConfig, material: Material) -> list[Instance[Any]]:
+    """Return the instances that a study asks for, sources in turns."""
+    subtask = find_subtask(config.subtask)
+    low, high = config.sizes or (0, 1 << 62)
+    found: dict[tuple[str, str], Instance[Any]] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for instance in subtask.bank(material, np.random.default_rng([seed, 7])):
+            if low <= instance.size <= high:
+                found.setdefault((instance.source, instance.name), instance)
+    chosen = list(found.values())[: config.instances or None]
+    if not chosen:
+        raise BadInput(
+            f"the bank of {config.subtask} has no instance of size {low} to {high}; see ketcycle study --list"
+        )
+    return chosen
+
+
+def list_banks(loaded: Settings) -> list[dict[str, Any]]:
+    """Return each decision's bank: instances by source and by size bucket."""
+    material, rows = gather_material(loaded), []
+    for key, subtask in subtasks().items():
+        bank = list(subtask.bank(material, np.random.default_rng([0, 7])))
+        buckets: dict[int, int] = {}
+        for instance in bank:
+            bucket = size_bucket(instance.size)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+        sources = {name: sum(i.source == name for i in bank) for name in sorted({i.source for i in bank})}
+        rows.append(
+            {
+                "decision": key,
+                "instances": len(bank),
+                "sources": sources,
+                "sizes": {sizes_of(b): buckets[b] for b in sorted(buckets)},
+                "arms": [arm.name for arm in subtask.arms],
+            }
+        )
+    return rows
+
+
+def record_path(home: Path, study_id: str) -> Path:
+    """Return where a study notes what it has done."""
+    return home / "studies" / study_id / "record.json"
+
+
+def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
+    """Return what a study has noted so far, or None where there is no such study."""
+    try:
+        record: dict[str, Any] = json.loads(record_path(home, study_id).read_text())
+    except FileNotFoundError:
+        return None
+    return record
