@@ -44,7 +44,6 @@ log = logging.getLogger("ketcycle.queue")
 REFRESH_S = 3600.0
 LISTING_DELAY_S = 60.0  # the service states none; jobs were seen in the list within seconds
 UNREADABLE = 3  # times that a result is asked for before it is given up
-BILL_ASKED = 5  # times that a bill is asked for before the results are handed on without it
 REHEARSAL_S = 60.0
 PEC_OVERHEAD, ZNE_FACTORS = 100, 3  # circuits for each one, by the client's defaults
 LISTED = 100
@@ -75,7 +74,7 @@ class IBMDevice:
         self._defaults = check_options(self._settings.ibm_options)
         self._lock = threading.RLock()
         self._jobs: dict[str, RuntimeJobV2] = {}
-        self._asked: dict[str, int] = {}
+        self._unreadable: dict[str, int] = {}
         self._batch: Batch | None = None
         self._service, self._device = _open(device, self._settings)
         self._refreshed = time.monotonic()
@@ -135,7 +134,7 @@ class IBMDevice:
         options = dict(tasks[0].options)
         pubs, refused = self._pubs(tasks, options)
         if not pubs:
-            raise BackendFailed(next(iter(refused.values())))
+            raise BadInput(next(iter(refused.values())))
         add_note(pubs, refused=refused)
         limit = None if max_qpu_s is None else max(1, math.ceil(max_qpu_s))
         if options.get("dry_run"):
@@ -197,11 +196,8 @@ class IBMDevice:
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
-        """Yield what came back for each task, the job's bill shared by executions."""
-        billed = self.billed(job_id)
-        if billed is None and self._counted(f"bill of {job_id}") < BILL_ASKED:
-            raise NoAnswer(f"{self.name} has not settled the bill of job {job_id} yet")
-        yield from read_outcomes(job_id, self._read(job_id), billed)
+        """Yield what came back for each task, the job's bill, as far as it is known, shared by executions."""
+        yield from read_outcomes(job_id, self._read(job_id), self.billed(job_id))
 
     def billed(self, job_id: str) -> float | None:
         """Return the QPU seconds that a job was billed, or None while the service has not settled them."""
@@ -239,10 +235,6 @@ class IBMDevice:
             self._jobs[job_id] = self._service.job(job_id)
         return self._jobs[job_id]
 
-    def _counted(self, what: str) -> int:
-        self._asked[what] = self._asked.get(what, 0) + 1
-        return self._asked[what]
-
     def _read(self, job_id: str) -> PrimitiveResult:
         try:
             result = self._job(job_id).result()
@@ -251,7 +243,7 @@ class IBMDevice:
         except (IBMRuntimeError, RequestException) as error:
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
         except Exception as error:  # seam: a text that ends in the middle fails in whatever way it is read
-            count = self._counted(f"result of {job_id}")
+            count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
             said = f"{self.name}: the result of job {job_id} cannot be read: {redact(error)[:200]}"
             if count < UNREADABLE:
                 raise NoAnswer(said) from None
