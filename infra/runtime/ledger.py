@@ -299,6 +299,8 @@ class Ledger:
             error = None if job_id is not None else "it never ran, as was said by hand"
             parked = batches.update().where(batches.c.tag == tag, batches.c.state == UNKNOWN)
             values = {"state": state, "job_id": job_id, "error": error, "updated": time.time()}
+            if job_id is None:
+                values["billed_s"] = 0.0
             if connection.execute(parked.values(**values)).rowcount != 1:
                 raise BadInput(f"no batch {tag} is parked; ketcycle queue resolve lists those that are")
             if job_id is not None:

@@ -104,6 +104,8 @@ def test_a_parked_batch_is_listed_and_resolved_by_a_person(tmp_path, found, then
     typed(tmp_path, "resolve", tag[:10], *found)
     assert json.loads(typed(tmp_path, "list", "--json"))[0]["state"] == then
     assert "no batch is parked" in typed(tmp_path, "resolve")
+    typed(tmp_path, "drain")
+    assert json.loads(typed(tmp_path, "list", "--json"))[0]["state"] == "DONE"
 
 
 def limits(home):
