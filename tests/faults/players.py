@@ -1,0 +1,65 @@
+"""Plays many cases at once: a few forked players, each of which forks the callers of its cases one case at a time."""
+
+import json
+import os
+import time
+import traceback
+from pathlib import Path
+
+import harness
+
+PLAYERS = 2
+
+
+def play_all(cases, worlds, folder):
+    """Play all cases and return what came of each: what failed or None, whether a process was killed, seconds.
+
+    Args:
+        cases: what is to be played.
+        worlds: a service for each player.
+        folder: an empty folder.
+    """
+    folder = Path(folder)
+    children = []
+    for number, world in enumerate(worlds):
+        child = os.fork()
+        if child == 0:
+            try:
+                _play_some(cases, number, len(worlds), world, folder)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    found = {}
+    for number in range(len(worlds)):
+        for line in (folder / f"player{number}").read_text().splitlines():
+            entry = json.loads(line)
+            found[entry.pop("index")] = entry
+    return {case: found[index] for index, case in enumerate(cases)}
+
+
+def _play_some(cases, number, step, world, folder):
+    right = world.prepare(folder / f"alone{number}")
+    with (folder / f"player{number}").open("w") as results:
+        for index in range(number, len(cases), step):
+            began, failure, killed = time.monotonic(), None, False
+            place = folder / f"case{index}"
+            place.mkdir()
+            try:
+                killed = harness.play(cases[index], world, place, right).killed
+            except BaseException as error:
+                failure = "".join(traceback.format_exception(error))[-3000:]
+            seconds = time.monotonic() - began
+            results.write(json.dumps({"index": index, "failure": failure, "killed": killed, "seconds": seconds}) + "\n")
+            results.flush()
+
+
+def summary(name, played):
+    """Say how many cases were played, in how many a process was killed, and how long they took."""
+    killed = sum(entry["killed"] for entry in played.values())
+    failed = sum(entry["failure"] is not None for entry in played.values())
+    seconds = sum(entry["seconds"] for entry in played.values())
+    return f"{name}: {len(played)} cases, a process was killed in {killed}, {failed} failed, {seconds:.0f} s played"

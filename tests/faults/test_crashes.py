@@ -1,0 +1,76 @@
+"""The dispatcher is killed at every edge, under every fault: nothing is sent twice, nobody gets what is not his.
+
+`make test` plays pairwise cases, `make test-faults` all of them; against a scripted service in a file, and, fewer,
+through the vendor's own client against the double of its platform.
+"""
+
+import itertools
+
+import edges
+import harness
+import hosted
+import pytest
+import scripted
+from covering import pairwise
+from players import PLAYERS, play_all, summary
+
+SCRIPTED = (edges.EDGES, scripted.FAULTS, (1, 2), (1, 3), (1, 8))
+HOSTED = (edges.REMOTE, tuple(hosted.FAULTS), (1, 2), (0, 2), (256,))
+
+
+def cases(factors, *, everything):
+    rows = itertools.product(*factors) if everything else pairwise(factors)
+    return [harness.Case(*row) for row in rows]
+
+
+def some(name, factors):
+    """Parameters of a test: the pairwise cases, and all of them behind the marker."""
+    few = [
+        pytest.param((name, False, index), id=str(case)) for index, case in enumerate(cases(factors, everything=False))
+    ]
+    every = [
+        pytest.param((name, True, index), id=f"all: {case}", marks=pytest.mark.faults)
+        for index, case in enumerate(cases(factors, everything=True))
+    ]
+    return few + every
+
+
+@pytest.fixture(scope="session")
+def doubles():
+    made = [hosted.Double(devices=("lagos",)) for _ in range(PLAYERS)]
+    yield made
+    for double in made:
+        double.stop()
+
+
+@pytest.fixture(scope="session")
+def played(request, tmp_path_factory):
+    """Plays all cases of a kind when the first of them is asked for, and keeps what came of them."""
+    known = {}
+
+    def outcome(key):
+        name, everything, index = key
+        if (name, everything) not in known:
+            folder = tmp_path_factory.mktemp("cases")
+            factors, worlds = SCRIPTED, [scripted.World()] * PLAYERS
+            if name == "hosted":
+                factors, worlds = HOSTED, [hosted.World(double) for double in request.getfixturevalue("doubles")]
+            found = list(play_all(cases(factors, everything=everything), worlds, folder).values())
+            known[name, everything] = found
+            with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+                print("\n" + summary(f"{name}, {'all' if everything else 'pairwise'}", dict(enumerate(found))))
+        return known[name, everything][index]
+
+    return outcome
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("key", some("scripted", SCRIPTED))
+def test_scripted(key, played):
+    assert played(key)["failure"] is None, played(key)["failure"]
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("key", some("hosted", HOSTED))
+def test_hosted(key, played):
+    assert played(key)["failure"] is None, played(key)["failure"]

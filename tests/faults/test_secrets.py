@@ -1,0 +1,132 @@
+"""A token goes down every road that ends badly, and is found nowhere: no log, ledger, evidence, report or message."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hosted
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "Zx9-a-token-that-must-not-be-seen-0123456789ab"  # noqa: S105  (of the double)
+
+# A caller that logs everything it can and prints whatever it is told.
+CALLER = """
+import logging, sys, traceback, warnings
+warnings.simplefilter("always")
+logging.basicConfig(level=logging.DEBUG, filename=sys.argv[1] + "/everything.log")
+logging.captureWarnings(True)
+from pathlib import Path
+from qiskit import QuantumCircuit
+from infra.runtime.queue import Runtime, Scope
+circuit = QuantumCircuit(1)
+circuit.h(0)
+circuit.measure_all()
+try:
+    runtime = Runtime("ledger.db", "ibm:lagos", home=Path(sys.argv[1]), projection="fake_manila")
+    sampler = runtime.sampler(Scope("r", "inference", "pruning", "p", "a"))
+    print(sampler.run([circuit], shots=10).result()[0].data.meas.num_shots)
+    print("it went well")
+except BaseException as error:
+    while error is not None:
+        print(repr(error), error.args, getattr(error, "__dict__", {}))
+        error = error.__cause__ or error.__context__
+    traceback.print_exc()
+"""
+
+PLACES = ("submit", "job", "results", "metrics", "jobs", "usage", "device", "backends", "configuration", "properties")
+ROADS = {
+    "the token is refused": {"api_key": "another-key"},
+    "the token is refused later": {"faults": [{"route": "submit", "kind": "401", "times": 9}]},
+    "not found": {"faults": [{"route": "backends", "kind": "404", "times": 9}]},
+    "the identity service fails": {"faults": [{"route": "token", "kind": "500", "times": 9}]},
+    "maintenance": {"maintenance": True},
+    **{
+        f"{place} repeats what it was sent": {"faults": [{"route": place, "kind": "echo", "times": 9}]}
+        for place in PLACES
+    },
+    "the connection ends": {"faults": [{"route": "submit", "kind": "drop", "times": 9}]},
+    "the job fails": {"faults": [{"route": "create", "kind": "failed", "times": 9}]},
+    "all goes well": {},
+}
+
+
+@pytest.fixture(scope="module")
+def double():
+    made = hosted.Double(devices=("lagos",))
+    yield made
+    made.stop()
+
+
+def surroundings(home, **variables):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QISKIT_IBM", "KETCYCLE", "IAM"))}
+    return {**kept, "HOME": str(home), "OMP_NUM_THREADS": "1", **variables}
+
+
+def tell(home, command, **variables):
+    """Run a command and return all that it left: what it said, and every file below its home."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=surroundings(home, **variables), capture_output=True, timeout=280
+    )
+    said = done.stdout + done.stderr
+    return said, {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+
+
+def assert_unseen(said, files, *, besides=()):
+    for secret in (TOKEN.encode(), b"Bearer e", b"eyJ"):
+        assert secret not in said, said.decode(errors="replace")[-3000:]
+        seen = [path for path, content in files.items() if secret in content and path not in besides]
+        assert seen == [], f"{secret!r} stands in {seen}"
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_no_error_shows_the_token(tmp_path, double, road):
+    double.reset(**{"api_key": TOKEN, **ROADS[road]})
+    said, files = tell(tmp_path, ["-c", CALLER, str(tmp_path)], **double.environment(TOKEN))
+    assert (b"it went well" in said) == (road in ("all goes well",)) or b"it went well" in said, said.decode()
+    assert_unseen(said, files)
+    assert any(path.name == "everything.log" and content for path, content in files.items())
+
+
+def test_an_address_that_refuses_shows_no_token(tmp_path):
+    nobody = hosted.platform_environment("http://127.0.0.1:9", TOKEN)
+    said, files = tell(tmp_path, ["-c", CALLER, str(tmp_path)], **nobody)
+    assert b"it went well" not in said
+    assert_unseen(said, files)
+
+
+@pytest.mark.parametrize("content", ['{"default": {"token": "%s", "channel": ', '{"default": {"token": "%s"}}', "%s"])
+def test_a_damaged_account_file_shows_no_token(tmp_path, content):
+    account = tmp_path / ".qiskit" / "qiskit-ibm.json"
+    account.parent.mkdir()
+    account.write_text(content % TOKEN)
+    said, files = tell(tmp_path, ["-c", CALLER, str(tmp_path)])
+    assert b"it went well" not in said
+    assert_unseen(said, files, besides=(account,))
+
+
+@pytest.mark.parametrize("key", [TOKEN, "another-key"])
+def test_the_doctor_shows_no_token(tmp_path, double, key):
+    double.reset(api_key=key)
+    command = ["-m", "flows.cli", "doctor", "--backend", "ibm:lagos", "--home", str(tmp_path)]
+    said, files = tell(tmp_path, command, **double.environment(TOKEN))
+    assert b"No such command" not in said
+    assert_unseen(said, files)
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_run_whose_device_fails_shows_no_token_in_evidence_and_report(tmp_path, double):
+    double.reset(api_key=TOKEN, faults=[{"route": "submit", "kind": "echo", "times": 1000}])
+    command = ["-m", "flows.cli", "run", "--profile", "smoke", "--stages", "curation", "--backend", "ibm:lagos"]
+    said, files = tell(
+        tmp_path, [*command, "--home", str(tmp_path), "--run", "r", "--json"], **double.environment(TOKEN)
+    )
+    assert_unseen(said, files)
+    names = {path.name for path in files}
+    assert {"report.json", "ledger.db"} <= names, said.decode()[-2000:]
+    assert any(path.suffix == ".parquet" and "evidence" in path.parts for path in files)
+    found = json.loads((tmp_path / "runs" / "r" / "report.json").read_text())
+    assert found["run_id"] == "r"
