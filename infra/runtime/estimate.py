@@ -55,8 +55,18 @@ class Projection:
         """
         if self.error is not None or executions == 0:
             return 0.0
-        overhead = SUB_JOB_S * ceil(call_executions / MAX_EXECUTIONS) * executions / call_executions
-        return overhead + (REP_DELAY_S + self.duration_s) * executions
+        return usage_s(call_executions, self.duration_s) * executions / call_executions
+
+
+def usage_s(executions: int, duration_s: float, rep_delay_s: float = REP_DELAY_S) -> float:
+    """Return the billed seconds of a call by the vendor's formula, without any correction by earlier bills.
+
+    Args:
+        executions: circuits times shots.
+        duration_s: of one execution.
+        rep_delay_s: between two executions.
+    """
+    return SUB_JOB_S * ceil(executions / MAX_EXECUTIONS) + (rep_delay_s + duration_s) * executions
 
 
 def project(circuit: QuantumCircuit, digest: str, device: str, ledger: Ledger) -> Projection:

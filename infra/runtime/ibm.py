@@ -31,7 +31,7 @@ from requests import RequestException
 
 from infra.errors import BackendFailed, BadInput, BudgetExceeded, NoAnswer, SubmissionUnclear
 from infra.runtime.backends import Executed, JobState, Task
-from infra.runtime.estimate import MAX_EXECUTIONS, REP_DELAY_S, SUB_JOB_S
+from infra.runtime.estimate import MAX_EXECUTIONS, REP_DELAY_S, usage_s
 from infra.runtime.ibm_account import connect, redact
 from infra.runtime.ibm_options import check_options, primitive_options
 from infra.runtime.ibm_pubs import Pub, add_note, make_pubs, read_outcomes
@@ -117,8 +117,7 @@ class IBMDevice:
         if executions == 0:
             return 0.0
         isa = self._isa.get(circuit, digest, self._defaults)
-        jobs = math.ceil(executions / MAX_EXECUTIONS)
-        return SUB_JOB_S * jobs + (self._rep_delay_s() + isa.duration_s) * executions * self._mitigation(circuit)
+        return usage_s(executions * self._mitigation(circuit), isa.duration_s, self._rep_delay_s())
 
     def _mitigation(self, circuit: QuantumCircuit) -> int:
         """Return how many circuits mitigation runs for one: of expectation values, whose circuits do not measure."""
