@@ -7,7 +7,7 @@ from importlib import resources
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import BadInput
 from infra.settings import Objective
@@ -30,6 +30,7 @@ class RunConfig(BaseModel):
     )
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    text_column: str = Field("", description="Column that holds the text; empty = text, content or body.")
     model: str = Field("", description="Folder of a pretrained model in transformers format; empty = train one.")
     evaluate: str = Field("", description="Text file on which a pretrained model is scored; empty = none.")
     method: Method = Field(Method.SHADOW, description="How each decision picks its arm.")
@@ -70,6 +71,12 @@ class RunConfig(BaseModel):
 def named_after(flow_run_id: str) -> str:
     """Return the name of a run that was given none: a retry of the flow run finds it again."""
     return f"run-{flow_run_id[:13]}"
+
+
+def explain(error: ValidationError) -> str:
+    """Return what is wrong with parameters, in one line."""
+    found = ((".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
+    return "; ".join(f"{name}: {said}" for name, said in found)
 
 
 def load_profile(name: str) -> dict[str, dict[str, Any]]:

@@ -26,7 +26,7 @@ from flows.stages import join, run_name, start_shadows
 from infra import completion, settings
 from infra.compute import cluster, task_runner
 from infra.energy.processes import ProcessTree
-from infra.errors import KetcycleError, StageFailed
+from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
 from infra.evidence import Evidence
 from infra.lake import write_atomic
@@ -83,7 +83,7 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
     emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
     if failure:
-        raise StageFailed(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
+        raise type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
     return report
 
 
@@ -130,7 +130,9 @@ def _note(folder: Path, run: Mapping[str, Any]) -> None:
     write_atomic(folder / "run.json", json.dumps({**run, "stages": stages}, indent=1, default=str))
 
 
-def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]) -> str | None:
+def _run_stages(
+    config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]
+) -> StageFailed | None:
     """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
     inputs: dict[str, str] = {}
     for stage in _stages_before(config):
@@ -138,20 +140,22 @@ def _run_stages(config: RunConfig, loaded: Settings, run: dict[str, Any], note: 
         inputs |= found.result["refs"] if found else {}
     whole = config.stages[0] == "curation" or bool(inputs)
     pending: list[Any] = []
-    failure: str | None = None
+    failure: StageFailed | None = None
     for name in config.stages:
         if failure:
-            run["stages"][name] = {"status": "skipped", "reason": failure}
+            run["stages"][name] = {"status": "skipped", "reason": str(failure)}
             continue
         try:
             result = _stage_flow(name)(config, inputs if whole else None, join_shadows=False)
+        except BadInput as error:
+            failure = StageRefused(f"{name}: {error}")
         except KetcycleError as error:
-            failure = f"{name}: {error}"
+            failure = StageFailed(f"{name}: {error}")
         except Exception as error:  # a stage may fail in any way; the report of the others must still be written
             log.exception("%s failed", name)
-            failure = f"{name}: {type(error).__name__}: {error}"
+            failure = StageFailed(f"{name}: {type(error).__name__}: {error}")
         if failure:
-            run["stages"][name] = {"status": "failed", "reason": failure}
+            run["stages"][name] = {"status": "failed", "reason": str(failure)}
             note()
             continue
         run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}

@@ -5,6 +5,7 @@ KetcycleError
 |  |- NoDocuments       a corpus without a usable document
 |- LakeError            a data set is missing, incomplete or damaged
 |- StageFailed          a stage stopped; the others are skipped
+|  |- StageRefused      it could not use what the user gave (a BadInput too)
 |- RuntimeQueueError
 |  |- ReplayDiverged    a replayed call differs from the recorded one
 |  |- ConcurrentCall    the sampler of one arm was used by two threads
@@ -35,6 +36,10 @@ class LakeError(KetcycleError):
 
 class StageFailed(KetcycleError):
     """A stage stopped; the stages after it are skipped."""
+
+
+class StageRefused(StageFailed, BadInput):
+    """A stage could not use what the user gave; the stages after it are skipped."""
 
 
 class RuntimeQueueError(KetcycleError):

@@ -311,3 +311,17 @@ def write_atomic(path: Path, text: str) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not be there yet, whole; of several writers at once one succeeds.
+
+    Raises:
+        FileExistsError: it is there.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_atomic(draft, text)
+        path.hardlink_to(draft)
+    finally:
+        draft.unlink(missing_ok=True)

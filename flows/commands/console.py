@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.errors import BadInput, KetcycleError
@@ -36,20 +37,22 @@ def clear_errors() -> Iterator[None]:
     try:
         yield
     except BadInput as error:
-        err.print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(2) from None
+        raise _stop(str(error), 2) from None
     except KetcycleError as error:
-        err.print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(1) from None
+        raise _stop(str(error), 1) from None
     except OSError as error:
         if error.errno not in ADVICE:
             raise
         where = f": {error.filename}" if error.filename else ""
-        err.print(f"[red]error:[/red] {error.strerror}{where}; {ADVICE[error.errno]}", highlight=False)
-        raise typer.Exit(1) from None
+        raise _stop(f"{error.strerror}{where}; {ADVICE[error.errno]}", 1) from None
     except KeyboardInterrupt:
         err.print("interrupted; what was finished is kept", highlight=False)
         raise typer.Exit(130) from None
+
+
+def _stop(message: str, code: int) -> typer.Exit:
+    err.print("[red]error:[/red]", escape(message), highlight=False, soft_wrap=True)
+    return typer.Exit(code)
 
 
 def print_value(value: Any, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from flows.commands.console import AsJson, Home, clear_errors, err, print_value
 from infra import settings
 from infra.errors import BadInput, StageFailed
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from flows.config import RunConfig
 
 Corpus = Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated. Default: the sample.")]
 Second = Annotated[list[str] | None, typer.Option(help="File or folder of the second domain; may be repeated.")]
@@ -28,6 +31,7 @@ def run(
     profile: Profile = None,
     corpus: Corpus = None,
     second: Second = None,
+    text_column: Annotated[str | None, typer.Option(help="Column that holds the text [default: text].")] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a pretrained model in transformers format.")] = None,
     evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
     method: Method = None,
@@ -45,6 +49,7 @@ def run(
         "profile": profile,
         "corpus": tuple(corpus) if corpus else None,
         "second": tuple(second) if second else None,
+        "text_column": text_column,
         "model": model,
         "evaluate": evaluate,
         "method": method,
@@ -88,10 +93,10 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     settings.quiet_libraries(loaded.home)
     from pydantic import ValidationError
 
-    from flows.config import RunConfig, load_profile
+    from flows.checks import check_backend, check_run
+    from flows.config import RunConfig, explain, load_profile
     from flows.render import closing
-    from infra import progress
-    from infra.runtime.backends import canonical_name
+    from infra import completion, progress
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
@@ -100,17 +105,20 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     try:
         config = RunConfig(**{**given, "run_id": name})
     except ValidationError as error:
-        raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
-    load_profile(config.profile)
-    canonical_name(config.backend)
-    _check_paths(config.corpus + config.second)
-    if (loaded.home / "runs" / name).exists() and not resume:
-        raise BadInput(f"there is a run {name} already; choose another name, or continue it with --resume {name}")
+        raise BadInput(explain(error)) from None
+    if resume:
+        with completion.claimed(loaded.home, name):  # said now, not after a minute
+            load_profile(config.profile)
+            check_backend(config.backend)
+    else:
+        check_run(config, loaded)
+        _take_name(loaded.home, config)
     show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     show(f"run {name}: starting Prefect and Dask (home {loaded.home})")
     from infra.compute import services
 
-    since, failure = datetime.now(UTC).isoformat(timespec="microseconds"), None
+    since = datetime.now(UTC).isoformat(timespec="microseconds")
+    failure: StageFailed | None = None
     with services(loaded) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
@@ -137,7 +145,19 @@ def _stored_config(home: Path, run_id: str) -> dict[str, Any]:
     return stored
 
 
-def _check_paths(paths: tuple[str, ...]) -> None:
-    missing = [path for path in paths if not Path(path).expanduser().exists()]
-    if missing:
-        raise BadInput(f"no such file or folder: {', '.join(missing)}")
+def _take_name(home: Path, config: RunConfig) -> None:
+    """Put the record of a new run in its place; of two that begin at the same moment one finds it there.
+
+    Raises:
+        BadInput: there is a run of this name.
+    """
+    from infra.lake import write_new
+
+    record = {"config": config.model_dump(mode="json"), "status": "starting", "stages": {}}
+    try:
+        write_new(home / "runs" / config.run_id / "run.json", json.dumps(record, indent=1))
+    except FileExistsError:
+        name = config.run_id
+        raise BadInput(
+            f"there is a run {name} already; choose another name, or continue it with --resume {name}"
+        ) from None

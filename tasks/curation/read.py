@@ -140,7 +140,7 @@ class Reader:
             columns = file.schema_arrow.names
             text = self._column(columns, self.text_column, TEXT_COLUMNS)
             if text is None:
-                self._put_aside(name, "no text column", f"columns: {', '.join(columns)}; name one with text_column")
+                self._put_aside(name, "no text column", f"columns: {', '.join(columns)}; name one with --text-column")
                 return
             kind = file.schema_arrow.field(text).type
             if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
@@ -176,7 +176,7 @@ class Reader:
         columns = list(record) if isinstance(record, dict) else []
         text = self._column(columns, self.text_column, TEXT_COLUMNS)
         if text is None or not isinstance(record[text], str | None):
-            found = f"fields: {', '.join(map(str, columns))[:200]}; name one with text_column"
+            found = f"fields: {', '.join(map(str, columns))[:200]}; name one with --text-column"
             self._put_aside(f"{name}:{row + 1}", "no text column", found)
             return
         yield self._document(name, row, record, text, self._column(columns, self.id_column, ID_COLUMNS), replaced)

@@ -241,7 +241,7 @@ def _documents(
             raise NoDocuments(
                 f"no usable document in the {domain} domain: {funnel.read[domain]} read, {reader.skipped} files "
                 f"skipped for their ending, put aside: {dict(aside)}, dropped by rules so far: {dict(why)}. Give text "
-                f"files, JSON lines or Parquet with a text column by `{option}`, name the column by `text_column`, or "
+                f"files, JSON lines or Parquet with a text column by `{option}`, name the column by --text-column, or "
                 f"loosen min_words, min_alphabetic, english"
             )
 

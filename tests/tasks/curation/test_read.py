@@ -124,7 +124,7 @@ def test_a_table_without_text_names_its_columns(tmp_path: Path) -> None:
     reader = Reader("base")
     assert not documents(reader, tmp_path)
     assert [item.detail for item in reader.quarantined] == [
-        "columns: a, b; name one with text_column",
+        "columns: a, b; name one with --text-column",
         "text holds double, not text",
     ]
 
