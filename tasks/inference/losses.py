@@ -32,6 +32,7 @@ log = logging.getLogger("ketcycle.inference")
 
 SLICES = 4
 ANNOUNCED_S = 10.0
+EVALUATED_SHARE = 0.6
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,20 @@ def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = i
         done += len(pair)
         announce("pairs", done, n * (n - 1) // 2, began)
     return Qubo(single - whole, upper + upper.T, float(whole))
+
+
+def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
+    """Return about how many seconds the surrogate, the greedy opponent and one scoring take on this problem.
+
+    An evaluation begins at the first unit that is left out: on the mean a bit more than half of a pass.
+    """
+    n, k = len(problem.units), problem.k
+    one = EVALUATED_SHARE * problem.calibration.n_predicted / tokens_per_s
+    return {
+        "surrogate": (1 + n + n * (n - 1) // 2) * one,
+        "greedy": (1 + sum(n - i for i in range(k))) * one,
+        "each answer": problem.selection.n_predicted / tokens_per_s,
+    }
 
 
 def announce(what: str, done: int, total: int, began: float) -> None:

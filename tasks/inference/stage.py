@@ -21,7 +21,7 @@ from infra.lake import Ref
 from infra.tracking import register_model
 from tasks.contract import Subtask
 from tasks.inference.blocks import without_blocks
-from tasks.inference.losses import Pruning, Removal, examine_surrogate
+from tasks.inference.losses import Pruning, Removal, examine_surrogate, expected_s
 from tasks.inference.pruning import PRUNING
 from tasks.inference.units import BLOCK, Layout, Unit, choose_units, whole_blocks, zero_units
 from tasks.inference.variables import least_harmful, leave_one_out
@@ -99,7 +99,9 @@ def prepare(context: Context) -> State:
     source = _source(context)
     folder = context.lake.folder(source)
     with torch_threads(options.threads):
-        state = State().add(source=str(source), bits_per_byte={"before": _scores(context, load_model(folder))})
+        began, before = time.monotonic(), _scores(context, load_model(folder))
+        tokens_per_s = _scored_tokens(context, options) / (time.monotonic() - began)
+        state = State().add(source=str(source), bits_per_byte={"before": before})
         units, why = _units(context, options)
         state = state.add(units=[str(unit) for unit in units], cannot_prune=why)
         if not units:
@@ -108,6 +110,10 @@ def prepare(context: Context) -> State:
         k = _k(options, units)
         log.info("%d units of %d blocks, %d of them go", len(units), len({u.layer for u in units}), k)
         state = state.add(unit_parameters=unit_sizes(folder, units), k=k)
+        expected = expected_s(_problem(context, options, units, options.calibration_tokens), tokens_per_s)
+        log.info(
+            "expected at %.0f tokens/s: %s", tokens_per_s, ", ".join(f"{n} {s:.0f} s" for n, s in expected.items())
+        )
         if options.surrogate_tokens:
             problem = _problem(context, options, units, options.surrogate_tokens)
             rng = np.random.default_rng([context.seed, 1])
@@ -342,6 +348,12 @@ def _scores(context: Context, model: Any) -> dict[str, float]:
         )
         for domain in _domains(context, options, "test")
     }
+
+
+def _scored_tokens(context: Context, options: Options) -> int:
+    limit = options.evaluation_windows
+    windows = sum(min(n, limit or n) for n in _domains(context, options, "test").values())
+    return windows * _context_length(context)
 
 
 def _line(scores: Mapping[str, float]) -> str:

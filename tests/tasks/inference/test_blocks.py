@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from tasks.inference.blocks import BlockWalker, find_blocks, without_blocks
-from tasks.inference.losses import Pruning, children, pairwise_qubo
+from tasks.inference.losses import Pruning, children, expected_s, pairwise_qubo
 from tasks.inference.units import BLOCK, Unit, whole_blocks
 from tasks.inference.variables import least_harmful, leave_one_out
 from tasks.inference.walk import activation_norms, bits_per_byte_without, gate_gradients, unit_sizes, weight_norms
@@ -131,6 +131,12 @@ def test_blocks_are_units_of_the_one_pruning_problem(pretrained: Folders, kind: 
     assert qubo.energies(bits)[0] == pytest.approx(bits_per_byte(smaller, problem.calibration), rel=1e-5)
     found = bits_per_byte_without(folder, units, problem.selection, (1, 3))
     assert found == pytest.approx(bits_per_byte(smaller, problem.selection), rel=1e-5)
+
+
+def test_the_expected_time_counts_evaluations(pretrained: Folders) -> None:
+    problem = Pruning(pretrained("llama"), whole_blocks(range(5)), 2, text(6), text(3))
+    found = expected_s(problem, tokens_per_s=0.6 * 6 * 32)
+    assert found == pytest.approx({"surrogate": 1 + 5 + 10, "greedy": 1 + 5 + 4, "each answer": 0.5 / 0.6})
 
 
 def test_leaving_out_is_continued_where_it_stopped(
