@@ -274,17 +274,24 @@ def _band(band: Any) -> list[float]:
     return [band.p5, band.p50, band.p95]
 
 
-def _simulation(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
+def _simulation(row: EvidenceRow, rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any] | None:
     """Return the cheapest noiseless simulation of the circuits that was run: the simulator's, or an exact twin's.
 
-    A twin computes the very probabilities that the circuits sample, so drawing from them gives the same samples.
+    None where there was none: hardware simulates nothing. A twin computes the very probabilities that the circuits
+    sample, so drawing from them gives the same samples.
     """
     used = row.usage + row.prepare
-    found = [(row.backend, {b: coefficients.simulation_energy_j(used, b, row.energy_source) for b in BOUNDARIES})]
+    found = []
+    if used.simulation_cpu_s > 0:
+        found.append(
+            (row.backend, {b: coefficients.simulation_energy_j(used, b, row.energy_source) for b in BOUNDARIES})
+        )
     for other in rows:
         if other.kind == "twin" and other.status == "done":
             spent = other.usage + other.prepare
             found.append((other.arm, {b: coefficients.cpu_energy_j(spent, b, other.energy_source) for b in BOUNDARIES}))
+    if not found:
+        return None
     by, bands = min(found, key=lambda item: item[1]["narrow"].p50)
     return {**{b: _band(band) for b, band in bands.items()}, "source": row.energy_source, "by": by}
 
