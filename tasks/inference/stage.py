@@ -39,6 +39,7 @@ log = logging.getLogger("ketcycle.inference")
 
 SUBTASKS: tuple[Subtask[Any, Any], ...] = (PRUNING,)
 SOURCES = ("finetuning/model", "training/model")
+ANNOUNCED_S = 120.0  # longer decisions are announced
 
 
 class Options(BaseModel):
@@ -111,9 +112,9 @@ def prepare(context: Context) -> State:
         log.info("%d units of %d blocks, %d of them go", len(units), len({u.layer for u in units}), k)
         state = state.add(unit_parameters=unit_sizes(folder, units), k=k)
         expected = expected_s(_problem(context, options, units, options.calibration_tokens), tokens_per_s)
-        log.info(
-            "expected at %.0f tokens/s: %s", tokens_per_s, ", ".join(f"{n} {s:.0f} s" for n, s in expected.items())
-        )
+        if sum(expected.values()) > ANNOUNCED_S:
+            said = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in expected.items())
+            log.info("expected at %.0f tokens/s: %s", tokens_per_s, said)
         if options.surrogate_tokens:
             problem = _problem(context, options, units, options.surrogate_tokens)
             rng = np.random.default_rng([context.seed, 1])
