@@ -29,6 +29,7 @@ from infra.errors import LakeError
 ROW_GROUP = 10_000
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
 _VERSION = re.compile(r"[0-9a-f]{16}")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _PART = re.compile(r"[0-9a-f]{32}")
 
 
@@ -210,14 +211,14 @@ class Lake:
         folder = self.root / name / uuid.uuid4().hex
         try:
             folder.mkdir(parents=True)
-            yield folder
         except OSError as error:
+            raise LakeError(_cannot_write(name, self.root, error)) from error
+        try:
+            yield folder
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EPERM):
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise LakeError(_cannot_write(name, self.root, error)) from error
-            raise
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def _seal(self, name: str, folder: Path, meta: Mapping[str, Any]) -> Ref:
@@ -259,8 +260,9 @@ def _readable(ref: Ref) -> Iterator[None]:
 
 
 def _cannot_write(name: str, root: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        free_mb = shutil.disk_usage(root).free / 2**20
+    if error.errno in _NO_ROOM:
+        there = next(path for path in (root, *root.absolute().parents) if path.exists())
+        free_mb = shutil.disk_usage(there).free / 2**20
         return (
             f"{name} was not written: no space left on the disk of {root} ({free_mb:.0f} MiB free); make room, e.g. "
             "with ketcycle clean, and continue the run with --resume"

@@ -176,3 +176,9 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
         assert lake.read(lake.write("a/b", table(3))).num_rows == 3
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file where a folder must be made")
+    with pytest.raises(LakeError, match=r"a/b was not written: Not a directory.*KETCYCLE_HOME"):
+        Lake(tmp_path).write("a/b", table(1))
