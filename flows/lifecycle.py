@@ -30,6 +30,7 @@ from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
 from infra.evidence import Evidence
 from infra.lake import write_atomic
+from infra.runtime.summary import summary_of
 from infra.settings import Settings
 from infra.tracking import Tracking, open_tracking
 from tasks.settle import record_orchestration
@@ -81,6 +82,8 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         except Exception as error:  # seam: a tracking server that fails takes nothing from a finished run
             log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, config.run_id)
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
+    if queued := summary_of(loaded.ledger, loaded.home, config.run_id):
+        create_markdown_artifact(queued, key="ketcycle-queue", description=f"Quantum calls of {config.run_id}")
     emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
     if failure:
         raise type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")

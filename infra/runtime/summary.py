@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,9 +12,10 @@ import sqlalchemy as sa
 
 from infra.energy.model import Band, Coefficients
 from infra.energy.usage import Usage
+from infra.errors import BadInput
 from infra.evidence import Evidence
 from infra.runtime.ledger import DONE, STATES, Ledger
-from infra.runtime.schema import batches, calls, parts
+from infra.runtime.schema import batches, calls, charges, parts
 
 
 def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
@@ -31,6 +33,15 @@ def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
     return {"run": run, "backends": found, "cpu_energy_j": _points(energy), "cpu_s": total.cpu_s}
 
 
+def summary_of(location: str | Path, home: Path, run: str) -> str | None:
+    """Return the figures of a run as Markdown, or None if it made no quantum call."""
+    try:
+        found = summarise(location, home, run)
+    except BadInput:
+        return None
+    return as_markdown(found) if found["backends"] else None
+
+
 def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, Any]:
     mine = (calls.c.run == run, calls.c.backend == backend)
     rows = connection.execute(
@@ -41,8 +52,22 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
     usage = Usage()
     for text in connection.scalars(sa.select(parts.c.usage).where(parts.c.call.in_(keys), parts.c.usage.is_not(None))):
         usage = usage + Usage(**json.loads(text))
-    tags = sa.select(parts.c.batch).where(parts.c.call.in_(keys))
-    jobs = connection.execute(sa.select(batches).where(batches.c.tag.in_(tags))).mappings().all()
+    tags = (
+        sa.select(charges.c.tag)
+        .where(charges.c.run == run)
+        .union(sa.select(parts.c.batch).where(parts.c.call.in_(keys), parts.c.batch.is_not(None)))
+    )
+    its = batches.c.lane == backend, batches.c.tag.in_(tags)
+    jobs = connection.execute(sa.select(batches).where(*its)).mappings().all()
+    billed = connection.execute(
+        sa.select(
+            sa.func.sum(charges.c.billed_s),
+            sa.func.sum(charges.c.billed_s * charges.c.usd_per_s),
+            sa.func.sum(charges.c.share * batches.c.estimate_s),
+        )
+        .join(batches, batches.c.tag == charges.c.tag)
+        .where(charges.c.run == run, batches.c.lane == backend)
+    ).one()
     return {
         "backend": backend,
         "calls": {state: n for state in STATES if (n := sum(row[0] == state for row in rows))},
@@ -51,23 +76,22 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
         "flagged": sum(bool(job["flagged"]) for job in jobs),
         "wait_median_s": median(waited) if waited else None,
         "wait_longest_s": max(waited, default=None),
-        "qpu_s_billed": usage.qpu_s_billed,
-        "qpu_s_estimated": sum(job["estimate_s"] or 0.0 for job in jobs),
+        "qpu_s_billed": billed[0] or 0.0,
+        "qpu_s_estimated": billed[2] or 0.0,
         "qpu_s_projected": usage.qpu_s_projected,
-        **_derived(usage, backend),
+        **_derived(replace(usage, qpu_s_billed=billed[0] or 0.0), backend, billed[1] or 0.0),
     }
 
 
-def _derived(usage: Usage, backend: str) -> dict[str, Any]:
+def _derived(usage: Usage, backend: str, usd: float) -> dict[str, Any]:
     """Derive money and joules; a projection is named one, and a simulator's joules are never a QPU's."""
     coefficients, billed = Coefficients.load(), backend.startswith("ibm")
     qpu_s = usage.qpu_s_billed if billed else usage.qpu_s_projected
-    cost = coefficients.cost_usd(usage, backend)
     return {
         "billed": billed,
         "circuits": usage.circuits,
         "shots": usage.shots,
-        "cost_usd": [cost] * 3 if billed else _points(coefficients.projected_cost_usd(usage)),
+        "cost_usd": [usd] * 3 if billed else _points(coefficients.projected_cost_usd(usage)),
         "qpu_energy_j": _points(coefficients.qpu_energy_j(qpu_s, billed)),
         "simulation_energy_j": _points(coefficients.simulation_energy_j(usage)),
     }
