@@ -9,7 +9,7 @@ from pathlib import Path
 from flows.config import RunConfig, load_profile
 from infra.energy.coefficients import read_coefficients
 from infra.errors import BadInput
-from infra.runtime.backends import canonical_name
+from infra.runtime.backends import canonical_name, open_backend
 from infra.settings import Settings
 
 
@@ -34,16 +34,17 @@ def check_run(config: RunConfig, settings: Settings) -> None:
 
 
 def check_backend(name: str) -> None:
-    """Look whether there is such a backend, and for hardware whether there is an account to reach it with.
+    """Look whether there is such a backend, and for hardware whether it can be reached with the account that is there.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is none, or the platform refuses the account or knows no such device.
     """
     if canonical_name(name).startswith("ibm:"):
         from infra.runtime.ibm_account import ADVICE, find_account
 
         if find_account() is None:
             raise BadInput(f"{name} needs an account of the quantum platform and none was found; {ADVICE}")
+        open_backend(name)
 
 
 def check_settings(settings: Settings) -> None:

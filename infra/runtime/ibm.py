@@ -16,6 +16,7 @@ from typing import Any
 
 from qiskit import QuantumCircuit
 from qiskit.primitives import PrimitiveResult
+from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
 from qiskit_ibm_runtime.exceptions import (
     IBMInputValueError,
@@ -302,11 +303,11 @@ def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBac
         return service, service.backend(device)
     except BadInput:
         raise
+    except QiskitBackendNotFoundError:
+        text = f"the account's instance has no device {device}"
     except Exception as error:  # seam: the client's own text may hold the token
-        raise BadInput(
-            f"ibm:{device} cannot be opened: {redact(error)}; `ketcycle doctor --backend ibm:{device}` says what is "
-            "missing"
-        ) from None
+        text = f"ibm:{device} cannot be opened: {redact(error)}"
+    raise BadInput(f"{text}; `ketcycle doctor --backend ibm:{device}` says what is missing")
 
 
 def _unclear(error: Exception) -> bool:

@@ -69,7 +69,7 @@ def find_account() -> Account | None:
 
 def redact(text: object) -> str:
     """Return a text without the secrets of the account."""
-    plain = _SECRETS.sub("***", str(text))
+    plain = _SECRETS.sub("***", str(getattr(text, "message", text)))  # the client's errors print in quotes
     with suppress(BadInput):
         account = find_account()
         if account and account.token:

@@ -443,3 +443,8 @@ def test_a_token_that_is_refused(ibm, monkeypatch, caplog, capfd):
     monkeypatch.delenv("QISKIT_IBM_TOKEN")
     with pytest.raises(BadInput, match="export QISKIT_IBM_TOKEN"):
         open_backend("ibm:lagos")
+
+
+def test_a_device_that_the_instance_does_not_have(ibm):
+    with pytest.raises(BadInput, match="has no device ibm_atlantis; `ketcycle doctor --backend ibm:ibm_atlantis`"):
+        open_backend("ibm:atlantis")
