@@ -77,7 +77,7 @@ def lead(
             f"resend_after_s is {manner.resend_after_s:g}, but {backend.name} may list a job only after "
             f"{backend.listing_delay_s:g} s; a shorter wait could pay twice"
         )
-    rounds = _Rounds(lane, backend, manner, stop or threading.Event())
+    rounds = Rounds(lane, backend, manner, stop or threading.Event())
     try:
         with OVERHEAD.counted(), _kept_alive(lane):
             rounds.run(wanted)
@@ -99,7 +99,7 @@ class _Track:
     cancelled: bool = False
 
 
-class _Rounds:
+class Rounds:
     """The rounds of one leader: claim and send, then take every batch that is not over one step on."""
 
     def __init__(self, lane: Lane, backend: Backend, manner: Manner, stop: threading.Event) -> None:
@@ -109,13 +109,14 @@ class _Rounds:
         self._batches: dict[str, Batch] = {}
 
     def run(self, wanted: Callable[[], bool]) -> None:
+        """Go on until nothing is open or nobody here wants more."""
         linger_s = self._backend.linger_s if self._manner.linger_s is None else self._manner.linger_s
         closing = inf
         while not self._stop.wait(linger_s):
             waits, standing = self._lane.look()
-            sent = self._send_waiting() if waits and wanted() else []
+            sent = self.send_waiting() if waits and wanted() else []
             for each in (*standing, *sent):
-                self._advance(each)
+                self.advance(each)
                 if self._stop.is_set():
                     return
             open_ = [each for each in (*standing, *sent) if self._is_open(each)]
@@ -129,7 +130,8 @@ class _Rounds:
             if not sent:
                 self._stop.wait(self._pause_s(open_))
 
-    def _send_waiting(self) -> list[Standing]:
+    def send_waiting(self) -> list[Standing]:
+        """Claim what waits and send it; return what may be out now."""
         claimed = self._lane.claim(self._backend.name, self._backend.limits, _tariff(self._lane.ledger, self._backend))
         self._batches |= {batch.tag: batch for batch in claimed}
         return [standing for batch in claimed if (standing := _send(self._lane, self._backend, batch)) is not None]
@@ -148,7 +150,7 @@ class _Rounds:
         soonest = min((self._track(each).not_before for each in open_), default=0.0)
         return min(max(soonest - time.monotonic(), 0.0), max(self._backend.poll_s, 1.0))
 
-    def _advance(self, standing: Standing) -> None:
+    def advance(self, standing: Standing) -> None:
         """Take a batch one step on, unless it is too early to ask."""
         track = self._track(standing)
         if time.monotonic() < track.not_before:
