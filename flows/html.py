@@ -15,7 +15,18 @@ import jinja2
 
 from flows import html_charts as charts
 from flows.html_dedup import merged_documents
-from flows.render import ARM_HEADER, RECORD_HEADER, arm_rows, band, fact_rows, number, record_rows, summary
+from flows.render import (
+    ARM_HEADER,
+    QUEUE_HEADER,
+    RECORD_HEADER,
+    arm_rows,
+    band,
+    fact_rows,
+    number,
+    queue_rows,
+    record_rows,
+    summary,
+)
 from infra.errors import LakeError
 from infra.evidence import Evidence
 from infra.lake import Lake, Ref
@@ -48,6 +59,8 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "summary": summary(report),
         "stage_energy": charts.energy_by_stage(report),
         "three_energies": charts.three_energies(report),
+        "queue_header": QUEUE_HEADER,
+        "queue": queue_rows(report),
         "quantum": list(_quantum_arms(report)),
         "decisions": [
             {
@@ -116,7 +129,7 @@ def _pruning(facts: Row) -> dict[str, Any]:
     curve = facts.get("pruning_curve", [])
     return {
         "chart": charts.model_figures(figures) if facts.get("removed") else None,
-        "curve": charts.pruning_curve(curve, None),
+        "curve": charts.pruning_curve(curve),
         "removed": facts.get("removed_units", []),
         "parameters": facts.get("parameters"),
     }

@@ -311,14 +311,13 @@ def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[st
         yield ", ".join(names), last
 
 
-def pruning_curve(points: Sequence[Sequence[float]], unpruned: float | None) -> str | None:
-    """Return bits per byte over the number of parts removed."""
+def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
+    """Return bits per byte over the number of parts removed; the first point is the whole model."""
     if len(points) < 2:
         return None
     figure, ax = _figure(2.7)
     ax.plot([p[0] for p in points], [p[1] for p in points], color=COLOURS["classical"], marker="o")
-    if unpruned is not None:
-        ax.axhline(unpruned, color="#888888", lw=0.8, ls=":")
+    ax.axhline(points[0][1], color="#888888", lw=0.8, ls=":")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("parts removed")
     ax.set_ylabel("bits per byte")

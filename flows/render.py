@@ -27,6 +27,17 @@ ENERGY_HEADER = (
     "QPU s",
     "break-even W",
 )
+QUEUE_HEADER = (
+    "backend",
+    "calls",
+    "jobs",
+    "flagged",
+    "call to result s, median",
+    "longest",
+    "QPU s estimated",
+    "QPU s billed",
+    "QPU s projected",
+)
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
 
 
@@ -183,6 +194,24 @@ def stage_rows(report: Row) -> list[tuple[str, ...]]:
     ]
 
 
+def queue_rows(report: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the table of the runtime queue, one row for each backend."""
+    return [
+        (
+            entry["backend"],
+            ", ".join(f"{count} {state}" for state, count in entry["calls"].items()),
+            str(entry["jobs"]),
+            str(entry["flagged"]),
+            number(entry["wait_median_s"]),
+            number(entry["wait_longest_s"]),
+            number(entry["qpu_s_estimated"]),
+            number(entry["qpu_s_billed"]),
+            number(entry["qpu_s_projected"]),
+        )
+        for entry in report["queue"]
+    ]
+
+
 def arm_rows(subtask: Row) -> list[tuple[str, ...]]:
     """Return the cells of one decision's table of arms."""
     return [
@@ -269,6 +298,8 @@ def markdown(report: Row) -> str:
         pipes(ENERGY_HEADER, energy_rows(report)),
         report["break_even"],
     ]
+    if report["queue"]:
+        parts += ["## Runtime queue", pipes(QUEUE_HEADER, queue_rows(report))]
     for stage, subtask in _decisions(report):
         parts += [
             f"## {stage['stage']} / {subtask['name']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,12 @@ from infra.energy.carbon import Grid, read_series
 from infra.energy.derive import Derived, derive, working_times
 from infra.energy.model import J_PER_KWH, Boundary, Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
-from infra.errors import BadInput
+from infra.errors import BadInput, KetcycleError
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
 from infra.settings import Settings
+
+log = logging.getLogger("ketcycle.report")
 
 BOUNDARIES: tuple[Boundary, ...] = ("narrow", "wide")
 RESAMPLES = 2000
@@ -77,6 +80,7 @@ def build_report(
         "cpu_s": sum(row.total.cpu_s for row in rows),
         "spent": books.spent(rows),
         "qpu": _billed(rows, everything),
+        "queue": _queue(loaded, run_id),
         "cost_usd": everything.cost_usd,
         "gco2": _band(everything.gco2),
         "carbon": {"source": grid.source, "note": note},
@@ -86,6 +90,20 @@ def build_report(
         "country": loaded.country,
         "stages": [_stage_report(name, found, by_stage.get(name, []), books) for name, found in run["stages"].items()],
     }
+
+
+def _queue(loaded: Settings, run_id: str) -> list[dict[str, Any]]:
+    """Return what the runtime queue did for the run, by backend; nothing where no circuit was asked for."""
+    from infra.runtime.summary import summarise
+
+    did = ("backend", "calls", "jobs", "flagged", "wait_median_s", "wait_longest_s")
+    raw = (*did, "qpu_s_estimated", "qpu_s_billed", "qpu_s_projected")
+    try:
+        found = summarise(loaded.ledger, loaded.home, run_id)["backends"]
+    except KetcycleError as error:  # a ledger that is not there, or a database that does not answer
+        log.info("the report says nothing of the runtime queue: %s", error)
+        return []
+    return [{name: entry[name] for name in raw} for entry in found]
 
 
 def decision_report(loaded: Settings, rows: Sequence[EvidenceRow], decision: Mapping[str, Any]) -> dict[str, Any]:

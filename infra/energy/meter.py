@@ -106,8 +106,8 @@ class Meter:
 
     Attributes:
         usage: what the block used, set at its end.
-        source: `measured` where RAPL was read under the exclusive lock on a machine otherwise quiet, `attributed`
-            where the counters were shared by CPU time, `modelled` where there is no counter.
+        source: `measured` where RAPL was read under the exclusive lock on a machine otherwise quiet and no GPU was
+            shared, `attributed` where the counters were shared, `modelled` where there is no CPU counter.
 
     Raises:
         MeterBusy: another metered block of this process is open.
@@ -171,6 +171,7 @@ class Meter:
     def _joules(self, usage: Usage, machine_s: float) -> tuple[Usage, Source]:
         rapl, gpu = self._sampler.rapl, self._sampler.gpu
         gpu_j = gpu.used_j() if gpu else 0.0
+        alone = self._exclusive and not (gpu_j and gpu and gpu.shared)
         if rapl is None:
             return usage + Usage(gpu_j=gpu_j), "modelled"
         foreign_s = max(0.0, machine_s - usage.cpu_s)
@@ -181,7 +182,7 @@ class Meter:
         counted = Usage(
             package_j=share * rapl.package_j, dram_j=share * rapl.dram_j, gpu_j=gpu_j, counted_cpu_s=usage.cpu_s
         )
-        return usage + counted, "measured" if self._exclusive and quiet else "attributed"
+        return usage + counted, "measured" if alone and quiet else "attributed"
 
 
 class _Sampler:

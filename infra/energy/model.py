@@ -136,12 +136,11 @@ class Coefficients:
         # Without a DRAM counter all memory is modelled, with one only that of the seconds no counter covers.
         share = modelled_s / usage.cpu_s if usage.dram_j > 0 and usage.cpu_s > 0 else 1.0
         dram = share * usage.rss_gb_s * self.draws("cpu.w_dram")
-        error = self.draws("cpu.counter_error")
+        counted = (usage.package_j + usage.dram_j) * self.draws("cpu.counter_error")
+        counted = counted + usage.gpu_j * self.draws("gpu.counter_error")
         if source == "attributed":
-            error = error * self.residual(workload or "attributed", "cpu.attribution_error")
-        counted = (usage.package_j + usage.dram_j) * error
-        gpu = usage.gpu_j * self.draws("gpu.counter_error")
-        return self._host(modelled + dram + counted + gpu, boundary)
+            counted = counted * self.residual(workload or "attributed", "cpu.attribution_error")
+        return self._host(modelled + dram + counted, boundary)
 
     def cpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
         """Return the joules of CPU, DRAM and GPU; measured joules stand before modelled ones."""

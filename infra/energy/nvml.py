@@ -43,6 +43,18 @@ class GpuCounter:
             if self._works_on(handle)
         )
 
+    @property
+    def shared(self) -> bool:
+        """Whether others work on a device that this process works on; the counter holds their joules too."""
+        return any(self._others(handle) for handle in self._handles if self._works_on(handle))
+
+    def _others(self, handle: Any) -> bool:
+        import pynvml
+
+        pids = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+        # In a container none of the numbers may be ours: then one of them is.
+        return len(pids - self._pids) > (not pids & self._pids)
+
     def _works_on(self, handle: Any) -> bool:
         import pynvml
 

@@ -225,3 +225,23 @@ def test_every_source_says_whether_and_why() -> None:
     assert list(found) == ["rapl", "nvml", "cpu-time model"]
     assert found["cpu-time model"].available
     assert all(source.reason for source in found.values())
+
+
+@pytest.mark.parametrize(("shared", "source"), [(False, "measured"), (True, "attributed")])
+def test_the_joules_of_a_shared_gpu_are_not_measured(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool, source: str
+) -> None:
+    class Device:
+        def __init__(self, handles: object, pids: object) -> None:
+            self.shared = shared
+
+        def used_j(self) -> float:
+            return 3.0
+
+    monkeypatch.setattr(metering, "GpuCounter", Device)
+    machine_used(monkeypatch, 100.0, 100.0)
+    counters = Counters(find_domains(package.parent)[0], ("gpu",))
+    with Meter(counters=counters, lock=tmp_path / "lock") as meter:
+        burn(0.01)
+    assert meter.usage.gpu_j == 3.0
+    assert meter.source == source

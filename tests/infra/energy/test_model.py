@@ -173,3 +173,10 @@ def test_the_file_is_named_by_version_and_hash() -> None:
     assert C.version
     assert len(C.hash) == 12
     assert Coefficients.load() is C
+
+
+def test_the_joules_of_a_shared_gpu_have_the_band_of_a_share() -> None:
+    used = Usage(gpu_j=100.0)
+    measured, attributed = (C.cpu_energy_j(used, source=source) for source in ("measured", "attributed"))
+    assert measured.p50 == pytest.approx(100, rel=0.01)
+    assert attributed.p95 / attributed.p5 > 1.8 * measured.p95 / measured.p5

@@ -85,3 +85,18 @@ def test_a_declared_child_s_device_counts(monkeypatch: pytest.MonkeyPatch) -> No
     counter = GpuCounter(open_devices()[0], pids=[4242])
     gpu.mj = 2000
     assert counter.used_j() == pytest.approx(1)
+
+
+def test_a_device_that_others_work_on_is_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, beside = Gpu(0, pids=(os.getpid(),)), Gpu(0, pids=(os.getpid(), 77))
+    monkeypatch.setitem(sys.modules, "torch", torch(False))
+    for gpu, shared in ((alone, False), (beside, True)):
+        monkeypatch.setitem(sys.modules, "pynvml", nvml([gpu]))
+        assert GpuCounter(open_devices()[0]).shared is shared
+
+
+def test_in_a_container_one_unknown_process_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", torch(True))
+    for pids, shared in (((777,), False), ((777, 778), True)):
+        monkeypatch.setitem(sys.modules, "pynvml", nvml([Gpu(0, pids=pids)]))
+        assert GpuCounter(open_devices()[0]).shared is shared
