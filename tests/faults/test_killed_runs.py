@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -29,12 +30,13 @@ from infra.runtime.inspect import list_calls
 from infra.tracking import Tracking
 from tasks.stage import STAGES
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(5400)]
 
 ROOT = Path(__file__).parents[2]
 RUN = "k1"
 MOMENTS = 20
 LONGEST_DELAY_S = 0.7
+LONGEST_STEP_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,42 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_nobody_killed(
     for name in left:
         assert left[name] == reference.left[name], name
     assert booked == pytest.approx(cpu_s, rel=0.05)
+
+
+PHASE = re.compile(rf"({'|'.join(STAGES)}): (prepare|pose|apply|publish)")
+
+
+def phases(lines: list[str]) -> list[str]:
+    """Return the beginnings of a run's steps in their order, each once."""
+    return list(dict.fromkeys(line[9:].strip() for line in lines if PHASE.search(line)))
+
+
+def test_one_run_killed_twenty_times_ends_as_one_that_nobody_killed(reference: Reference, tmp_path: Path) -> None:
+    rng = np.random.default_rng(20)
+    steps = phases(reference.lines)
+    moments = [steps[i] for i in sorted(rng.choice(len(steps), MOMENTS, replace=False))]
+    arguments = ["--profile", "smoke", "--run", RUN]
+    for number, moment in enumerate(moments, 1):
+        run, began, reused, seen = start(tmp_path, *arguments), time.monotonic(), 0, ""
+        assert run.stderr is not None
+        for line in run.stderr:
+            seen = line[9:].strip()
+            reused += "done already" in seen
+            if seen in (moment, f"{moment.partition(':')[0]}: done already, nothing to do"):
+                break
+        else:
+            assert run.wait() == 0, "it ended before it came there, which is well only at its end"
+            break
+        delay_s = LONGEST_STEP_S * rng.random()
+        time.sleep(delay_s)
+        kill_all(run)
+        print(f"| {number} | {seen} + {delay_s:.1f} s | {reused} | {time.monotonic() - began:.1f} |", flush=True)
+        arguments = ["--resume", RUN]
+    else:
+        progress(start(tmp_path, "--resume", RUN))
+    left = what_is_left(tmp_path)
+    for name in left:
+        assert left[name] == reference.left[name], name
 
 
 def test_killing_only_the_run_takes_its_children_along(tmp_path: Path) -> None:
