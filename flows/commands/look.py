@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, out, print_value
 from infra import settings
 from infra.errors import BadInput
@@ -15,7 +16,9 @@ from infra.settings import Settings
 
 
 def report(
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="The run; default the newest.")] = None,
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="The run; default the newest.", autocompletion=complete.runs)
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="Make the report anew from the stored evidence.")] = False,
     open_at: Annotated[Path | None, typer.Option("--open", help="With --html: also put the page there.")] = None,
     home: Home = None,
@@ -39,8 +42,8 @@ def report(
 
 
 def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN")],
-    second: Annotated[str, typer.Argument(metavar="RUN")],
+    first: Annotated[str, typer.Argument(metavar="RUN", autocompletion=complete.runs)],
+    second: Annotated[str, typer.Argument(metavar="RUN", autocompletion=complete.runs)],
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -54,7 +57,7 @@ def compare(
 
 
 def evidence(
-    run_id: Annotated[str | None, typer.Option("--run", help="Only this run.")] = None,
+    run_id: Annotated[str | None, typer.Option("--run", help="Only this run.", autocompletion=complete.runs)] = None,
     subtask: Annotated[str | None, typer.Option(help="Only this decision, e.g. pruning.")] = None,
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Derive all joules, USD and grams anew, with --coefficients.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_value
 from infra import settings
 from infra.errors import BadInput, StageFailed
@@ -20,9 +21,17 @@ if TYPE_CHECKING:
 
 Corpus = Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated. Default: the sample.")]
 Second = Annotated[list[str] | None, typer.Option(help="File or folder of the second domain; may be repeated.")]
-Profile = Annotated[str | None, typer.Option(help="Sizes: demo (default) or smoke.")]
-Method = Annotated[str | None, typer.Option(help="classical, quantum, shadow (default) or auto.")]
-Backend = Annotated[str | None, typer.Option(help="aer (default) or noisy:<fake device>.")]
+Profile = Annotated[
+    str | None, typer.Option(help="Sizes: demo (default), smoke, full, pretrained.", autocompletion=complete.profiles)
+]
+Method = Annotated[
+    str | None,
+    typer.Option(help="classical, quantum, shadow (default) or auto.", autocompletion=complete.methods),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.", autocompletion=complete.backends),
+]
 Objective = Annotated[str | None, typer.Option(help="What auto minimises: energy (default), cost or time.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 
@@ -36,10 +45,14 @@ def run(
     evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
     method: Method = None,
     backend: Backend = None,
-    stages: Annotated[str | None, typer.Option(help="Comma-separated stages; default all seven.")] = None,
+    stages: Annotated[
+        str | None, typer.Option(help="Comma-separated stages; default all seven.", autocompletion=complete.stages)
+    ] = None,
     objective: Objective = None,
     seed: Seed = None,
-    resume: Annotated[str | None, typer.Option(help="Continue this run where it stopped.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Continue this run where it stopped.", autocompletion=complete.runs)
+    ] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Name of the new run.")] = None,
     home: Home = None,
     as_json: AsJson = False,
@@ -63,14 +76,18 @@ def run(
 
 
 def stage(
-    name: Annotated[str, typer.Argument(help="curation, preprocessing, architecture, training, ...")],
+    name: Annotated[
+        str, typer.Argument(help="curation, preprocessing, architecture, ...", autocompletion=complete.stages)
+    ],
     profile: Profile = None,
     corpus: Corpus = None,
     second: Second = None,
     method: Method = None,
     backend: Backend = None,
     seed: Seed = None,
-    resume: Annotated[str | None, typer.Option(help="Take the inputs of this run.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Take the inputs of this run.", autocompletion=complete.runs)
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
 from infra import settings
 from infra.errors import BadInput
@@ -15,7 +16,10 @@ from infra.settings import Settings
 
 
 def study(
-    subtask: Annotated[str | None, typer.Argument(metavar="[STAGE/SUBTASK]", help="E.g. inference/pruning.")] = None,
+    subtask: Annotated[
+        str | None,
+        typer.Argument(metavar="[STAGE/SUBTASK]", help="E.g. inference/pruning.", autocompletion=complete.subtasks),
+    ] = None,
     arms: Annotated[
         str | None, typer.Option(help="Comma-separated arms; the incumbent runs anyway. Default all.")
     ] = None,
@@ -28,7 +32,9 @@ def study(
     second: Annotated[list[str] | None, typer.Option(help="File or folder of the second domain.")] = None,
     objective: Annotated[str | None, typer.Option(help="What the verdict minimises: energy, cost or time.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
-    resume: Annotated[str | None, typer.Option(help="Continue this study where it stopped.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(help="Continue this study where it stopped.", autocompletion=complete.studies)
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the decisions and their instance banks.")] = False,
     home: Home = None,
     as_json: AsJson = False,
