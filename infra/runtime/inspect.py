@@ -173,9 +173,9 @@ def list_leaders(url: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def lanes_with_work(url: str | Path, run: str | None = None) -> list[str]:
-    """Return the backends for which something waits or is out."""
+    """Return the backends for which something waits, is out, is parked or is not billed yet."""
     waiting = sa.select(calls.c.backend).where(calls.c.state.in_(OPEN))
-    out = sa.select(batches.c.lane).where(batches.c.state.in_(OPEN))
+    out = sa.select(batches.c.lane).where(batches.c.billed_s.is_(None))
     if run is not None:
         waiting = waiting.where(calls.c.run == run)
     with Ledger(url, create=False).database.read() as connection:
