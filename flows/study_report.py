@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from flows.report import decision_report
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
+from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.settings import Settings
 from tasks import policy
@@ -46,7 +47,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     rows = [row for row in evidence.read(run_id=config["study_id"]) if row.problem in about]
     merged = merge(rows)
     if not merged:
-        return {"record": dict(record), "subtask": subtask.key, "arms": []}
+        raise BadInput(f"study {config['study_id']} has no finished instance yet")
     verdicts = judge_study(subtask, rows, config["objective"])
     incumbent = subtask.incumbent.name
     reports = {

@@ -84,9 +84,9 @@ def _headroom_notes(found: Row) -> list[str]:
         )
     if share:
         lines.append(
-            f"headroom: the decision took {share['share']:.3%} of the energy of run {share['run']} "
+            f"headroom: the decision took {number(100 * share['share'])} % of the energy of run {share['run']} "
             f"({share['profile']}): the most that any solver on any hardware could save by deciding for nothing; "
-            f"effect x share = {head['bound']:.4%}"
+            f"effect x share = {number(100 * head['bound'])} %"
         )
     else:
         lines.append("headroom: share of the lifecycle's energy unknown, no complete run in this home: ketcycle run")
@@ -95,7 +95,7 @@ def _headroom_notes(found: Row) -> list[str]:
         error = inverse["two_qubit_error"]
         lines.append(
             f"inverse break-even against {inverse['against']}: a QPU system of {number(inverse['system_power_w'])} W, "
-            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (now {number(inverse['shots_per_s_projected'])})"
+            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (projected: {number(inverse['shots_per_s_projected'])})"
             + (f"; two-qubit error {number(error)} leaves half the shots without one" if error else "")
         )
     return lines

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands import complete
-from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
+from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
 from infra import settings
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -35,6 +35,7 @@ def study(
     resume: Annotated[
         str | None, typer.Option(help="Continue this study where it stopped.", autocompletion=complete.studies)
     ] = None,
+    show: Annotated[str | None, typer.Option(help="Print the table of this study, also while it runs.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the decisions and their instance banks.")] = False,
     home: Home = None,
     as_json: AsJson = False,
@@ -57,6 +58,9 @@ def study(
         settings.quiet_libraries(loaded.home)
         if list_:
             _list(loaded, as_json)
+            return
+        if show:
+            _show(loaded, show, as_json)
             return
         _study(loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json)
 
@@ -81,19 +85,37 @@ def _list(loaded: Settings, as_json: bool) -> None:
     print_table(said, "no decisions")
 
 
+def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
+    from flows.bank import find_subtask
+    from flows.study_report import build_study
+    from flows.study_text import write_study
+
+    record = _record(loaded, study_id)
+    found = build_study(loaded, find_subtask(record["config"]["subtask"]), record)
+    write_study(loaded.home / "studies" / study_id, found)
+    print_value(found if as_json else _closing(found), as_json)
+
+
+def _record(loaded: Settings, study_id: str) -> dict[str, Any]:
+    from flows.bank import load_record
+
+    record = load_record(loaded.home, study_id)
+    if record is None:
+        known = ", ".join(sorted(p.parent.name for p in (loaded.home / "studies").glob("*/record.json"))) or "none"
+        raise BadInput(f"no study {study_id} in {loaded.home / 'studies'}; studies there: {known}")
+    return record
+
+
 def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool) -> None:
     from pydantic import ValidationError
 
-    from flows.bank import StudyConfig, find_subtask, load_record
+    from flows.bank import StudyConfig, find_subtask
     from infra import progress
     from infra.runtime.backends import canonical_name
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
-        record = load_record(loaded.home, resume)
-        if record is None:
-            raise BadInput(f"no study {resume} in {loaded.home / 'studies'}; studies there: {_known(loaded)}")
-        given = {**record["config"], **given}
+        given = {**_record(loaded, resume)["config"], **given}
     elif "subtask" not in given:
         raise BadInput("name a decision, e.g. ketcycle study inference/pruning; ketcycle study --list shows them")
     if "subtask" in given:
@@ -117,10 +139,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
         from flows.study import study as flow  # prefect reads its address when it is imported
 
         found = flow(config)
-    if as_json:
-        print_value(found, as_json)
-    else:
-        out.print(_closing(found))
+    print_value(found if as_json else _closing(found), as_json)
     show(f"study: {loaded.home / 'studies' / name / 'study.md'}")
 
 
@@ -144,10 +163,6 @@ def _closing(found: dict[str, Any]) -> Any:
         Text(found["break_even"]),
         Text(found["statistics"]),
     )
-
-
-def _known(loaded: Settings) -> str:
-    return ", ".join(sorted(p.parent.name for p in (loaded.home / "studies").glob("*/record.json"))) or "none"
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -271,6 +271,7 @@ def test_sizes_and_number_of_instances_can_be_chosen(monkeypatch: pytest.MonkeyP
         (("inference/pruning", "--arms", "greedy,magic"), "no arm 'magic'"),
         (("inference/pruning", "--sizes", "few"), "MIN-MAX"),
         (("--resume", "gone"), "no study gone"),
+        (("--show", "gone"), "no study gone"),
         (("inference/pruning", "--objective", "beauty"), "objective"),
     ],
 )
