@@ -45,11 +45,11 @@ def cancellable(run_id: str) -> Iterator[None]:
 def on_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
     """Cancel the remote jobs of a flow run whose process a Prefect worker has stopped."""
     del flow, state
-    from flows.config import RunConfig
+    from flows.config import RunConfig, named_after
 
     given = flow_run.parameters.get("config") or {}
     config = given if isinstance(given, RunConfig) else RunConfig(**given)
-    cancel_run(settings.load(), config.run_id or f"run-{str(flow_run.id)[:13]}")
+    cancel_run(settings.load(), config.run_id or named_after(str(flow_run.id)))
 
 
 def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
