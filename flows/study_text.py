@@ -92,10 +92,10 @@ def _headroom_notes(found: Row) -> list[str]:
         lines.append("headroom: share of the lifecycle's energy unknown, no complete run in this home: ketcycle run")
     inverse = head["inverse_break_even"]
     if inverse:
-        error = inverse["two_qubit_error"]
+        error, rate = inverse["two_qubit_error"], number(inverse["shots_per_s_projected"])
         lines.append(
             f"inverse break-even against {inverse['against']}: a QPU system of {number(inverse['system_power_w'])} W, "
-            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (projected: {number(inverse['shots_per_s_projected'])})"
+            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (projected: {rate})"
             + (f"; two-qubit error {number(error)} leaves half the shots without one" if error else "")
         )
     return lines
