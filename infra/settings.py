@@ -28,6 +28,8 @@ Objective = Literal["energy", "cost", "time"]
 FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
 
+LOOPBACK = ("127.0.0.1", "localhost")
+
 # What keeps the libraries quiet and local: no telemetry, no look-ups, no surprise servers.
 _QUIET = {
     "DO_NOT_TRACK": "true",  # mlflow does not take "1" for true
@@ -216,6 +218,8 @@ def quiet_libraries(home: Path) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
+    for name in ("NO_PROXY", "no_proxy"):  # what runs here is asked directly, whatever proxy the outside is behind
+        os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *LOOPBACK]))
     os.environ["KETCYCLE_HOME"] = str(home)
 
 
