@@ -41,10 +41,13 @@ def forest(found: Row) -> str | None:
         ax.set_yticks(range(len(rows)), [row["arm"].replace("_", "-") for row in rows])
         if max(abs(row["difference"]) for row in rows) > 20 * found["tolerance"]:
             ax.set_xscale("symlog", linthresh=2 * found["tolerance"])
-        ax.set_xlabel(f"{found['metric']}: difference to {found['incumbent']}, paired, mean and 95 % interval")
+        ax.set_xlabel(f"{found['metric']}\npaired difference to {found['incumbent']}, mean and 95 % interval")
+        ax.margins(x=0.06)
         ax.legend(loc="best", fontsize=8)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            out, format="svg", bbox_inches="tight", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        )
     text = out.getvalue()
     return text[text.index("<svg") :]
 
