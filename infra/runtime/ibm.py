@@ -19,6 +19,7 @@ from qiskit.primitives import PrimitiveResult
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
 from qiskit_ibm_runtime.exceptions import (
+    IBMError,
     IBMInputValueError,
     IBMNotAuthorizedError,
     IBMRuntimeError,
@@ -75,6 +76,7 @@ class IBMDevice:
         self._defaults = check_options(self._settings.ibm_options)
         self._lock = threading.RLock()
         self._jobs: dict[str, RuntimeJobV2] = {}
+        self._sent: dict[str, float] = {}
         self._unreadable: dict[str, int] = {}
         self._batch: Batch | None = None
         self._service, self._device = _open(device, self._settings)
@@ -136,7 +138,9 @@ class IBMDevice:
         if not pubs:
             raise BadInput(next(iter(refused.values())))
         add_note(pubs, refused=refused)
-        limit = None if max_qpu_s is None else max(1, math.ceil(max_qpu_s))
+        limit = (
+            None if max_qpu_s is None else max(1, math.floor(max_qpu_s))
+        )  # whole seconds, none above what is reserved
         if options.get("dry_run"):
             add_note(pubs, service_estimate_s=self._rehearse(tag, tasks, pubs, limit))
         try:
@@ -147,7 +151,7 @@ class IBMDevice:
             if _unclear(error):
                 raise SubmissionUnclear(f"{self.name}: {text}") from None
             raise BackendFailed(f"{self.name} refused the job: {text}") from None
-        self._jobs[job.job_id()] = job
+        self._jobs[job.job_id()], self._sent[job.job_id()] = job, time.monotonic()
         return str(job.job_id())
 
     def _run(
@@ -190,9 +194,10 @@ class IBMDevice:
         """Say how a job is."""
         try:
             return STATES[self._job(job_id).status()]
-        except RuntimeJobNotFound:
-            return JobState.LOST
         except Exception as error:  # seam: a question that can be asked again
+            young = time.monotonic() - self._sent.get(job_id, -math.inf) < LISTING_DELAY_S
+            if (isinstance(error, RuntimeJobNotFound) or _status_code(error) == 404) and not young:
+                return JobState.LOST
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
@@ -240,7 +245,7 @@ class IBMDevice:
             result = self._job(job_id).result()
             if result is None:
                 raise ValueError("it is empty")
-        except (IBMRuntimeError, RequestException) as error:
+        except (IBMError, RequestException) as error:
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
         except Exception as error:  # seam: a text that ends in the middle fails in whatever way it is read
             count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
@@ -256,6 +261,8 @@ class IBMDevice:
         refused = {}
         for slot, task in enumerate(tasks):
             try:
+                if options.get("dynamical_decoupling") and task.circuit.has_control_flow_op():
+                    raise BadInput("dynamical decoupling does not go with circuits that branch; leave one of them out")
                 pubs += make_pubs(self._isa.get(task.circuit, task.digest, options), task, slot)
             except BadInput as error:
                 refused[str(slot)] = str(error)
@@ -310,6 +317,11 @@ def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBac
     raise BadInput(f"{text}; `ketcycle doctor --backend ibm:{device}` says what is missing")
 
 
+def _status_code(error: Exception) -> int:
+    """Return the HTTP status behind an error of the client, -1 where there was none."""
+    return int(getattr(error, "status_code", getattr(error.__context__, "status_code", -1)))
+
+
 def _unclear(error: Exception) -> bool:
     """Say whether a job may exist after this error of a submission.
 
@@ -319,8 +331,7 @@ def _unclear(error: Exception) -> bool:
     if isinstance(error, IBMNotAuthorizedError | RuntimeProgramNotFound | IBMInputValueError):
         return False
     if isinstance(error, IBMRuntimeError):
-        status = getattr(error.__context__, "status_code", -1)
-        return not 400 <= status < 500
+        return not 400 <= _status_code(error) < 500
     if isinstance(error, RequestException):
         return True
     # Raised outside the post itself: the questions before it, or the preparation.
