@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 import typer
 
@@ -14,7 +15,7 @@ Exit codes: 0 done, 1 something failed (what was finished is kept), 2 what was g
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
-GROUPS = {
+GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.stage, study.study),
     "Look": (look.report, look.compare, look.evidence),
     "Installation": (

@@ -41,7 +41,7 @@ def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
     source = module.read_text()
     head, subtask = source.split("DRIFT: Subtask", 1)
     others, rest = subtask.split("\n    ),\n", 1)
-    module.write_text(f"{head}{function}\n\nDRIFT: Subtask{others}\n{line.rstrip()}\n    ),\n{rest}")
+    module.write_text(f"{head}{function}\n\nDRIFT: Subtask{others}\n        {line.strip()},\n    ),\n{rest}")
 
     def run(*arguments):
         command = [sys.executable, *arguments]

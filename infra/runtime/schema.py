@@ -291,6 +291,8 @@ def _advice(text: str) -> str:
         return "the disk is full or failing; free space and resume the run, finished calls are kept"
     if "malformed" in text or "not a database" in text:
         return "the file is damaged; restore a copy or move it away (its finished calls are then lost), and run again"
+    if "connect" in text or "refused" in text or "authentication" in text:
+        return "the database server does not answer or does not let this user in; check the URL and the server"
     if "unable to open" in text or "readonly" in text or "permission" in text:
         return "it cannot be opened for writing; check that its folder exists and may be written"
     return "see the database's own message"
@@ -304,7 +306,10 @@ def _engine(url: str, durable: bool, pid: int) -> Engine:
         try:
             return sa.create_engine(url, pool_pre_ping=True)
         except (ImportError, sa.exc.NoSuchModuleError) as error:
-            raise BadInput(f"no driver for the ledger's database ({error}); install it, e.g. psycopg") from error
+            raise BadInput(
+                f"no driver for the ledger's database ({error}); for PostgreSQL install ketcycle[postgres] and write "
+                "postgresql+pg8000://user:password@host/database"
+            ) from error
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")

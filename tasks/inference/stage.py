@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, rmtree
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -180,6 +180,8 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     if kept:
         expand(model, kept, full)
     ref = _save(context, full if kept else model, state.facts.get("removed", ()))
+    for left in context.scratch.glob("checkpoints-*"):  # three times the weights each, and of no use any more
+        rmtree(left)
     log.info("bits per byte: %s", "; ".join(f"{name} {_line(scores)}" for name, scores in figures.items()))
     active = active_parameters(model)
     return state.add(

@@ -1,7 +1,7 @@
 """One contract for every place where circuits run, on paper, simulated, noisy, or on hardware.
 
 The reference is Qiskit's own statevector primitive; all others are reached through the runtime queue. Real hardware is
-asked only with KETCYCLE_IBM_TEST=1: about ten small jobs, see the README.
+asked only with KETCYCLE_IBM_TEST=1: four small jobs, see docs/hardware.md.
 """
 
 import os
@@ -21,7 +21,7 @@ from infra.runtime.queue import Runtime, Scope
 
 REAL = os.environ.get("KETCYCLE_IBM_TEST") == "1"
 DEVICE = os.environ.get("KETCYCLE_IBM_TEST_DEVICE", "")
-LIMIT_S = 180.0  # QPU seconds that the tests on real hardware may spend
+LIMIT_S = 90.0  # QPU seconds that the tests on real hardware may spend together
 NAMES = ["statevector", "aer", "noisy", "double", pytest.param("hardware", marks=pytest.mark.slow)]
 
 
@@ -36,6 +36,7 @@ class Place:
         exact: whether expectation values can be exact.
         noisy: whether results hold errors.
         qubits: how many it has; None = as many as memory holds.
+        real: whether its seconds are paid.
     """
 
     backend: str | None
@@ -44,10 +45,11 @@ class Place:
     exact: bool = True
     noisy: bool = False
     qubits: int | None = None
+    real: bool = False
 
     def runtime(self, name="ledger.db"):
         runtime = Runtime(self.folder / name, self.backend, projection="fake_manila", default_precision=0.05)
-        if REAL and self.backend == f"ibm:{DEVICE}":
+        if self.real:
             set_limit(runtime.open(), "day", "qpu_s", LIMIT_S)
         return runtime
 
@@ -67,7 +69,7 @@ def scope(seed):
 
 
 @pytest.fixture(params=NAMES)
-def place(request, tmp_path):
+def place(request, tmp_path, tmp_path_factory):
     match request.param:
         case "statevector":
             return Place(None, tmp_path)
@@ -82,13 +84,14 @@ def place(request, tmp_path):
         pytest.skip("real hardware is asked only with KETCYCLE_IBM_TEST=1")
     if not DEVICE:
         pytest.skip("KETCYCLE_IBM_TEST_DEVICE names no device")
-    return Place(f"ibm:{DEVICE}", tmp_path, seeded=False, exact=False, noisy=True, qubits=200)
+    shared = tmp_path_factory.getbasetemp()  # one ledger, so that the limit holds for all tests together
+    return Place(f"ibm:{DEVICE}", shared, seeded=False, exact=False, noisy=True, real=True)
 
 
 @pytest.fixture
 def cheap(place):
     """A place that is not billed in earnest."""
-    if place.backend and place.backend.startswith("ibm:") and place.qubits == 200:
+    if place.real:
         pytest.skip("not worth QPU seconds")
     return place
 

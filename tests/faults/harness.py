@@ -298,12 +298,14 @@ WORDS = {
 }
 NEVER_SENT = ("claim: after", "submit: before")  # killed where only the service knows whether anything left
 UNCLEAR = ("error before creating", "listed late")
+REFUSED = ("unauthorised", "throttled", "maintenance")  # forgotten if killed before it was written down
 
 
 def implied(case, error, text):
     """Say whether an error follows from the fault, or from where the dispatcher was killed."""
     if "unknown outcome" in text:
-        return case.edge in NEVER_SENT or case.fault in UNCLEAR
+        forgotten = case.fault in REFUSED and case.edge in ("submit: after", "close: before", "close: uncommitted")
+        return case.edge in NEVER_SENT or case.fault in UNCLEAR or forgotten
     if error == "StillQueued":
         return case.fault == "job stuck"
     words = WORDS.get(case.fault, ())

@@ -63,6 +63,7 @@ class World:
         """Return the backend of this process, with connections of its own and a poll that does not idle."""
         backend = backends.open_backend(self.backend)
         backend.poll_s = backend.linger_s = 0.005
+        backend.listing_delay_s = 0.2  # the double lists at once, unless a case says otherwise
         return backend
 
     def free(self, folder):

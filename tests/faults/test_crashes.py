@@ -14,23 +14,24 @@ import scripted
 from covering import pairwise
 from players import PLAYERS, play_all, summary
 
-SCRIPTED = (edges.EDGES, scripted.FAULTS, (1, 2), (1, 3), (1, 8))
-HOSTED = (edges.REMOTE, tuple(hosted.FAULTS), (1, 2), (0, 2), (256,))
+SCRIPTED = (scripted.FAULTS, (1, 2), (1, 3), (1, 8))  # faults, dispatchers, polls of a job, parts that it may hold
+HOSTED = (tuple(hosted.FAULTS), (1, 2), (0, 2), (256,))
 
 
-def cases(factors, *, everything):
-    rows = itertools.product(*factors) if everything else pairwise(factors)
-    return [harness.Case(*row) for row in rows]
+def cases(name, *, everything):
+    factors = SCRIPTED if name == "scripted" else HOSTED
+    if everything:
+        return [harness.Case(*row) for row in itertools.product(edges.EDGES, *factors)]
+    chosen = edges.DISTINCT if name == "scripted" else edges.REMOTE
+    return [harness.Case(*row) for row in pairwise((chosen, *factors))]
 
 
-def some(name, factors):
+def some(name):
     """Parameters of a test: the pairwise cases, and all of them behind the marker."""
-    few = [
-        pytest.param((name, False, index), id=str(case)) for index, case in enumerate(cases(factors, everything=False))
-    ]
+    few = [pytest.param((name, False, index), id=str(case)) for index, case in enumerate(cases(name, everything=False))]
     every = [
         pytest.param((name, True, index), id=f"all: {case}", marks=pytest.mark.faults)
-        for index, case in enumerate(cases(factors, everything=True))
+        for index, case in enumerate(cases(name, everything=True))
     ]
     return few + every
 
@@ -52,10 +53,10 @@ def played(request, tmp_path_factory):
         name, everything, index = key
         if (name, everything) not in known:
             folder = tmp_path_factory.mktemp("cases")
-            factors, worlds = SCRIPTED, [scripted.World()] * PLAYERS
+            worlds = [scripted.World()] * PLAYERS
             if name == "hosted":
-                factors, worlds = HOSTED, [hosted.World(double) for double in request.getfixturevalue("doubles")]
-            found = list(play_all(cases(factors, everything=everything), worlds, folder).values())
+                worlds = [hosted.World(double) for double in request.getfixturevalue("doubles")]
+            found = list(play_all(cases(name, everything=everything), worlds, folder).values())
             known[name, everything] = found
             with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
                 print("\n" + summary(f"{name}, {'all' if everything else 'pairwise'}", dict(enumerate(found))))
@@ -65,12 +66,12 @@ def played(request, tmp_path_factory):
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("key", some("scripted", SCRIPTED))
+@pytest.mark.parametrize("key", some("scripted"))
 def test_scripted(key, played):
     assert played(key)["failure"] is None, played(key)["failure"]
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.parametrize("key", some("hosted", HOSTED))
+@pytest.mark.parametrize("key", some("hosted"))
 def test_hosted(key, played):
     assert played(key)["failure"] is None, played(key)["failure"]
