@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ class Pruning:
         calibration: text that the arms may look at.
         selection: text that the quality is measured on.
         allowance: bits per byte that removing k units may cost before leaving the model alone is better.
+        optimum: lowest loss on the selection text that any k units allow, in bits per byte, where it was proven.
         threads: torch threads of an evaluation; they change nothing but the time it takes.
     """
 
@@ -55,6 +57,7 @@ class Pruning:
     calibration: Windows
     selection: Windows
     allowance: float = 0.1
+    optimum: float | None = field(default=None, compare=False)
     threads: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
@@ -109,6 +112,44 @@ def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = i
     return Qubo(single - whole, upper + upper.T, float(whole))
 
 
+def prove_optimum(problem: Pruning) -> dict[str, Any]:
+    """Evaluate the loss on the selection text without every k-subset of the units.
+
+    Returns:
+        `bits_per_byte` of the best, its `removed` positions, how many `subsets` there were, and the `median` and
+        `highest` loss among them.
+    """
+    n, k, text, began = len(problem.units), problem.k, problem.selection, time.monotonic()
+    subsets: list[Removal] = []
+    losses: list[float] = []
+    for first in combinations(range(n - 1), k - 1):
+        last = tuple(range(first[-1] + 1 if first else 0, n))
+        job = Job(problem.model, problem.units, text, first, last, False, problem.threads)
+        losses += (evaluate(job)[1:] / (math.log(2) * text.n_bytes.sum())).tolist()
+        subsets += [(*first, unit) for unit in last]
+        announce("proof of the optimum, subsets", len(losses), math.comb(n, k), began)
+    best = int(np.argmin(losses))
+    return {
+        "bits_per_byte": losses[best],
+        "removed": list(subsets[best]),
+        "subsets": len(losses),
+        "median": float(np.median(losses)),
+        "highest": max(losses),
+    }
+
+
+def loss_curve(problem: Pruning, removed: Sequence[int]) -> list[tuple[int, float]]:
+    """Return how many units are gone and the loss on the selection text, those that are missed least going first."""
+    text = problem.selection
+    alone = evaluate(Job(problem.model, problem.units, text, (), tuple(removed), True, problem.threads))
+    order = [removed[i] for i in np.argsort(alone[1:], kind="stable")]
+    losses = [
+        bits_per_byte_without(problem.model, problem.units, text, order[:count], problem.threads)
+        for count in range(1, len(order) + 1)
+    ]
+    return list(enumerate([float(alone[0] / (math.log(2) * text.n_bytes.sum())), *losses]))
+
+
 def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
     """Return about how many seconds the surrogate, the greedy opponent and one scoring take on this problem.
 
@@ -116,10 +157,12 @@ def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
     """
     n, k = len(problem.units), problem.k
     one = EVALUATED_SHARE * problem.calibration.n_predicted / tokens_per_s
+    scored = problem.selection.n_predicted / tokens_per_s
     return {
         "surrogate": (1 + n + n * (n - 1) // 2) * one,
         "greedy": (1 + sum(n - i for i in range(k))) * one,
-        "each answer": problem.selection.n_predicted / tokens_per_s,
+        "each answer": scored,
+        "proof of the optimum": EVALUATED_SHARE * (math.comb(n, k) + math.comb(n - 1, k - 1)) * scored,
     }
 
 

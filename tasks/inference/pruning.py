@@ -154,6 +154,13 @@ def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
     return (-(_selection_loss(problem, removed) + charge),)
 
 
+def oracle(problem: Pruning) -> tuple[float, ...]:
+    """Return the quality of the proven optimum, or of leaving the model alone; nothing where there is no proof."""
+    if problem.optimum is None:
+        return ()
+    return (max(-problem.optimum, *quality(problem, ())),)
+
+
 def example(rng: Generator) -> Pruning:
     """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
     text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
@@ -179,16 +186,16 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
     others=(
         Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
         Arm("random", Kind.CONTROL, remove_random),
-        Arm("uniform_repair", Kind.CONTROL, repair_uniform),
-        Arm("marginal_repair", Kind.CONTROL, repair_marginals),
-        Arm("empty_repair", Kind.CONTROL, repair_nothing),
+        Arm("uniform-repair", Kind.CONTROL, repair_uniform),
+        Arm("marginals-repair", Kind.CONTROL, repair_marginals),
+        Arm("empty-repair", Kind.CONTROL, repair_nothing),
         Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
         Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
         Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
-        Arm("leave_one_out", Kind.CLASSICAL, remove_cheapest_singles),
+        Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
         Arm("exact", Kind.CLASSICAL, solve_exactly),
-        Arm("swap_annealing", Kind.CLASSICAL, anneal_swaps),
-        Arm("trotterised_annealing", Kind.QUANTUM, sample_by_annealing),
+        Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
+        Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing),
     ),
     quality=quality,
     metric="minus bits per byte",
@@ -196,6 +203,7 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
     tolerance=TOLERANCE,
     bank=bank,
     example=example,
+    oracle=oracle,
     floor=-3.75,
 )
 

@@ -6,6 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree, rmtree
 from tempfile import TemporaryDirectory
@@ -21,7 +22,7 @@ from infra.lake import Ref
 from infra.tracking import register_model
 from tasks.contract import Subtask
 from tasks.inference.blocks import without_blocks
-from tasks.inference.losses import Pruning, Removal, examine_surrogate, expected_s
+from tasks.inference.losses import Pruning, Removal, examine_surrogate, expected_s, loss_curve, prove_optimum
 from tasks.inference.pruning import PRUNING
 from tasks.inference.units import BLOCK, Layout, Unit, choose_units, whole_blocks, zero_units
 from tasks.inference.variables import least_harmful, leave_one_out
@@ -55,6 +56,7 @@ class Options(BaseModel):
         selection_windows: text that they are judged on.
         surrogate_tokens: text on which the pairwise expansion is compared with the true loss, 0 = not compared.
         surrogate_masks: random subsets of that comparison.
+        prove: whether the loss without every possible subset is evaluated, so that arms are held against the optimum.
         recovery_tokens: training after the removal, 0 = none.
         matrix_lr: learning rate of Muon in it.
         other_lr: learning rate of AdamW in it.
@@ -80,6 +82,7 @@ class Options(BaseModel):
     selection_windows: int = Field(64, ge=1)
     surrogate_tokens: int = Field(2_048, ge=0)
     surrogate_masks: int = Field(40, ge=3)
+    prove: bool = False
     recovery_tokens: int = Field(40_000, ge=0)
     matrix_lr: float = Field(0.005, gt=0)
     other_lr: float = Field(0.005, gt=0)
@@ -112,6 +115,8 @@ def prepare(context: Context) -> State:
         log.info("%d units of %d blocks, %d of them go", len(units), len({u.layer for u in units}), k)
         state = state.add(unit_parameters=unit_sizes(folder, units), k=k)
         expected = expected_s(_problem(context, options, units, options.calibration_tokens), tokens_per_s)
+        if not options.prove:
+            del expected["proof of the optimum"]
         if sum(expected.values()) > ANNOUNCED_S:
             said = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in expected.items())
             log.info("expected at %.0f tokens/s: %s", tokens_per_s, said)
@@ -119,6 +124,8 @@ def prepare(context: Context) -> State:
             problem = _problem(context, options, units, options.surrogate_tokens)
             rng = np.random.default_rng([context.seed, 1])
             state = state.add(surrogate=examine_surrogate(problem, options.surrogate_masks, rng))
+        if options.prove:
+            state = state.add(optimum=prove_optimum(_problem(context, options, units, options.calibration_tokens)))
     return state
 
 
@@ -128,7 +135,10 @@ def pose(context: Context, state: State, subtask: str) -> Pruning | None:
         raise KeyError(f"inference has no subtask {subtask!r}")
     options = context.parsed(Options)
     units, _ = _units(context, options)
-    return _problem(context, options, units, options.calibration_tokens) if units else None
+    if not units:
+        return None
+    problem = _problem(context, options, units, options.calibration_tokens)
+    return replace(problem, optimum=state.facts.get("optimum", {}).get("bits_per_byte"))
 
 
 def apply(context: Context, state: State, subtask: str, solution: Removal) -> State:
@@ -173,7 +183,9 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     figures: dict[str, Any] = dict(state.facts["bits_per_byte"])
     model, kept = _remove(folder, gone)
     speed = _prefill_speed(full, model, options.speed_s, length)
+    curve: list[tuple[int, float]] = []
     if gone:
+        curve = loss_curve(_problem(context, options, units, options.calibration_tokens), state.facts["removed"])
         figures["pruned"] = _scores(context, model)
         if options.recovery_tokens:
             figures |= _recover(context, options, model, folder)
@@ -187,6 +199,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     return state.add(
         {"inference/model": ref},
         bits_per_byte=figures,
+        pruning_curve=curve,
         parameters={"stored": whole, "active": active, "removed_share": 1 - active / whole},
         prefill_tokens_per_cpu_s=speed,
         weights_bytes={"before": _weights_bytes(folder), "after": _weights_bytes(context.lake.folder(ref))},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from tasks.contract import content_key
 from tasks.inference.blocks import BlockWalker, find_blocks, without_blocks
-from tasks.inference.losses import Pruning, children, expected_s, pairwise_qubo
+from tasks.inference.losses import Pruning, children, expected_s, loss_curve, pairwise_qubo, prove_optimum
+from tasks.inference.pruning import oracle, quality
 from tasks.inference.units import BLOCK, Unit, whole_blocks
 from tasks.inference.variables import least_harmful, leave_one_out
 from tasks.inference.walk import activation_norms, bits_per_byte_without, gate_gradients, unit_sizes, weight_norms
@@ -136,7 +140,32 @@ def test_blocks_are_units_of_the_one_pruning_problem(pretrained: Folders, kind: 
 def test_the_expected_time_counts_evaluations(pretrained: Folders) -> None:
     problem = Pruning(pretrained("llama"), whole_blocks(range(5)), 2, text(6), text(3))
     found = expected_s(problem, tokens_per_s=0.6 * 6 * 32)
-    assert found == pytest.approx({"surrogate": 1 + 5 + 10, "greedy": 1 + 5 + 4, "each answer": 0.5 / 0.6})
+    proof = 0.5 * (10 + 4)  # every pair, and the blocks before the second of each
+    assert found == pytest.approx(
+        {"surrogate": 1 + 5 + 10, "greedy": 1 + 5 + 4, "each answer": 0.5 / 0.6, "proof of the optimum": proof}
+    )
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_the_optimum_is_that_of_all_subsets(pretrained: Folders, k: int) -> None:
+    problem = Pruning(pretrained("llama"), whole_blocks(range(5)), k, text(6), text(3, seed=1), allowance=0.5)
+    losses = {
+        subset: bits_per_byte_without(problem.model, problem.units, problem.selection, subset)
+        for subset in combinations(range(5), k)
+    }
+    best = min(losses, key=lambda subset: losses[subset])
+    found = prove_optimum(problem)
+    assert found["subsets"] == len(losses)
+    assert tuple(found["removed"]) == best
+    assert found["bits_per_byte"] == pytest.approx(losses[best], rel=1e-6)
+    assert found["highest"] == pytest.approx(max(losses.values()), rel=1e-6)
+    assert oracle(problem) == ()
+    proven = replace(problem, optimum=found["bits_per_byte"])
+    assert content_key(proven) == content_key(problem)
+    assert all(quality(problem, subset) <= oracle(proven) for subset in [(), *losses])
+    curve = loss_curve(problem, best)
+    assert [count for count, _ in curve] == list(range(k + 1))
+    assert curve[-1][1] == pytest.approx(losses[best], rel=1e-6)
 
 
 def test_leaving_out_is_continued_where_it_stopped(

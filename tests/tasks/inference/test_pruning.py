@@ -149,8 +149,8 @@ def test_only_arms_that_use_the_surrogate_ask_for_it(problem: Pruning, bench: Be
         if "pairwise losses" in counting.asked:
             users.add(arm.name)
     assert users == {
-        "qaoa", "exact", "swap_annealing", "trotterised_annealing",
-        "uniform_repair", "marginal_repair", "empty_repair",
+        "qaoa", "exact", "swap-annealing", "trotterised-annealing",
+        "uniform-repair", "marginals-repair", "empty-repair",
     }  # fmt: skip
 
 
@@ -176,9 +176,9 @@ def test_the_arms_are_those_of_the_design() -> None:
     assert PRUNING.incumbent.name == "greedy"
     assert PRUNING.challenger.name == "qaoa"
     assert kinds["exact"] is Kind.CLASSICAL
-    assert kinds["swap_annealing"] is Kind.CLASSICAL
+    assert kinds["swap-annealing"] is Kind.CLASSICAL
     assert {n for n, kind in kinds.items() if kind is Kind.CONTROL} == {
-        "nothing", "random", "uniform_repair", "marginal_repair", "empty_repair",
+        "nothing", "random", "uniform-repair", "marginals-repair", "empty-repair",
     }  # fmt: skip
     assert [arm.name for arm in PRUNING.arms if arm.does_nothing] == ["nothing"]
 
