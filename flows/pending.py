@@ -22,6 +22,7 @@ from infra.runtime.ledger import CANCELLED, FAILED, FINAL, UNKNOWN, Ledger
 from infra.runtime.schema import calls
 from infra.settings import Settings
 from tasks import steps
+from tasks.settle import SHARED
 
 log = logging.getLogger("ketcycle.pending")
 
@@ -105,8 +106,10 @@ def _end(evidence: Evidence, row: EvidenceRow, status: Status, reason: str) -> N
 
 
 def _states(loaded: Settings, row: EvidenceRow) -> set[str]:
-    """Return the states of the calls that an arm's execution has made so far."""
-    same = {"run": row.run_id, "stage": row.stage, "subtask": row.subtask, "problem": row.problem, "arm": row.arm}
+    """Return the states of the calls that an arm waits for: its own so far, else those of what it shares."""
+    same = {"run": row.run_id, "stage": row.stage, "subtask": row.subtask, "problem": row.problem}
     query = sa.select(calls.c.state).where(*(calls.c[name] == value for name, value in same.items()))
+    query = query.where(calls.c.repetition == row.repetition)
     with Ledger(loaded.ledger, create=False).database.read() as connection:
-        return set(connection.scalars(query.where(calls.c.repetition == row.repetition)))
+        own = set(connection.scalars(query.where(calls.c.arm == row.arm)))
+        return own or set(connection.scalars(query.where(calls.c.arm.startswith(f"{SHARED} "))))

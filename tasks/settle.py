@@ -32,6 +32,8 @@ from tasks.stage import Context, State
 
 log = logging.getLogger("ketcycle.settle")
 
+SHARED = "shared"  # first word of who asks, in the ledger, where it is no arm but a value that arms share
+
 P = TypeVar("P")
 S = TypeVar("S")
 T = TypeVar("T")
@@ -271,7 +273,7 @@ def _execute(
     with _scratch(bench.home, names) as scratch:
         shared = _Shared()
         handles = {
-            name: _Handle(subtask.arm(name), subtask.key, problem, problem_id, bench, shared, scratch[name])
+            name: _Handle(subtask, subtask.arm(name), problem, problem_id, bench, shared, scratch[name])
             for name in names
         }
         measured = measure_arms(
@@ -313,8 +315,8 @@ class _Handle(Generic[P, S]):
 
     def __init__(
         self,
+        subtask: Subtask[P, S],
         arm: Arm[P, S],
-        key: str,
         problem: P,
         problem_id: str,
         bench: Workbench,
@@ -322,7 +324,7 @@ class _Handle(Generic[P, S]):
         scratch: Path,
     ) -> None:
         self.arm, self._problem, self._bench, self._shared, self._scratch = arm, problem, bench, shared, scratch
-        self._key, self._problem_id = key, problem_id
+        self._subtask, self._problem_id = subtask, problem_id
         self.queued, self.shared_cost, self.new_cost = Usage(), Usage(), Usage()
         self.shared_queued = Usage()
         self.reused = False
@@ -330,11 +332,7 @@ class _Handle(Generic[P, S]):
 
     def solve(self) -> S:
         """Solve the problem once more, with the same random numbers as the first time."""
-        bench, arm = self._bench, self.arm
-        stage, _, name = self._key.partition("/")
-        # A run that goes on with another seed, backend or version of the arm is no replay of what it did before.
-        variant = f"{bench.seed} {bench.backend} {arm.version}"
-        scope = Scope(bench.run_id, stage, name, self._problem_id, arm.name, bench.repetition, bench.seed, variant)
+        bench, arm, scope = self._bench, self.arm, self._scope(self.arm.name, self.arm)
         deadline = self._deadline()
         sampler, estimator = bench.runtime.sampler(scope, deadline), bench.runtime.estimator(scope, deadline)
         first, asked = self._runs == 0, set[str]()
@@ -344,8 +342,9 @@ class _Handle(Generic[P, S]):
             return sampler.usage + estimator.usage
 
         def once(key: str, make: Callable[[], T], /) -> T:
-            before = queued()
-            value, cost, new = self._shared.get(key, make, queued)
+            before, shared = queued(), self._scope(f"{SHARED} {key}", *self._subtask.arms)
+            with sampler.asking_as(shared), estimator.asking_as(shared):
+                value, cost, new = self._shared.get(key, make, queued)
             if first and key not in asked:
                 asked.add(key)
                 self.shared_cost = self.shared_cost + cost
@@ -354,7 +353,7 @@ class _Handle(Generic[P, S]):
                     self.shared_queued = self.shared_queued + (queued() - before)
             return value
 
-        rng = _generator(bench, self._key, self._problem_id, arm.name)
+        rng = _generator(bench, self._subtask.key, self._problem_id, arm.name)
         try:
             solution = arm.solve(self._problem, Bench(rng, sampler, estimator, _serial, once, self._scratch, deadline))
         except StillQueued:
@@ -365,9 +364,17 @@ class _Handle(Generic[P, S]):
             self.reused = sampler.reused or estimator.reused
         return solution
 
+    def _scope(self, asks: str, *arms: Arm[P, S]) -> Scope:
+        """Return who asks the queue: an arm, or what several arms share, which depends on the versions of all."""
+        bench, subtask = self._bench, self._subtask
+        # A run that goes on with another seed, backend or version of the arm is no replay of what it did before.
+        variant = " ".join([str(bench.seed), bench.backend, *(str(arm.version) for arm in arms)])
+        where = (bench.run_id, subtask.stage, subtask.name, self._problem_id)
+        return Scope(*where, asks, bench.repetition, bench.seed, variant)
+
     def _deadline(self) -> float | None:
         """Return until when a remote result is waited for; None where it is made in this process."""
-        if self.arm.kind is not Kind.QUANTUM or open_backend(self._bench.backend).local:
+        if open_backend(self._bench.backend).local:
             return None
         # The arms beside a decision hold one worker after the other: once one was late, the next ones do not wait.
         return time.time() + (0.0 if self._shared.late else self._bench.remote_deadline_s)

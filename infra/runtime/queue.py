@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -175,6 +176,16 @@ class _Queued:
         self._lock = threading.Lock()
         self._thread: int | None = None
         self._jobs: list[QueuedJob] = []
+        self._asked: Counter[Scope] = Counter()
+
+    @contextmanager
+    def asking_as(self, scope: Scope) -> Iterator[None]:
+        """Make the calls within under another scope: what several arms share is the same call, whichever asks first."""
+        own, self._scope = self._scope, scope
+        try:
+            yield
+        finally:
+            self._scope = own
 
     @property
     def usage(self) -> Usage:
@@ -249,12 +260,13 @@ class _Queued:
         runtime = self._runtime
         job = QueuedJob(runtime.open(), call, requests, runtime.manner, self._deadline, reused=reused)
         self._jobs.append(job)
+        self._asked[self._scope] += 1
         return job
 
     def _call(self, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> Call:
         scope, runtime = asdict(self._scope), self._runtime
         seed, run, variant = scope.pop("seed"), scope.pop("run"), scope.pop("variant")
-        ordinal = len(self._jobs)
+        ordinal = self._asked[self._scope]
         effective = backend.effective(runtime.options)
         ignored = {name: value for name, value in runtime.options.items() if name not in effective}
         header = {"primitive": self.primitive, "backend": backend.name, "options": dict(runtime.options), "seed": seed}

@@ -50,6 +50,10 @@ def flipped(rounds: int, problem: Coins, bench: Bench) -> int:
     return heads
 
 
+def shared(problem: Coins, bench: Bench) -> int:
+    return bench.once("flips", lambda: flipped(1, problem, bench))
+
+
 def counted(problem: Coins, bench: Bench) -> int:
     return problem.count
 
@@ -59,7 +63,11 @@ SUBTASK: Subtask[Coins, int] = Subtask(
     name="coins",
     incumbent=Arm("count", Kind.CLASSICAL, counted),
     challenger=Arm("flip", Kind.QUANTUM, lambda p, b: flipped(1, p, b)),
-    others=(Arm("flip twice", Kind.QUANTUM, lambda p, b: flipped(2, p, b)),),
+    others=(
+        Arm("flip twice", Kind.QUANTUM, lambda p, b: flipped(2, p, b)),
+        Arm("share", Kind.QUANTUM, shared),
+        Arm("share too", Kind.CONTROL, shared),
+    ),
     quality=lambda problem, solution: (float(solution - problem.count),),
     metric="heads found",
     size=lambda problem: problem.count,
@@ -209,6 +217,8 @@ def test_shadow_arms_that_are_late_wait_in_the_queue_and_loops_go_on(home: Home)
         "count": "done",
         "flip": "pending",
         "flip twice": "pending",
+        "share": "pending",
+        "share too": "pending",
     }
     first = home.rows()["flip twice"].total.cpu_s
     home.open_the_gate()
@@ -216,7 +226,7 @@ def test_shadow_arms_that_are_late_wait_in_the_queue_and_loops_go_on(home: Home)
     assert home.rows()["flip twice"].usage.circuits == 2
     assert home.rows()["flip twice"].total.cpu_s >= first, "what the late execution spent stays booked"
     tasks = sum(len(tasks) for _, tasks in home.device.jobs.values())
-    assert tasks == 3, "one circuit of the first arm, two of the second, none twice"
+    assert tasks == 4, "one circuit of the first arm, two of the second, one that two arms share, none twice"
 
 
 def test_a_continued_run_takes_pending_rows_up(home: Home) -> None:

@@ -15,6 +15,7 @@ from qiskit import QuantumCircuit
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
+from infra.runtime.inspect import list_calls
 from tasks import settle as bridge
 from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
 from tasks.settle import Workbench, run_shadow, settle
@@ -64,6 +65,25 @@ def measured(problem: Numbers, bench: Bench) -> int:
     circuit.measure_all()
     counts = bench.sampler.run([circuit], shots=64).result()[0].data.meas.get_counts()
     return int(max(counts, key=lambda bits: counts[bits]), 2) % len(problem.values)
+
+
+def tossed(problem: Numbers, bench: Bench) -> list[str]:
+    circuit = QuantumCircuit(4)
+    circuit.h(range(4))
+    circuit.measure_all()
+    return bench.once("tosses", lambda: bench.sampler.run([circuit], shots=8).result()[0].data.meas.get_bitstrings())
+
+
+def first_toss(problem: Numbers, bench: Bench) -> int:
+    return int(tossed(problem, bench)[0], 2) % len(problem.values)
+
+
+def last_toss(problem: Numbers, bench: Bench) -> int:
+    chosen = int(tossed(problem, bench)[-1], 2) % len(problem.values)
+    circuit = QuantumCircuit(1, 1)
+    circuit.measure(0, 0)
+    bench.sampler.run([circuit], shots=1).result()
+    return chosen
 
 
 def backend_down(problem: Numbers, bench: Bench) -> int:
@@ -165,6 +185,24 @@ def test_what_arms_share_is_made_once_and_booked_in_full_to_each(tmp_path: Path)
     total = sum((row.total for row in found.values()), Usage())
     assert total.cpu_s < spent, "really spent is booked once"
     assert sum(row.prepare.cpu_s for row in found.values()) > 2.5 * BURN_S
+
+
+@pytest.mark.parametrize("orders", [(["first", "last"], ["last"]), (["last"], ["first", "last"])])
+def test_what_arms_share_is_one_call_whichever_of_them_asks_first(
+    tmp_path: Path, orders: tuple[list[str], list[str]]
+) -> None:
+    first, last = Arm("first", Kind.QUANTUM, first_toss), Arm("last", Kind.CONTROL, last_toss)
+    subtask = replace(SUBTASK, challenger=first, others=(last,))
+    solutions = []
+    for arms in orders:
+        run_shadow(subtask, PROBLEM, arms, bench(tmp_path))
+        solutions.append(rows(tmp_path)["last"].qualities)
+    calls = list_calls(str(tmp_path / "ledger.db"), run="r1")
+    assert sorted((call["arm"], call["ordinal"]) for call in calls) == [("last", 0), ("shared tosses", 0)]
+    assert solutions[0] == solutions[1]
+    used = rows(tmp_path)
+    shots = {name: row.usage.shots + row.prepare.shots for name, row in used.items()}
+    assert shots == {"first": 8, "last": 9}, "booked in full to each"
 
 
 def test_a_backend_that_fails_falls_back_to_the_incumbent(tmp_path: Path) -> None:
