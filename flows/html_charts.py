@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -135,13 +136,13 @@ def arms(subtask: Row) -> str | None:
         _dot(left, row["energy"]["spent"]["narrow"], y, colour, marker, **edge)
         if row["quality"] is not None:
             _quality(right[0], row, y, low, colour, marker, edge)
-    _rows(left, [row["arm"].replace("_", "-") for row in rows])
+    _rows(left, [row["arm"] for row in rows])
     _log(left, "x")
     left.set_xlabel("joules spent,\nlog scale")
     if right:
         if subtask["oracle"] is not None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
-        right[0].set_xlabel(_broken(subtask["metric"]))
+        right[0].set_xlabel(f"{fill(subtask['metric'], 18)},\nhigher is better")
         right[0].xaxis.set_major_locator(MaxNLocator(4))
         right[0].tick_params(axis="y", length=0)
         right[0].margins(x=0.08)
@@ -285,7 +286,7 @@ def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str
     right = ax.get_xlim()[1]
     for name, value in _together(references, 0.04 * float(np.ptp([*references.values(), *(p[1] for p in points)]))):
         ax.axhline(value, color="#888888", lw=0.8, ls=":")
-        ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8, color="#444444")  # noqa: E501  # fmt: skip
+        ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8, color="#444444", bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5})  # noqa: E501  # fmt: skip
     ax.set_xlabel("tokens seen")
     ax.set_ylabel("bits per byte (validation text)")
     if losses:
@@ -294,6 +295,8 @@ def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str
         other.set_ylabel("training loss, nats per token", color=COLOURS["control"])
         other.grid(visible=False)
         other.spines["right"].set_visible(True)
+        ax.set_zorder(other.get_zorder() + 1)
+        ax.patch.set_visible(False)
     return _svg(figure, "Training curve")
 
 

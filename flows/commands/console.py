@@ -27,7 +27,7 @@ ADVICE = {
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
-Home = Annotated[Path | None, typer.Option(help="State folder [default: ./.ketcycle or KETCYCLE_HOME].")]
+Home = Annotated[Path | None, typer.Option(help="State folder; default ./.ketcycle or KETCYCLE_HOME.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, progress on standard error.")]
 
 

@@ -62,7 +62,7 @@ def evidence(
     recompute: Annotated[
         bool, typer.Option("--recompute", help="Derive all joules, USD and grams anew, with --coefficients.")
     ] = False,
-    coefficients: Annotated[Path | None, typer.Option(help="Coefficients file [default: the package's].")] = None,
+    coefficients: Annotated[Path | None, typer.Option(help="Coefficients file; default the package's.")] = None,
     write: Annotated[bool, typer.Option("--write", help="With --recompute: write the reports anew, too.")] = False,
     carbon_series: Annotated[Path | None, typer.Option(help="CSV or Parquet of time and g CO2e per kWh.")] = None,
     export: Annotated[

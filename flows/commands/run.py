@@ -40,7 +40,7 @@ def run(
     profile: Profile = None,
     corpus: Corpus = None,
     second: Second = None,
-    text_column: Annotated[str | None, typer.Option(help="Column that holds the text [default: text].")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column that holds the text; default text.")] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a pretrained model in transformers format.")] = None,
     evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
     method: Method = None,
