@@ -94,6 +94,7 @@ def cluster(settings: Settings) -> Iterator[str]:
             threads_per_worker=1,  # usage is attributed per process
             host="127.0.0.1",
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its health page; Dask warns of a port in use
             silence_logs=logging.ERROR,
         ) as own,
         distributed.Client(own) as client,

@@ -67,7 +67,7 @@ def run(
         "evaluate": evaluate,
         "method": method,
         "backend": backend,
-        "stages": tuple(s.strip() for s in stages.split(",")) if stages else None,
+        "stages": tuple(s.strip() for s in stages.split(",")) if stages is not None else None,
         "objective": objective,
         "seed": seed,
     }
@@ -115,6 +115,9 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     from flows.render import closing
     from infra import completion, progress
 
+    for option, value in {**chosen, "resume": resume, "run": run_id}.items():
+        if value == "" or (isinstance(value, tuple) and "" in value):  # as from a shell variable that is not set
+            raise BadInput(f"--{option.replace('_', '-')} was given nothing; give it a value or leave it out")
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
         given = {**_stored_config(loaded.home, resume), **given}

@@ -17,6 +17,7 @@ from typing import Any
 from qiskit import QuantumCircuit
 from qiskit.primitives import PrimitiveResult
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
+from qiskit.transpiler import Target
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
 from qiskit_ibm_runtime.exceptions import (
     IBMError,
@@ -29,7 +30,8 @@ from qiskit_ibm_runtime.exceptions import (
 )
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.executor_sampler import Sampler
-from requests import RequestException
+from requests import ConnectionError as NoConnection
+from requests import RequestException, Timeout
 
 from infra.errors import BackendFailed, BadInput, BudgetExceeded, NoAnswer, SubmissionUnclear
 from infra.runtime.backends import Executed, JobState, Task
@@ -79,15 +81,15 @@ class IBMDevice:
         self._sent: dict[str, float] = {}
         self._unreadable: dict[str, int] = {}
         self._batch: Batch | None = None
-        self._service, self._device = _open(device, self._settings)
+        self._service, self._device, target = _open(device, self._settings)
         self._refreshed = time.monotonic()
-        self._isa = IsaCache(self.name, self._device.target)
+        self._isa = IsaCache(self.name, target)
 
     @property
     def calibration(self) -> str:
         """Device, version and time of its last calibration; asked for again once an hour."""
         self._refresh()
-        found = self._device.properties()
+        found = self._properties()
         updated = found.last_update_date.isoformat() if found else "unknown"
         return f"{self._device.name}-{self._device.backend_version} {updated}"
 
@@ -138,9 +140,8 @@ class IBMDevice:
         if not pubs:
             raise BadInput(next(iter(refused.values())))
         add_note(pubs, refused=refused)
-        limit = (
-            None if max_qpu_s is None else max(1, math.floor(max_qpu_s))
-        )  # whole seconds, none above what is reserved
+        # Whole seconds, none above what is reserved.
+        limit = None if max_qpu_s is None else max(1, math.floor(max_qpu_s))
         if options.get("dry_run"):
             add_note(pubs, service_estimate_s=self._rehearse(tag, tasks, pubs, limit))
         try:
@@ -288,33 +289,49 @@ class IBMDevice:
         found = getattr(self._device.configuration(), "default_rep_delay", None)
         return float(delay if delay is not None else REP_DELAY_S if found is None else found)
 
+    def _properties(self) -> Any:
+        try:
+            return self._device.properties()
+        except Exception as error:  # seam: the client's own text may hold the token
+            raise BackendFailed(f"{self.name} does not tell its properties: {redact(error)}") from None
+
     def _refresh(self) -> None:
         """Read the device's properties again once an hour; what was compiled for older ones is forgotten."""
         with self._lock:
             if time.monotonic() - self._refreshed < REFRESH_S:
                 return
-            before = self._device.properties()
+            before = self._properties()
             self._refreshed = time.monotonic()
             try:
                 self._device.refresh()
             except Exception:  # seam: the older properties do
                 return
-            after = self._device.properties()
+            after = self._properties()
             if before and after and before.last_update_date != after.last_update_date:
                 self._isa = IsaCache(self.name, self._device.target)
 
 
-def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBackend]:
+def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBackend, Target]:
     try:
         service = connect(settings)
-        return service, service.backend(device)
+        opened = service.backend(device)
+        return service, opened, opened.target  # which asks for its properties
     except BadInput:
         raise
     except QiskitBackendNotFoundError:
         text = f"the account's instance has no device {device}"
     except Exception as error:  # seam: the client's own text may hold the token
         text = f"ibm:{device} cannot be opened: {redact(error)}"
+        if _no_connection(error):  # which the client calls an invalid token
+            text = f"ibm:{device} cannot be opened: the quantum platform does not answer; is there a network?"
     raise BadInput(f"{text}; `ketcycle doctor --backend ibm:{device}` says what is missing")
+
+
+def _no_connection(error: BaseException | None) -> bool:
+    """Say whether what lies behind an error of the client is that nothing answered."""
+    if error is None or isinstance(error, NoConnection | Timeout):
+        return error is not None
+    return _no_connection(error.__cause__ or error.__context__)
 
 
 def _status_code(error: Exception) -> int:

@@ -84,12 +84,24 @@ def a_run() -> str:
     return "first"
 
 
+def no_network(backend: str) -> tuple[str, ...]:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    os.environ.update(QISKIT_IBM_TOKEN="x" * 44, HTTPS_PROXY=nobody, https_proxy=nobody)
+    return ("run", "--backend", backend)
+
+
 def settings_file(text: str) -> tuple[str, ...]:
     written("ketcycle.toml", text)
     return ("run",)
 
 
 CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
+    "empty path": (lambda: ("run", "--corpus", ""), r"--corpus was given nothing; give it a value or leave it out"),
+    "empty path of a model": (lambda: ("run", "--model", ""), r"--model was given nothing"),
+    "empty name of a run to continue": (lambda: ("run", "--resume", ""), r"--resume was given nothing"),
+    "no stages": (lambda: ("run", "--stages", ""), r"--stages was given nothing"),
     "missing path": (lambda: ("run", "--corpus", "nix"), r"no such file or folder: nix; give --corpus"),
     "empty folder": (lambda: ("run", "--corpus", empty("e")), r"no text in e; give --corpus .*\.jsonl"),
     "empty file": (lambda: ("run", "--second", written("e.txt", "")), r"no text in e\.txt; give --second"),
@@ -116,6 +128,8 @@ CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
     "unknown backend": (lambda: ("run", "--backend", "mars"), r"no backend 'mars'; use aer, noisy:.* or ibm:"),
     "unknown fake device": (lambda: ("run", "--backend", "noisy:mars"), r"no fake device 'mars'.*fake_torino"),
     "hardware without an account": (lambda: ("run", "--backend", "ibm:torino"), r"needs an account.*save_account"),
+    "hardware without a network": (lambda: no_network("ibm:torino"), r"does not answer; is there a network\?"),
+    "missing model": (lambda: ("run", "--model", "nix"), r"no model folder nix; give one saved by transformers"),
     "model without weights": (lambda: ("run", "--model", model()), r"weights|safetensors"),
     "model with its own code": (
         lambda: ("run", "--model", model(auto_map={"AutoModel": "modeling.Mine"})),
