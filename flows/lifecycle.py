@@ -165,7 +165,7 @@ def _run_stages(
         note()
         inputs |= result.refs
         pending += start_shadows(result.shadows)
-    _say_what_ran(run["stages"])
+    _say_what_ran({name: run["stages"][name] for name in config.stages})
     if pending:
         log.info("waiting for the arms that run beside: %d decisions", len(pending))
     join(pending)

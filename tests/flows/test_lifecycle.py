@@ -1,4 +1,7 @@
-"""The whole lifecycle as a user runs it: killed in the middle of training, continued, reported."""
+"""The whole lifecycle as a user runs it: killed in the middle of training, continued, reported.
+
+Then continued once more with another seed, while its Dask workers die.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,18 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.evidence import Evidence
 from infra.lake import Lake, Ref
 from infra.runtime.inspect import list_calls
+from infra.tracking import Tracking
 from tasks.stage import STAGES
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -42,6 +48,14 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "flows.cli", *arguments]
 
 
+def environment() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if not k.startswith(("KETCYCLE_", "PREFECT_"))}
+
+
+def tracking_of(home: Path) -> Tracking:
+    return Tracking(f"sqlite:///{home}/mlflow/mlflow.db", home / "mlflow" / "artifacts")
+
+
 def children_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
@@ -50,14 +64,13 @@ def children_cpu_s() -> float:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     home = tmp_path_factory.mktemp("home")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("KETCYCLE_", "PREFECT_"))}
     begun = subprocess.Popen(
         command("run", "--profile", "smoke", "--run", RUN, "--home", str(home)),
-        cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env=environment(), start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     checkpoints = home / "runs" / RUN / "scratch" / "training"
     give_up = time.monotonic() + 400
-    while not any(checkpoints.rglob("*.safetensors")):
+    while not any(checkpoints.rglob("*-0*/model.safetensors")):
         assert begun.poll() is None, "the run ended before it reached a checkpoint"
         assert time.monotonic() < give_up, "no checkpoint in time"
         time.sleep(0.05)
@@ -67,7 +80,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     before, resumed_at = children_cpu_s(), time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     done = subprocess.run(
         command("run", "--resume", RUN, "--home", str(home), "--json"),
-        cwd=ROOT, env=environment, capture_output=True, text=True,
+        cwd=ROOT, env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     return Finished(home, json.loads(done.stdout), children_cpu_s() - before, resumed_at, done.stderr)
@@ -166,9 +179,7 @@ def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> No
         command("report", RUN, "--home", str(finished.home)), cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert "Decisions" in shown.stdout
-    from infra.tracking import Tracking
-
-    tracking = Tracking(f"sqlite:///{finished.home}/mlflow/mlflow.db", finished.home / "mlflow" / "artifacts")
+    tracking = tracking_of(finished.home)
     parent = tracking.find(RUN)
     assert parent is not None
     metrics = tracking._client.get_run(parent).data.metrics
@@ -192,3 +203,75 @@ def test_the_drift_event_reached_prefect(finished: Finished) -> None:
     [payload] = [json.loads(text) for name, text in events if name == "ketcycle.drift.detected"]
     assert payload["state"] == "alert"
     assert payload["run_id"] == RUN
+
+
+@dataclass(frozen=True)
+class Continued:
+    """The same run after its continuation with another seed, of which only curation was run."""
+
+    home: Path
+    before: Counter[tuple[Any, ...]]
+    products: dict[str, str]
+    progress: str
+
+
+def calls_of(home: Path) -> Counter[tuple[Any, ...]]:
+    calls = list_calls(f"sqlite:///{home}/ledger.db", run=RUN, limit=1000)
+    assert {call["state"] for call in calls} == {"DONE"}
+    return Counter((call["stage"], call["subtask"], call["arm"], call["ordinal"]) for call in calls)
+
+
+def kill_workers(run: int) -> None:
+    for child in psutil.Process(run).children():
+        if "multiprocessing" in (command := " ".join(child.cmdline())) and "tracker" not in command:
+            child.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def continued(finished: Finished) -> Continued:
+    before = calls_of(finished.home)
+    products = json.loads((finished.home / "runs" / RUN / "run.json").read_text())["stages"]["curation"]["refs"]
+    begun = subprocess.Popen(
+        command("run", "--resume", RUN, "--seed", "1", "--stages", "curation", "--home", str(finished.home)),
+        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert begun.stderr is not None
+    lines, killed = [], False
+    for line in begun.stderr:
+        lines.append(line)
+        if not killed and "pose representatives again" in line:
+            kill_workers(begun.pid)
+            killed = True
+    progress = "".join(lines)
+    assert killed
+    assert begun.wait() == 0, progress[-3000:]
+    return Continued(finished.home, before, products, progress)
+
+
+def test_other_parameters_do_again_what_they_change_and_say_so(continued: Continued) -> None:
+    assert "curation: seed changed (0 -> 1): runs again" in continued.progress
+    assert "reused: none; run again: curation: seed changed (0 -> 1)" in continued.progress
+    run = json.loads((continued.home / "runs" / RUN / "run.json").read_text())
+    assert run["status"] == "done"
+    assert tuple(run["stages"]) == STAGES, "a stage that is not run now stays in the record"
+    assert run["stages"]["curation"]["reason"] == "seed changed (0 -> 1)"
+    assert run["stages"]["curation"]["refs"] == continued.products, "the incumbents of this stage need no luck"
+
+
+def test_a_run_survives_its_workers_and_pays_nothing_twice(continued: Continued) -> None:
+    again = Counter({call: 1 for call in continued.before if call[0] == "curation"})
+    assert set(continued.before.values()) == {1}
+    assert calls_of(continued.home) == continued.before + again, "another seed asks anew, once"
+    report = json.loads((continued.home / "runs" / RUN / "report.json").read_text())
+    rows = [row for stage in report["stages"] for subtask in stage["subtasks"] for row in subtask["rows"]]
+    assert [(row["arm"], row["reason"]) for row in rows if row["status"] != "done"] == []
+
+
+def test_a_continued_run_is_one_run_in_mlflow(continued: Continued) -> None:
+    tracking = tracking_of(continued.home)
+    runs = tracking._client.search_runs([tracking._experiment])
+    assert sorted(run.info.run_name for run in runs) == sorted((RUN, *STAGES)), "no run twice"
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    params = {run.info.run_name: run.data.params for run in runs}
+    assert params[RUN]["seed"] == "1"
+    assert params["preprocessing"]["vocab_size"] == "1024"
