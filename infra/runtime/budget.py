@@ -231,9 +231,9 @@ def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
 @cache
 def usd_per_qpu_s() -> float:
     """Return the price of a QPU second, from the coefficients of the energy model."""
-    from infra.energy.coefficients import read_coefficients
+    from infra.energy.model import Coefficients
 
-    return read_coefficients()[0].qpu["price"].value
+    return float(Coefficients.load().value("qpu.price"))
 
 
 def _lock(connection: sa.Connection) -> None:

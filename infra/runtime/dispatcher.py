@@ -21,7 +21,7 @@ from infra.errors import BackendFailed, BadInput, KetcycleError, NoAnswer, Runti
 from infra.runtime.backends import Backend, JobState, open_backend
 from infra.runtime.budget import usd_per_qpu_s
 from infra.runtime.lane import Batch, Bill, Delivery, Lane, LeaseLost, Standing, Tariff
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, OUT, SUBMITTED, SUBMITTING, UNKNOWN, Ledger
+from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, OUT, PREPARED, SUBMITTED, SUBMITTING, UNKNOWN, Ledger
 from infra.runtime.overhead import OVERHEAD
 from infra.runtime.parcels import CIRCUIT_CACHE, delivery_of, sentence, task_of
 
@@ -160,6 +160,8 @@ class Rounds:
                 self._follow(standing, track)
             elif standing.state in (SUBMITTING, UNKNOWN):
                 self._search(standing, track)
+            elif standing.state == PREPARED:
+                self._lane.put_back(standing.tag, "its leader ended before it was sent")
             else:
                 self._settle(standing)
             track.pause_s = 0.0
@@ -286,7 +288,7 @@ def _send(lane: Lane, backend: Backend, batch: Batch) -> Standing | None:
     # paused, and no lock of ours reaches into the service: then two leaders may hold the batch, but only one sends it.
     # The other finds nothing under the tag and parks it; it is adopted as soon as its job is listed. Only a configured
     # `resend_after_s` shorter than that pause would send it twice; `_recall` then cancels the late job.
-    lane.renew()
+    lane.leaving(batch.tag)
     try:
         job_id = backend.submit(batch.tag, tasks, max_qpu_s=batch.max_qpu_s)
     except SubmissionUnclear as error:

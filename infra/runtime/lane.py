@@ -204,9 +204,9 @@ class Lane(Lease):
     def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None) -> list[Batch]:
         """Turn the calls that wait longest into batches within the limits; empty if none waits.
 
-        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. With a
-        tariff, what each batch may spend is reserved; a call that no limit will ever leave room for is refused, one
-        that only reservations of jobs that are out stand in the way of waits.
+        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. A batch
+        is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved; a call that no limit
+        will ever leave room for is refused, one that only reservations of jobs that are out stand in the way of waits.
         """
         now = time.time()
         with self.fenced() as connection:
@@ -241,7 +241,7 @@ class Lane(Lease):
     ) -> Batch:
         wish = needed((items,), factor)
         batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
-        row = {"tag": batch.tag, "lane": self.name, "state": SUBMITTING, "fence": self.fence, "created": now}
+        row = {"tag": batch.tag, "lane": self.name, "state": PREPARED, "fence": self.fence, "created": now}
         row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
         row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
         connection.execute(batches.insert().values(**row))
@@ -257,6 +257,15 @@ class Lane(Lease):
             gate.reserve(batch.tag, wish)
         return batch
 
+    def leaving(self, tag: str) -> None:
+        """Record that a batch is about to be sent: from here on a job of it may exist.
+
+        Raises:
+            LeaseLost: someone else leads now; it must not be sent.
+        """
+        with self.fenced() as connection:
+            connection.execute(batches.update().where(batches.c.tag == tag).values(state=SUBMITTING))
+
     def submitted(self, tag: str, job_id: str, duplicates: Sequence[str] = ()) -> bool:
         """Record that a batch has left under this job id; False if it was ended or put back meanwhile.
 
@@ -266,12 +275,12 @@ class Lane(Lease):
             duplicates: further jobs that the service made of it.
         """
         with self.fenced() as connection:
-            open_ = batches.update().where(batches.c.tag == tag, batches.c.state.in_((*OUT, UNKNOWN)))
+            open_ = batches.update().where(batches.c.tag == tag, batches.c.state.in_((*OPEN, UNKNOWN)))
             values = {"state": SUBMITTED, "job_id": job_id, "error": None, "fence": self.fence, "updated": time.time()}
             if connection.execute(open_.values(**values)).rowcount != 1:
                 return False
             self._note_duplicates(connection, tag, duplicates)
-            alone = sa.select(batches.c.tag).where(batches.c.state.in_((SUBMITTING, UNKNOWN)))
+            alone = sa.select(batches.c.tag).where(batches.c.state.in_((PREPARED, SUBMITTING, UNKNOWN)))
             elsewhere = sa.select(parts.c.call).where(parts.c.batch.in_(alone), parts.c.result.is_(None))
             whole = sa.and_(calls.c.key.in_(calls_of(tag)), calls.c.key.not_in(elsewhere))
             move(connection, whole, (SUBMITTING, UNKNOWN), state=SUBMITTED, error=None)

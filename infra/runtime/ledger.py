@@ -7,7 +7,8 @@ finished. Callers write PREPARED; only the leader of a lane (`infra.runtime.lane
     PREPARED -> SUBMITTING -> SUBMITTED -> DONE | FAILED | CANCELLED
                           |-> UNKNOWN: a job may or may not exist; found later it is SUBMITTED, else a person says so
 
-A FAILED or CANCELLED call that is asked for again waits again, or rejoins its job where that is still out.
+A FAILED or CANCELLED call that is asked for again waits again, or rejoins its job where that is still out. Batches walk
+the same way; one that was claimed stays PREPARED until the moment it is sent, so that what was never sent is known.
 
 Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
 """
@@ -122,7 +123,8 @@ def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], *
     """Move a call, if it is in one of the source states, to where its parts are."""
     where = sa.select(parts.c.batch, batches.c.state).outerjoin(batches, batches.c.tag == parts.c.batch).distinct()
     rows = connection.execute(where.where(parts.c.call == key, parts.c.result.is_(None))).all()
-    found = {PREPARED if tag is None else state for tag, state in rows}
+    claimed = {PREPARED: SUBMITTING}  # a batch that has not left yet holds its parts like one that has
+    found = {PREPARED if tag is None else claimed.get(state, state) for tag, state in rows}
     ends = FAILED if found else DONE
     state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), ends)
     if state == FAILED:
@@ -247,7 +249,7 @@ class Ledger:
         with self.database.write() as connection:
             # Locked, so that no job ends between this look and the move.
             jobs = sa.select(batches.c.tag).where(batches.c.tag.in_(sa.select(parts.c.batch).where(*unfinished)))
-            out = jobs.where(batches.c.state.in_((*OUT, UNKNOWN))).order_by(batches.c.tag).with_for_update()
+            out = jobs.where(batches.c.state.in_((*OPEN, UNKNOWN))).order_by(batches.c.tag).with_for_update()
             held = list(connection.scalars(out))
             row = connection.execute(sa.select(calls.c.state).where(calls.c.key == key).with_for_update()).first()
             again = {"error": None, "cancel_requested": None}

@@ -73,7 +73,7 @@ def _jobs(connection: sa.Connection) -> Iterable[Metric]:
         "ketcycle_queue_qpu_estimated_seconds", "QPU seconds estimated before sending.", labels=("backend",)
     )
     sums = [sa.func.coalesce(sa.func.sum(column), 0.0) for column in (batches.c.billed_s, batches.c.estimate_s)]
-    query = sa.select(batches.c.lane, batches.c.state, sa.func.count(), *sums)
+    query = sa.select(batches.c.lane, batches.c.state, sa.func.count(), *sums).where(batches.c.state != PREPARED)
     totals: dict[str, list[float]] = {}
     for backend, state, count, billed_s, estimate_s in connection.execute(
         query.group_by(batches.c.lane, batches.c.state).order_by(batches.c.lane, batches.c.state)

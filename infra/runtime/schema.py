@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from infra.errors import BadInput, RuntimeQueueError
 
@@ -230,8 +230,8 @@ class Database:
             yield
         except IntegrityError as error:
             raise Duplicate(f"the ledger {self.name} has this row already ({error.orig})") from error
-        except (DatabaseError, OSError) as error:
-            cause = error.orig if isinstance(error, DatabaseError) else error
+        except (DBAPIError, OSError) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
             raise RuntimeQueueError(f"the ledger {self.name} failed ({cause}): {_advice(str(cause))}") from error
 
 

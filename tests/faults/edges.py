@@ -17,6 +17,7 @@ from infra.runtime.ledger import Ledger
 WRITES = {
     "prepare": (Ledger, "prepare"),
     "claim": (Lane, "claim"),
+    "leaving": (Lane, "leaving"),
     "submitted": (Lane, "submitted"),
     "deliver": (Lane, "deliver"),
     "close": (Lane, "close"),
@@ -33,9 +34,9 @@ EDGES = (
     "results: between two",
 )
 # Before a write is after the question before it, before a question is after the write before it: each state once.
-DISTINCT = tuple(edge for edge in EDGES if edge == "submit: before" or not edge.endswith(": before"))
+DISTINCT = tuple(edge for edge in EDGES if not edge.endswith(": before"))
 # Where what the service knows and what the ledger knows differ.
-REMOTE = ("none", "claim: after", "submit: after", "status: after", "deliver: uncommitted")
+REMOTE = ("none", "leaving: after", "submit: after", "status: after", "deliver: uncommitted")
 
 
 def arm(edge, token, backend, nth=1):

@@ -296,7 +296,7 @@ WORDS = {
     "job failed": ("failed",),
     "cancelled by the vendor": ("cancelled",),
 }
-NEVER_SENT = ("claim: after", "submit: before")  # killed where only the service knows whether anything left
+NEVER_SENT = ("leaving: after", "submit: before")  # killed where only the service knows whether anything left
 UNCLEAR = ("error before creating", "listed late")
 REFUSED = ("unauthorised", "throttled", "maintenance")  # forgotten if killed before it was written down
 

@@ -16,6 +16,8 @@ from harness import PROJECTION, Job, loop, scope
 from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
 from infra.runtime import backends
 from infra.runtime.backends import JobState
+from infra.runtime.budget import usd_per_qpu_s
+from infra.runtime.calibration import recorded
 from infra.runtime.lane import Limits
 from infra.runtime.queue import Runtime
 
@@ -240,6 +242,7 @@ class World:
 
     def prepare(self, folder):
         """Return what callers get undisturbed: from Aer itself. It also warms what every child needs."""
+        recorded(), usd_per_qpu_s()
         aer = Runtime(folder / "ledger.db", projection=PROJECTION)
         return {name: loop(aer.sampler(scope(name)), name) for name in "ab"}
 

@@ -102,7 +102,8 @@ def die_while_sending(runtime, server, monkeypatch, copies):
     with monkeypatch.context() as patch:
         patch.setattr(leases, "_identity", lambda _: ("another machine", 1, "1"))
         lane = Lane.acquire(runtime.open(), "double", 0.0)
-        (batch,) = lane.claim("double", Limits())
+        batch, *_ = lane.claim("double", server.limits)
+        lane.leaving(batch.tag)
     from infra.runtime.parcels import CIRCUIT_CACHE, task_of
 
     circuits = CIRCUIT_CACHE.get(runtime.open(), {item.part.circuit for item in batch.items})
@@ -151,6 +152,15 @@ def test_a_job_whose_leader_died_while_sending_is_found_by_its_tag(runtime, serv
     assert len(server.jobs) == copies, "nothing was sent again"
     assert server.cancelled == [f"job{i}" for i in range(1, copies)], "one intent, one job"
     assert job.status() == DONE
+
+
+def test_jobs_that_a_dead_leader_had_not_come_to_are_sent_and_the_one_that_it_sent_is_not(runtime, server, monkeypatch):
+    server.listing_delay_s = 3600.0
+    job = runtime.sampler(scope()).run([coin()] * 5, shots=400)
+    die_while_sending(runtime, server, monkeypatch, 1)
+    assert [pub.data.meas.num_shots for pub in job.result()] == [400] * 5
+    assert [len(job["tasks"]) for job in server.jobs.values()] == [2, 2, 1]
+    assert len({job["tag"] for job in server.jobs.values()}) == 3
 
 
 def test_results_stored_before_the_leader_died_are_kept_and_the_others_find_their_place(runtime, server, monkeypatch):
