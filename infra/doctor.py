@@ -84,9 +84,10 @@ def _energy() -> Iterator[Finding]:
     if domains:
         yield Finding("energy counters", "ok", f"RAPL, {len(domains)} domains: CPU joules are measured")
     else:
-        yield Finding("energy counters", "note", f"no RAPL ({why}): CPU joules are modelled from CPU seconds", "")
+        yield Finding("energy counters", "note", f"no RAPL: {why}; CPU joules are modelled from CPU seconds")
     devices, why = open_devices()
-    yield Finding("GPU counters", "ok" if devices else "note", f"{len(devices)} by NVML" if devices else why)
+    found = f"{len(devices)} by NVML: GPU joules are measured" if devices else f"none: {why}"
+    yield Finding("GPU counters", "ok" if devices else "note", found)
 
 
 def _versions() -> Iterator[Finding]:

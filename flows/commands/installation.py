@@ -34,9 +34,8 @@ def config(home: Home = None, as_json: AsJson = False) -> None:
         if as_json:
             print_value([asdict(item) for item in found], as_json)
             return
-        print_table(
-            [{"setting": s.name, "value": s.value, "from": s.origin, "what for": s.description} for s in found], ""
-        )
+        rows = [{"setting": s.name, "value": s.value, "from": s.origin, "what for": s.description} for s in found]
+        print_table([row | {"value": "" if row["value"] is None else row["value"]} for row in rows], "")
 
 
 def doctor(
