@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from importlib import import_module
+from typing import Any
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "-")
+ENDINGS = (".", "?", "!", '"', "'", "”", "’", "…", ":", ";")
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,72 @@ def placeholder() -> Rule:
         return "holds 'lorem ipsum'" if "lorem ipsum" in text.text.lower() else None
 
     return rule
+
+
+def fineweb(punctuated: float = 0.12, repeated: float = 0.1, short: float = 0.67) -> Rule:
+    """Drop a page of menus and lists (FineWeb, Penedo et al. 2024, arXiv 2406.17557, section 3.6).
+
+    Args:
+        punctuated: least share of lines that end with a punctuation mark.
+        repeated: share of characters in repeated lines from which a page goes.
+        short: share of lines under 30 characters from which a page goes.
+    """
+
+    def rule(text: Text) -> str | None:
+        n, characters = max(1, len(text.lines)), max(1, sum(map(len, text.lines)))
+        ended = sum(line.endswith(ENDINGS) for line in text.lines) / n
+        again = sum((count - 1) * len(line) for line, count in Counter(text.lines).items()) / characters
+        brief = sum(len(line) < 30 for line in text.lines) / n
+        if ended <= punctuated:
+            return f"{ended:.0%} of the lines end with a punctuation mark"
+        if again >= repeated:
+            return f"{again:.0%} of the characters are in repeated lines"
+        return f"{brief:.0%} of the lines are shorter than 30 characters" if brief >= short else None
+
+    return rule
+
+
+def language(names: Sequence[str], least: float = 0.65, characters: int = 2000) -> Rule:
+    """Drop a text that is probably in none of some languages, by its head.
+
+    `py3langid` (the model of langid.py, Lui and Baldwin 2012, retrained; 140 languages) names the language and its
+    probability; the limit is FineWeb's.
+
+    Raises:
+        ValueError: a language that the model does not know.
+    """
+    identifier = _identifier()
+    unknown = sorted(set(names) - set(identifier.labels))
+    if unknown:
+        raise ValueError(f"no language {', '.join(unknown)}; there are {', '.join(identifier.labels)}")
+
+    def rule(text: Text) -> str | None:
+        name, probability = identifier.classify(text.text[:characters])
+        kept = name in names and probability >= least
+        return None if kept else f"language {name} with probability {probability:.2f}, not {' or '.join(names)}"
+
+    return rule
+
+
+@cache
+def _identifier() -> Any:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes a second to load
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def named_rule(name: str) -> tuple[str, Rule]:
+    """Return a rule of the user's own, `package.module:function`, which takes a `Text` and says why it goes, or None.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    module, _, function = name.partition(":")
+    try:
+        rule: Rule = getattr(import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"no rule {name!r}: {error}; write package.module:function") from error
+    return function, rule
 
 
 def rules(min_words: int, max_words: int, min_alphabetic: float, english: bool) -> tuple[tuple[str, Rule], ...]:

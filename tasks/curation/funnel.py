@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tasks.curation.filters import Rule, Text, first_objection
 from tasks.curation.near_duplicates import ShingleSets
 from tasks.curation.read import Document
+from tasks.curation.redact import redacted
 from tasks.curation.shingles import PERMUTATIONS, Sketches, signatures, sketch
 
 
@@ -31,6 +32,7 @@ class Funnel:
         rules: the quality rules by name.
         sets: where the shingle sets go.
         seed: of the MinHash permutations.
+        redact: whether addresses and numbers that name a person are replaced.
         read: documents seen, by domain.
         dropped: (document, rule, reason) of every document that a rule dropped.
         copies: (document, first document with the same words).
@@ -38,11 +40,13 @@ class Funnel:
         domains: their domains.
         n_words: their numbers of words.
         replaced: bytes that were no UTF-8, over all documents.
+        redacted: what was replaced, by kind.
     """
 
     rules: Sequence[tuple[str, Rule]]
     sets: ShingleSets
     seed: int = 1
+    redact: bool = False
     read: Counter[str] = field(default_factory=Counter)
     dropped: list[tuple[str, str, str]] = field(default_factory=list)
     copies: list[tuple[str, str]] = field(default_factory=list)
@@ -50,19 +54,26 @@ class Funnel:
     domains: list[str] = field(default_factory=list)
     n_words: list[int] = field(default_factory=list)
     replaced: int = 0
+    redacted: Counter[str] = field(default_factory=Counter)
     _signatures: bytearray = field(default_factory=bytearray)
     _first: dict[bytes, str] = field(default_factory=dict)
 
     def pass_through(self, batches: Iterable[list[Document]]) -> Iterator[list[Candidate]]:
         """Yield the candidates of each batch."""
         for batch in batches:
-            passed = [document for document in batch if self._passes(document)]
+            documents = map(self._redacted, batch) if self.redact else batch
+            passed = [document for document in documents if self._passes(document)]
             yield self._sketch(passed) if passed else []
 
     @property
     def signatures(self) -> NDArray[np.uint32]:
         """The MinHash signatures of the candidates, (n, 128)."""
         return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
+
+    def _redacted(self, document: Document) -> Document:
+        text, found = redacted(document.text)
+        self.redacted += found
+        return replace(document, text=text) if found else document
 
     def _passes(self, document: Document) -> bool:
         self.read[document.domain] += 1

@@ -17,7 +17,7 @@ from infra.errors import BadInput, NoDocuments
 from infra.lake import Ref
 from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
-from tasks.curation.filters import rules
+from tasks.curation.filters import Rule, fineweb, language, named_rule, rules
 from tasks.curation.funnel import Funnel
 from tasks.curation.near_duplicates import (
     Edges,
@@ -65,6 +65,10 @@ class Options(BaseModel):
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
             threshold on; empty = the shipped one where the shipped texts are read.
         english: whether a text needs English stop words.
+        languages: languages, by ISO 639-1 code, in one of which a text has to be; empty = not asked.
+        fineweb: whether FineWeb's rules against menus and lists are asked too; they are made for web pages.
+        own_rules: further rules, each as `package.module:function`.
+        redact: whether addresses and numbers that name a person are replaced.
         min_words: shortest document.
         max_words: longest document.
         min_alphabetic: least share of words with a letter. Gopher's .8 is for web pages; documentation with code and
@@ -92,6 +96,10 @@ class Options(BaseModel):
     id_column: str = ""
     truth: str = ""
     english: bool = True
+    languages: tuple[str, ...] = ()
+    fineweb: bool = False
+    own_rules: tuple[str, ...] = ()
+    redact: bool = False
     min_words: int = Field(50, ge=1)
     max_words: int = Field(100_000, ge=1)
     min_alphabetic: float = Field(0.6, ge=0, le=1)
@@ -115,8 +123,7 @@ def prepare(context: Context) -> State:
     options = context.parsed(Options)
     quarantined: list[tuple[str, Quarantined]] = []
     with TemporaryDirectory(dir=context.scratch) as folder, ShingleSets(Path(folder) / "shingles.u64") as sets:
-        chosen = rules(options.min_words, options.max_words, options.min_alphabetic, options.english)
-        funnel = Funnel(chosen, sets)
+        funnel = Funnel(_rules(options), sets, redact=options.redact)
         kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, funnel, quarantined)))
         log.info("%d documents read, %d pass, searching near duplicates", funnel.read.total(), len(funnel.ids))
         sets.seal()
@@ -139,6 +146,7 @@ def prepare(context: Context) -> State:
         documents_read=dict(sorted(funnel.read.items())),
         quarantined=len(quarantined),
         undecodable_characters=funnel.replaced,
+        redacted=dict(sorted(funnel.redacted.items())),
         dropped_by_rule=dict(sorted(Counter(rule for _, rule, _ in funnel.dropped).items())),
         exact_duplicates=len(funnel.copies),
         candidates=dict(sorted(Counter(funnel.domains).items())),
@@ -214,6 +222,19 @@ def headline(state: State) -> str:
     truth = state.facts.get("truth") or {}
     scored = f"; pairs: precision {truth['precision']:.3f}, recall {truth['recall']:.3f}" if truth else ""
     return f"{kept} of {read} documents kept, {duplicates} removed as duplicates{scored}"
+
+
+def _rules(options: Options) -> tuple[tuple[str, Rule], ...]:
+    chosen = list(rules(options.min_words, options.max_words, options.min_alphabetic, options.english))
+    try:
+        if options.languages:
+            chosen.append(("language", language(options.languages)))
+        if options.fineweb:
+            chosen.append(("fineweb", fineweb()))
+        chosen += map(named_rule, options.own_rules)
+    except ValueError as error:
+        raise BadInput(str(error)) from error
+    return tuple(chosen)
 
 
 def _documents(

@@ -3,10 +3,13 @@ import pytest
 from tasks.curation.filters import (
     Text,
     alphabetic,
+    fineweb,
     first_objection,
+    language,
     length,
     list_like,
     mean_word_length,
+    named_rule,
     placeholder,
     readable,
     repeated_lines,
@@ -66,3 +69,36 @@ def test_only_english_is_asked_for_stop_words() -> None:
     german = Text("Der Leser liest jede Zeile einzeln durch")
     assert first_objection(german, rules(1, 100, 0.8, english=True)) == ("stop_words", "0 different English stop words")
     assert first_objection(german, rules(1, 100, 0.8, english=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Home\nAbout\nContact", "0% of the lines end with a punctuation mark"),
+        ("One line of the page, which is said twice.\n" * 2, "50% of the characters are in repeated lines"),
+        ("Yes.\nNo.\nOne line that is as long as a sentence is.", None),
+        ("Yes.\nNo.\nSo.\nOne line that is as long as a sentence.", "75% of the lines are shorter than 30 characters"),
+    ],
+)  # fmt: skip
+def test_menus_and_lists_go(text: str, reason: str | None) -> None:
+    assert fineweb()(Text(text)) == reason
+
+
+def test_a_text_is_kept_in_the_languages_that_are_asked_for() -> None:
+    german = "Der Parser liest eine Zeile der Datei und gibt zurück, was er darin gefunden hat. " * 3
+    assert language(["en"])(Text(PROSE)) is None
+    assert language(["de", "en"])(Text(german)) is None
+    said = language(["en"])(Text(german))
+    assert said is not None
+    assert said.startswith("language de with probability ")
+    assert language(["en"])(Text("1234 5678 ..")) is not None
+    with pytest.raises(ValueError, match="no language english"):
+        language(["english"])
+
+
+def test_a_rule_of_the_users_own() -> None:
+    name, rule = named_rule("tasks.curation.filters:Text")
+    assert (name, rule) == ("Text", Text)
+    for wrong in ("operator", "operator:nothing_there", "no_such_module_here:rule", ""):
+        with pytest.raises(ValueError, match="write package"):
+            named_rule(wrong)

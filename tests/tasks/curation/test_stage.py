@@ -244,3 +244,26 @@ def test_a_solution_with_near_duplicates_is_refused(corpus: tuple[Path, Path], t
         stage.apply(given, state, "representatives", ())
     with pytest.raises(KeyError, match="no subtask"):
         stage.pose(given, state, "other")
+
+
+def test_own_rules_languages_and_redaction(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    prose = "The parser reads the next line of the file and it returns what it has found there to the caller"
+    german = "Der Parser liest die Zeile und gibt zurück, was er gefunden hat, to of and the. " * 8
+    for domain in ("one", "two"):
+        (tmp_path / domain).mkdir()
+        for k in range(4):
+            text = f"{prose} {k}. {' '.join(sentence(rng, 20))}. {prose}. Ask a{k}@example.org. "
+            (tmp_path / domain / f"{k}.txt").write_text(text * 2)
+        (tmp_path / domain / "german.txt").write_text(f"{german} {domain}")
+    corpora = {"corpus": [str(tmp_path / "one")], "second": [str(tmp_path / "two")]}
+    options = {**corpora, "languages": ["en"], "redact": True, "min_words": 20}
+    state = run(context(tmp_path, **options, semantic_documents=0))
+    assert state.facts["dropped_by_rule"] == {"language": 2}
+    assert state.facts["redacted"] == {"email": 16}
+    lake = context(tmp_path).lake
+    assert not any("@" in text for text in lake.read(state.refs["curation/kept"])["text"].to_pylist())
+    with pytest.raises(BadInput, match="no language xx"):
+        run(context(tmp_path, **{**options, "languages": ["xx"]}))
+    with pytest.raises(BadInput, match="write package"):
+        run(context(tmp_path, **options, own_rules=["nowhere:rule"]))
