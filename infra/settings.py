@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -94,6 +94,11 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',
     )
+
+    @field_validator("carbon_series", mode="before")
+    @classmethod
+    def _unset(cls, value: Any) -> Any:
+        return None if value == "" else value  # TOML has no null
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,19 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path, monkeyp
     assert (loaded.country, loaded.workers) == ("NOR", 3)
     assert settings.load(country="POL").country == "POL"
     assert settings.load(home=tmp_path / "elsewhere").home == tmp_path / "elsewhere"
+
+
+def test_the_file_that_init_writes_says_the_defaults_where_its_comments_are_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("KETCYCLE_")]:
+        monkeypatch.delenv(name)
+    default = settings.load()
+    lines = re.findall(r"^# ([a-z_]+ = .*)", settings.template(), re.MULTILINE)
+    (tmp_path / "ketcycle.toml").write_text("\n".join(lines))
+    assert settings.load() == default
+    assert len(lines) == len(settings.Settings.model_fields)
 
 
 def test_the_home_is_absolute_and_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
