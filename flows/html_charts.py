@@ -218,6 +218,8 @@ def _name(ax: Axes, rows: Sequence[Row], low: float) -> None:
     taken: list[tuple[float, float, float]] = []
     for row in {row["arm"]: row for row in reversed(rows)}.values():
         energy_j, quality = row["energy"]["spent"]["narrow"][1], max(low, row["quality"])
+        if energy_j <= 0:  # too quick for the clock: a logarithmic axis has no place for it
+            continue
         x, y = (np.log10(energy_j) - x0) / (x1 - x0) * width, (quality - y0) / (y1 - y0) * height
         name = row["arm"].replace("_", "-") + (f" ({row['quality']:.3g})" if row["quality"] < low else "")
         half = 2.3 * len(name)
