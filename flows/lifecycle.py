@@ -146,7 +146,8 @@ def _run_stages(
     failure: StageFailed | None = None
     for name in config.stages:
         if failure:
-            run["stages"][name] = {"status": "skipped", "reason": str(failure)}
+            failed = next(stage for stage in config.stages if run["stages"][stage]["status"] == "failed")
+            run["stages"][name] = {"status": "skipped", "reason": f"{failed} failed"}
             continue
         try:
             result = _stage_flow(name)(config, inputs if whole else None, join_shadows=False)
@@ -158,7 +159,7 @@ def _run_stages(
             log.exception("%s failed", name)
             failure = StageFailed(f"{name}: {type(error).__name__}: {error}")
         if failure:
-            run["stages"][name] = {"status": "failed", "reason": str(failure)}
+            run["stages"][name] = {"status": "failed", "reason": str(failure).removeprefix(f"{name}: ")}
             note()
             continue
         run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}

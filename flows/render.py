@@ -248,15 +248,16 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
 
 def closing(report: Row) -> Group:
     """Return what a run prints at its end."""
-    parts: list[Any] = [
-        table("Stages", STAGE_HEADER, stage_rows(report)),
-        table("Decisions: quality, higher is better", DECISION_HEADER, decision_rows(report)),
-        table("Why", RECORD_HEADER, record_rows(report)),
-        table("Three energies", ENERGY_HEADER, energy_rows(report)),
-    ]
-    parts += [Text(f"{s['name']}:{mixed}") for _, s in _decisions(report) if (mixed := _mixed(s))]
-    parts += [Text(report["break_even"]), Text(summary(report))]
-    return Group(*parts)
+    parts: list[Any] = [table("Stages", STAGE_HEADER, stage_rows(report))]
+    if decisions := decision_rows(report):
+        parts += [
+            table("Decisions: quality, higher is better", DECISION_HEADER, decisions),
+            table("Why", RECORD_HEADER, record_rows(report)),
+            table("Three energies", ENERGY_HEADER, energy_rows(report)),
+        ]
+        parts += [Text(f"{s['name']}:{mixed}") for _, s in _decisions(report) if (mixed := _mixed(s))]
+        parts += [Text(report["break_even"])]
+    return Group(*parts, Text(summary(report)))
 
 
 def summary(report: Row) -> str:
@@ -279,25 +280,8 @@ def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def markdown(report: Row) -> str:
     """Return the report as Markdown."""
-    parts = [
-        f"# Run {report['run_id']}",
-        summary(report),
-        "## Stages",
-        pipes(STAGE_HEADER, stage_rows(report)),
-        "## Decisions",
-        "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
-        pipes(DECISION_HEADER, decision_rows(report)),
-        pipes(RECORD_HEADER, record_rows(report)),
-        "## Three energies",
-        "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
-        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
-        "was run (the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. "
-        "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
-        "noiseless device. Break-even is the power that the QPU system would have to draw for the quantum arm to "
-        "cost as little as the best classical one.",
-        pipes(ENERGY_HEADER, energy_rows(report)),
-        report["break_even"],
-    ]
+    parts = [f"# Run {report['run_id']}", summary(report), "## Stages", pipes(STAGE_HEADER, stage_rows(report))]
+    parts += _decided(report) if any(_decisions(report)) else ["No decision was made."]
     if report["queue"]:
         parts += ["## Runtime queue", pipes(QUEUE_HEADER, queue_rows(report))]
     for stage, subtask in _decisions(report):
@@ -312,6 +296,24 @@ def markdown(report: Row) -> str:
         if facts:
             parts += [f"## Facts: {stage['stage']}", pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
+
+
+def _decided(report: Row) -> list[str]:
+    return [
+        "## Decisions",
+        "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
+        pipes(DECISION_HEADER, decision_rows(report)),
+        pipes(RECORD_HEADER, record_rows(report)),
+        "## Three energies",
+        "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
+        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
+        "was run (the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. "
+        "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
+        "noiseless device. Break-even is the power that the QPU system would have to draw for the quantum arm to "
+        "cost as little as the best classical one.",
+        pipes(ENERGY_HEADER, energy_rows(report)),
+        report["break_even"],
+    ]
 
 
 def fact_rows(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:

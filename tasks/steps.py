@@ -93,14 +93,20 @@ def run_beside(shadow: Shadow) -> int:
 
 @contextmanager
 def _work(context: Context, part: str) -> Iterator[None]:
-    """Meter a stage's own work and record it, with the peak memory of this process and its children."""
+    """Meter a stage's own work and record it, failed or not, with the peak memory of this process and its children."""
     forward_from_worker()
     log.info("%s: %s", context.stage, part)
     before_s = _ended_children_s()
+    failure: Exception | None = None
     with _peak_rss() as peak, Meter() as meter:
-        yield
+        try:
+            yield
+        except Exception as error:
+            failure = error
     usage = meter.usage + Usage(cpu_s=_ended_children_s() - before_s)  # a server started and stopped meanwhile
     record_work(context, part, usage, meter.source, peak[0])
+    if failure is not None:
+        raise failure
 
 
 def _ended_children_s() -> float:

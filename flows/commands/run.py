@@ -134,7 +134,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
         check_run(config, loaded)
         _take_name(loaded.home, config)
     show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
-    show(f"run {name}: starting Prefect and Dask (home {loaded.home})")
+    show(f"run {name} begins (home {loaded.home})")
     from infra.compute import services
 
     since = datetime.now(UTC).isoformat(timespec="microseconds")

@@ -130,7 +130,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
         raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     canonical_name(config.backend)
     show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
-    show(f"study {name}: starting Prefect and Dask (home {loaded.home})")
+    show(f"study {name} begins (home {loaded.home})")
     from infra.compute import services
 
     with services(loaded) as running:
