@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 EXPERIMENT = "ketcycle"
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
 LONGEST_PARAM = 500
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-./ ]")
 
@@ -31,7 +32,7 @@ class Tracking:
             self._experiment = (
                 found.experiment_id
                 if found
-                else self._client.create_experiment(EXPERIMENT, artifact_location=artifacts.absolute().as_uri())
+                else self._client.create_experiment(EXPERIMENT, artifacts.absolute().as_uri(), KIND)
             )
 
     @contextmanager
