@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,9 @@ PAGES = {
     "metrics_url": "queue metrics",
     "worker": "Prefect worker",
 }
+# Else MLflow opens on traces, of which there are none.
+VIEWS = {"mlflow_url": "/#/experiments?workflowType=machine_learning"}
+DASHBOARD, WORKERS = "/status", "/info/main/workers.html"  # the second needs no bokeh
 
 Show = Callable[[str], None]
 
@@ -119,7 +123,8 @@ def down(home: Path, show: Show) -> bool:
 def addresses(home: Path) -> list[str]:
     """Return one line for each address that was noted down."""
     found = read_note(home)
-    return [f"{name:15s}{str(found[key]).removesuffix('/api')}" for key, name in PAGES.items() if found.get(key)]
+    shown = {key: str(found[key]).removesuffix("/api") + VIEWS.get(key, "") for key in PAGES if found.get(key)}
+    return [f"{PAGES[key]:15s}{text}" for key, text in shown.items()]
 
 
 class _Services:
@@ -232,7 +237,8 @@ def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
         dashboard_address=f"127.0.0.1:{port}",
         local_directory=str(settings.home / "dask"),
     ) as own:
-        yield {"dask_address": own.scheduler_address, "dask_url": own.dashboard_link}
+        page = own.dashboard_link if find_spec("bokeh") else own.dashboard_link.replace(DASHBOARD, WORKERS)
+        yield {"dask_address": own.scheduler_address, "dask_url": page}
 
 
 @contextmanager
