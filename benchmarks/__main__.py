@@ -60,6 +60,40 @@ def fidelities() -> None:
         )
 
 
+def tokenizer() -> None:
+    """The shipped corpus: training a vocabulary of 4,096 and encoding, against `tokenizers`, one thread each."""
+    import os
+
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from tokenizers import Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.trainers import BpeTrainer
+    from transformers import PreTrainedTokenizerFast
+
+    from tasks.preprocessing.bpe import train_bpe
+    from tasks.preprocessing.encode import choose_encoder
+    from tasks.text.samples import sample_documents
+
+    texts = [text for domain in ("base", "second") for _, text in sample_documents(domain)]
+
+    def peer() -> object:
+        trained = Tokenizer(BPE())
+        trained.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
+        trainer = BpeTrainer(vocab_size=4096, initial_alphabet=ByteLevel.alphabet(), show_progress=False)
+        trained.train_from_iterator(texts, trainer=trainer)
+        return trained
+
+    side_by_side("BPE training / tokenizers", peer, lambda: train_bpe(iter(texts), 4096))
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=train_bpe(iter(texts), 4096))
+    backend = wrapped.backend_tokenizer
+
+    def ours() -> object:
+        return choose_encoder(wrapped, texts[:1])[0](texts)  # cold: a new encoder, and its check
+
+    side_by_side("encoding, cold / tokenizers", lambda: backend.encode_batch(texts, add_special_tokens=False), ours)
+
+
 def decoder() -> None:
     """64 tokens from a small Llama: the project's decoder against transformers' generate."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -127,7 +161,12 @@ def queue() -> None:
     main()
 
 
-BENCHMARKS = {"queue": (fidelities, queue), "decoder": (decoder,), "near_duplicates": (near_duplicates,)}
+BENCHMARKS = {
+    "queue": (fidelities, queue),
+    "decoder": (decoder,),
+    "near_duplicates": (near_duplicates,),
+    "tokenizer": (tokenizer,),
+}
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or BENCHMARKS:

@@ -21,7 +21,7 @@ class Packer:
         self._bytes: list[np.ndarray] = [np.zeros(1, np.int64)]
         self._size = 1
 
-    def add(self, ids: Sequence[int], n_bytes: np.ndarray) -> None:
+    def add(self, ids: Sequence[int] | np.ndarray, n_bytes: np.ndarray) -> None:
         """Append a document: its tokens and the bytes that each stands for."""
         self._parts += [np.asarray(ids, dtype=self._end.dtype), self._end]
         self._bytes += [n_bytes, np.zeros(1, np.int64)]

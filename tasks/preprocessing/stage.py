@@ -19,9 +19,9 @@ from infra.lake import Lake, Ref
 from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, separator
 from tasks.model.pretrained import read_tokenizer
-from tasks.model.windows import token_bytes
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.decontaminate import HeldOut
+from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
 from tasks.stage import Context, State
@@ -123,7 +123,7 @@ def _tokenizer(context: Context, options: Options, texts: Iterator[str]) -> Ref:
             vocab_size = len(tokenizer)
         else:
             log.info("training the tokenizer, %d tokens", options.vocab_size)
-            trained = train_bpe(texts, options.vocab_size)
+            trained = train_bpe(texts, options.vocab_size, context.scratch)
             save_tokenizer(trained, Path(folder), options.context)
             vocab_size = trained.get_vocab_size()
         return context.lake.put_folder("preprocessing/tokenizer", Path(folder), {"vocab_size": vocab_size})
@@ -196,22 +196,23 @@ def _shards(
     context: int,
     counts: dict[str, Counter[str]],
 ) -> Iterator[pa.Table]:
-    separates, backend = separator(tokenizer), tokenizer.backend_tokenizer
+    separates, encode = separator(tokenizer), None
     if separates is None:
         raise BadInput("the tokenizer has no token for the end of a text; name one in its tokenizer_config.json")
-    backend.encode_special_tokens = True  # text that spells a special token is text
     new = partial(Packer, context, separates, len(tokenizer))
     packers: dict[tuple[str, str], Packer] = {}
     yield _table("", "", *new().take())
     for rows in _rows(lake, kept, ["doc_id", "domain", "text"]):
         rows = [row for row in rows if splits[row["doc_id"]] in SPLITS]
-        encoded = backend.encode_batch([row["text"] for row in rows], add_special_tokens=False)
-        for row, encoding in zip(rows, encoded, strict=True):
+        texts = [row["text"] for row in rows]
+        if encode is None:
+            encode, by = choose_encoder(tokenizer, texts)
+            log.info("encoding with %s", by)
+        for row, (ids, sizes) in zip(rows, encode(texts), strict=True):
             key = (row["domain"], splits[row["doc_id"]])
-            sizes = token_bytes(row["text"], [end for _, end in encoding.offsets])
-            packers.setdefault(key, new()).add(encoding.ids, sizes)
-            n_bytes, n_words = len(row["text"].encode()), len(row["text"].split())
-            counts["/".join(key)].update(documents=1, tokens=len(encoding.ids), n_bytes=n_bytes, words=n_words)
+            packers.setdefault(key, new()).add(ids, sizes)
+            n_words = len(row["text"].split())
+            counts["/".join(key)].update(documents=1, tokens=len(ids), n_bytes=int(sizes.sum()), words=n_words)
         for (domain, split), packer in packers.items():
             tokens, n_bytes_of = packer.take()
             counts[f"{domain}/{split}"]["windows"] += len(tokens)
