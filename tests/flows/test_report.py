@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from flows.render import markdown
+from flows.render import closing, markdown
 from flows.report import build_report, read_run, remake
 from infra.energy.usage import Usage
 from infra.errors import BadInput
@@ -110,6 +112,17 @@ def test_a_series_of_the_time_counts_by_the_hour(home: Path, tmp_path: Path) -> 
     found = report(home, carbon_series=series)
     assert found["carbon"] == {"source": "by the hour from s.csv", "note": ""}
     assert found["gco2"][1] == pytest.approx(report(home)["gco2"][1] * 100 / DEU)
+
+
+def test_a_report_without_decisions_shows_no_empty_tables(home: Path) -> None:
+    found = report(home)
+    found["stages"] = [{**stage, "subtasks": []} for stage in found["stages"]]
+    assert "No decision was made." in markdown(found)
+    assert "Three energies" not in markdown(found)
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(closing(found))
+    assert "Three energies" not in (text := console.export_text())
+    assert "run r1" in text
 
 
 def test_remaking_writes_all_three_files(home: Path) -> None:
