@@ -10,7 +10,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,13 @@ class Gone:
     ref: Ref | None = None
 
 
-def plan(home: Path, keep: int) -> list[Gone]:
+def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
     """Return what goes where the newest `keep` runs and studies stay.
+
+    Args:
+        home: the state folder.
+        keep: number of runs and of studies.
+        registered: addresses of the folders of registered models, which stay.
 
     Raises:
         BadInput: a run is going on, whose parts may not be named yet.
@@ -63,6 +68,8 @@ def plan(home: Path, keep: int) -> list[Gone]:
     ]
     there = {str(ref): ref for ref in _versions(lake)}
     for text in sorted((dropped - named) & there.keys()):
+        if any(path.parent.as_uri() in registered for path in lake.files(there[text])):
+            continue
         size = sum(entry["bytes"] for entry in lake.manifest(there[text])["files"])
         gone.append(Gone("lake version", text, None, size, there[text]))
     gone += [Gone("unfinished part", str(path.relative_to(home)), path, _size(path)) for path in lake.orphans()]

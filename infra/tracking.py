@@ -130,6 +130,10 @@ class Tracking:
         with self._alone():
             return self._register(name, folder, alias, tags)
 
+    def registered(self) -> frozenset[str]:
+        """Return the addresses of the folders of all registered models."""
+        return frozenset(str(version.source) for version in self._client.search_model_versions(""))
+
     def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         import mlflow
 

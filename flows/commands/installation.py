@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -67,8 +68,9 @@ def clean(
     from infra.retention import carry_out, plan
 
     with clear_errors():
-        folder = settings.load(home=home).home
-        items = plan(folder, keep)
+        loaded = settings.load(home=home)
+        folder = loaded.home
+        items = plan(folder, keep, _registered(loaded))
         freed = sum(item.n_bytes for item in items) if dry_run else carry_out(folder, items)
         rows = [{"what": item.what, "name": item.name, "MB": f"{item.n_bytes / 1e6:.1f}"} for item in items]
         if as_json:
@@ -77,3 +79,13 @@ def clean(
         print_table(rows, "nothing to remove")
         if rows:
             out.print(f"{freed / 1e6:.1f} MB {'would be' if dry_run else ''} freed".replace("  ", " "), highlight=False)
+
+
+def _registered(loaded: settings.Settings) -> Collection[str]:
+    """Return where the registered models lie; a store that is not there yet is not made."""
+    if not loaded.tracking.startswith("http") and not (loaded.home / "mlflow" / "mlflow.db").exists():
+        return ()
+    settings.quiet_libraries(loaded.home)
+    from infra.tracking import Tracking
+
+    return Tracking(loaded.tracking, loaded.home / "mlflow" / "artifacts").registered()
