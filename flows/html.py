@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,19 @@ from infra.lake import Lake, Ref
 Row = Mapping[str, Any]
 
 
+def templates() -> jinja2.Environment:
+    """Return the templates of all pages, with the filters that write figures."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flows"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "band": band}
+    return environment
+
+
 def page(home: Path, report: Row) -> str:
     """Return the report of a run as HTML.
 
@@ -41,9 +53,7 @@ def page(home: Path, report: Row) -> str:
         home: the state folder, for the lake and the evidence that the report names.
         report: the run's report, as `flows.report.build_report` makes it.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # fmt: skip  # noqa: E501
-    environment.filters |= {"number": number, "band": band}
-    template = environment.from_string((files("flows") / "templates" / "report.html").read_text(encoding="utf-8"))
+    template = templates().get_template("report.html")
     with charts.style():
         return template.render(**_context(home, report))
 

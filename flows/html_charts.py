@@ -51,7 +51,7 @@ def style() -> Any:
     return mpl.rc_context(_STYLE)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg_of(figure: Figure, title: str) -> str:
     """Return the figure as an SVG element without identifiers that two charts of one page could share."""
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):
@@ -118,7 +118,7 @@ def energy_by_stage(report: Row) -> str | None:
         Line2D([], [], color=COLOURS["control"], marker="|", ms=9, mew=2, ls="-", label="wide (to the building)"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=2)
-    return _svg(figure, f"Energy by stage of run {report['run_id']}")
+    return svg_of(figure, f"Energy by stage of run {report['run_id']}")
 
 
 def arms(subtask: Row) -> str | None:
@@ -149,7 +149,7 @@ def arms(subtask: Row) -> str | None:
     figure.legend(
         handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=0.6, handletextpad=0.1
     )
-    return _svg(figure, f"Energy and quality of the arms of {subtask['name']}")
+    return svg_of(figure, f"Energy and quality of the arms of {subtask['name']}")
 
 
 def _look(row: Row, subtask: Row) -> tuple[str, str, dict[str, Any]]:
@@ -208,7 +208,7 @@ def quality_against_energy(subtask: Row) -> str | None:
     figure.legend(
         handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=0.6, handletextpad=0.1
     )
-    return _svg(figure, f"Quality against energy for {subtask['name']}")
+    return svg_of(figure, f"Quality against energy for {subtask['name']}")
 
 
 def _name(ax: Axes, rows: Sequence[Row], low: float) -> None:
@@ -273,7 +273,7 @@ def three_energies(report: Row) -> str | None:
         for (_, kind, _), label in zip(lines, labels, strict=True)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=1)
-    return _svg(figure, f"Three energies of run {report['run_id']}")
+    return svg_of(figure, f"Three energies of run {report['run_id']}")
 
 
 def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str | None:
@@ -299,7 +299,7 @@ def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str
         other.spines["right"].set_visible(True)
         ax.set_zorder(other.get_zorder() + 1)
         ax.patch.set_visible(False)
-    return _svg(figure, "Training curve")
+    return svg_of(figure, "Training curve")
 
 
 def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[str, float]]:
@@ -326,7 +326,7 @@ def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_xlabel("parts removed")
     ax.set_ylabel("bits per byte")
-    return _svg(figure, "Pruning curve")
+    return svg_of(figure, "Pruning curve")
 
 
 def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
@@ -348,7 +348,7 @@ def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
         for d, k in zip(domains, ("classical", "twin", "dequantised"), strict=False)
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
-    return _svg(figure, "Bits per byte before and after pruning")
+    return svg_of(figure, "Bits per byte before and after pruning")
 
 
 def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
@@ -373,4 +373,4 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     ax.set_ylabel("p-value, log scale")
     handles = [Line2D([], [], color=c, marker=m, ls="none", ms=7, label=name) for name, (c, m) in STATES.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
-    return _svg(figure, "Drift over time")
+    return svg_of(figure, "Drift over time")

@@ -1,15 +1,14 @@
-"""The plots of a study and its HTML fragment: quality against energy, paired differences as a forest plot."""
+"""The plots of a study and its page: quality against energy, paired differences as a forest plot."""
 
 from __future__ import annotations
 
-import html
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.html_charts import COLOURS, MARKERS, quality_against_energy, style
+from flows.html import templates
+from flows.html_charts import COLOURS, MARKERS, quality_against_energy, style, svg_of
 from flows.study_text import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
 
 Row = Mapping[str, Any]
@@ -38,32 +37,26 @@ def forest(found: Row) -> str | None:
             colour = COLOURS[row["kind"]]
             ax.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.6)
             ax.plot([row["difference"]], [y], marker=MARKERS[row["kind"]], color=colour, ms=6, ls="none")
-        ax.set_yticks(range(len(rows)), [row["arm"].replace("_", "-") for row in rows])
+        ax.set_yticks(range(len(rows)), [row["arm"] for row in rows])
         if max(abs(row["difference"]) for row in rows) > 20 * found["tolerance"]:
             ax.set_xscale("symlog", linthresh=2 * found["tolerance"])
         ax.set_xlabel(f"{found['metric']}\npaired difference to {found['incumbent']}, mean and 95 % interval")
         ax.margins(x=0.06)
         ax.legend(loc="best", fontsize=8)
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", bbox_inches="tight", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        )
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+        return svg_of(figure, f"Paired differences of {found['subtask']}")
 
 
-def fragment(found: Row, plots: Sequence[str]) -> str:
-    """Return the study as a piece of HTML that stands alone or inside a page."""
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in notes(found))
+def study_page(found: Row, plots: Sequence[str]) -> str:
+    """Return the study as a self-contained HTML page."""
     return (
-        f'<section class="study"><h2>{html.escape(found["subtask"])}</h2><p>{html.escape(title(found))}</p>'
-        f"{_table(ARM_HEADER, arm_cells(found))}{_table(ENERGY_HEADER, energy_cells(found))}"
-        f"{''.join(f'<figure>{svg}</figure>' for svg in plots)}<ul>{lines}</ul>"
-        f"<p>{html.escape(found['statistics'])}</p></section>\n"
+        templates()
+        .get_template("study.html")
+        .render(
+            found=found,
+            about=title(found),
+            arms=(ARM_HEADER, arm_cells(found)),
+            energies=(ENERGY_HEADER, energy_cells(found)),
+            notes=notes(found),
+            plots=plots,
+        )
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

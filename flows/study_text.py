@@ -158,8 +158,8 @@ def markdown(found: Row) -> str:
 
 
 def write_study(folder: Path, found: Row) -> None:
-    """Write `study.json`, `study.md`, `study.html` (a fragment) and the plots into the study's folder."""
-    from flows.study_plots import forest, fragment, quality_energy
+    """Write `study.json`, `study.md`, `study.html` and the plots into the study's folder."""
+    from flows.study_plots import forest, quality_energy, study_page
 
     write_atomic(folder / "study.json", json.dumps(found, indent=1, default=str))
     write_atomic(folder / "study.md", markdown(found))
@@ -167,4 +167,4 @@ def write_study(folder: Path, found: Row) -> None:
     for name, svg in plots.items():
         if svg:
             write_atomic(folder / f"{name}.svg", svg)
-    write_atomic(folder / "study.html", fragment(found, [svg for svg in plots.values() if svg]))
+    write_atomic(folder / "study.html", study_page(found, [svg for svg in plots.values() if svg]))

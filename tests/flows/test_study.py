@@ -19,7 +19,7 @@ from flows import study as module
 from flows.bank import StudyConfig, draw_instances, load_record
 from flows.cli import app
 from flows.study import run_instance
-from flows.study_plots import forest, fragment, quality_energy
+from flows.study_plots import forest, quality_energy, study_page
 from flows.study_report import (
     build_study,
     energy_share,
@@ -236,7 +236,7 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     assert "insufficient evidence (n=15, need 20)" in arms["exact"]["verdict"]
     assert all("insufficient evidence" in r["reason"] for r in found["routing"])
     assert found["headroom"]["gap"] == pytest.approx(0.5)
-    for text in (markdown(found), fragment(found, [forest(found) or "", quality_energy(found) or ""])):
+    for text in (markdown(found), study_page(found, [forest(found) or "", quality_energy(found) or ""])):
         assert "exact" in text
         assert "headroom" in text
     assert [cells[0] for cells in arm_cells(found)] == ["oracle", "greedy", "qaoa", "exact", "random"]
