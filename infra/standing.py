@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import resources
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,7 +37,6 @@ PAGES = {
 }
 # Else MLflow opens on traces, of which there are none.
 VIEWS = {"mlflow_url": "/#/experiments?workflowType=machine_learning"}
-DASHBOARD, WORKERS = "/status", "/info/main/workers.html"  # the second needs no bokeh
 
 Show = Callable[[str], None]
 
@@ -237,8 +235,7 @@ def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
         dashboard_address=f"127.0.0.1:{port}",
         local_directory=str(settings.home / "dask"),
     ) as own:
-        page = own.dashboard_link if find_spec("bokeh") else own.dashboard_link.replace(DASHBOARD, WORKERS)
-        yield {"dask_address": own.scheduler_address, "dask_url": page}
+        yield {"dask_address": own.scheduler_address, "dask_url": own.dashboard_link}
 
 
 @contextmanager
