@@ -71,6 +71,7 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
             "status": "failed" if failure else "done",
             "wall_s": time.monotonic() - began,
             "peak_mb": tree.peak_mb,
+            "elsewhere_cpu_s": tree.elsewhere_cpu_s(),
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         tree.stop()
@@ -98,9 +99,12 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
         since: when this process began with it, as rows are stamped.
     """
     loaded = settings.load()
-    record_orchestration(loaded.home, run_id, since, _tree_cpu_s())
+    run = json.loads((loaded.home / "runs" / run_id / "run.json").read_text())
+    elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
+    record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     report = _report(loaded, run_id)
-    record_orchestration(loaded.home, run_id, since, _tree_cpu_s())  # what that report took stands in the next one
+    # What that report took stands in the next one.
+    record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     return report
 
 

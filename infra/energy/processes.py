@@ -35,6 +35,12 @@ class ProcessTree:
         """Return the CPU seconds used so far."""
         return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in self._family())
 
+    def elsewhere_cpu_s(self) -> float:
+        """Return the part of it that was not used by this process and those it started."""
+        own = {process.pid for process in (self._roots[0], *self._roots[0].children(recursive=True))}
+        others = (process for process in self._family() if process.pid not in own)
+        return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in others)
+
     def stop(self) -> None:
         """Stop watching the memory."""
         self._stop.set()

@@ -2,12 +2,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 
 from infra.energy.processes import ProcessTree
 
+WAIT = (
+    "import time\ntime.sleep(1)\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ntime.sleep(60)"
+)
 BURN = "import time\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass"
+WAIT = f"import time\ntime.sleep(1)\n{BURN}\ntime.sleep(60)"
 
 
 def test_a_child_counts_while_it_lives_and_after_it_ended() -> None:
@@ -17,3 +23,19 @@ def test_a_child_counts_while_it_lives_and_after_it_ended() -> None:
     used = tree.cpu_s() - before
     assert used == pytest.approx(0.65, abs=0.2)
     tree.stop()
+
+
+def test_what_a_process_of_somebody_else_used_is_known_apart() -> None:
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {WAIT!r}], stdout=2).pid)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    orphan = psutil.Process(int(done.stdout))
+    try:
+        tree = ProcessTree([orphan.pid])
+        deadline = time.monotonic() + 20
+        while tree.elsewhere_cpu_s() < 0.3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert 0.3 <= tree.elsewhere_cpu_s() < 1.0
+        assert tree.cpu_s() > tree.elsewhere_cpu_s()
+        tree.stop()
+    finally:
+        orphan.kill()
