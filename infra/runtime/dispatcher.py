@@ -132,9 +132,10 @@ class Rounds:
 
     def send_waiting(self) -> list[Standing]:
         """Claim what waits and send it; return what may be out now."""
-        claimed = self._lane.claim(self._backend.name, self._backend.limits, _tariff(self._lane.ledger, self._backend))
+        backend, tariff = self._backend, _tariff(self._lane.ledger, self._backend)
+        claimed = self._lane.claim(backend.name, backend.limits, tariff, sent=backend.local)
         self._batches |= {batch.tag: batch for batch in claimed}
-        return [standing for batch in claimed if (standing := _send(self._lane, self._backend, batch)) is not None]
+        return [standing for batch in claimed if (standing := _send(self._lane, backend, batch)) is not None]
 
     def _is_open(self, standing: Standing) -> bool:
         """Whether there is something left to do soon; nobody waits for what is parked, nor long for a bill."""
@@ -284,6 +285,8 @@ def _send(lane: Lane, backend: Backend, batch: Batch) -> Standing | None:
     except Exception as error:  # seam: nothing has left, so the callers may be told
         lane.close(batch.tag, FAILED, sentence(error))
         raise
+    if backend.local:  # what it holds dies with this process, and the claim has said so
+        return Standing(batch.tag, SUBMITTED, backend.submit(batch.tag, tasks), standing.created, None)
     # A leader that was paused longer than its lease stops here. Between this look and the socket it can still be
     # paused, and no lock of ours reaches into the service: then two leaders may hold the batch, but only one sends it.
     # The other finds nothing under the tag and parks it; it is adopted as soon as its job is listed. Only a configured
@@ -337,7 +340,7 @@ class Leader(threading.Thread):
     def __init__(self, lane: Lane, key: str, manner: Manner) -> None:
         super().__init__(name=f"ketcycle-dispatch-{lane.name}", daemon=True)
         self._lane, self._key, self._manner = lane, key, manner
-        self._stop_leading = threading.Event()
+        self._stop_leading, self._over = threading.Event(), threading.Event()
         self._error: Exception | None = None
 
     @classmethod
@@ -364,6 +367,11 @@ class Leader(threading.Thread):
         finally:
             with self._lock:
                 self._leading.discard((self._lane.ledger.database.url, self._lane.name))
+            self._over.set()
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the call that started it is answered, it ends, or the time is over."""
+        self._over.wait(seconds)
 
     def let_go(self, *, answered: bool) -> None:
         """Let go of by its caller: jobs that are out run on for the next leader.
@@ -388,7 +396,9 @@ class Leader(threading.Thread):
             raise self._error
 
     def _unanswered(self) -> bool:
-        return self._lane.ledger.state(self._key)[0] not in FINAL
+        if self._lane.ledger.state(self._key)[0] in FINAL:
+            self._over.set()
+        return not self._over.is_set()
 
 
 # The threads of a parent do not exist in its child.

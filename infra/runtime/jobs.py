@@ -102,11 +102,10 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
                 if left is not None and left <= 0:
                     raise StillQueued(f"call {self._call.key} is {state} at its deadline; it stays in the ledger")
                 leader = leader or Leader.start_if_free(self._ledger, self._call.backend, self._call.key, self._manner)
-                step = pause if left is None else min(pause, left)
-                if leader is None:
-                    time.sleep(step)
-                else:
-                    leader.join(step)
+                if leader is not None:
+                    leader.wait(LONGEST_PAUSE_S if left is None else min(LONGEST_PAUSE_S, left))
+                    continue
+                time.sleep(pause if left is None else min(pause, left))
                 pause = min(1.5 * pause, LONGEST_PAUSE_S)
         finally:
             if leader is not None:

@@ -201,12 +201,18 @@ class Lane(Lease):
             unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
         return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
-    def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None) -> list[Batch]:
+    def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None, *, sent: bool = False) -> list[Batch]:
         """Turn the calls that wait longest into batches within the limits; empty if none waits.
 
         At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. A batch
         is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved; a call that no limit
         will ever leave room for is refused, one that only reservations of jobs that are out stand in the way of waits.
+
+        Args:
+            backend: where the calls go.
+            limits: of its jobs.
+            tariff: what is reserved with; None where nothing is billed.
+            sent: whether a batch counts as sent at once, with its tag as its job: for jobs that die with the process.
         """
         now = time.time()
         with self.fenced() as connection:
@@ -230,18 +236,25 @@ class Lane(Lease):
                 chosen.extend(more)
             groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
             scale = min(HEADROOM, gate.room(needed(groups, factor)).scale) if gate else 1.0
-            claimed = [self._write_batch(connection, group, now, gate, factor * scale) for group in groups]
-            move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTING)
+            claimed = [self._write_batch(connection, group, now, gate, factor * scale, sent) for group in groups]
+            move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
             for key in set(keys) - {item.part.call for item in chosen}:
                 follow_parts(connection, key, OUT)  # a call of no PUBs, or whose parts all survived a crash
             return claimed
 
     def _write_batch(
-        self, connection: sa.Connection, items: tuple[Item, ...], now: float, gate: Gate | None, factor: float
+        self,
+        connection: sa.Connection,
+        items: tuple[Item, ...],
+        now: float,
+        gate: Gate | None,
+        factor: float,
+        sent: bool,
     ) -> Batch:
         wish = needed((items,), factor)
         batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
         row = {"tag": batch.tag, "lane": self.name, "state": PREPARED, "fence": self.fence, "created": now}
+        row |= {"state": SUBMITTED, "job_id": batch.tag} if sent else {}
         row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
         row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
         connection.execute(batches.insert().values(**row))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +84,7 @@ class Simulator:
     def __init__(self, name: str, limits: Limits) -> None:
         self.name, self.limits = name, limits
         self.calibration = calibration_of(name)
-        self._jobs: dict[str, tuple[str, Sequence[Task]]] = {}
+        self._jobs: dict[str, Sequence[Task]] = {}
         self._prepared: OrderedDict[tuple[Any, ...], Prepared] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -103,12 +102,11 @@ class Simulator:
         return 0.0
 
     def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
-        """Keep the batch until its results are asked for."""
+        """Keep the batch until its results are asked for; its tag names the job."""
         del max_qpu_s
-        job_id = uuid.uuid4().hex
         with self._lock:
-            self._jobs[job_id] = (tag, tasks)
-        return job_id
+            self._jobs[tag] = tasks
+        return tag
 
     def status(self, job_id: str) -> JobState:
         """A job of this process is ready to be fetched; any other died with its process."""
@@ -117,7 +115,7 @@ class Simulator:
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
         """Simulate task after task."""
         with self._lock:
-            _, tasks = self._jobs.pop(job_id)
+            tasks = self._jobs.pop(job_id)
         for index, task in enumerate(tasks):
             try:
                 yield index, self._execute(task)
@@ -137,7 +135,7 @@ class Simulator:
     def find(self, tag: str) -> tuple[str, ...]:
         """Return the jobs of this process under a tag."""
         with self._lock:
-            return tuple(job_id for job_id, (known, _) in self._jobs.items() if known == tag)
+            return (tag,) if tag in self._jobs else ()
 
     def _prepare(self, task: Task) -> Prepared:
         raise NotImplementedError
