@@ -52,15 +52,15 @@ def list_(
                 "key": call["key"][:12],
                 "state": call["state"],
                 "run": call["run"],
-                "decision": f"{call['stage']}/{call['subtask']}",
+                "decision": call["subtask"],
                 "arm": call["arm"],
                 "backend": call["backend"],
                 "circuits": call.get("circuits", 0),
                 "shots": call.get("shots", 0),
                 "CPU s": f"{call.get('cpu_s', 0):.3g}",
-                "QPU s, billed": f"{call.get('qpu_s_billed', 0):.4g}",
-                "QPU s, projected": f"{call.get('qpu_s_projected', 0):.4g}",
-                "created": call["created"][:19],
+                "QPU s billed": f"{call.get('qpu_s_billed', 0):.4g}",
+                "projected": f"{call.get('qpu_s_projected', 0):.4g}",
+                "created": call["created"][5:19].replace("T", " "),
             }
             for call in calls
         ]
