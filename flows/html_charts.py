@@ -143,7 +143,7 @@ def arms(subtask: Row) -> str | None:
         if subtask["oracle"] is not None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
         right[0].set_xlabel(f"{fill(subtask['metric'], 18)},\nhigher is better")
-        right[0].xaxis.set_major_locator(MaxNLocator(4))
+        right[0].xaxis.set_major_locator(MaxNLocator(3))
         right[0].tick_params(axis="y", length=0)
         right[0].margins(x=0.08)
     figure.legend(
@@ -324,7 +324,7 @@ def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
     ax.plot([p[0] for p in points], [p[1] for p in points], color=COLOURS["classical"], marker="o")
     ax.axhline(points[0][1], color="#888888", lw=0.8, ls=":")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("parts removed")
+    ax.set_xlabel("units removed, the least missed first")
     ax.set_ylabel("bits per byte")
     return svg_of(figure, "Pruning curve")
 
