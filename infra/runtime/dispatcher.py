@@ -111,16 +111,17 @@ class Rounds:
     def run(self, wanted: Callable[[], bool]) -> None:
         """Go on until nothing is open or nobody here wants more."""
         linger_s = self._backend.linger_s if self._manner.linger_s is None else self._manner.linger_s
-        closing = inf
+        going, closing = True, inf
         while not self._stop.wait(linger_s):
             waits, standing = self._lane.look()
-            sent = self.send_waiting() if waits and wanted() else []
+            sent = self.send_waiting() if waits and going else []
             for each in (*standing, *sent):
                 self.advance(each)
                 if self._stop.is_set():
                     return
             open_ = [each for each in (*standing, *sent) if self._is_open(each)]
-            if not wanted():
+            going = wanted()
+            if not going:
                 closing = min(closing, time.monotonic() + CLOSING_S)
                 books = any(each.duplicate_of or each.state not in OUT for each in open_)
                 if not books or time.monotonic() > closing:
@@ -225,7 +226,7 @@ class Rounds:
         """Ask for the bill, and for jobs that the service made of the same batch: its client posts again by itself."""
         backend, job = self._backend, str(standing.job_id)
         if not backend.priced:
-            return Bill()
+            return Bill(free=True)
         seconds = backend.billed(job)
         track.bill_since = track.bill_since or time.monotonic()
         if seconds is None and time.monotonic() - track.bill_since < BILL_PATIENCE_S:
@@ -332,7 +333,11 @@ def _cancel(backend: Backend, jobs: Sequence[str]) -> None:
 
 
 class Leader(threading.Thread):
-    """Leads for everybody until the call that started it is answered or wanted no more."""
+    """Leads for everybody until the call that started it is answered or wanted no more.
+
+    Attributes:
+        answer: final state and error of that call, once it is answered.
+    """
 
     _lock = threading.Lock()
     _leading: set[tuple[str, str]] = set()  # noqa: RUF012  (one for the process)
@@ -342,6 +347,7 @@ class Leader(threading.Thread):
         self._lane, self._key, self._manner = lane, key, manner
         self._stop_leading, self._over = threading.Event(), threading.Event()
         self._error: Exception | None = None
+        self.answer: tuple[str, str | None] | None = None
 
     @classmethod
     def start_if_free(cls, ledger: Ledger, backend: str, key: str, manner: Manner) -> Leader | None:
@@ -396,7 +402,9 @@ class Leader(threading.Thread):
             raise self._error
 
     def _unanswered(self) -> bool:
-        if self._lane.ledger.state(self._key)[0] in FINAL:
+        state, error = self._lane.ledger.state(self._key)
+        if state in FINAL:
+            self.answer = state, error
             self._over.set()
         return not self._over.is_set()
 

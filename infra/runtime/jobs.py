@@ -90,7 +90,7 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         pause, leader = PAUSE_S, None
         try:
             while True:
-                state, error = self._ledger.state(self._call.key)
+                state, error = (leader and leader.answer) or self._ledger.state(self._call.key)
                 if state in FINAL:
                     self.open = False
                     _raise_unless_done(self._call, state, error)

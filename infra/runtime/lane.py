@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -35,6 +35,7 @@ from infra.runtime.ledger import (
     calls_of,
     follow_parts,
     move,
+    move_call,
     wait_again,
 )
 from infra.runtime.schema import batches, calls, parts
@@ -123,10 +124,12 @@ class Bill:
     Attributes:
         seconds: QPU seconds billed; None while the service does not say.
         duplicates: further jobs that the service made of the same batch.
+        free: whether nothing was reserved, because nothing is billed there.
     """
 
     seconds: float | None = 0.0
     duplicates: tuple[str, ...] = ()
+    free: bool = False
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,15 @@ class Delivery:
     usage: Mapping[str, float] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return what is stored of a result.
+
+        The request goes: the fingerprint is enough to recognise a replay, and thousands of parameter sets would fill
+        the disk.
+        """
+        stored = {"result": self.result, "usage": json.dumps(dict(self.usage)), "request": b""}
+        return {**_same(self.part), **stored, "facts": json.dumps(dict(self.facts), default=str)}
 
 
 @dataclass(frozen=True)
@@ -185,19 +197,44 @@ class Limits:
         return [tuple(group) for group in groups]
 
 
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_WAITING = sa.select(calls.c.key).where(calls.c.backend == sa.bindparam("lane"), calls.c.state == PREPARED)
+_LONGEST_FIRST = (
+    _WAITING.order_by(calls.c.created, calls.c.key).limit(sa.bindparam("most", type_=sa.Integer)).with_for_update()
+)
+_ANY_WAITING = _WAITING.limit(1)
+_STANDING = (
+    sa.select(batches.c.tag, batches.c.state, batches.c.job_id, batches.c.created, batches.c.duplicate_of)
+    .where(batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None))
+    .order_by(batches.c.created)
+)
+_PART_COLUMNS = tuple(parts.c[f.name] for f in fields(Part))
+_OF_CALL = tuple(calls.c[name] for name in ("seed", "primitive", "projection", "executions", "options", "run", "stage"))
+_OPEN_ITEMS = (
+    sa.select(*_PART_COLUMNS, parts.c.slot, *_OF_CALL)
+    .join(calls, calls.c.key == parts.c.call)
+    .where(parts.c.result.is_(None))
+    .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
+)
+_LOOSE = _OPEN_ITEMS.where(parts.c.call.in_(sa.bindparam("keys", expanding=True)), parts.c.batch.is_(None))
+_INSIDE = _OPEN_ITEMS.where(parts.c.batch == sa.bindparam("its_tag"))
+_SAME_PART = tuple(parts.c[name] == sa.bindparam(f"its_{name}") for name in ("call", "position", "part"))
+_BOARD = parts.update().where(*_SAME_PART)
+_STORE = parts.update().where(*_SAME_PART, parts.c.result.is_(None))
+_BATCH = batches.update().where(batches.c.tag == sa.bindparam("its_tag"))
+_LEFT = sa.select(calls.c.key).where(
+    calls.c.key.in_(sa.select(parts.c.call).where(parts.c.batch == sa.bindparam("its_tag"))), calls.c.state.in_(OUT)
+)
+
+
 class Lane(Lease):
     """A lane whose lease this process holds."""
 
     def look(self) -> tuple[bool, list[Standing]]:
         """Say whether calls wait, and return the batches that are not over or not billed yet, the oldest first."""
-        waiting = sa.select(calls.c.key).where(calls.c.backend == self.name, calls.c.state == PREPARED).limit(1)
-        standing = [batches.c[name] for name in ("tag", "state", "job_id", "created", "duplicate_of")]
         with self.ledger.database.read() as connection:
-            waits = connection.execute(waiting).first() is not None
-            unbilled = batches.c.lane == self.name, batches.c.billed_s.is_(None)
-            rows = (
-                connection.execute(sa.select(*standing).where(*unbilled).order_by(batches.c.created)).mappings().all()
-            )
+            waits = connection.execute(_ANY_WAITING, {"lane": self.name}).first() is not None
+            rows = connection.execute(_STANDING, {"lane": self.name}).mappings().all()
             unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
         return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
@@ -215,7 +252,7 @@ class Lane(Lease):
             sent: whether a batch counts as sent at once, with its tag as its job: for jobs that die with the process.
         """
         now = time.time()
-        with self.fenced() as connection:
+        with self.fenced(wait=False) as connection:
             gate = Gate(connection, now, tariff.usd_per_s) if tariff else None
             factor = tariff.factor if tariff else 1.0
             chosen: list[Item] = []
@@ -230,14 +267,15 @@ class Lane(Lease):
                 if room.scale < 1:
                     load -= sum(item.part.executions for item in more)
                     if room.final:
-                        move(connection, calls.c.key == key, OPEN, state=FAILED, error=REFUSED + room.reason)
+                        move_call(connection, key, OPEN, state=FAILED, error=REFUSED + room.reason)
                     continue
                 keys.append(key)
                 chosen.extend(more)
             groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
             scale = min(HEADROOM, gate.room(needed(groups, factor)).scale) if gate else 1.0
             claimed = [self._write_batch(connection, group, now, gate, factor * scale, sent) for group in groups]
-            move(connection, calls.c.key.in_(keys), (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
+            for key in keys:
+                move_call(connection, key, (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
             for key in set(keys) - {item.part.call for item in chosen}:
                 follow_parts(connection, key, OUT)  # a call of no PUBs, or whose parts all survived a crash
             return claimed
@@ -257,15 +295,8 @@ class Lane(Lease):
         row |= {"state": SUBMITTED, "job_id": batch.tag} if sent else {}
         row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
         row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
-        connection.execute(batches.insert().values(**row))
-        same = [
-            column == sa.bindparam(f"its_{column.name}") for column in (parts.c.call, parts.c.position, parts.c.part)
-        ]
-        slots = [
-            {"its_call": i.part.call, "its_position": i.part.position, "its_part": i.part.part, "place": i.slot}
-            for i in items
-        ]
-        connection.execute(parts.update().where(*same).values(batch=batch.tag, slot=sa.bindparam("place")), slots)
+        connection.execute(batches.insert(), row)
+        connection.execute(_BOARD, [{**_same(item.part), "batch": batch.tag, "slot": item.slot} for item in items])
         if gate is not None:
             gate.reserve(batch.tag, wish)
         return batch
@@ -277,7 +308,7 @@ class Lane(Lease):
             LeaseLost: someone else leads now; it must not be sent.
         """
         with self.fenced() as connection:
-            connection.execute(batches.update().where(batches.c.tag == tag).values(state=SUBMITTING))
+            connection.execute(_BATCH, {"its_tag": tag, "state": SUBMITTING})
 
     def submitted(self, tag: str, job_id: str, duplicates: Sequence[str] = ()) -> bool:
         """Record that a batch has left under this job id; False if it was ended or put back meanwhile.
@@ -310,23 +341,16 @@ class Lane(Lease):
         with self.fenced() as connection:
             if last_of is not None:  # first, because who wants a call again holds it back by this row
                 self._end(connection, last_of, DONE, None, bill or Bill())
-            for item in deliveries:
-                if item.error is None:
-                    usage, facts = json.dumps(dict(item.usage)), json.dumps(dict(item.facts), default=str)
-                    connection.execute(
-                        parts.update()
-                        .where(*_same(item.part), parts.c.result.is_(None))
-                        .values(result=item.result, usage=usage, facts=facts)
-                    )
+            if results := [item.row() for item in deliveries if item.error is None]:
+                connection.execute(_STORE, results)
             for key in dict.fromkeys(item.part.call for item in deliveries):
                 errors = [item.error for item in deliveries if item.part.call == key and item.error]
                 if errors:
-                    move(connection, calls.c.key == key, OUT, state=FAILED, error=errors[0])
+                    move_call(connection, key, OUT, state=FAILED, error=errors[0])
                 else:
                     follow_parts(connection, key, (*OUT, UNKNOWN))
             if last_of is not None:
-                left = sa.select(calls.c.key).where(calls.c.key.in_(calls_of(last_of)), calls.c.state.in_(OUT))
-                for key in list(connection.scalars(left)):
+                for key in list(connection.scalars(_LEFT, {"its_tag": last_of})):
                     follow_parts(connection, key, OUT)
 
     def close(self, tag: str, state: str, error: str, bill: Bill | None = None) -> None:
@@ -344,7 +368,7 @@ class Lane(Lease):
     def settle(self, tag: str, seconds: float) -> None:
         """Book the bill of a batch that was over before it was known."""
         with self.fenced() as connection:
-            connection.execute(batches.update().where(batches.c.tag == tag).values(billed_s=seconds))
+            connection.execute(_BATCH, {"its_tag": tag, "billed_s": seconds})
             settle(connection, tag, seconds)
 
     def leave(self, tag: str) -> bool:
@@ -362,17 +386,19 @@ class Lane(Lease):
         with self.ledger.database.read() as connection:
             columns = (batches.c.parts, batches.c.max_qpu_s)
             row = connection.execute(sa.select(*columns).where(batches.c.tag == tag)).one()
-            return Batch(tag, _items(connection, parts.c.batch == tag, parts.c.result.is_(None)), *row)
+            return Batch(tag, _items(connection.execute(_INSIDE, {"its_tag": tag})), *row)
 
     def _end(self, connection: sa.Connection, tag: str, state: str, error: str | None, bill: Bill) -> None:
         values = {"state": state, "error": error, "billed_s": bill.seconds, "updated": time.time()}
-        connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
+        connection.execute(_BATCH, {"its_tag": tag, **values})
         self._note_duplicates(connection, tag, bill.duplicates)
-        if bill.seconds is not None:
+        if bill.seconds is not None and not bill.free:
             settle(connection, tag, bill.seconds)
 
     def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> None:
         """Write down jobs that the service made of a batch again, and reserve what they may cost."""
+        if not jobs:
+            return
         same = sa.select(batches.c.job_id).where(sa.or_(batches.c.tag == tag, batches.c.duplicate_of == tag))
         known, now = set(connection.scalars(same)), time.time()
         for job_id in dict.fromkeys(jobs):
@@ -381,7 +407,7 @@ class Lane(Lease):
                 row |= {"job_id": job_id, "parts": 0, "executions": 0, "created": now, "updated": now}
                 connection.execute(batches.insert().values(**row, duplicate_of=tag, flagged=True))
                 reserve_again(connection, tag, str(row["tag"]))
-                connection.execute(batches.update().where(batches.c.tag == tag).values(flagged=True))
+                connection.execute(_BATCH, {"its_tag": tag, "flagged": True})
 
 
 def needed(groups: Iterable[Sequence[Item]], factor: float) -> Amounts:
@@ -409,31 +435,22 @@ def _cancelled(lane: str) -> Any:
 
 def _waiting(connection: sa.Connection, backend: str, most: int) -> Iterator[tuple[str, tuple[Item, ...]]]:
     """Yield the calls that wait longest, each with its parts that are neither out nor answered."""
-    rows = sa.select(calls.c.key).where(calls.c.backend == backend, calls.c.state == PREPARED).limit(most)
-    keys = list(connection.scalars(rows.order_by(calls.c.created, calls.c.key).with_for_update()))
+    keys = list(connection.scalars(_LONGEST_FIRST, {"lane": backend, "most": most}))
     for start in range(0, len(keys), LOADED):
         some = keys[start : start + LOADED]
-        loose = parts.c.call.in_(some), parts.c.batch.is_(None), parts.c.result.is_(None)
-        loaded = {key: tuple(items) for key, items in groupby(_items(connection, *loose), lambda i: i.part.call)}
+        loose = _items(connection.execute(_LOOSE, {"keys": some}))
+        loaded = {key: tuple(items) for key, items in groupby(loose, lambda item: item.part.call)}
         yield from ((key, loaded.get(key, ())) for key in some)
 
 
-def _same(part: Part) -> tuple[Any, ...]:
-    return parts.c.call == part.call, parts.c.position == part.position, parts.c.part == part.part
+def _same(part: Part) -> dict[str, Any]:
+    return {"its_call": part.call, "its_position": part.position, "its_part": part.part}
 
 
-def _items(connection: sa.Connection, *which: Any) -> tuple[Item, ...]:
-    names = ("call", "position", "part", "start", "circuit", "request", "circuits", "shots", "estimate_s", "overhead_s")
-    of_call = ("seed", "primitive", "projection", "executions", "options", "run", "stage")
-    rows = connection.execute(
-        sa.select(*(parts.c[name] for name in names), parts.c.slot, *(calls.c[name] for name in of_call))
-        .join(calls, calls.c.key == parts.c.call)
-        .where(*which)
-        .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
-    )
+def _items(rows: Iterable[Any]) -> tuple[Item, ...]:
     return tuple(
         Item(
-            part=Part(*row[: len(names)]),
+            part=Part(*row[: len(_PART_COLUMNS)]),
             slot=row.slot or 0,
             seed=row.seed,
             primitive=row.primitive,

@@ -30,6 +30,16 @@ class LeaseLost(RuntimeQueueError):
     """The lane is led by someone else now; nothing was written."""
 
 
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_OF_LANE = leases.c.lane == sa.bindparam("its_lane")
+_LOOK = sa.select(leases).where(_OF_LANE)
+_TAKE = leases.update().where(
+    _OF_LANE,
+    leases.c.fence == sa.bindparam("its_fence"),
+    sa.func.coalesce(leases.c.holder, "") == sa.bindparam("its_holder"),
+)
+
+
 class Lease:
     """The lease of a lane, held by this process. Get one with `acquire`."""
 
@@ -42,10 +52,10 @@ class Lease:
         """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
         now = time.time()
         with ledger.database.read() as connection:
-            row = connection.execute(sa.select(leases).where(leases.c.lane == name)).mappings().first()
+            row = connection.execute(_LOOK, {"its_lane": name}).mappings().first()
         if row is None:
             try:
-                with ledger.database.write() as connection:
+                with ledger.database.write(wait=False) as connection:
                     connection.execute(leases.insert().values(lane=name, fence=0, expires=0.0))
             except Duplicate:
                 return None
@@ -57,13 +67,10 @@ class Lease:
             return None
         holder, fence = uuid.uuid4().hex, row["fence"] + 1
         host, pid, started = _identity(os.getpid())
-        with ledger.database.write() as connection:
-            same = leases.c.holder.is_(None) if row["holder"] is None else leases.c.holder == row["holder"]
-            moved = connection.execute(
-                leases.update()
-                .where(leases.c.lane == name, leases.c.fence == row["fence"], same)
-                .values(fence=fence, holder=holder, host=host, pid=pid, started=started, expires=now + ttl_s)
-            )
+        with ledger.database.write(wait=False) as connection:
+            taken = {"holder": holder, "host": host, "pid": pid, "started": started, "expires": now + ttl_s}
+            same = {"its_lane": name, "its_fence": row["fence"], "its_holder": row["holder"] or ""}
+            moved = connection.execute(_TAKE, {**same, **taken, "fence": fence})
         return cls(ledger, name, fence, holder, ttl_s) if moved.rowcount == 1 else None
 
     def renew(self) -> None:
@@ -72,25 +79,26 @@ class Lease:
         Raises:
             LeaseLost: someone else leads now.
         """
-        with self.fenced():
+        with self.fenced(wait=False):
             pass
 
     def release(self) -> None:
         """Hand the lease on; nothing happens if it has passed on already."""
-        with self.ledger.database.write() as connection:
-            connection.execute(leases.update().where(*self._ours()).values(holder=None, expires=0.0))
+        with self.ledger.database.write(wait=False) as connection:
+            connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
 
     @contextmanager
-    def fenced(self) -> Iterator[sa.Connection]:
-        """Open a transaction that renews the lease, or fails if it is no longer ours."""
-        with self.ledger.database.write() as connection:
-            renewed = connection.execute(leases.update().where(*self._ours()).values(expires=time.time() + self.ttl_s))
+    def fenced(self, *, wait: bool = True) -> Iterator[sa.Connection]:
+        """Open a transaction that renews the lease, or fails if it is no longer ours; see `Database.write`."""
+        with self.ledger.database.write(wait=wait) as connection:
+            renewed = connection.execute(_TAKE, {**self._ours, "expires": time.time() + self.ttl_s})
             if renewed.rowcount != 1:
                 raise LeaseLost(f"lane {self.name} was taken over from the leader with fence {self.fence}")
             yield connection
 
-    def _ours(self) -> tuple[Any, ...]:
-        return leases.c.lane == self.name, leases.c.fence == self.fence, leases.c.holder == self._holder
+    @property
+    def _ours(self) -> dict[str, Any]:
+        return {"its_lane": self.name, "its_fence": self.fence, "its_holder": self._holder}
 
 
 class _Seen:

@@ -36,6 +36,24 @@ OPEN = (PREPARED, *OUT)
 STATES = (*OPEN, *FINAL)
 
 
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_OF_KEY = calls.c.key == sa.bindparam("its_key")
+_FIND = sa.select(calls).where(_OF_KEY)
+_STATE = sa.select(calls.c.state, calls.c.error).where(_OF_KEY)
+_MOVE = calls.update().where(_OF_KEY, calls.c.state.in_(sa.bindparam("its_states", expanding=True)))
+_STORED = sa.select(circuits.c.digest).where(circuits.c.digest.in_(sa.bindparam("digests", expanding=True)))
+_WHERE_PARTS_ARE = (
+    sa.select(parts.c.batch, batches.c.state)
+    .outerjoin(batches, batches.c.tag == parts.c.batch)
+    .where(parts.c.call == sa.bindparam("its_key"), parts.c.result.is_(None))
+    .distinct()
+)
+_RESULTS = (
+    sa.select(parts.c.position, parts.c.part, parts.c.circuit, parts.c.result, parts.c.usage, parts.c.facts)
+    .where(parts.c.call == sa.bindparam("its_key"))
+    .order_by(parts.c.position, parts.c.part)
+)
+
 CANCELLED_BY_CALLER = "cancelled by its caller"
 NOTHING_CAME = "its job is over and brought no result for all of its PUBs"
 
@@ -119,20 +137,21 @@ def move(connection: sa.Connection, which: Any, source: tuple[str, ...], **value
     connection.execute(calls.update().where(which, calls.c.state.in_(source)).values(**values, updated=time.time()))
 
 
+def move_call(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
+    """Change one call if it is in one of the source states; the values are plain, not SQL."""
+    connection.execute(_MOVE, {"its_key": key, "its_states": source, **values, "updated": time.time()})
+
+
 def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
     """Move a call, if it is in one of the source states, to where its parts are."""
-    where = sa.select(parts.c.batch, batches.c.state).outerjoin(batches, batches.c.tag == parts.c.batch).distinct()
-    rows = connection.execute(where.where(parts.c.call == key, parts.c.result.is_(None))).all()
+    rows = connection.execute(_WHERE_PARTS_ARE, {"its_key": key}).all()
     claimed = {PREPARED: SUBMITTING}  # a batch that has not left yet holds its parts like one that has
     found = {PREPARED if tag is None else claimed.get(state, state) for tag, state in rows}
     ends = FAILED if found else DONE
     state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), ends)
     if state == FAILED:
         values = {"error": NOTHING_CAME}
-    move(connection, calls.c.key == key, source, state=state, **values)
-    if state == DONE:
-        # The fingerprint is enough to recognise a replay; thousands of parameter sets would fill the disk.
-        connection.execute(parts.update().where(parts.c.call == key).values(request=b""))
+    move_call(connection, key, source, state=state, **values)
 
 
 def wait_again(connection: sa.Connection, tag: str) -> None:
@@ -142,10 +161,10 @@ def wait_again(connection: sa.Connection, tag: str) -> None:
     connection.execute(parts.update().where(parts.c.batch == tag, parts.c.result.is_(None)).values(batch=None))
     for key, cancelled in found:
         if cancelled is None:
-            follow_parts(connection, key, (*OUT, UNKNOWN), attempt=calls.c.attempt + 1, error=None)
+            connection.execute(calls.update().where(calls.c.key == key).values(attempt=calls.c.attempt + 1))
+            follow_parts(connection, key, (*OUT, UNKNOWN), error=None)
         else:
-            ended = {"state": CANCELLED, "error": CANCELLED_BY_CALLER}
-            move(connection, calls.c.key == key, (*OUT, UNKNOWN), **ended)
+            move_call(connection, key, (*OUT, UNKNOWN), state=CANCELLED, error=CANCELLED_BY_CALLER)
 
 
 class Ledger:
@@ -163,11 +182,12 @@ class Ledger:
 
     def __init__(self, location: str | Path, *, create: bool = True, durable: bool = True) -> None:
         self.database = Database(location, create=create, durable=durable)
+        self._stored: set[str] = set()
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the call with this replay key, or None."""
         with self.database.read() as connection:
-            row = connection.execute(sa.select(calls).where(calls.c.key == key)).mappings().first()
+            row = connection.execute(_FIND, {"its_key": key}).mappings().first()
             return dict(row) if row else None
 
     def state(self, key: str) -> tuple[str, str | None]:
@@ -177,7 +197,7 @@ class Ledger:
             RuntimeQueueError: the call is not in the ledger.
         """
         with self.database.read() as connection:
-            row = connection.execute(sa.select(calls.c.state, calls.c.error).where(calls.c.key == key)).first()
+            row = connection.execute(_STATE, {"its_key": key}).first()
         if row is None:
             raise RuntimeQueueError(f"call {key} has vanished from {self.database.name}; was the file replaced?")
         return row[0], row[1]
@@ -188,10 +208,14 @@ class Ledger:
             return str(connection.scalar(sa.select(batches.c.state).where(batches.c.tag == tag)))
 
     def missing_circuits(self, digests: Iterable[str]) -> set[str]:
-        """Return those digests whose circuit is not stored yet."""
-        wanted = set(digests)
-        with self.database.read() as connection:
-            return wanted - set(connection.scalars(sa.select(circuits.c.digest).where(circuits.c.digest.in_(wanted))))
+        """Return those digests whose circuit is not stored yet; nothing ever removes one that is."""
+        wanted = set(digests) - self._stored
+        if wanted:
+            with self.database.read() as connection:
+                there = set(connection.scalars(_STORED, {"digests": wanted}))
+            self._stored |= there
+            wanted -= there
+        return wanted
 
     def prepare(self, call: Call, pieces: Sequence[Part], qpy: Mapping[str, bytes]) -> bool:
         """Write the intent of a call; False if the same call has been written meanwhile.
@@ -203,11 +227,12 @@ class Ledger:
         """
         now = time.time()
         try:
-            with self.database.write() as connection:
-                there = set(connection.scalars(sa.select(circuits.c.digest).where(circuits.c.digest.in_(set(qpy)))))
+            with self.database.write(wait=False) as connection:
+                there = set(connection.scalars(_STORED, {"digests": set(qpy)})) if qpy else set()
                 if new := [{"digest": digest, "qpy": text} for digest, text in qpy.items() if digest not in there]:
                     connection.execute(circuits.insert(), new)
-                connection.execute(calls.insert().values(**call.row(), state=PREPARED, created=now, updated=now))
+                row = {**call.row(), "state": PREPARED, "created": now, "updated": now}
+                connection.execute(calls.insert(), row)
                 if pieces:
                     connection.execute(parts.insert(), [dict(vars(piece)) for piece in pieces])
         except Duplicate:
@@ -314,11 +339,8 @@ class Ledger:
 
     def results(self, key: str) -> list[dict[str, Any]]:
         """Return the parts of a call in order: position, part, circuit, result, usage, facts."""
-        columns = (parts.c.position, parts.c.part, parts.c.circuit, parts.c.result, parts.c.usage, parts.c.facts)
         with self.database.read() as connection:
-            rows = connection.execute(
-                sa.select(*columns).where(parts.c.call == key).order_by(parts.c.position, parts.c.part)
-            ).mappings()
+            rows = connection.execute(_RESULTS, {"its_key": key}).mappings()
             return [{**row, **{name: json.loads(row[name] or "{}") for name in ("usage", "facts")}} for row in rows]
 
     def circuits(self, digests: Iterable[str]) -> dict[str, bytes]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 import psutil
 
@@ -53,9 +54,20 @@ class Overhead:
             return total
 
 
+def resident_gb() -> float:
+    """Return the memory that this process holds, GB."""
+    return float(_process(os.getpid()).memory_info().rss) / 1e9
+
+
+@lru_cache(maxsize=1)
+def _process(pid: int) -> psutil.Process:
+    """Return the process with this id, which is looked up anew after a fork."""
+    return psutil.Process(pid)
+
+
 def _since(cpu: float, wall: float | None, now: float) -> Usage:
     elapsed = 0.0 if wall is None else time.perf_counter() - wall
-    memory_gb = psutil.Process().memory_info().rss / 1e9 if elapsed else 0.0
+    memory_gb = resident_gb() if elapsed else 0.0
     return Usage(cpu_s=now - cpu, wall_s=elapsed, rss_gb_s=memory_gb * elapsed)
 
 

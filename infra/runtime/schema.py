@@ -6,6 +6,7 @@ Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -185,26 +186,29 @@ class Database:
         self._durable = durable
         self._check_schema(create)
 
-    @property
-    def _engine(self) -> Engine:
+    def _engine(self, *, wait: bool) -> Engine:
         """The engine of this process; connections do not survive a fork."""
-        return _engine(self.url, self._durable, os.getpid())
+        return _engine(self.url, self._durable and wait, os.getpid())
 
     @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self, *, wait: bool = True) -> Iterator[Connection]:
         """Open a transaction that writes.
+
+        Args:
+            wait: for the disk, where writes are durable. Not needed where nothing outside depends on this one alone:
+                the next one that waits, which precedes whatever leaves the machine, carries it along.
 
         Raises:
             Duplicate: a row with this key is there already.
             RuntimeQueueError: anything else the database refuses.
         """
-        with self._explained(), self._engine.begin() as connection:
+        with self._explained(), self._engine(wait=wait).begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a connection that only reads."""
-        with self._explained(), self._engine.connect() as connection:
+        with self._explained(), self._engine(wait=False).connect() as connection:
             yield connection.execution_options(ketcycle_read=True)
 
     def _check_schema(self, create: bool) -> None:
@@ -230,7 +234,7 @@ class Database:
             yield
         except IntegrityError as error:
             raise Duplicate(f"the ledger {self.name} has this row already ({error.orig})") from error
-        except (DBAPIError, OSError) as error:
+        except (DBAPIError, OSError, sqlite3.Error) as error:
             cause = error.orig if isinstance(error, DBAPIError) else error
             raise RuntimeQueueError(f"the ledger {self.name} failed ({cause}): {_advice(str(cause))}") from error
 
@@ -298,7 +302,7 @@ def _advice(text: str) -> str:
     return "see the database's own message"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _engine(url: str, durable: bool, pid: int) -> Engine:
     """Return the engine of the process with this id."""
     del pid
@@ -322,9 +326,9 @@ def _engine(url: str, durable: bool, pid: int) -> Engine:
         cursor.close()
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    def _begin(connection: Any) -> None:
         # A transaction that reads first and then writes would fail at once, not wait, where another one wrote between.
         reading = connection.get_execution_options().get("ketcycle_read", False)
-        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+        connection.connection.dbapi_connection.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
 
     return engine

@@ -15,7 +15,6 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 from qiskit import ClassicalRegister, QuantumCircuit
 from qiskit.circuit import ControlFlowOp, ControlledGate, Gate, Instruction
@@ -26,6 +25,7 @@ from qiskit_aer import AerSimulator
 from infra.errors import BackendFailed, BadInput
 from infra.runtime.backends import SEED_STEP, Executed, JobState, Task, calibration_of
 from infra.runtime.lane import Limits
+from infra.runtime.overhead import resident_gb
 from infra.runtime.templates import Template, make_template
 
 CACHED = 256
@@ -68,8 +68,7 @@ class Clock:
     def read(self, arrays: dict[str, NDArray[Any]]) -> Executed:
         """Return the result with the time that it took."""
         cpu, wall = time.thread_time() - self._cpu, time.perf_counter() - self._wall
-        rss_gb = psutil.Process().memory_info().rss / 1e9
-        return Executed(arrays, cpu, wall, rss_gb * wall, self.prepare_cpu_s, facts=self.facts)
+        return Executed(arrays, cpu, wall, resident_gb() * wall, self.prepare_cpu_s, facts=self.facts)
 
 
 class Simulator:
@@ -78,7 +77,7 @@ class Simulator:
     local = True
     priced = False
     listing_delay_s = 0.0
-    linger_s = 0.002
+    linger_s = 0.0005
     poll_s = 0.0
 
     def __init__(self, name: str, limits: Limits) -> None:
