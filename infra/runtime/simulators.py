@@ -200,7 +200,7 @@ class IdealSimulator(Simulator):
     def __init__(self) -> None:
         super().__init__("aer", Limits(parts=256, sets=1024, samples=1_000_000))
         self._simulator = AerSimulator(max_parallel_threads=1)
-        self._native = frozenset(self._simulator.configuration().basis_gates) | _STRUCTURAL
+        self._native = (frozenset(self._simulator.configuration().basis_gates) | _STRUCTURAL) - _MISBOUND
 
     def _prepare(self, task: Task) -> Prepared:
         circuit = decompose_foreign(task.circuit, self._native)
@@ -209,6 +209,10 @@ class IdealSimulator(Simulator):
 
 
 _STRUCTURAL = frozenset({"measure", "barrier", "reset", "delay", "initialize", "kraus", "superop", "quantum_channel"})
+# Bound to many parameter sets inside the simulator (Aer 0.18), these come back wrong or not at all.
+_MISBOUND = frozenset(
+    {"crx", "cry", "crz", "cp", "cu1", "cu3", "mcp", "mcphase", "mcr", "mcrx", "mcry", "mcrz", "mcu", "mcu1", "mcu3"}
+)
 _GENERIC = (Instruction, Gate, ControlledGate)
 _DEPTH = 20
 

@@ -6,10 +6,12 @@ import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerFast
@@ -24,13 +26,16 @@ from tasks.preprocessing.decontaminate import HeldOut
 from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
+from tasks.preprocessing.state_loading import PIECE, STATE_LOADING, Loaded, Loading
 from tasks.stage import Context, State
+from tasks.text.embeddings import embed
 
 log = logging.getLogger("ketcycle.preprocessing")
 
-SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
+SUBTASKS: tuple[Subtask[Any, Any], ...] = (STATE_LOADING,)
 
 BATCH = 256
+LEAST_BACKGROUND = 32  # fewer documents span no axes worth learning
 BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches: enough bytes are enough tokens
 HOLDOUT = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("split", pa.string()), ("text", pa.string())])
 DROPPED = pa.schema([("doc_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -46,6 +51,12 @@ class Options(BaseModel):
         ngram: words of the n-grams by which contamination is found.
         overlap: share of n-grams, of the document's own or of one held-out document, from which a training document
             is dropped.
+        loading_vectors: documents whose vectors are put before `state_loading`; 0 = leave it out.
+        loading_background: further documents from which its axes and codebooks are learnt, at most.
+        loading_size: bytes for a vector.
+        loading_cells: of the bucket-brigade memory: 2, 4, 8 or 16.
+        loading_passes: in which the angles of approximate circuits are compiled.
+        loading_shots: of each circuit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,6 +66,12 @@ class Options(BaseModel):
     context: int = Field(128, ge=8, le=8192)
     ngram: int = Field(13, ge=2, le=50)
     overlap: float = Field(0.3, gt=0, le=1)
+    loading_vectors: int = Field(16, ge=0)
+    loading_background: int = Field(1024, ge=2)
+    loading_size: int = Field(64, ge=22, le=256)
+    loading_cells: Literal[2, 4, 8, 16] = 8
+    loading_passes: int = Field(100, ge=1)
+    loading_shots: int = Field(1024, ge=1)
 
 
 def prepare(context: Context) -> State:
@@ -90,14 +107,46 @@ def prepare(context: Context) -> State:
     )
 
 
-def pose(context: Context, state: State, subtask: str) -> Any:
-    """Return the problem of one decision; the stage has none yet."""
-    raise KeyError(f"preprocessing has no subtask {subtask!r}")
+def pose(context: Context, state: State, subtask: str) -> Loading | None:
+    """Return the vectors of some documents to be loaded; None where there are too few."""
+    if subtask != STATE_LOADING.name:
+        raise KeyError(f"preprocessing has no subtask {subtask!r}")
+    options = context.parsed(Options)
+    names, background = _loading_documents(context, state, options)
+    if not names or len(background) < LEAST_BACKGROUND:
+        return None
+    texts = _heads(context.lake, _kept(context), {*names, *background})
+    return Loading(
+        vectors=embed([texts[name] for name in names]),
+        background=embed([texts[name] for name in background]),
+        size=options.loading_size,
+        cells=options.loading_cells,
+        passes=options.loading_passes,
+        start=context.seed,
+        shots=options.loading_shots,
+    )
 
 
-def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
-    """Do what follows from a decision; the stage has none yet."""
-    raise KeyError(f"preprocessing has no subtask {subtask!r}")
+def apply(context: Context, state: State, subtask: str, solution: Loaded) -> State:
+    """Store the vectors in the chosen form as they come back out of it, each with its fidelity."""
+    if subtask != STATE_LOADING.name:
+        raise KeyError(f"preprocessing has no subtask {subtask!r}")
+    names, _ = _loading_documents(context, state, context.parsed(Options))
+    if len(names) != len(solution.vectors):
+        raise ValueError(f"the solution is for {len(solution.vectors)} vectors, not for the {len(names)} of this state")
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(solution.vectors.ravel()), solution.vectors.shape[1])
+    table = pa.table({"doc_id": names, "vector": vectors, "fidelity": pa.array(solution.fidelities, pa.float64())})
+    about = {
+        "documents": len(names),
+        "fidelity": float(np.mean(solution.fidelities)),
+        "bytes": solution.size,
+        "float32_bytes": 4 * solution.vectors.shape[1],
+        "two_qubit_gates": solution.two_qubit_gates,
+        "depth": solution.depth,
+        "preparations": solution.preparations,
+    }
+    log.info("vectors kept in %(bytes)d of %(float32_bytes)d bytes, mean fidelity %(fidelity).4f", about)
+    return state.add({"preprocessing/vectors": context.lake.write("preprocessing/vectors", table)}, state_loading=about)
 
 
 def publish(context: Context, state: State) -> State:
@@ -134,6 +183,20 @@ def _kept(context: Context) -> Ref:
     if kept is None:
         raise BadInput("preprocessing reads curation/kept, which is not there; run the stage curation before")
     return kept
+
+
+def _loading_documents(context: Context, state: State, options: Options) -> tuple[list[str], list[str]]:
+    """Return the ids of the documents to be loaded and of those learnt from, in an order that only ids decide."""
+    dropped = set(context.lake.read(state.refs["preprocessing/dropped"], ["doc_id"])["doc_id"].to_pylist())
+    names = context.lake.read(_kept(context), ["doc_id"])["doc_id"].to_pylist()
+    names = sorted((n for n in names if n not in dropped), key=lambda name: sha256(name.encode()).digest())
+    count = options.loading_vectors
+    return names[:count], names[count : count + options.loading_background]
+
+
+def _heads(lake: Lake, kept: Ref, chosen: set[str]) -> dict[str, str]:
+    rows = (row for batch in _rows(lake, kept, ["doc_id", "text"]) for row in batch)
+    return {row["doc_id"]: row["text"][:PIECE] for row in rows if row["doc_id"] in chosen}
 
 
 def _split(lake: Lake, kept: Ref, minimum: int) -> dict[str, str]:

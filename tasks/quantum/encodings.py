@@ -61,6 +61,15 @@ def tree_angles(vectors: NDArray[np.floating[Any]]) -> list[FloatArray]:
     return levels
 
 
+def tree_states(levels: Sequence[FloatArray]) -> FloatArray:
+    """Return the unit vectors (m, 2^n) of the angles of the tree, level by level as `tree_angles` gives them."""
+    states = np.ones((len(levels[0]), 1))
+    for angles in levels:
+        halves = np.stack([np.cos(angles / 2), np.sin(angles / 2)], axis=-1)
+        states = (states[:, :, None] * halves).reshape(len(states), -1)
+    return states
+
+
 def _padded(vectors: NDArray[np.floating[Any]]) -> FloatArray:
     rows = np.asarray(vectors, np.float64)
     if rows.ndim != 2:
@@ -113,6 +122,27 @@ def overlap_angles(left: FloatArray, right: FloatArray) -> FloatArray:
         raise ValueError(f"left ({left.shape}) and right ({right.shape}) should have the same shape")
     inner = left.shape[1] // 2
     return np.hstack([left[:, :inner], left[:, inner:] - right[:, inner:], -right[:, :inner]])
+
+
+def append_unloading(circuit: QuantumCircuit, qubits: int) -> None:
+    """Append the inverse of the preparation to the first qubits, with the parameters `x` of `unloading_angles`.
+
+    A state psi comes to 0 with probability |<x|psi>|^2: how one asks what another loader has loaded.
+    """
+    angles = ParameterVector("x", (1 << qubits) - 1)
+    for level in reversed(range(qubits)):
+        target = qubits - 1 - level
+        controls = range(target + 1, qubits)
+        append_multiplexer(circuit, target, controls, [angles[i] for i in _slots(level)], backwards=True)
+
+
+def unloading_angles(vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return the parameters `x` (m, 2^n - 1) of `append_unloading` for the rows of (m, d).
+
+    Raises:
+        ValueError: as `amplitude_angles`.
+    """
+    return -amplitude_angles(vectors)
 
 
 def _slots(level: int) -> range:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter, ParameterVector
-from qiskit.circuit.library import XXPlusYYGate
+from qiskit.circuit.library import CPhaseGate, CRXGate, CRYGate, CRZGate, XXPlusYYGate
 from qiskit.quantum_info import Statevector
 
 from infra.errors import BadInput
@@ -115,6 +115,20 @@ def test_only_foreign_gates_are_decomposed():
     ones = execute(circuit, shots=4000).arrays["meas"][0, :, 0]
     frequency = np.bincount(ones, minlength=4) / 4000
     assert np.abs(frequency - probabilities(circuit)).max() < 4 * 0.5 / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("gate", [CRXGate, CRYGate, CRZGate, CPhaseGate])
+def test_controlled_rotations_take_many_parameter_sets(gate):
+    circuit = QuantumCircuit(2)
+    circuit.ry(0.9, [0, 1])
+    circuit.append(gate(Parameter("a")), [0, 1])
+    circuit.rx(0.7, [0, 1])
+    circuit.measure_all()
+    sets, shots = np.array([[0.5], [1.5], [2.5]]), 4000
+    out = execute(circuit, sets, shots).arrays["meas"]
+    counts = np.stack([np.bincount(row[:, 0], minlength=4) for row in out])
+    expected = shots * np.stack([probabilities(circuit, row) for row in sets])
+    np.testing.assert_allclose(counts, expected, atol=5 * np.sqrt(shots) / 2)
 
 
 def test_a_gate_without_a_meaning_is_refused():

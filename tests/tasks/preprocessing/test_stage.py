@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from pydantic import ValidationError
 
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
+from tasks.contract import Bench
 from tasks.model.causal import load_tokenizer
 from tasks.model.windows import read_windows
 from tasks.preprocessing import stage
 from tasks.preprocessing.split import split_of
+from tasks.preprocessing.state_loading import STATE_LOADING
 from tasks.stage import Context, State
 
 OPTIONS = {"vocab_size": 400, "context": 16}
@@ -133,3 +136,32 @@ def test_other_windows_and_no_second_domain_work(tmp_path: Path) -> None:
     assert set(state.facts["statistics"]) == {"base/train", "base/validation", "base/test"}
     with pytest.raises(ValueError, match="no windows of second"):
         read_windows(context.lake, state.refs["preprocessing/shards"], "second", "train")
+
+
+def test_vectors_are_posed_and_stored_in_the_chosen_form(done: tuple[Context, State]) -> None:
+    context, state = done
+    context = replace(context, options=OPTIONS | {"loading_vectors": 5, "loading_passes": 2})
+    problem = stage.pose(context, state, "state_loading")
+    assert problem is not None
+    assert problem.vectors.shape == (5, 256)
+    assert len(problem.background) == 101 - 1 - 5  # all that is not posed or dropped
+    scratch = np.random.default_rng(0)
+    bench = Bench(scratch, None, None, lambda f, xs: [f(x) for x in xs], lambda _, make: make(), context.scratch)  # type: ignore[arg-type]
+    solution = STATE_LOADING.arm("transform-coding").solve(problem, bench)
+    after = stage.apply(context, state, "state_loading", solution)
+    rows = context.lake.read(after.refs["preprocessing/vectors"]).to_pylist()
+    assert len({row["doc_id"] for row in rows}) == 5
+    assert "leak-train" not in {row["doc_id"] for row in rows}
+    np.testing.assert_allclose([np.linalg.norm(row["vector"]) for row in rows], 1, atol=1e-5)
+    facts = after.facts["state_loading"]
+    assert facts["fidelity"] == pytest.approx(np.mean([row["fidelity"] for row in rows]))
+    assert (facts["bytes"], facts["float32_bytes"]) == (64, 1024)
+    with pytest.raises(ValueError, match="for 5 vectors, not for the 16"):
+        stage.apply(replace(context, options=OPTIONS), state, "state_loading", solution)
+
+
+def test_too_few_documents_leave_nothing_to_decide(tmp_path: Path) -> None:
+    context, state = run(tmp_path, documents("base", 40))
+    assert stage.pose(context, state, "state_loading") is None
+    none = replace(context, options=OPTIONS | {"loading_vectors": 0})
+    assert stage.pose(none, state, "state_loading") is None

@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
 
-from tasks.quantum.encodings import amplitude_angles, amplitude_circuit, overlap_angles, overlap_circuit, qubits_for
+from tasks.quantum.encodings import (
+    amplitude_angles,
+    amplitude_circuit,
+    append_unloading,
+    overlap_angles,
+    overlap_circuit,
+    qubits_for,
+    tree_angles,
+    tree_states,
+    unloading_angles,
+)
 
 
 def prepared(vector: np.ndarray) -> np.ndarray:
@@ -67,3 +77,20 @@ def test_what_is_no_state_is_refused() -> None:
         qubits_for(0)
     with pytest.raises(ValueError, match="same shape"):
         overlap_angles(np.ones((1, 3)), np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("qubits", [1, 3, 5])
+def test_unloading_takes_the_vector_back_to_zero(qubits: int) -> None:
+    rng = np.random.default_rng(qubits)
+    loaded, asked = rng.normal(size=1 << qubits), rng.normal(size=1 << qubits)
+    circuit = amplitude_circuit(qubits).assign_parameters(amplitude_angles(loaded[None])[0])
+    append_unloading(circuit, qubits)
+    state = Statevector(circuit.assign_parameters(unloading_angles(asked[None])[0]))
+    cosine = loaded @ asked / np.linalg.norm(loaded) / np.linalg.norm(asked)
+    assert state.data[0] == pytest.approx(cosine, abs=1e-12)
+
+
+def test_the_angles_of_the_tree_hold_the_vector() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 16))
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(tree_states(tree_angles(rows)), unit, atol=1e-12)

@@ -1,0 +1,128 @@
+"""Codes of dense vectors on a computer: principal components, transform and product quantisation, matrix products.
+
+Each takes unit vectors and further ones to learn from, and returns what comes back out of `size` bytes a vector. What
+all vectors share (axes, codebooks, scales) is not counted in these bytes.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+FloatArray = NDArray[np.float64]
+LEVELS = 256  # of one byte
+BITS = 8  # of one byte; also the most that transform coding gives to one component
+LLOYD_MAX = 20  # steps
+KMEANS_STEPS = 25
+
+
+def principal_axes(vectors: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return the axes (d, d) of the vectors as columns, the strongest first, without centring: cosines are kept."""
+    rows = np.asarray(vectors, np.float64)
+    return np.asarray(np.linalg.eigh(rows.T @ rows)[1][:, ::-1])
+
+
+def rounded(values: NDArray[np.floating[Any]], low: Any, high: Any) -> FloatArray:
+    """Round to the middle of one of 256 equal steps between the bounds, beyond which values are clipped."""
+    step = (np.asarray(high, np.float64) - low) / LEVELS
+    number = np.clip(np.floor((values - low) / np.where(step > 0, step, 1.0)), 0, LEVELS - 1)
+    return np.asarray(low + (number + 0.5) * step)
+
+
+def leading_components(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
+    """Keep the first `size` components, a byte each, within the largest that was learnt."""
+    bound = np.abs(learnt[:, :size]).max(axis=0)
+    kept = np.zeros_like(vectors)
+    kept[:, :size] = rounded(vectors[:, :size], -bound, bound)
+    return kept
+
+
+def transform_coded(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
+    """Share out the bits among the components by their variance, each with levels of its own (Lloyd 1982).
+
+    The next bit goes where the error is largest, and brings it to a quarter: reverse water-filling (Cover and Thomas,
+    chapter 10) in whole bits.
+    """
+    error = np.square(learnt).mean(axis=0)
+    bits = np.zeros(len(error), np.intp)
+    for _ in range(BITS * size):
+        chosen = int(np.where(bits < BITS, error, 0.0).argmax())
+        bits[chosen] += 1
+        error[chosen] /= 4
+    decoded = np.zeros_like(vectors)
+    for component in np.flatnonzero(bits):
+        levels = _levels(np.sort(learnt[:, component]), 1 << int(bits[component]))
+        decoded[:, component] = levels[np.searchsorted(_borders(levels), vectors[:, component])]
+    return decoded
+
+
+def _levels(values: FloatArray, count: int) -> FloatArray:
+    # The best levels of a Gaussian lie as a Gaussian of three times its variance does (Panter and Dite 1951).
+    levels = values.mean() + values.std() * np.sqrt(3) * ndtri((np.arange(count) + 0.5) / count)
+    for _ in range(LLOYD_MAX):
+        nearest = np.searchsorted(_borders(levels), values)
+        sums, members = np.bincount(nearest, values, count), np.bincount(nearest, minlength=count)
+        levels = np.where(members > 0, sums / np.maximum(members, 1), levels)
+    return np.asarray(levels)
+
+
+def _borders(levels: FloatArray) -> FloatArray:
+    return np.asarray((levels[1:] + levels[:-1]) / 2)
+
+
+def product_quantised(vectors: FloatArray, learnt: FloatArray, size: int, seed: int) -> FloatArray:
+    """Quantise `size` groups of components by k-means with 256 centroids each (Jegou, Douze, Schmid, TPAMI 2011).
+
+    Strong and weak components are dealt out to the groups in turns, so that every group has as much to say.
+    """
+    from sklearn.cluster import KMeans  # here, not above: the other codes load without it
+    from threadpoolctl import threadpool_limits
+
+    decoded = np.zeros_like(vectors)
+    with threadpool_limits(1):
+        for group in range(min(size, vectors.shape[1])):
+            own = np.arange(group, vectors.shape[1], size)
+            distinct = len(np.unique(learnt[:, own], axis=0))
+            model = KMeans(min(LEVELS, distinct), n_init=1, max_iter=KMEANS_STEPS, random_state=seed)
+            model.fit(learnt[:, own])
+            decoded[:, own] = model.cluster_centers_[model.predict(np.ascontiguousarray(vectors[:, own]))]
+    return decoded
+
+
+def bond_for(qubits: int, size: int) -> int:
+    """Return the largest bond dimension of a matrix product over `qubits` bits with at most `size` numbers (or 1)."""
+    bond = 1
+    while matrix_product_size(qubits, bond + 1) <= size and bond < 1 << (qubits // 2):
+        bond += 1
+    return bond
+
+
+def matrix_product_size(qubits: int, bond: int) -> int:
+    """Return the numbers in the tensors of a matrix product of bond dimension at most `bond`."""
+    ranks = [min(bond, 1 << k, 1 << (qubits - k)) for k in range(qubits + 1)]
+    return sum(2 * a * b for a, b in pairwise(ranks))
+
+
+def matrix_product_coded(vectors: FloatArray, bond: int) -> FloatArray:
+    """Truncate each vector of 2^n numbers to a matrix product, a byte for each entry of its tensors.
+
+    Successive singular value decompositions (Oseledets 2011); the tensors but the last are isometries, so all
+    entries lie between -1 and 1.
+    """
+    return np.stack([_matrix_product(vector, bond) for vector in vectors])
+
+
+def _matrix_product(vector: FloatArray, bond: int) -> FloatArray:
+    rest, decoded = vector[None, :], np.ones((1, 1))
+    while rest.shape[1] > 2:
+        left, singular, right = np.linalg.svd(rest.reshape(rest.shape[0] * 2, -1), full_matrices=False)
+        rank = min(bond, len(singular))
+        tensor = rounded(left[:, :rank], -1.0, 1.0)
+        decoded = (decoded @ tensor.reshape(decoded.shape[1], -1)).reshape(-1, rank)
+        rest = singular[:rank, None] * right[:rank]
+    length = np.linalg.norm(rest)
+    return np.asarray(decoded @ rounded(rest / (length if length > 0 else 1.0), -1.0, 1.0)).ravel()
