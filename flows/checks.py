@@ -25,6 +25,8 @@ def check_run(config: RunConfig, settings: Settings) -> None:
     for option, paths in (("corpus", config.corpus), ("second", config.second)):
         if paths:
             check_corpus(option, paths, config.text_column)
+    if config.threshold is not None and "curation" not in config.stages:
+        raise BadInput("--threshold is for curation, which is not among the stages; leave it out")
     if config.model:
         from tasks.model.pretrained import check_folder
 

@@ -31,6 +31,10 @@ class RunConfig(BaseModel):
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     text_column: str = Field("", description="Column that holds the text; empty = text, content or body.")
+    id_column: str = Field("", description="Column that names a document; empty = doc_id or id, else path and row.")
+    threshold: float | None = Field(
+        None, gt=0, le=1, description="Jaccard similarity of near duplicates; empty = the profile's, .7."
+    )
     model: str = Field("", description="Folder of a pretrained model in transformers format; empty = train one.")
     evaluate: str = Field("", description="Text file on which a pretrained model is scored; empty = none.")
     method: Method = Field(Method.SHADOW, description="How each decision picks its arm.")
@@ -60,6 +64,11 @@ class RunConfig(BaseModel):
         if unknown:
             raise ValueError(f"unknown stages {', '.join(unknown)}; the stages are {', '.join(STAGES)}")
         return tuple(name for name in STAGES if name in value)
+
+    @property
+    def alone(self) -> bool:
+        """Whether a corpus of the user's own is curated and nothing else is done with it."""
+        return self.stages == ("curation",) and bool(self.corpus)
 
     def named(self) -> RunConfig:
         """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""

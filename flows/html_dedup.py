@@ -1,6 +1,7 @@
 """Examples of merged documents for the HTML report: both texts side by side, differing words marked.
 
-Knows the data sets that curation leaves: `decisions` (removed, witness, similarity, subtask) and `candidates` (text).
+Knows the data sets that curation leaves: `decisions` (removed, witness, jaccard or cosine, subtask) and
+`candidates` (text).
 """
 
 from __future__ import annotations
@@ -58,10 +59,15 @@ def merged_documents(lake: Lake, refs: Mapping[str, str]) -> tuple[list[Merged],
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for way in dict.fromkeys(row["subtask"] for row in rows):
-        group = sorted((r for r in rows if r["subtask"] == way), key=lambda r: (r["similarity"], r["removed"]))
-        alike = group[0]["similarity"] == group[-1]["similarity"]  # exact copies: one is enough
+        group = sorted((r for r in rows if r["subtask"] == way), key=lambda r: (_similarity(r), r["removed"]))
+        alike = _similarity(group[0]) == _similarity(group[-1])  # exact copies: one is enough
         found += [group[i] for i in sorted({0} if alike else {0, len(group) // 2})]
     return found
+
+
+def _similarity(row: Mapping[str, Any]) -> float:
+    value: float = row["cosine"] if row["jaccard"] is None else row["jaccard"]
+    return value
 
 
 def _texts(lake: Lake, ref: Ref, names: set[str]) -> dict[str, str]:
@@ -73,7 +79,7 @@ def _texts(lake: Lake, ref: Ref, names: set[str]) -> dict[str, str]:
 
 
 def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
-    about = (row["removed"], row["witness"], row.get("kept", row["witness"]), row["similarity"], row["subtask"])
+    about = (row["removed"], row["witness"], row["kept"], _similarity(row), row["subtask"])
     missing = [name for name in (row["removed"], row["witness"]) if name not in texts]
     if missing:
         # An exact copy is dropped while it is read; its text is that of the document it repeats.

@@ -33,6 +33,8 @@ Backend = Annotated[
     typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.", autocompletion=complete.backends),
 ]
 Objective = Annotated[str | None, typer.Option(help="What auto minimises: energy (default), cost or time.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text; default text.")]
+IdColumn = Annotated[str | None, typer.Option(help="Column that names a document; default doc_id or id.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 
 
@@ -40,7 +42,8 @@ def run(
     profile: Profile = None,
     corpus: Corpus = None,
     second: Second = None,
-    text_column: Annotated[str | None, typer.Option(help="Column that holds the text; default text.")] = None,
+    text_column: TextColumn = None,
+    id_column: IdColumn = None,
     model: Annotated[str | None, typer.Option(help="Folder of a pretrained model in transformers format.")] = None,
     evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
     method: Method = None,
@@ -63,6 +66,7 @@ def run(
         "corpus": tuple(corpus) if corpus else None,
         "second": tuple(second) if second else None,
         "text_column": text_column,
+        "id_column": id_column,
         "model": model,
         "evaluate": evaluate,
         "method": method,
@@ -82,6 +86,12 @@ def stage(
     profile: Profile = None,
     corpus: Corpus = None,
     second: Second = None,
+    text_column: TextColumn = None,
+    id_column: IdColumn = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="curation: Jaccard similarity of near duplicates, above 0, at most 1.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that gets the tables of the stage as Parquet files.")] = None,
     method: Method = None,
     backend: Backend = None,
     seed: Seed = None,
@@ -91,22 +101,36 @@ def stage(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one stage on the products of the run named, or on the newest in the lake."""
-    run(
-        profile=profile,
-        corpus=corpus,
-        second=second,
-        method=method,
-        backend=backend,
-        stages=name,
-        seed=seed,
-        resume=resume,
-        home=home,
-        as_json=as_json,
-    )
+    """Run one stage on the products of the run named, or on the newest in the lake.
+
+    `curation` with a --corpus of your own needs no second one: it is filtered and deduplicated, and --out gets the
+    tables kept, dropped, edges, components and decisions.
+    """
+    chosen = {
+        "profile": profile,
+        "corpus": tuple(corpus) if corpus else None,
+        "second": tuple(second) if second else None,
+        "text_column": text_column,
+        "id_column": id_column,
+        "threshold": threshold,
+        "method": method,
+        "backend": backend,
+        "stages": (name,),
+        "seed": seed,
+    }
+    with clear_errors():
+        from flows.tables import check_folder, export_tables
+
+        if out is not None:
+            check_folder(out)
+        loaded = settings.load(home=home)
+        run_id = _run(loaded, chosen, resume, None, as_json)
+        if out is not None:
+            for path in export_tables(loaded.home, run_id, name, out):
+                err.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
-def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool) -> None:
+def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool) -> str:
     settings.quiet_libraries(loaded.home)
     from pydantic import ValidationError
 
@@ -153,6 +177,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     show(f"report: {loaded.home / 'runs' / name / 'report.md'}")
     if failure:
         raise failure
+    return name
 
 
 def _stored_config(home: Path, run_id: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from tasks.combinatorial.independent_set import Graph, greedy, heaviest
 from tasks.curation.near_duplicates import Edges
 from tasks.curation.representatives import near_duplicate_graph
 
+EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
+
 
 class Removal(NamedTuple):
     """A removed document.
@@ -105,6 +107,20 @@ def removals(
         best = max(known, key=lambda pair: pair[0])
         rows.append(Removal(names[v], best[1], best[0], subtask))
     return rows
+
+
+def with_kept_witnesses(rows: Sequence[Removal]) -> list[Removal]:
+    """Give each exact copy of a document that went for a near duplicate the witness of that document.
+
+    A copy has the shingles of what it repeats, hence the same similarity to the document that stays.
+    """
+    near = {row.removed: row for row in rows if row.subtask not in (EXACT, SEMANTIC)}
+    return [
+        near[row.witness]._replace(removed=row.removed, subtask=EXACT)
+        if row.subtask == EXACT and row.witness in near
+        else row
+        for row in rows
+    ]
 
 
 def survivor(name: str, witness: Mapping[str, str]) -> str:

@@ -27,7 +27,16 @@ from tasks.curation.near_duplicates import (
     verified_edges,
 )
 from tasks.curation.read import Document, Quarantined, Reader
-from tasks.curation.removals import Removal, component_graph, name_order, plan_components, removals, survivor
+from tasks.curation.removals import (
+    SEMANTIC,
+    Removal,
+    component_graph,
+    name_order,
+    plan_components,
+    removals,
+    survivor,
+    with_kept_witnesses,
+)
 from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
 from tasks.curation.sample import sample_path
 from tasks.curation.semantic_clusters import SEMANTIC_CLUSTERS, Clustering, Duplicates
@@ -50,7 +59,9 @@ DROPPED = pa.schema([("doc_id", TEXT), ("reason", TEXT), ("detail", TEXT)])
 EDGES = pa.schema([("i", TEXT), ("j", TEXT), ("jaccard", pa.float64())])
 COMPONENTS = pa.schema([("doc_id", TEXT), ("component", pa.int64()), ("decided", TEXT)])
 DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.float64()), ("subtask", TEXT)])
-FINAL_DECISIONS = DECISIONS.append(pa.field("kept", TEXT))
+FINAL_DECISIONS = pa.schema(
+    {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
+)
 QUARANTINED = pa.schema([("domain", TEXT), ("path", TEXT), ("reason", TEXT), ("detail", TEXT)])
 
 
@@ -62,6 +73,8 @@ class Options(BaseModel):
         second: files or folders of the second domain; empty = the shipped licence texts.
         text_column: column or field that holds the text; empty = `text`, `content` or `body`.
         id_column: column or field that names a document; empty = `doc_id` or `id`, else path and row.
+        alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is removed by
+            meaning, so that every removed document has a kept witness at or above the threshold.
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
             threshold on; empty = the shipped one where the shipped texts are read.
         english: whether a text needs English stop words.
@@ -94,6 +107,7 @@ class Options(BaseModel):
     second: tuple[str, ...] = ()
     text_column: str = ""
     id_column: str = ""
+    alone: bool = False
     truth: str = ""
     english: bool = True
     languages: tuple[str, ...] = ()
@@ -190,9 +204,13 @@ def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
 
 def publish(context: Context, state: State) -> State:
     """Write the kept and the dropped documents and, for every removed one, the kept document that stands for it."""
-    decisions = context.lake.read(state.refs["curation/decisions"]).to_pylist()
-    witness = {row["removed"]: row["witness"] for row in decisions}
-    final = [(*row.values(), survivor(row["removed"], witness)) for row in decisions]
+    decisions = with_kept_witnesses(
+        [Removal(*row.values()) for row in context.lake.read(state.refs["curation/decisions"]).to_pylist()]
+    )
+    witness = {row.removed: row.witness for row in decisions}
+    final = [
+        (row.removed, row.witness, *_either(row), row.subtask, survivor(row.removed, witness)) for row in decisions
+    ]
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
     kept = context.lake.write(
@@ -200,8 +218,8 @@ def publish(context: Context, state: State) -> State:
     )
     dropped = context.lake.read(state.refs["curation/filtered"]).to_pylist()
     rows = [tuple(row.values()) for row in dropped]
-    rows += [(r["removed"], r["subtask"], f"{r['similarity']:.4f} like {r['witness']}") for r in decisions]
-    removed = Counter(row["subtask"] for row in decisions)
+    rows += [(r.removed, r.subtask, f"{r.similarity:.4f} like {r.witness}") for r in decisions]
+    removed = Counter(row.subtask for row in decisions)
     log.info("%d documents kept, %d removed as duplicates", counts.total(), removed.total())
     return state.add(
         {
@@ -241,7 +259,9 @@ def _documents(
     options: Options, funnel: Funnel, quarantined: list[tuple[str, Quarantined]]
 ) -> Iterator[list[Document]]:
     """Read both domains; stop with advice where one of them has led to no candidate."""
-    domains = (("base", "corpus", options.corpus), ("second", "second", options.second))
+    domains = [("base", "corpus", options.corpus), ("second", "second", options.second)]
+    if options.alone and not options.second:
+        domains.pop()
     paths = {
         domain: [Path(path).expanduser() for path in given] or [sample_path(domain)] for domain, _, given in domains
     }
@@ -340,6 +360,8 @@ def _apply_representatives(context: Context, state: State, solution: Kept) -> St
 
 
 def _pose_semantic_clusters(context: Context, state: State, options: Options) -> Clustering | None:
+    if options.alone:
+        return None
     documents = _semantic_documents(context, state, options)
     if len(documents) <= options.clusters:
         return None
@@ -386,6 +408,11 @@ def _semantic_documents(context: Context, state: State, options: Options) -> lis
     return found
 
 
+def _either(row: Removal) -> tuple[float | None, float | None]:
+    """Return the Jaccard similarity or the cosine of a removal, and None for the other."""
+    return (None, row.similarity) if row.subtask == SEMANTIC else (row.similarity, None)
+
+
 def _with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> State:
     before = context.lake.read(state.refs["curation/decisions"])
     table = pa.concat_tables([before, _table(DECISIONS, rows)])
@@ -415,7 +442,7 @@ def _kept(
 def _against_truth(options: Options, funnel: Funnel, edges: Edges) -> dict[str, Any]:
     """Compare the pairs found in the second domain, exact copies included, with the true pairs."""
     path = Path(options.truth).expanduser() if options.truth else None
-    if path is None and not options.second:
+    if path is None and not options.second and not options.alone:
         path = sample_path("truth")
     if path is None:
         return {}

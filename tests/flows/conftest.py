@@ -44,9 +44,12 @@ def datasets(lake: Lake) -> dict[str, str]:
     candidates = pa.table({"doc_id": list(texts), "text": list(texts.values())})
     decisions = pa.Table.from_pylist(
         [
-            {"removed": "a", "witness": "b", "similarity": 0.8, "subtask": "representatives", "kept": "b"},
-            {"removed": "gone", "witness": "c", "similarity": 1.0, "subtask": "exact_duplicates", "kept": "c"},
-            {"removed": "lost", "witness": "c", "similarity": 0.9, "subtask": "semantic_clusters", "kept": "c"},
+            dict(zip(("removed", "witness", "jaccard", "cosine", "subtask", "kept"), row, strict=True))
+            for row in (
+                ("a", "b", 0.8, None, "representatives", "b"),
+                ("gone", "c", 1.0, None, "exact_duplicates", "c"),
+                ("lost", "c", None, 0.9, "semantic_clusters", "c"),
+            )
         ]
     )
     curve = [(0, None, 3.0), (1000, 5.0, None), (2000, 4.0, 2.0)]
