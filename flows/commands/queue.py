@@ -50,7 +50,7 @@ def list_(
         shown = [
             {
                 "key": call["key"][:12],
-                "state": call["state"],
+                "state": call["state"] + (" (cancel asked)" if _leaving(call) else ""),
                 "run": call["run"],
                 "decision": call["subtask"],
                 "arm": call["arm"],
@@ -65,6 +65,10 @@ def list_(
             for call in calls
         ]
         print_table(shown, "no such calls in the ledger")
+
+
+def _leaving(call: dict[str, Any]) -> bool:
+    return bool(call["cancel_requested"]) and call["state"] in ("SUBMITTING", "SUBMITTED")
 
 
 def _print_summary(loaded: settings.Settings, run_id: str | None, as_json: bool) -> None:
@@ -176,7 +180,8 @@ def cancel(
         if as_json:
             print_value(found, as_json)
             return
-        out.print(f"{found['cancelled']} calls cancelled")
+        calls = found["cancelled"]
+        out.print(f"{calls} call{'' if calls == 1 else 's'} cancelled")
         for lane in found["remote"]:
             out.print(f"{lane}: jobs that are out are cancelled by who leads; if nobody does: ketcycle queue drain")
 
@@ -203,7 +208,8 @@ def drain(
         while True:
             for lane in lanes:
                 done.append({"backend": lane, "jobs": _drain_lane(loaded, lane)})
-                err.print(f"{lane}: {done[-1]['jobs']} jobs sent or followed", highlight=False)
+                jobs = done[-1]["jobs"]
+                err.print(f"{lane}: {jobs} job{'' if jobs == 1 else 's'} sent or followed", highlight=False)
             rows = [item for item in complete_pending(loaded) if item.status != "pending"]
             completed += rows
             for item in rows:

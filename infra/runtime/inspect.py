@@ -45,6 +45,7 @@ def list_calls(
             **{name: row[name] for name in columns},
             **sums.get(row["key"], {}),
             "created": _iso(row["created"]),
+            "cancel_requested": _iso(row["cancel_requested"]) if row["cancel_requested"] else None,
             "error": row["error"],
         }
         for row in rows
