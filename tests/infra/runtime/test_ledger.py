@@ -209,3 +209,36 @@ def test_a_ledger_held_by_another_process_says_so(tmp_path, monkeypatch):
     assert list_calls(tmp_path / "held.db") == [], "readers do not wait for the writer"
     blocker.execute("rollback")
     assert ledger.prepare(call(), parts(), {})
+
+
+@pytest.mark.parametrize(("durable", "wait", "mode"), [(True, True, 2), (True, False, 1), (False, True, 1)])
+def test_only_writes_that_something_outside_depends_on_wait_for_the_disk(tmp_path, durable, wait, mode):
+    ledger = Ledger(tmp_path / "ledger.db", durable=durable)
+    with ledger.database.write(wait=wait) as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == mode  # 1 NORMAL, 2 FULL
+
+
+def test_what_leaves_the_machine_waits_for_the_disk(tmp_path, monkeypatch):
+    """A claim may be lost by a power cut, but not after the batch was sent, nor a result that was told."""
+    waited = []
+    original = schema.Database.write
+
+    def watched(self, *, wait=True):
+        waited.append(wait)
+        return original(self, wait=wait)
+
+    monkeypatch.setattr(schema.Database, "write", watched)
+    ledger = Ledger(tmp_path / "ledger.db", durable=True)
+    ledger.prepare(call(), parts(count=1), {})
+    lane = Lane.acquire(ledger, "aer", 60.0)
+    (batch,) = lane.claim("aer", Limits())
+    assert waited[-1] is False
+    for step in (
+        lambda: lane.leaving(batch.tag),
+        lambda: lane.submitted(batch.tag, "job"),
+        lambda: lane.deliver([Delivery(batch.items[0].part, b"r")], last_of=batch.tag),
+    ):
+        step()
+        assert waited[-1] is True
+    lane.release()
+    assert waited[-1] is False
