@@ -31,6 +31,7 @@ FLUSH_S = 0.5
 LONGEST_PAUSE_S = 60.0  # between two questions that were not answered
 BILL_PATIENCE_S = 10.0  # that results are held back for the bill of their job
 CLOSING_S = 2.0  # that a leader whose own call is answered goes on to close the books
+LETTING_GO_S = 10.0  # that a caller waits for its leader to end, which a slow machine or service may draw out
 _PROMISING = (JobState.DONE, JobState.RUNNING, JobState.QUEUED, JobState.FAILED, JobState.CANCELLED)
 
 
@@ -389,7 +390,7 @@ class Leader(threading.Thread):
         if not answered:
             self._stop_leading.set()
         if not (answered and open_backend(self._lane.name).local):  # others' simulations are not waited for
-            self.join(CLOSING_S)
+            self.join(LETTING_GO_S)
 
     @classmethod
     def forget(cls) -> None:
