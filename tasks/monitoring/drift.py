@@ -29,12 +29,15 @@ from tasks.monitoring.drift_problem import Drift, Vectors
 from tasks.monitoring.two_sample import (
     FloatArray,
     ks_bonferroni,
+    linear_time_terms,
     max_z,
     median_distance,
     memberships,
     mmd_statistics,
     permutation_p,
+    pooled,
     rbf,
+    sign_flips,
     squared_distances,
 )
 from tasks.quantum.encodings import qubits_for
@@ -44,6 +47,7 @@ from tasks.text.samples import sample_passages
 
 BIAS = 0.1
 BANDWIDTHS = (0.5, 1.0, 2.0)
+SPARE = 64  # dimensions from which one may be left out for the constant; of a few columns each counts
 
 
 @dataclass(frozen=True)
@@ -73,14 +77,16 @@ def _by_kernels(problem: Drift, grams: Iterator[list[FloatArray]], rng: np.rando
     for window, members_of in zip(problem.windows, grams, strict=True):
         splits = memberships(len(problem.reference), len(window), problem.permutations, rng)
         statistics = [mmd_statistics(gram, splits) for gram in members_of]
-        pooled = max_z(statistics) if len(statistics) > 1 else statistics[0]
-        tests.append((permutation_p(pooled), float(pooled[0])))
+        joint = max_z(statistics) if len(statistics) > 1 else statistics[0]
+        tests.append((permutation_p(joint), float(joint[0])))
     return _judge(problem, tests)
 
 
 def _distances(problem: Drift) -> list[FloatArray]:
-    """Squared distances within each pooled sample."""
-    return [squared_distances(np.vstack([problem.reference, window])) for window in problem.windows]
+    """Squared distances within each pooled sample; the reference's block is computed once."""
+    reference = problem.reference
+    block = squared_distances(reference)
+    return [pooled(block, squared_distances(reference, w), squared_distances(w)) for w in problem.windows]
 
 
 def solve_ks(problem: Drift, _: Bench) -> Verdicts:
@@ -103,13 +109,19 @@ def solve_pool(problem: Drift, bench: Bench) -> Verdicts:
 
 
 def _pool_grams(problem: Drift, bandwidth: float, distances: Sequence[FloatArray]) -> Iterator[list[FloatArray]]:
-    """Gram matrices of the kernels of the pool for each window."""
+    """Gram matrices of the kernels of the pool for each window; the reference's blocks are computed once."""
     centre = np.mean(problem.calm, axis=0, dtype=np.float64)
+    reference = problem.reference - centre
+    unit = np.asarray(normalised(reference), np.float64)
+    linear, cosine = reference @ reference.T, unit @ unit.T
     for window, squared in zip(problem.windows, distances, strict=True):
-        centred = np.vstack([problem.reference, window]) - centre
-        unit = np.asarray(normalised(centred), np.float64)
-        gaussians = [rbf(squared, factor * bandwidth) for factor in BANDWIDTHS]
-        yield [*gaussians, centred @ centred.T, np.square(unit @ unit.T)]
+        other = window - centre
+        other_unit = np.asarray(normalised(other), np.float64)
+        yield [
+            *(rbf(squared, factor * bandwidth) for factor in BANDWIDTHS),
+            pooled(linear, reference @ other.T, other @ other.T),
+            np.square(pooled(cosine, unit @ other_unit.T, other_unit @ other_unit.T)),
+        ]
 
 
 def kernel_states(problem: Drift, bias: float = BIAS) -> FloatArray:
@@ -121,7 +133,7 @@ def kernel_states(problem: Drift, bias: float = BIAS) -> FloatArray:
     """
     calm = np.asarray(problem.calm, np.float64)
     rows = np.vstack([problem.reference, *problem.windows]) - calm.mean(axis=0)
-    if qubits_for(rows.shape[1] + 1) > qubits_for(rows.shape[1]):
+    if rows.shape[1] >= SPARE and qubits_for(rows.shape[1] + 1) > qubits_for(rows.shape[1]):
         rows = np.delete(rows, calm.var(axis=0).argmin(), axis=1)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     unit = rows / np.where(lengths > 0, lengths, 1.0)
@@ -159,6 +171,47 @@ def solve_twin(problem: Drift, bench: Bench) -> Verdicts:
     states = kernel_states(problem)
     grams = ([exact_fidelities(states[block], states[block])] for block in _blocks(problem))
     return _by_kernels(problem, grams, bench.rng)
+
+
+def linear_quadruples(problem: Drift) -> list[NDArray[np.intp]]:
+    """Return for each window the rows (q, 4, 2) of `kernel_states` whose fidelities make the linear-time MMD.
+
+    The order is that of `linear_time_terms`; two members of each sample, in the order in which they came, make a
+    quadruple, and what one sample has more than the other is not used.
+    """
+    found = []
+    for block in _blocks(problem):
+        r, count = len(problem.reference), min(len(problem.reference), len(block) - len(problem.reference)) // 2
+        x, y = block[: 2 * count].reshape(count, 2), block[r : r + 2 * count].reshape(count, 2)
+        pairs = (x, y, np.stack([x[:, 0], y[:, 1]], axis=1), np.stack([x[:, 1], y[:, 0]], axis=1))
+        found.append(np.stack(pairs, axis=1))
+    return found
+
+
+def _by_quadruples(problem: Drift, fidelities: Sequence[FloatArray], rng: np.random.Generator) -> Verdicts:
+    """Judge every window by its fidelities (q, 4)."""
+    tests = []
+    for values in fidelities:
+        statistics = sign_flips(linear_time_terms(values), problem.permutations, rng)
+        tests.append((permutation_p(statistics), float(statistics[0])))
+    return _judge(problem, tests)
+
+
+def solve_quantum_linear(problem: Drift, bench: Bench) -> Verdicts:
+    """MMD in linear time: 2n fidelities for n + n requests where all pairs are n (2n - 1); one job."""
+    quadruples = linear_quadruples(problem)
+    pairs, where = np.unique(np.concatenate(quadruples).reshape(-1, 2), axis=0, return_inverse=True)
+    values = estimate_pairs(kernel_states(problem), pairs, bench.sampler, problem.shots)[where.ravel()].reshape(-1, 4)
+    ends = np.cumsum([len(q) for q in quadruples])[:-1]
+    return _by_quadruples(problem, np.split(values, ends), bench.rng)
+
+
+def solve_linear_twin(problem: Drift, bench: Bench) -> Verdicts:
+    """The linear-time MMD without shot noise: a scalar product for each pair."""
+    states = kernel_states(problem)
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    exact = [np.square((states[q[..., 0]] * states[q[..., 1]]).sum(axis=-1)) for q in linear_quadruples(problem)]
+    return _by_quadruples(problem, exact, bench.rng)
 
 
 def solve_always_ok(problem: Drift, _: Bench) -> Verdicts:
@@ -264,6 +317,8 @@ DRIFT: Subtask[Drift, Verdicts] = Subtask(
     challenger=Arm("quantum-kernel", Kind.QUANTUM, solve_quantum),
     others=(
         Arm("quantum-kernel-exact", Kind.TWIN, solve_twin),
+        Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear),
+        Arm("quantum-kernel-linear-exact", Kind.TWIN, solve_linear_twin),
         Arm("mmd-rbf", Kind.CLASSICAL, solve_mmd_rbf),
         Arm("ks-bonferroni", Kind.CLASSICAL, solve_ks),
         Arm("always-ok", Kind.CONTROL, solve_always_ok, does_nothing=True),

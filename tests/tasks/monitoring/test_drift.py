@@ -13,14 +13,17 @@ from tasks.monitoring.drift import (
     example,
     kernel_pairs,
     kernel_states,
+    linear_quadruples,
     probes,
     quality,
     solve_always_ok,
     solve_coin,
     solve_ks,
+    solve_linear_twin,
     solve_mmd_rbf,
     solve_pool,
     solve_quantum,
+    solve_quantum_linear,
     solve_twin,
 )
 from tasks.monitoring.two_sample import memberships, mmd_statistics
@@ -67,7 +70,7 @@ def second() -> np.ndarray:
     return embed([text for _, text in sample_passages("second")])
 
 
-CLASSICAL = (solve_pool, solve_twin, solve_mmd_rbf, solve_ks)
+CLASSICAL = (solve_pool, solve_twin, solve_linear_twin, solve_mmd_rbf, solve_ks)
 
 
 def test_the_false_alarm_rate_of_every_detector_is_the_level(base: np.ndarray) -> None:
@@ -223,3 +226,31 @@ def test_shot_noise_alone_is_not_drift() -> None:
         statistics = mmd_statistics(noise + noise.T, memberships(12, 12, 99, rng))
         alarms.append((1 + np.sum(statistics[1:] >= statistics[0])) / 100 <= 0.05)
     assert 0.02 <= np.mean(alarms) <= 0.09
+
+
+def test_the_linear_time_form_needs_2n_circuits_and_reads_the_reference_s_own_once(base: np.ndarray) -> None:
+    problem = Drift(base[:8], (base[8:16], base[16:22]), base[30:130], shots=8)
+    quadruples = linear_quadruples(problem)
+    assert [len(q) for q in quadruples] == [4, 3]
+    sampler = Counting()
+    solve_quantum_linear(problem, bench(0, sampler))  # type: ignore[arg-type]
+    assert sampler.jobs == [(1, 4 * 4 + 4 * 3 - 3)]
+
+
+def test_the_linear_time_form_is_unbiased(base: np.ndarray, second: np.ndarray) -> None:
+    """Its mean over random orders is the quadratic MMD: both are unbiased for the same squared distance."""
+    rng = np.random.default_rng(3)
+    normal, other, calm = base[:40], second[:40], base[100:300]
+    found = []
+    for _ in range(400):
+        problem = Drift(rng.permutation(normal), (rng.permutation(other),), calm, permutations=1)
+        found.append(solve_linear_twin(problem, bench(0)).statistics[0])
+    quadratic = solve_twin(Drift(normal, (other,), calm), bench(0)).statistics[0]
+    assert abs(np.mean(found) - quadratic) < 4 * np.std(found) / np.sqrt(len(found))
+
+
+def test_a_few_columns_keep_every_dimension() -> None:
+    """Of two columns none may be left out for the sake of a qubit."""
+    rng = np.random.default_rng(0)
+    problem = Drift(rng.normal(size=(5, 2)), (rng.normal(size=(5, 2)),), rng.normal(size=(9, 2)))
+    assert kernel_states(problem).shape == (10, 3)
