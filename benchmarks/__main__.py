@@ -161,7 +161,15 @@ def queue() -> None:
     main()
 
 
+def drift() -> None:
+    """Level, power and run length of the drift detectors; the corpora are looked for in ./data."""
+    from benchmarks.drift import main
+
+    main([])
+
+
 BENCHMARKS = {
+    "drift": (drift,),
     "queue": (fidelities, queue),
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),

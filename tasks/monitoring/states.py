@@ -108,3 +108,17 @@ def follow(windows: Sequence[tuple[int, float]], rules: Rules) -> list[Watch]:
         watch = step(watch, requests, p_value, rules)
         passed.append(watch)
     return passed
+
+
+def average_run_length(rules: Rules, alarm_rate: float | None = None) -> float:
+    """Return the mean number of windows until a false alert, if windows raise false alarms independently.
+
+    The waiting time for `debounce` successes in a row, (1 - a^k) / ((1 - a) a^k) (Feller, volume 1, XIII.7). Windows
+    judged against one reference are not quite independent, so what is measured is shorter.
+
+    Args:
+        rules: their level is the alarm rate of a window and their debounce the number in a row.
+        alarm_rate: of a window, where it is not the level.
+    """
+    a, k = rules.level if alarm_rate is None else alarm_rate, rules.debounce
+    return (1 - a**k) / ((1 - a) * a**k)
