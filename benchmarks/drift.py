@@ -261,7 +261,7 @@ def level(corpora: Corpora) -> dict[int, NDArray[np.float64]]:
     head(
         "False alarms at the 5 % level; exact 95 % interval; a true level above .06 excluded?",
         "test",
-        *(f"{n} + {n}, {count} nulls | .06 excluded" for n, count in NULLS.items()),
+        *(cell for n, count in NULLS.items() for cell in (f"{n} + {n}, {count} nulls", ".06 excluded")),
     )
     found = {}
     for n, count in NULLS.items():

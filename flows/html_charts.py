@@ -357,20 +357,39 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
         return None
     figure, ax = _figure(2.8)
     x = np.arange(len(verdicts))
-    ax.plot(x, [row["p_value"] for row in verdicts], color="#888888", lw=1, zorder=1)
+    p = np.array([row["p_value"] for row in verdicts])
+    ax.plot(x, p, color="#888888", lw=1, zorder=1)
+    size = 8 if len(x) < 30 else 4
+    for state in dict.fromkeys(row["state"] for row in verdicts):
+        colour, marker = STATES.get(state, (COLOURS["control"], "X"))
+        at = [i for i, row in enumerate(verdicts) if row["state"] == state]
+        ax.plot(at, p[at], marker=marker, color=colour, ms=size, ls="none")
     for i, row in enumerate(verdicts):
-        colour, marker = STATES.get(row["state"], (COLOURS["control"], "X"))
-        ax.plot([i], [row["p_value"]], marker=marker, color=colour, ms=8, ls="none")
         if row["drifted"]:
             ax.axvspan(i - 0.5, i + 0.5, color="#f3e9d7", zorder=0)
     if level:
         ax.axhline(level, color="#444444", lw=0.9, ls=":")
         ax.annotate(f"alarm level {level:g}", (x[-1] + 0.45, level), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8)  # noqa: E501  # fmt: skip
     _log(ax, "y")
-    ax.set_xticks(x, [row["window"] for row in verdicts], rotation=0 if len(x) < 7 else 60)
+    shown = x[:: -(-len(x) // 12)]
+    ax.set_xticks(shown, [verdicts[i]["window"] for i in shown], rotation=0 if len(x) < 7 else 60)
     ax.set_xlim(-0.5, len(x) - 0.5)
     ax.margins(y=0.15)
     ax.set_ylabel("p-value, log scale")
     handles = [Line2D([], [], color=c, marker=m, ls="none", ms=7, label=name) for name, (c, m) in STATES.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return svg_of(figure, "Drift over time")
+
+
+def energy_per_request(windows: Sequence[Row]) -> str | None:
+    """Return the modelled joules of a request in each window as bands; windows without a figure are left out."""
+    rows = [row for row in windows if row.get("energy_j")]
+    if not rows:
+        return None
+    figure, ax = _figure(0.9 + 0.34 * len(rows))
+    for y, row in enumerate(rows):
+        _dot(ax, row["energy_j"], y, COLOURS["classical"], "o")
+    _rows(ax, [row["window"] for row in rows])
+    ax.set_xlim(left=0)
+    ax.set_xlabel("joules a request, modelled")
+    return svg_of(figure, "Energy per request")

@@ -185,6 +185,14 @@ def run_shadow(subtask: Subtask[P, S], problem: P, arms: Sequence[str], bench: W
     return len(executions)
 
 
+def run_arms(subtask: Subtask[P, S], problem: P, arms: Sequence[str], bench: Workbench) -> dict[str, S]:
+    """Run arms on a problem outside a run, record them, and return the solutions of those that finished."""
+    problem_id = content_key(problem)
+    executions = _execute(subtask, problem, problem_id, list(arms), bench)
+    _record(subtask, problem, problem_id, executions, None, bench)
+    return {name: _value(execution) for name, execution in executions.items() if execution.status == "done"}
+
+
 def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss_mb: float) -> None:
     """Record the work of a stage that belongs to no decision."""
     note = json.dumps({"peak_rss_mb": round(peak_rss_mb, 1)})

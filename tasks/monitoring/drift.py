@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,19 +110,53 @@ def solve_pool(problem: Drift, bench: Bench) -> Verdicts:
 
 
 def _pool_grams(problem: Drift, bandwidth: float, distances: Sequence[FloatArray]) -> Iterator[list[FloatArray]]:
-    """Gram matrices of the kernels of the pool for each window; the reference's blocks are computed once."""
-    centre = np.mean(problem.calm, axis=0, dtype=np.float64)
-    reference = problem.reference - centre
-    unit = np.asarray(normalised(reference), np.float64)
-    linear, cosine = reference @ reference.T, unit @ unit.T
-    for window, squared in zip(problem.windows, distances, strict=True):
-        other = window - centre
-        other_unit = np.asarray(normalised(other), np.float64)
-        yield [
-            *(rbf(squared, factor * bandwidth) for factor in BANDWIDTHS),
-            pooled(linear, reference @ other.T, other @ other.T),
-            np.square(pooled(cosine, unit @ other_unit.T, other_unit @ other_unit.T)),
+    """Gram matrices of the kernels of the pool for each window."""
+    pool = ReferencePool(problem.reference, problem.calm, bandwidth)
+    return map(pool.grams, problem.windows, distances)
+
+
+class ReferencePool:
+    """The kernel pool with everything that belongs to the reference computed once, for many windows.
+
+    Args:
+        reference: (r, d).
+        calm: (b, d) on which centre and bandwidth are fixed; in neither sample, or all samples alike.
+        bandwidth: the median distance of `calm`, where it is known already.
+    """
+
+    def __init__(self, reference: Vectors, calm: Vectors, bandwidth: float | None = None) -> None:
+        self._bandwidth = bandwidth or median_distance(calm)
+        self._centre = np.mean(calm, axis=0, dtype=np.float64)
+        self._reference = reference
+        self._centred = reference - self._centre
+        self._unit = np.asarray(normalised(self._centred), np.float64)
+        self._linear, self._cosine = self._centred @ self._centred.T, self._unit @ self._unit.T
+
+    @cached_property
+    def _squared(self) -> FloatArray:
+        return squared_distances(self._reference)
+
+    def grams(self, window: Vectors, squared: FloatArray) -> list[FloatArray]:
+        """Return the Gram matrix of each kernel, from the squared distances within the pooled sample."""
+        other = window - self._centre
+        unit = np.asarray(normalised(other), np.float64)
+        return [
+            *(rbf(squared, factor * self._bandwidth) for factor in BANDWIDTHS),
+            pooled(self._linear, self._centred @ other.T, other @ other.T),
+            np.square(pooled(self._cosine, self._unit @ unit.T, unit @ unit.T)),
         ]
+
+    def test(self, window: Vectors, permutations: int, rng: np.random.Generator) -> tuple[float, float]:
+        """Return (p, statistic) of a window."""
+        squared = pooled(self._squared, squared_distances(self._reference, window), squared_distances(window))
+        splits = memberships(len(self._reference), len(window), permutations, rng)
+        joint = max_z([mmd_statistics(gram, splits) for gram in self.grams(window, squared)])
+        return permutation_p(joint), float(joint[0])
+
+    def distances(self, window: Vectors) -> FloatArray:
+        """Return how far each row lies from its nearest fifth of the reference, in median distances."""
+        across = np.sort(np.sqrt(squared_distances(window, self._reference)), axis=1)
+        return np.asarray(across[:, : max(1, len(self._reference) // 5)].mean(axis=1) / self._bandwidth)
 
 
 def kernel_states(problem: Drift, bias: float = BIAS) -> FloatArray:

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist, pdist
 from scipy.stats import ks_2samp
 
 FloatArray = NDArray[np.float64]
@@ -119,8 +118,15 @@ def ks_bonferroni(reference: NDArray[np.floating[Any]], window: NDArray[np.float
 def squared_distances(
     vectors: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]] | None = None
 ) -> FloatArray:
-    """Return all squared Euclidean distances of two sets (N, M), or within one."""
-    return np.asarray(cdist(vectors, vectors if others is None else others, "sqeuclidean"), np.float64)
+    """Return all squared Euclidean distances of two sets (N, M), or within one, by one matrix product."""
+    centre = np.mean(vectors, axis=0, dtype=np.float64)  # nearer to zero less is cancelled
+    left = vectors - centre
+    right = left if others is None else others - centre
+    norms = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1)
+    squared = np.maximum(norms - 2 * left @ right.T, 0.0)
+    if others is None:
+        np.fill_diagonal(squared, 0.0)
+    return np.asarray(squared)
 
 
 def pooled(reference: FloatArray, across: FloatArray, window: FloatArray) -> FloatArray:
@@ -130,7 +136,8 @@ def pooled(reference: FloatArray, across: FloatArray, window: FloatArray) -> Flo
 
 def median_distance(vectors: NDArray[np.floating[Any]]) -> float:
     """Return the median Euclidean distance of the pairs, the bandwidth heuristic; 1 where all coincide."""
-    return float(np.median(pdist(vectors))) or 1.0
+    pairs = squared_distances(vectors)[np.triu_indices(len(vectors), 1)]
+    return float(np.sqrt(np.median(pairs))) or 1.0
 
 
 def rbf(distances: FloatArray, bandwidth: float) -> FloatArray:

@@ -1,0 +1,137 @@
+"""Does drift do harm? Quality without labels, and the event that follows from drift and harm together. Pure.
+
+Two proxies. The mean log-likelihood of the prompts under the served model is a loss of its own: a window whose prompts
+the model predicts as well as the reference's does not ask for retraining. Where some past requests have a known
+outcome (feedback, a label that came late), the outcome is calibrated on the model's confidence by isotonic regression
+and read off for the window: the calibrated performance estimate (Guillory et al., ICCV 2021; confidence-based
+estimation in Kivimaki et al., arXiv 2407.08649). It trusts that confidence still means what it meant; harm that leaves
+the confidence alone it cannot see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from tasks.monitoring.states import Level, Watch
+
+Values = NDArray[np.floating[Any]]
+
+MARGIN = 0.1  # nats per token: perplexity a tenth higher
+CONFIDENCE = 0.95
+
+
+class Verdict(StrEnum):
+    """What is known about quality."""
+
+    HELD = "held"
+    HARMED = "harmed"
+    UNCLEAR = "unclear"
+
+
+@dataclass(frozen=True)
+class Harm:
+    """Quality of a window against the reference.
+
+    Attributes:
+        difference: window minus reference, higher is better.
+        low: lower end of its two-sided 95 % interval (Welch).
+        high: upper end.
+        p_value: one-sided, of being worse by no more than the margin.
+        verdict: held, harmed or unclear.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    verdict: Verdict
+
+
+def compare_quality(reference: Values, window: Values, margin: float = MARGIN) -> Harm | None:
+    """Compare one quality per request of two samples; None where either has fewer than two finite values.
+
+    Args:
+        reference: e.g. the mean log-likelihood per token of each prompt, in nats.
+        window: the same of the window.
+        margin: loss that counts as no harm.
+
+    Raises:
+        ValueError: a negative margin.
+    """
+    if margin < 0:
+        raise ValueError(f"the margin is a loss of at least 0, not {margin}")
+    a, b = (np.asarray(x, np.float64)[np.isfinite(x)] for x in (reference, window))
+    if min(len(a), len(b)) < 2:
+        return None
+    parts = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    error = float(np.sqrt(sum(parts)))
+    difference = float(b.mean() - a.mean())
+    if not error:
+        verdict = Verdict.HELD if difference > -margin else Verdict.HARMED
+        return Harm(difference, difference, difference, float(verdict is Verdict.HELD), verdict)
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (len(a) - 1) + parts[1] ** 2 / (len(b) - 1))
+    half = float(student.ppf((1 + CONFIDENCE) / 2, freedom)) * error
+    p = float(student.cdf((difference + margin) / error, freedom))
+    low, high = difference - half, difference + half
+    verdict = Verdict.HELD if low > -margin else Verdict.HARMED if high < -margin else Verdict.UNCLEAR
+    return Harm(difference, low, high, p, verdict)
+
+
+def estimate_performance(
+    confidence: Values, outcome: Values, current: Values, rng: np.random.Generator, resamples: int = 200
+) -> tuple[float, float, float]:
+    """Estimate the mean outcome of requests without labels: (estimate, low, high), a 95 % bootstrap interval.
+
+    Args:
+        confidence: the model's confidence on past requests whose outcome is known.
+        outcome: that outcome, e.g. the share of right tokens, or 0 and 1.
+        current: confidence on the requests to be judged.
+        rng: draws the resamples, of past and current requests alike.
+        resamples: of the interval.
+
+    Raises:
+        ValueError: fewer than ten known outcomes, no current request, or lengths that do not fit.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    if len(confidence) != len(outcome):
+        raise ValueError(f"{len(confidence)} confidences should be as many as the outcomes ({len(outcome)})")
+    if len(outcome) < 10 or not len(current):
+        raise ValueError(
+            f"at least 10 known outcomes and 1 current request are needed, not {len(outcome)}, {len(current)}"
+        )
+
+    def estimate(past: NDArray[np.intp], now: Values) -> float:
+        fitted = IsotonicRegression(out_of_bounds="clip").fit(confidence[past], outcome[past])
+        return float(fitted.predict(now).mean())
+
+    everything = np.arange(len(outcome))
+    draws = [
+        estimate(rng.choice(everything, len(everything)), rng.choice(current, len(current))) for _ in range(resamples)
+    ]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return estimate(everything, current), float(low), float(high)
+
+
+def decide_event(drift: Watch, harm: Harm | None, quality: Watch | None) -> str | None:
+    """Return the event of a window, at most one, from what the watch on drift announced and what became of quality.
+
+    | drift | quality | event |
+    |---|---|---|
+    | alert begins | held | `drift.warning`: drift without harm does not retrain |
+    | alert begins | harmed, unclear or not known | `drift.detected` |
+    | alert stands | alert begins | `drift.detected` |
+    | no alert | alert begins | `quality.regressed` |
+    | otherwise | | what the watch on drift announced, if anything |
+    """
+    if drift.announced == "drift.detected":
+        return "drift.warning" if harm is not None and harm.verdict is Verdict.HELD else "drift.detected"
+    if quality is not None and quality.announced == "drift.detected":
+        return "drift.detected" if drift.standing is Level.ALERT else "quality.regressed"
+    return drift.announced

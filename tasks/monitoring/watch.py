@@ -1,0 +1,274 @@
+"""Watch a stream of tables: each window is judged against one reference by the kernel pool, then the state follows.
+
+`Watcher` keeps what belongs to the reference (its rows as vectors, its block of the Gram matrices); `watch_window` is
+one step for a schedule that holds nothing between two calls but a `Standing`; `walk` cuts one table into windows and
+returns where it changed. Several views of a table (text, columns) are one decision: the smallest p-value times their
+number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from tasks.monitoring.drift import ReferencePool
+from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
+from tasks.monitoring.states import Level, Rules, Watch, step
+from tasks.monitoring.tables import Reader, choose_columns
+
+PERMUTATIONS = 499
+ROWS = 200  # of the reference and of a window that are compared at most
+BACKGROUND = 400  # further rows of the reference that fix centre, bandwidth and ranks
+REFERENCE = 4  # windows at the beginning of a walk, and after each change, that are the reference
+LIKELIHOOD = "mean_logprob"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One window against the reference.
+
+    Attributes:
+        rows: of the window.
+        p_value: of no drift, corrected for the number of views.
+        statistic: of the view with the smallest p-value.
+        views: p-value of each view, not corrected.
+        moved: how far each number moved, see `Reader.moved`.
+        distances: how far each compared row lies from the reference, in median distances of the reference, by view.
+        compared: the rows of the window that were compared, by position.
+    """
+
+    rows: int
+    p_value: float
+    statistic: float
+    views: Mapping[str, float]
+    moved: Sequence[Mapping[str, Any]]
+    distances: Mapping[str, NDArray[np.float64]] = field(repr=False)
+    compared: NDArray[np.intp] = field(repr=False)
+
+
+class Watcher:
+    """Judges windows against one reference.
+
+    Raises:
+        ValueError: a reference that is too small, or columns that cannot be watched.
+    """
+
+    def __init__(
+        self,
+        reference: pa.Table,
+        current: pa.Table,
+        columns: Sequence[str] = (),
+        *,
+        rows: int = ROWS,
+        permutations: int = PERMUTATIONS,
+        seed: int = 0,
+    ) -> None:
+        self.columns, self.notes = choose_columns(reference, current, columns)
+        self._rng, self._rows, self._permutations = np.random.default_rng([seed, 11]), rows, permutations
+        self.reference, background = split_reference(reference, rows, self._rng)
+        self._reader = Reader(self.columns, background)
+        vectors, calm = self._reader.views(self.reference), self._reader.views(background)
+        self._pools = {name: ReferencePool(vectors[name], calm[name]) for name in vectors}
+
+    def judge(self, window: pa.Table) -> Judged:
+        """Return whether a window drifted; of more rows than are compared a random part is."""
+        chosen = np.sort(self._rng.permutation(window.num_rows)[: self._rows])
+        part = window.take(pa.array(chosen))
+        vectors = self._reader.views(part)
+        tests = {name: pool.test(vectors[name], self._permutations, self._rng) for name, pool in self._pools.items()}
+        least = min(tests, key=lambda name: tests[name][0])
+        return Judged(
+            rows=window.num_rows,
+            p_value=min(1.0, len(tests) * tests[least][0]),
+            statistic=tests[least][1],
+            views={name: p for name, (p, _) in tests.items()},
+            moved=self._reader.moved(self.reference, part),
+            distances={name: pool.distances(vectors[name]) for name, pool in self._pools.items()},
+            compared=chosen,
+        )
+
+
+def split_reference(reference: pa.Table, rows: int, rng: Generator) -> tuple[pa.Table, pa.Table]:
+    """Deal the reference's rows to the sample, two thirds and at most `rows`, and to the background.
+
+    Raises:
+        ValueError: fewer than six rows.
+    """
+    count = reference.num_rows
+    if count < 6:
+        raise ValueError(f"the reference has {count} rows; at least 6 are needed")
+    order, size = rng.permutation(count), min(rows, -(-2 * count // 3))
+    return reference.take(pa.array(order[:size])), reference.take(pa.array(order[size : size + BACKGROUND]))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that is kept between two windows; plain values, see `asdict` and `parse`."""
+
+    drift: Watch = field(default_factory=Watch)
+    quality: Watch = field(default_factory=Watch)
+
+    def asdict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any] | None) -> Standing:
+        """Read what `asdict` gave; None is the beginning."""
+        if not value:
+            return cls()
+        watches = {
+            name: Watch(**{**part, "level": Level(part["level"]), "standing": Level(part["standing"])})
+            for name, part in value.items()
+        }
+        return cls(**watches)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a window came to.
+
+    Attributes:
+        standing: to be given to the next call.
+        state: `ok`, `warning`, `alert` or `insufficient`.
+        event: name of the event to be emitted, at most one, or None; see `harm.decide_event`.
+        judged: the test; None where the window has too few rows.
+        harm: quality against the reference, or None where no likelihood is known.
+        payload: plain values for the event.
+    """
+
+    standing: Standing
+    state: str
+    event: str | None
+    judged: Judged | None
+    harm: Harm | None
+    payload: Mapping[str, Any]
+
+
+def watch_window(
+    reference: pa.Table,
+    current: pa.Table,
+    standing: Standing | None = None,
+    rules: Rules | None = None,
+    *,
+    columns: Sequence[str] = (),
+    quality: str = LIKELIHOOD,
+    margin: float = MARGIN,
+    rows: int = ROWS,
+    seed: int = 0,
+) -> Watched:
+    """Judge the newest window of a stream: its test, its harm, the state after it and the event that follows.
+
+    Args:
+        reference: rows of normal traffic, fixed until the model changes.
+        current: the rows since the last call.
+        standing: what the last call returned; None at the beginning.
+        rules: level, minimum, debounce, recovery, cool-down; None = level .01, two windows in a row.
+        columns: to be watched; empty = all that both tables have and that can be used, but the quality.
+        quality: column with the quality proxy of each row, higher is better; not watched for drift.
+        margin: loss of it that counts as no harm.
+        rows: that are compared at most.
+        seed: of the sampling and the permutations.
+
+    Raises:
+        ValueError: tables that cannot be compared.
+    """
+    before, rules = standing or Standing(), rules or Rules(level=0.01)
+    judged = None
+    names = columns or [n for n in reference.schema.names if n in current.schema.names and n != quality]
+    if current.num_rows >= rules.minimum:
+        usable = columns or [c.name for c in choose_columns(reference.select(names), current.select(names))[0]]
+        judged = Watcher(reference, current, usable, rows=rows, seed=seed).judge(current)
+    drift = step(before.drift, current.num_rows, judged.p_value if judged else 1.0, rules)
+    known = quality in reference.schema.names and quality in current.schema.names
+    harm = compare_quality(_floats(reference, quality), _floats(current, quality), margin) if known else None
+    watch = step(before.quality, current.num_rows, harm.p_value, rules) if harm else before.quality
+    after = Standing(drift, watch)
+    payload = {
+        "requests": current.num_rows,
+        "p_value": judged.p_value if judged else None,
+        "views": dict(judged.views) if judged else {},
+        "state": str(drift.level),
+        "quality": str(harm.verdict) if harm else "unknown",
+        "quality_difference": harm.difference if harm else None,
+        "moved": [dict(row) for row in judged.moved[:5]] if judged else [],
+    }
+    event = decide_event(drift, harm, watch if harm else None)
+    return Watched(after, str(drift.level), event, judged, harm, payload)
+
+
+def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One window of a walk.
+
+    Attributes:
+        begin: its first row.
+        end: the row after its last.
+        judged: the test.
+        watch: the state after it.
+        change: row from which the stream is another one, where an alert was raised on this window, or None.
+    """
+
+    begin: int
+    end: int
+    judged: Judged
+    watch: Watch
+    change: int | None = None
+
+
+def walk(
+    table: pa.Table,
+    window: int,
+    rules: Rules,
+    *,
+    reference: pa.Table | None = None,
+    columns: Sequence[str] = (),
+    seed: int = 0,
+) -> Iterator[Step]:
+    """Walk a table in windows, and from a change on against the rows after it.
+
+    Args:
+        table: rows in the order in which they came.
+        window: rows of a window.
+        rules: when the state changes; the cool-down has no part, as each alert begins a new reference.
+        reference: normal rows; None = the first four windows of the table.
+        columns: to be watched; empty = all that can be used.
+        seed: of the sampling and the permutations.
+
+    Raises:
+        ValueError: too few rows, or columns that cannot be watched.
+    """
+    needed = window if reference is not None else (REFERENCE + 1) * window
+    if table.num_rows < needed:
+        raise ValueError(
+            f"the table has {table.num_rows} rows; windows of {window} need at least {needed}, "
+            f"{REFERENCE} of them for the reference where none is given; choose a smaller --window"
+        )
+    at, normal = 0, reference
+    rules, watch = replace(rules, cool_down=0), Watch()
+    watcher: Watcher | None = None
+    while at + window <= table.num_rows:
+        if watcher is None:
+            if normal is None:
+                normal, at = table.slice(at, REFERENCE * window), at + REFERENCE * window
+                continue
+            watcher = Watcher(normal, table, columns, rows=max(ROWS, window), seed=seed)
+        judged = watcher.judge(table.slice(at, window))
+        watch = step(watch, window, judged.p_value, rules)
+        alert = watch.announced == "drift.detected"
+        change = at - (rules.debounce - 1) * window if alert else None
+        yield Step(at, at + window, judged, watch, change)
+        at += window
+        if change is not None:
+            # What was seen since the change is the beginning of the new reference.
+            at, normal, watcher, watch = change, None, None, Watch()
