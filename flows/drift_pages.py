@@ -103,7 +103,7 @@ def stream_verdict(found: Row) -> str:
     rules = found["rules"]
     return (
         f"change points (rows): {points}. A change is {rules['debounce']} windows in a row at p <= {rules['level']:g}; "
-        f"by chance that takes {number(found['average_run_length'])} windows if windows were independent"
+        f"by chance that takes {found['average_run_length']:,.0f} windows if windows were independent"
     )
 
 

@@ -154,7 +154,7 @@ class Reader:
         first, second = self._numbers(reference)[1], self._numbers(current)[1]
         rows = []
         for k, name in enumerate(self.features):
-            test = ks_2samp(first[:, k], second[:, k])
+            test = ks_2samp(first[:, k], second[:, k], method="asymp")
             means = (float(first[:, k].mean()), float(second[:, k].mean()))
             p = min(1.0, float(test.pvalue) * len(self.features))
             rows.append({"feature": name, "distance": float(test.statistic), "p_value": p, "means": means})

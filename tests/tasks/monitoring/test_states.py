@@ -1,10 +1,11 @@
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.monitoring.states import Level, Rules, Watch, follow, step
+from tasks.monitoring.states import Level, Rules, Watch, average_run_length, follow, step
 
 Q, D = (40, 0.5), (40, 0.01)
 FEW = (5, 0.001)
@@ -98,3 +99,15 @@ def test_whatever_comes_the_rules_hold(
         if watch.announced == "drift.detected":
             assert watch.standing is Level.ALERT
             assert stream[i][1] <= rules.level
+
+
+def test_the_average_run_length_is_that_of_a_simulation() -> None:
+    rules = Rules(level=0.2, debounce=3, recovery=1, cool_down=0)
+    rng, lengths = np.random.default_rng(0), []
+    for _ in range(600):
+        watch, n = Watch(), 0
+        while watch.announced != "drift.detected":
+            watch, n = step(watch, 40, float(rng.uniform()), rules), n + 1
+        lengths.append(n)
+    assert average_run_length(rules) == pytest.approx((1 - 0.2**3) / (0.8 * 0.2**3))
+    assert abs(np.mean(lengths) - average_run_length(rules)) < 3 * np.std(lengths) / np.sqrt(600)
