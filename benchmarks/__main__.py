@@ -116,9 +116,10 @@ def decoder() -> None:
     def ours() -> None:
         with torch.inference_mode():
             steps = LlamaSteps(model, 80)
-            logits = steps.read(prompt[0].tolist())
+            steps.add()
+            logits = steps.read(prompt[0].tolist()).last
             for _ in range(63):
-                logits = steps.read([int(logits.argmax())])
+                logits = steps.step([int(logits.argmax())])[0]
 
     side_by_side("decoder / transformers generate", peer, ours)
 

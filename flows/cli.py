@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from flows.commands import drift, installation, look, queue, run, standing, study
+from flows.commands import drift, installation, look, queue, run, serve, standing, study
 
 HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
 
@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         installation.config,
         installation.doctor,
         installation.clean,
+        serve.serve,
         standing.up,
         standing.down,
     ),

@@ -24,6 +24,7 @@ from pydantic_settings import (
 from infra.errors import BadInput
 
 Objective = Literal["energy", "cost", "time"]
+LogText = Literal["hashed", "redacted", "plain"]
 
 FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
@@ -71,6 +72,12 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="Port of the queue's metrics in `ketcycle up`; 0 = any."
     )
+    serve_port: int = Field(8000, ge=0, le=65535, description="Port of `ketcycle serve`; 0 = any.")
+    log_text: LogText = Field(
+        "hashed", description="What the request log keeps of texts: a digest, the text without addresses, or all."
+    )
+    log_days: float = Field(30.0, ge=0, description="Days that the request log is kept; 0 = for ever.")
+    api_key_file: Path | None = Field(None, description="File with the key that clients of `ketcycle serve` send.")
     country: str = Field("DEU", description="ISO code of the place that computes, for carbon.")
     carbon_series: Path | None = Field(
         None, description="CSV or Parquet file of that place's carbon intensity over time; unset = yearly mean."
@@ -95,7 +102,7 @@ class Settings(BaseSettings):
         description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',
     )
 
-    @field_validator("carbon_series", mode="before")
+    @field_validator("carbon_series", "api_key_file", mode="before")
     @classmethod
     def _unset(cls, value: Any) -> Any:
         return None if value == "" else value  # TOML has no null

@@ -49,7 +49,7 @@ def stay_up(settings: Settings, show: Show) -> None:
         KetcycleError: one of them did not start or ended; the message names its log.
     """
     with _alone(settings.home), ExitStack() as stack:
-        port = _ports(settings)
+        port = {name: choose_port(settings, name) for name in PORTS}
         services = _Services(settings.home, show)
         stack.callback(services.stop)
         url = services.prefect(port["prefect_port"])
@@ -265,23 +265,20 @@ def _take(lock: IO[str], home: Path) -> None:
         ) from None
 
 
-def _ports(settings: Settings) -> dict[str, int]:
-    """Return a free port for each page: the one that is set, or another where nobody asked for just that one.
+def choose_port(settings: Settings, name: str) -> int:
+    """Return the port that is set, or a free one where it is in use and nobody asked for just that one.
 
     Raises:
         BadInput: a port that was asked for is in use.
     """
-    chosen: dict[str, int] = {}
-    for name in PORTS:
-        port = int(getattr(settings, name))
-        if port == 0:
-            port = free_port()
-        elif not _free(port):
-            if name in settings.model_fields_set:
-                raise BadInput(f"{name} {port} is in use by another program; stop it, or choose another port (0 = any)")
-            port = free_port()
-        chosen[name] = port
-    return chosen
+    port = int(getattr(settings, name))
+    if port == 0:
+        return free_port()
+    if _free(port):
+        return port
+    if name in settings.model_fields_set:
+        raise BadInput(f"{name} {port} is in use by another program; stop it, or choose another port (0 = any)")
+    return free_port()
 
 
 def _free(port: int) -> bool:

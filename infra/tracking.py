@@ -6,9 +6,13 @@ import fcntl
 import math
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from infra.errors import BadInput
 
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
@@ -22,6 +26,7 @@ class Tracking:
     def __init__(self, uri: str, artifacts: Path) -> None:
         import mlflow
 
+        self._uri, self._fetched = uri, artifacts.absolute().parent / "fetched"
         # Two processes that make the tables, the experiment or a model at once would both fail.
         self._lock = Path(uri.removeprefix("sqlite:///")).with_suffix(".lock") if uri.startswith("sqlite:///") else None
         if self._lock:
@@ -129,6 +134,45 @@ class Tracking:
         """
         with self._alone():
             return self._register(name, folder, alias, tags)
+
+    def model(self, name: str, alias: str = "", version: str = "") -> tuple[int, Path]:
+        """Return the version of a registered model and the folder of its files, fetched where they are elsewhere.
+
+        Raises:
+            BadInput: there is no such model, alias or version; the message says what there is.
+        """
+        import mlflow
+
+        try:
+            found = (
+                self._client.get_model_version_by_alias(name, alias)
+                if alias
+                else self._client.get_model_version(name, version)
+            )
+        except mlflow.exceptions.MlflowException as error:
+            models = {m.name: m.aliases for m in self._client.search_registered_models()}
+            known = [f"{m}@{a}" for m, aliases in models.items() for a in aliases] or ["no model yet"]
+            raise BadInput(
+                f"the registry has no model {name}{f'@{alias}' if alias else f'/{version}'} "
+                f"({error.message}); it has {', '.join(known)}"
+            ) from None
+        return int(found.version), self._files(name, found)
+
+    def _files(self, name: str, version: Any) -> Path:
+        source = str(version.source)
+        if source.startswith("file:"):
+            return Path(unquote(urlsplit(source).path))
+        import mlflow
+
+        folder = self._fetched / f"{_UNSAFE.sub('_', name)}-{version.version}-{version.creation_timestamp}"
+        if not folder.exists():
+            self._fetched.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=self._fetched) as scratch:
+                uri = self._client.get_model_version_download_uri(name, version.version)
+                got = mlflow.artifacts.download_artifacts(uri, dst_path=scratch, tracking_uri=self._uri)
+                with suppress(FileExistsError):  # another process fetched it meanwhile
+                    Path(got).rename(folder)
+        return folder
 
     def registered(self) -> frozenset[str]:
         """Return the addresses of the folders of all registered models."""

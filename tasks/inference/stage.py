@@ -246,10 +246,13 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
 
 
 def _save(context: Context, model: Any, removed: Sequence[int]) -> Ref:
+    from tasks.serving.pyfunc import add_mlflow_files  # mlflow takes seconds to import
+
     source = _source(context)
     with TemporaryDirectory(dir=context.scratch) as folder:
         copytree(context.lake.folder(_tokenizer(context)), folder, dirs_exist_ok=True)
         save_model(model, Path(folder))
+        add_mlflow_files(Path(folder))
         meta = {"source": str(source), "removed": list(removed)}
         return context.lake.put_folder("inference/model", Path(folder), meta)
 

@@ -1,4 +1,4 @@
-"""Text from a causal language model, one token at a time with a key-value cache."""
+"""Text from a causal language model, one token at a time with a key-value cache, for several texts at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers.decoders import DecodeStream
+from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from tasks.model.causal import separator
-from tasks.model.llama import LlamaSteps, supports
+from tasks.model.llama import LlamaSteps, Reading, supports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -26,15 +28,20 @@ class Sampling:
         max_tokens: tokens written at most.
         temperature: 0 takes the most probable token.
         top_k: draw among the k most probable tokens, 0 = among all.
+        top_p: draw among the most probable tokens that together have this probability (Holtzman et al. 2020,
+            arXiv 1904.09751), 1 = among all.
         seed: of the draws.
         stop: strings that end the text; they are not part of it.
+        top: so many of the most probable tokens are told with each token.
     """
 
     max_tokens: int = 64
     temperature: float = 0.0
     top_k: int = 0
+    top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    top: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,14 @@ class Token:
         text: the text that became certain with it: empty while a character or a possible stop string is incomplete.
         logprob: its natural log-probability under the model at temperature 1.
         finish: `stop`, `length`, or None while more may follow.
+        top: number and log-probability of the most probable tokens, as many as were asked for.
     """
 
     id: int
     text: str
     logprob: float
     finish: str | None = None
+    top: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,13 @@ class Completion:
 
 def encode_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: str) -> list[int]:
     """Return the tokens of a prompt after the token between documents, the last `context - 1` where there are more."""
+    return started(tokenizer, tokenizer.encode(prompt, add_special_tokens=False))[-max(1, context_of(model) - 1) :]
+
+
+def started(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> list[int]:
+    """Return the tokens of a text after the token between documents, if there is one."""
     first = separator(tokenizer)
-    ids = ([] if first is None else [first]) + list(tokenizer.encode(prompt, add_special_tokens=False))
-    return ids[-max(1, context_of(model) - 1) :]
+    return ([] if first is None else [first]) + list(ids)
 
 
 def context_of(model: PreTrainedModel) -> int:
@@ -89,22 +102,12 @@ def generate(
     """
     sampling = sampling or Sampling()
     ids = encode_prompt(model, tokenizer, prompt)
-    if not ids:
-        raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
-    rng = np.random.default_rng(sampling.seed)
-    text = _Text(tokenizer, sampling.stop)
-    logits, ends = _Logits(model, ids, sampling.max_tokens), {separator(tokenizer), tokenizer.eos_token_id}
-    for count in range(1, sampling.max_tokens + 1):
-        log_probabilities = torch.log_softmax(logits.last, dim=-1)
-        token = _draw(log_probabilities, sampling, rng)
-        ended = token in ends
-        if not ended:
-            text.add(token)
-        finish = "stop" if ended or text.stopped else ("length" if count == sampling.max_tokens else None)
-        yield Token(token, text.take(last=finish is not None), float(log_probabilities[token]), finish)
-        if finish:
-            return
-        logits.read(token)
+    texts = Texts(model, tokenizer, 1, min(context_of(model), len(ids) + sampling.max_tokens))
+    texts.add(ids, sampling)
+    while texts.open:
+        for _, token in texts.draw():
+            yield token
+        texts.advance()
 
 
 def complete(
@@ -121,43 +124,152 @@ def complete(
     )
 
 
-class _Cached:
-    """The generic road: any causal model of transformers with its own cache."""
+class Text:
+    """A text being written.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    Attributes:
+        ids: tokens of the prompt and those written.
+        prompt: what the model said to the prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sampling: Sampling) -> None:
+        self.ids = list(ids)
+        self.prompt: Reading
+        self.sampling = sampling
+        self._ends = {separator(tokenizer), tokenizer.eos_token_id}
+        self._rng = np.random.default_rng(sampling.seed)
+        self._certain = _Certain(tokenizer, sampling.stop)
+        self._left = sampling.max_tokens
+
+    def draw(self, log_probabilities: torch.Tensor) -> Token:
+        """Write one token."""
+        token = _draw(log_probabilities, self.sampling, self._rng)
+        self.ids.append(token)
+        self._left -= 1
+        ended = token in self._ends
+        if not ended:
+            self._certain.add(token)
+        finish = "stop" if ended or self._certain.stopped else (None if self._left else "length")
+        text = self._certain.take(last=finish is not None)
+        top: tuple[tuple[int, float], ...] = ()
+        if self.sampling.top:
+            found = log_probabilities.topk(min(self.sampling.top, len(log_probabilities)))
+            top = tuple(zip(found.indices.tolist(), found.values.tolist(), strict=True))
+        return Token(token, text, float(log_probabilities[token]), finish, top)
+
+
+class Texts:
+    """Texts written side by side by one model: `draw` gives each of them a token, `advance` lets the model read them.
+
+    Attributes:
+        open: texts that are not finished, one for each row of the cache.
+        rows: most texts at once.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, rows: int, capacity: int | None = None
+    ) -> None:
+        self.rows = rows
+        self.open: list[Text] = []
+        self._tokenizer = tokenizer
+        self._capacity = capacity or context_of(model)
+        self._steps = (LlamaSteps if supports(model) else CachedSteps)(model, self._capacity, rows)
+        self._logits: list[torch.Tensor] = []
+
+    def add(self, ids: Sequence[int], sampling: Sampling, scored: int | None = None) -> Text:
+        """Read a prompt; where no token is wanted, the text is finished with that.
+
+        Args:
+            ids: tokens of the prompt.
+            sampling: how the text goes on.
+            scored: tokens at the end of the prompt whose probability can be asked later, by default all.
+
+        Raises:
+            ValueError: the prompt is empty, or there is no row left.
+        """
+        if not ids:
+            raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
+        if len(self.open) == self.rows:
+            raise ValueError(f"{self.rows} texts are being written, there is no room for another one")
+        text = Text(self._tokenizer, ids, sampling)
+        row = self._steps.add()
+        text.prompt = self._steps.read(ids, row, scored)
+        self.open.append(text)
+        self._logits.append(text.prompt.last)
+        if not sampling.max_tokens:
+            self.drop(text)
+        return text
+
+    def draw(self) -> list[tuple[Text, Token]]:
+        """Write one token in every text; those that it finishes are closed."""
+        if not self.open:
+            return []
+        drawn = torch.log_softmax(torch.stack(self._logits), dim=-1)
+        tokens = [(text, text.draw(row)) for text, row in zip(self.open, drawn, strict=True)]
+        for text, token in tokens:
+            if token.finish:
+                self.drop(text)
+        return tokens
+
+    def drop(self, text: Text) -> None:
+        """Close a text."""
+        row = self.open.index(text)
+        self._steps.drop(row)
+        self.open[row], self._logits[row] = self.open[-1], self._logits[-1]
+        self.open.pop(), self._logits.pop()
+
+    def advance(self) -> None:
+        """Let the model read the last token of every text."""
+        for row, text in enumerate(self.open):
+            if self._steps.sizes[row] == self._capacity:
+                self._steps.clear(row)
+                again = text.ids[-max(1, self._capacity // 2) : -1]
+                if again:
+                    self._steps.read(again, row, scored=0)
+        if self.open:
+            self._logits = list(self._steps.step([text.ids[-1] for text in self.open]))
+
+
+class CachedSteps:
+    """The generic road: any causal model of transformers, every text with a cache of its own, one after the other."""
+
+    def __init__(self, model: PreTrainedModel, capacity: int, rows: int = 1) -> None:
+        del capacity, rows  # its caches grow by themselves
         self._model = model
-        self._cache: Any = DynamicCache(config=model.config)
+        self._caches: list[Any] = []
+        self.sizes: list[int] = []
 
-    def read(self, ids: Sequence[int]) -> torch.Tensor:
+    def add(self) -> int:
+        """Open the next row, empty, and return its number."""
+        self.sizes.append(0)
+        self._caches.append(DynamicCache(config=self._model.config))
+        return len(self.sizes) - 1
+
+    def clear(self, row: int) -> None:
+        """Forget what was read of a text."""
+        self.sizes[row], self._caches[row] = 0, DynamicCache(config=self._model.config)
+
+    def drop(self, row: int) -> None:
+        """Take a row out; the last one moves to its place."""
+        self.sizes[row], self._caches[row] = self.sizes[-1], self._caches[-1]
+        self.sizes.pop(), self._caches.pop()
+
+    def read(self, ids: Sequence[int], row: int = 0, scored: int | None = None) -> Reading:
+        """Read tokens into a row; the probability of all is computed at once, the logits being there."""
+        del scored
+        given = torch.tensor([list(ids)])
         with torch.inference_mode():
-            out = self._model(input_ids=torch.tensor([list(ids)]), past_key_values=self._cache, use_cache=True)
-        last: torch.Tensor = out.logits[0, -1].float()
-        return last
+            logits = self._model(input_ids=given, past_key_values=self._caches[row], use_cache=True).logits[0].float()
+            said = -cross_entropy(logits[:-1], given[0, 1:], reduction="none")
+        self.sizes[row] += len(ids)
+        return Reading(logits[-1], lambda: said)
+
+    def step(self, ids: Sequence[int]) -> torch.Tensor:
+        """Read one more token in every row and return the logits after each, (rows, vocabulary)."""
+        return torch.stack([self.read([token], row).last for row, token in enumerate(ids)])
 
 
-class _Logits:
-    """The model's logits after everything read so far."""
-
-    def __init__(self, model: PreTrainedModel, ids: Sequence[int], max_tokens: int) -> None:
-        self._model = model
-        self._context = context_of(model)
-        self._room = min(self._context, len(ids) + max_tokens)
-        self._start(list(ids))
-
-    def _start(self, ids: list[int]) -> None:
-        self._ids = ids
-        self._steps = LlamaSteps(self._model, self._room) if supports(self._model) else _Cached(self._model)
-        self.last = self._steps.read(ids)
-
-    def read(self, token: int) -> None:
-        self._ids.append(token)
-        if len(self._ids) > self._context:
-            self._start(self._ids[-max(1, self._context // 2) :])
-        else:
-            self.last = self._steps.read([token])
-
-
-class _Text:
+class _Certain:
     """Turns tokens into text; holds back what may still become a character or a stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]) -> None:
@@ -194,5 +306,18 @@ def _draw(log_probabilities: torch.Tensor, sampling: Sampling, rng: np.random.Ge
     if 0 < sampling.top_k < len(scores):
         floor = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores = np.where(scores >= floor, scores, -np.inf)
+    if sampling.top_p < 1:
+        scores = _nucleus(scores, sampling.top_p)
     # Gumbel's trick: the argmax of scores plus Gumbel noise is a draw from their softmax.
     return int(np.argmax(scores + rng.gumbel(size=len(scores))))
+
+
+def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
+    """Leave the smallest set of tokens whose probability reaches `top_p`, at least the most probable one."""
+    order = np.argsort(-scores, kind="stable")
+    shares = np.exp(scores[order] - scores[order[0]])
+    before = np.cumsum(shares) - shares
+    out = scores.copy()
+    out[order[before >= top_p * shares.sum()]] = -np.inf
+    out[order[0]] = scores[order[0]]
+    return out

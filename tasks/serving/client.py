@@ -29,9 +29,11 @@ def running_server(
     version: str = "",
     timeout_s: float = 180.0,
     flush_s: float = 2.0,
-    keep_text: bool = False,
+    options: Sequence[str] = (),
 ) -> Iterator[str]:
     """Serve a model on a free port of the loopback interface and yield the base URL.
+
+    `options` are further ones of `python -m tasks.serving.server`.
 
     At the end the server is asked to stop, writes the rest of its log, and is killed if it does not. It also stops by
     itself when this process dies.
@@ -44,7 +46,7 @@ def running_server(
         command = [sys.executable, "-m", "tasks.serving.server", "--model", str(model_folder), "--home", str(home)]
         command += ["--run", run_id, "--ready-file", str(ready), "--flush-s", str(flush_s), "--stop-with-parent"]
         command += ["--version", version] if version else []
-        command += ["--keep-text"] if keep_text else []
+        command += options
         with output.open("wb") as stream:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stream, stderr=stream)  # noqa: S603
         try:
@@ -67,6 +69,8 @@ def complete(
 ) -> dict[str, Any]:
     """Ask for completions and return the server's answer; `label` is kept in the request log.
 
+    Of a prompt that does not fit into the context the end is read.
+
     Raises:
         ServerFailed: the server refused the request; the message is the server's.
     """
@@ -78,6 +82,7 @@ def complete(
         "stop": stop if stop is None or isinstance(stop, str) else list(stop),
         "logprobs": logprobs,
         "user": label,
+        "truncation": "auto",
     }
     # A proxy named in the environment is not for the loopback interface.
     with httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False) as client:

@@ -1,30 +1,42 @@
-"""The request log: one row for each answered prompt in the data set `inference/requests`, each flush one version.
+"""The request log: one row for each answered prompt, in one data set of the lake for each hour.
 
-Rows wait in memory for at most `flush_s`; embedding and self-perplexity are computed here, behind the answer. A
-request is never delayed or refused because of its log: what does not fit is counted in `lost`. Text is kept only if
-asked for; without it a row holds a digest of the prompt.
+Rows wait in memory for at most `flush_s`; embedding, log-likelihood and energy are computed here, behind the answer. A
+request is never delayed or refused because of its log: what does not fit is counted in `lost`. Each flush is one
+version of `inference/requests/HOUR`; when the hour is over, its versions become one. Feedback comes later than the row
+that it belongs to, so it stands in `inference/feedback/HOUR` and is joined when the log is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from infra.energy.model import Coefficients
+from infra.energy.usage import Usage
+from infra.errors import LakeError
 from infra.lake import Lake
+from infra.settings import LogText
+from tasks.curation.redact import redacted
 from tasks.text.embeddings import DIMENSION, embed
 
 log = logging.getLogger("ketcycle.serving")
 
-NAME = "inference/requests"
+REQUESTS, FEEDBACK = "inference/requests", "inference/feedback"
+HOUR = "%Y%m%dt%H"
 SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
@@ -34,12 +46,31 @@ SCHEMA = pa.schema(
         ("label", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("completion_tokens", pa.int32()),
+        ("finish", pa.string()),
+        ("first_s", pa.float64()),
         ("latency_s", pa.float64()),
         ("cpu_s", pa.float64()),
+        ("rss_gb_s", pa.float64()),
+        ("energy_j", pa.float64()),
+        ("energy_j_p5", pa.float64()),
+        ("energy_j_p95", pa.float64()),
+        ("energy_source", pa.string()),
         ("mean_logprob", pa.float64()),
+        ("completion_logprob", pa.float64()),
         ("embedding", pa.list_(pa.float32(), DIMENSION)),
         ("prompt_sha256", pa.string()),
         ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("rating", pa.float64()),
+        ("comment", pa.string()),
+    ]
+)
+FEEDBACK_SCHEMA = pa.schema(
+    [
+        ("request_id", pa.string()),
+        ("given", pa.timestamp("us", tz="UTC")),
+        ("rating", pa.float64()),
+        ("comment", pa.string()),
     ]
 )
 
@@ -50,54 +81,111 @@ class Request:
 
     Attributes:
         request_id: its name; prompts sent together share all but the last part.
+        model_version: version of the model that answered.
         prompt: the text.
+        completion: the answer.
         label: known truth given by the sender, for demonstrations only.
         prompt_tokens: tokens read.
         completion_tokens: tokens written.
+        finish: why the answer ended.
+        first_s: seconds from arrival to the first token.
         latency_s: seconds from arrival to the last token.
         cpu_s: CPU seconds of the answer.
+        busy_s: its part of the seconds in which the model computed.
         received: seconds since the epoch.
+        mean_logprob: computes the mean natural log-probability of the prompt's tokens under the model, of the last
+            256 of a longer one.
+        completion_logprob: the same of the tokens written, None where there are none.
     """
 
     request_id: str
+    model_version: str
     prompt: str
+    completion: str
     label: str | None
     prompt_tokens: int
     completion_tokens: int
+    finish: str
+    first_s: float
     latency_s: float
     cpu_s: float
+    busy_s: float
     received: float
+    mean_logprob: Callable[[], float]
+    completion_logprob: float | None
 
 
 @dataclass(frozen=True)
-class Source:
-    """Whose requests are logged.
+class Feedback:
+    """What somebody thought of an answer: a rating from -1 to 1, and words.
 
     Attributes:
-        run_id: the run.
-        model_version: version of the served model.
-        mean_logprob: returns the mean log-probability of a prompt under the served model.
-        keep_text: whether prompts are stored.
+        request_id: the answer's.
+        rating: from -1, bad, to 1, good.
+        comment: words, or None.
+        given: seconds since the epoch.
+    """
+
+    request_id: str
+    rating: float
+    comment: str | None
+    given: float
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is kept of a request, and how long.
+
+    Attributes:
+        run_id: the run that the requests belong to.
+        text: `hashed` keeps a digest of the prompt, `redacted` the texts without addresses and numbers of persons,
+            `plain` the texts.
+        keep_days: older hours are deleted, 0 = never.
+        flush_s: longest time that a row waits.
+        flush_rows: rows that are written without waiting for that.
+        capacity: rows that wait at most.
+        enabled: whether anything is kept.
     """
 
     run_id: str
-    model_version: str
-    mean_logprob: Callable[[str], float]
-    keep_text: bool = False
+    text: LogText = "hashed"
+    keep_days: float = 0.0
+    flush_s: float = 2.0
+    flush_rows: int = 256
+    capacity: int = 512
+    enabled: bool = True
+
+    def kept(self, text: str | None) -> str | None:
+        """Return what may be stored of a text."""
+        match self.text:
+            case "plain":
+                return text
+            case "redacted":
+                return None if text is None else redacted(text)[0]
+            case _:
+                return None
 
 
 class RequestLog:
-    """Writes requests to the lake from a thread of its own."""
+    """Writes requests and feedback to the lake from a thread of its own.
 
-    def __init__(
-        self, lake: Lake, source: Source, flush_s: float = 2.0, flush_rows: int = 256, capacity: int = 4096
-    ) -> None:
+    Attributes:
+        written: rows in the lake.
+        lost: rows that are not, and never will be.
+        cpu_s: CPU seconds of the thread.
+    """
+
+    def __init__(self, lake: Lake, rules: Rules) -> None:
         self.written = 0
         self.lost = 0
-        self._lake, self._source = lake, source
-        self._flush_s, self._flush_rows, self._capacity = flush_s, flush_rows, capacity
-        self._queue: queue.Queue[Request] = queue.Queue(capacity)
-        self._waiting: list[dict[str, object]] = []
+        self.cpu_s = 0.0
+        self._lake, self._rules = lake, rules
+        self._queue: queue.Queue[Request | Feedback] = queue.Queue(rules.capacity)
+        self._waiting: list[tuple[str, dict[str, Any]]] = []  # data set and row
+        self._coefficients = Coefficients.load()
+        self._process = psutil.Process()
+        self._rss_gb = 0.0
+        self._hour = ""
         self._stop = threading.Event()
         self._counting = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
@@ -105,13 +193,15 @@ class RequestLog:
 
     @property
     def pending(self) -> int:
-        """Requests not yet in the lake."""
+        """Rows not yet in the lake."""
         return self._queue.qsize() + len(self._waiting)
 
-    def put(self, request: Request) -> bool:
-        """Take a request without ever waiting; False and one more in `lost` where the log is full."""
+    def put(self, item: Request | Feedback) -> bool:
+        """Take a row without ever waiting; False and one more in `lost` where the log is full."""
+        if not self._rules.enabled:
+            return False
         try:
-            self._queue.put_nowait(request)
+            self._queue.put_nowait(item)
         except queue.Full:
             self._lose(1)
             return False
@@ -128,67 +218,185 @@ class RequestLog:
             self.lost += rows
 
     def _run(self) -> None:
-        due, failing = time.monotonic() + self._flush_s, False
+        rules, failing = self._rules, False
+        due = time.monotonic() + rules.flush_s
         while not self._stop.is_set():
-            if len(self._waiting) < self._capacity:
+            if len(self._waiting) < rules.capacity:
                 self._take(max(0.0, min(due - time.monotonic(), 0.2)))
             else:
                 self._stop.wait(0.2)  # the lake takes none: leave the others in the queue, so that it fills
-            if time.monotonic() >= due or (len(self._waiting) >= self._flush_rows and not failing):
+            if time.monotonic() >= due or (len(self._waiting) >= rules.flush_rows and not failing):
                 failing = bool(self._waiting) and not self._flush()
-                due = time.monotonic() + self._flush_s
+                self._tidy()
+                due = time.monotonic() + rules.flush_s
+            self.cpu_s = time.thread_time()
         while not self._queue.empty() or self._waiting:
-            while not self._queue.empty() and len(self._waiting) < self._capacity:
+            while not self._queue.empty() and len(self._waiting) < rules.capacity:
                 self._take(0.0)
             if not self._flush():
                 return
 
     def _take(self, wait_s: float) -> None:
         try:
-            request = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
+            item = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
         except queue.Empty:
             return
         try:
-            self._waiting.append(self._row(request))
+            self._waiting.append(self._noted(item) if isinstance(item, Feedback) else self._row(item))
         except Exception:  # a prompt that cannot be scored must not end the log of all others
-            log.exception("request %s could not be logged", request.request_id)
+            log.exception("request %s could not be logged", item.request_id)
             self._lose(1)
 
-    def _row(self, request: Request) -> dict[str, object]:
-        score = self._source.mean_logprob(request.prompt)
-        return {
+    def _noted(self, said: Feedback) -> tuple[str, dict[str, Any]]:
+        given = datetime.fromtimestamp(said.given, UTC)
+        comment = self._rules.kept(said.comment)
+        row = {"request_id": said.request_id, "given": given, "rating": said.rating, "comment": comment}
+        return f"{FEEDBACK}/{given:{HOUR}}", row
+
+    def _row(self, request: Request) -> tuple[str, dict[str, Any]]:
+        score, received = request.mean_logprob(), datetime.fromtimestamp(request.received, UTC)
+        usage = Usage(cpu_s=request.cpu_s, rss_gb_s=self._rss_gb * request.busy_s)
+        energy = self._coefficients.cpu_energy_j(usage)
+        row = {
             "request_id": request.request_id,
-            "run_id": self._source.run_id,
-            "time": datetime.fromtimestamp(request.received, UTC),
-            "model_version": self._source.model_version,
+            "run_id": self._rules.run_id,
+            "time": received,
+            "model_version": request.model_version,
             "label": request.label,
             "prompt_tokens": request.prompt_tokens,
             "completion_tokens": request.completion_tokens,
+            "finish": request.finish,
+            "first_s": request.first_s,
             "latency_s": request.latency_s,
             "cpu_s": request.cpu_s,
-            "mean_logprob": score if np.isfinite(score) else None,
+            "rss_gb_s": usage.rss_gb_s,
+            "energy_j": energy.p50,
+            "energy_j_p5": energy.p5,
+            "energy_j_p95": energy.p95,
+            "energy_source": "modelled",
+            "mean_logprob": score if math.isfinite(score) else None,
+            "completion_logprob": request.completion_logprob,
             "embedding": embed([request.prompt])[0].tolist(),
             "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
-            "prompt": request.prompt if self._source.keep_text else None,
+            "prompt": self._rules.kept(request.prompt),
+            "completion": self._rules.kept(request.completion),
         }
+        return f"{REQUESTS}/{received:{HOUR}}", row
 
     def _flush(self) -> bool:
         """Write the waiting rows; False where there are none or the lake did not take them."""
+        self._rss_gb = 1e-9 * self._process.memory_info().rss
         if not self._waiting:
             return False
-        try:
-            table = pa.Table.from_pylist(self._waiting, schema=SCHEMA)
-            self._lake.write(NAME, table, {"run_id": self._source.run_id, "model_version": self._source.model_version})
-        except OSError as error:
-            log.error("request log: %s; %d rows wait for the next flush", error, len(self._waiting))
-            return False
-        self.written += len(self._waiting)
-        self._waiting.clear()
+        for name in sorted({name for name, _ in self._waiting}):
+            rows = [row for where, row in self._waiting if where == name]
+            schema = SCHEMA if name.startswith(REQUESTS) else FEEDBACK_SCHEMA
+            try:
+                self._lake.write(name, pa.Table.from_pylist(rows, schema=schema), {"run_id": self._rules.run_id})
+            except (OSError, LakeError) as error:
+                log.error("request log: %s; %d rows wait for the next flush", error, len(self._waiting))
+                return False
+            self._waiting = [(where, row) for where, row in self._waiting if where != name]
+            self.written += len(rows)
         return True
 
+    def _tidy(self) -> None:
+        """Once an hour: make one version of each hour that is over, and delete those that are too old."""
+        now = datetime.now(UTC)
+        if f"{now:{HOUR}}" == self._hour:
+            return
+        self._hour = f"{now:{HOUR}}"
+        try:
+            if self._rules.keep_days:
+                forget_before(self._lake, now - timedelta(days=self._rules.keep_days))
+            for name in (REQUESTS, FEEDBACK):
+                for hour in _hours(self._lake, name, until=now - timedelta(hours=1)):
+                    compact_hour(self._lake, hour)
+        except (OSError, LakeError) as error:
+            log.error("request log: %s; tried again in an hour", error)
 
-def read_requests(lake: Lake, run_id: str) -> pa.Table:
-    """Read the requests of a run, the earliest first; an empty table where there are none."""
-    tables = [lake.read(ref) for ref in lake.versions(NAME) if lake.meta(ref).get("run_id") == run_id]
-    table = pa.concat_tables([SCHEMA.empty_table(), *tables])
-    return table.sort_by([("time", "ascending"), ("request_id", "ascending")])
+
+def read_requests(
+    lake: Lake, run_id: str | None = None, since: datetime | None = None, until: datetime | None = None
+) -> pa.Table:
+    """Read requests with the latest feedback to each, the earliest first; an empty table where there are none.
+
+    Args:
+        lake: where the log is.
+        run_id: the run that they belong to, None = any.
+        since: received not before.
+        until: received before.
+    """
+    table = pa.concat_tables([SCHEMA.empty_table(), *_parts(lake, REQUESTS, since, until)])
+    for column, value, holds in (
+        ("run_id", run_id, pc.equal),
+        ("time", since, pc.greater_equal),
+        ("time", until, pc.less),
+    ):
+        if value is not None:
+            table = table.filter(holds(table[column], value))
+    table = _latest(table, "time")
+    said = _latest(pa.concat_tables([FEEDBACK_SCHEMA.empty_table(), *_parts(lake, FEEDBACK, since, None)]), "given")
+    if len(said):
+        found = {row["request_id"]: row for row in said.to_pylist()}
+        rows = [found.get(key, {}) for key in table["request_id"].to_pylist()]
+        for name in ("rating", "comment"):
+            column = pa.array([row.get(name) for row in rows], SCHEMA.field(name).type)
+            table = table.set_column(SCHEMA.get_field_index(name), name, column)
+    return table
+
+
+def compact_hour(lake: Lake, name: str) -> None:
+    """Make one version of all versions of an hour; nothing goes before the one that holds it is there."""
+    parts = lake.versions(name)
+    if len(parts) < 2:
+        return
+    table = _latest(pa.concat_tables(lake.read(ref) for ref in parts), "given" if name.startswith(FEEDBACK) else "time")
+    whole = lake.write(name, table, {"compacted": len(parts)})
+    for ref in parts:
+        if ref != whole:
+            with suppress(LakeError):  # another server of this home did the same
+                lake.remove(ref)
+
+
+def forget_before(lake: Lake, moment: datetime) -> int:
+    """Delete the hours that ended before a moment; return how many."""
+    gone = 0
+    for name in (REQUESTS, FEEDBACK):
+        for hour in _hours(lake, name, until=moment - timedelta(hours=1)):
+            for ref in lake.versions(hour):
+                with suppress(LakeError):
+                    lake.remove(ref)
+            with suppress(OSError):  # a writer at work leaves it there
+                Path(lake.root / hour).rmdir()
+            gone += 1
+    return gone
+
+
+def _hours(lake: Lake, name: str, since: datetime | None = None, until: datetime | None = None) -> Iterator[str]:
+    """Yield the data sets of the hours that hold `since` to `until`, both included."""
+    first = f"{since.astimezone(UTC):{HOUR}}" if since else ""
+    last = f"{until.astimezone(UTC):{HOUR}}" if until else "~"
+    for folder in sorted((lake.root / name).glob("*")):
+        if folder.is_dir() and first <= folder.name <= last:
+            yield f"{name}/{folder.name}"
+
+
+def _parts(lake: Lake, name: str, since: datetime | None, until: datetime | None) -> Iterator[pa.Table]:
+    for hour in _hours(lake, name, since, until):
+        for _ in range(5):  # a server may make one version of several meanwhile
+            try:
+                tables = [lake.read(ref) for ref in lake.versions(hour)]
+            except LakeError:
+                continue
+            yield from tables
+            break
+        else:
+            yield from (lake.read(ref) for ref in lake.versions(hour))
+
+
+def _latest(table: pa.Table, order: str) -> pa.Table:
+    """Return one row for each request, the latest, in the order of a column."""
+    table = table.sort_by([(order, "ascending"), ("request_id", "ascending")])
+    places: dict[str, int] = {key: at for at, key in enumerate(table["request_id"].to_pylist())}
+    return table if len(places) == len(table) else table.take(sorted(places.values()))

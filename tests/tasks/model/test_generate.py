@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tasks.model import generate as generation
-from tasks.model.generate import Sampling, complete, encode_prompt, generate
+from tasks.model.generate import Sampling, Texts, complete, encode_prompt, generate
 
 Make = Callable[..., LlamaForCausalLM]
 END = "<end>"
@@ -149,3 +149,47 @@ def test_an_empty_prompt_starts_from_the_end_of_text_token(tiny: Make, tokenizer
 def test_no_tokens_wanted_gives_an_empty_text(tiny: Make, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     done = complete(tiny(), tokenizer, "a", Sampling(max_tokens=0))
     assert (done.text, done.ids, done.finish) == ("", (), "length")
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_texts_side_by_side_are_those_written_alone(
+    tiny: Make, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    if not fast:
+        monkeypatch.setattr(generation, "supports", lambda _: False)
+    model = tiny()
+    asked = [
+        ("hello", Sampling(max_tokens=3)),
+        ("Z", Sampling(max_tokens=30, temperature=0.8, seed=4, top_p=0.9)),
+        ("abcdefghijklm", Sampling(max_tokens=9, temperature=1.0, seed=7)),
+        ("hey", Sampling(max_tokens=12, stop=("e",))),
+        ("none", Sampling(max_tokens=0)),
+    ]
+    alone = [complete(model, tokenizer, prompt, sampling) for prompt, sampling in asked]
+    texts, waiting, found = Texts(model, tokenizer, 2), list(enumerate(asked)), {}
+    names: dict[Any, int] = {}
+    while waiting or texts.open:
+        while waiting and len(texts.open) < texts.rows:
+            index, (prompt, sampling) = waiting.pop(0)
+            names[texts.add(encode_prompt(model, tokenizer, prompt), sampling)] = index
+            found[index] = ("", [])
+        for text, token in texts.draw():
+            said, ids = found[names[text]]
+            found[names[text]] = (said + token.text, [*ids, token.id])
+        texts.advance()
+    assert found == {i: (done.text, list(done.ids)) for i, done in enumerate(alone)}
+
+
+def test_a_nucleus_is_the_smallest_set_that_holds_the_probability() -> None:
+    scores = torch.tensor([0.1, 0.5, 0.15, 0.25]).log()
+    rng = np.random.default_rng(0)
+    for top_p, expected in ((0.01, {1}), (0.5, {1}), (0.6, {1, 3}), (0.8, {1, 3, 2}), (1.0, {0, 1, 2, 3})):
+        draws = {generation._draw(scores, Sampling(temperature=1.0, top_p=top_p), rng) for _ in range(300)}
+        assert draws == expected, top_p
+
+
+def test_the_most_probable_tokens_are_told_with_each_token(tiny: Make, tokenizer: PreTrainedTokenizerFast) -> None:
+    for token in generate(tiny(), tokenizer, "abc", Sampling(max_tokens=3, top=4)):
+        assert token.top[0] == (token.id, pytest.approx(token.logprob))
+        assert [p for _, p in token.top] == sorted((p for _, p in token.top), reverse=True)
+        assert len(token.top) == 4

@@ -10,6 +10,11 @@ from tasks.model.llama import LlamaSteps, supports
 Make = Callable[..., LlamaForCausalLM]
 
 
+def opened(steps: LlamaSteps) -> LlamaSteps:
+    steps.add()
+    return steps
+
+
 @pytest.mark.parametrize(
     "change",
     [{}, {"num_key_value_heads": 1}, {"tie_word_embeddings": False}, {"num_attention_heads": 4, "head_dim": 16}],
@@ -19,12 +24,12 @@ def test_logits_are_those_of_transformers(tiny: Make, change: dict[str, object])
     ids = torch.randint(0, 64, (14,), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = model(ids[None]).logits[0]
-    steps = LlamaSteps(model, 16)
+    steps = opened(LlamaSteps(model, 16))
     assert supports(model)
-    assert torch.allclose(steps.read(ids[:6].tolist()), expected[5], atol=1e-4)
-    assert torch.allclose(steps.read(ids[6:9].tolist()), expected[8], atol=1e-4)
+    assert torch.allclose(steps.read(ids[:6].tolist()).last, expected[5], atol=1e-4)
+    assert torch.allclose(steps.read(ids[6:9].tolist()).last, expected[8], atol=1e-4)
     for at in range(9, 14):
-        assert torch.allclose(steps.read([int(ids[at])]), expected[at], atol=1e-4)
+        assert torch.allclose(steps.read([int(ids[at])]).last, expected[at], atol=1e-4)
 
 
 def test_blocks_of_different_widths_are_computed_as_they_are(tiny: Make) -> None:
@@ -40,7 +45,7 @@ def test_blocks_of_different_widths_are_computed_as_they_are(tiny: Make) -> None
     ids = [1, 2, 3]
     with torch.no_grad():
         expected = model(torch.tensor([ids])).logits[0, -1]
-    assert torch.allclose(LlamaSteps(model, 8).read(ids), expected, atol=1e-4)
+    assert torch.allclose(opened(LlamaSteps(model, 8)).read(ids).last, expected, atol=1e-4)
 
 
 def test_what_is_not_a_plain_llama_is_left_to_the_general_road(tiny: Make) -> None:
@@ -53,7 +58,47 @@ def test_what_is_not_a_plain_llama_is_left_to_the_general_road(tiny: Make) -> No
 
 
 def test_a_full_cache_is_an_error(tiny: Make) -> None:
-    steps = LlamaSteps(tiny(), 4)
+    steps = opened(LlamaSteps(tiny(), 4))
     steps.read([1, 2, 3, 4])
     with pytest.raises(ValueError, match="5 tokens do not fit the cache of 4"):
         steps.read([5])
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_texts_in_rows_get_the_logits_that_each_gets_alone(tiny: Make, heads: int) -> None:
+    model = tiny(num_attention_heads=4, num_key_value_heads=heads)
+    texts = [torch.randint(0, 64, (n,), generator=torch.Generator().manual_seed(n)).tolist() for n in (4, 9, 6, 1)]
+    with torch.no_grad():
+        expected = [model(torch.tensor([ids])).logits[0] for ids in texts]
+    steps, at = LlamaSteps(model, 12, rows=4), [2, 5, 3, 0]
+    for ids, size in zip(texts, at, strict=True):
+        row = steps.add()
+        if size:
+            steps.read(ids[:size], row)
+    rows = [0, 1, 2, 3]
+    steps.drop(0)  # the last one takes its place
+    rows = [3, 1, 2]
+    while True:
+        for row, text in reversed(list(enumerate(rows))):
+            if at[text] == len(texts[text]):
+                steps.drop(row)
+                rows[row] = rows[-1]
+                rows.pop()
+        if not rows:
+            break
+        logits = steps.step([texts[text][at[text]] for text in rows])
+        for row, text in enumerate(rows):
+            assert torch.allclose(logits[row], expected[text][at[text]], atol=1e-4)
+            at[text] += 1
+    assert at == [2, 9, 6, 1]
+
+
+def test_the_probability_of_what_was_read_is_the_models(tiny: Make) -> None:
+    model, ids = tiny(), [5, 9, 1, 33, 2]
+    with torch.no_grad():
+        expected = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1], -1)
+    wanted = torch.tensor([float(row[token]) for row, token in zip(expected, ids[1:], strict=True)])
+    reading = opened(LlamaSteps(model, 8)).read(ids)
+    assert torch.allclose(reading.logprobs(), wanted, atol=1e-4)
+    assert torch.allclose(opened(LlamaSteps(model, 8)).read(ids, scored=2).logprobs(), wanted[-2:], atol=1e-4)
+    assert opened(LlamaSteps(model, 8)).read([3]).logprobs().numel() == 0

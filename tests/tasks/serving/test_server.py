@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from infra.errors import ServerFailed
+from infra.errors import BadInput, ServerFailed
 from infra.lake import Lake
 from tasks.model.causal import load_model, load_tokenizer
 from tasks.model.generate import Sampling
@@ -136,11 +136,17 @@ def test_nothing_to_write_is_allowed(url: str) -> None:
         ({"prompt": 7}, 400, "prompt"),
         ({"prompt": []}, 400, "1 to 64"),
         ({"prompt": ["a"] * 65}, 400, "1 to 64"),
+        ({"prompt": ["a"] * 33, "n": 2}, 400, "1 to 64"),
         ({"prompt": "a", "max_tokens": -1}, 400, "max_tokens"),
         ({"prompt": "a", "max_tokens": 10**6}, 400, "max_tokens"),
         ({"prompt": "a", "temperature": 5}, 400, "temperature"),
-        ({"prompt": "a", "n": 2}, 400, "n:"),
-        ({"prompt": "a", "top_p": 0.5}, 400, "top_p"),
+        ({"prompt": "a", "n": 0}, 400, "n:"),
+        ({"prompt": "a", "top_p": 0}, 400, "top_p"),
+        ({"prompt": "a", "presence_penalty": 1}, 400, "presence_penalty"),
+        ({"prompt": "a", "logit_bias": {}}, 400, "logit_bias: this server does not offer it"),
+        ({"prompt": "a", "best_of": 3}, 400, "best_of"),
+        ({"prompt": "a", "echo": True, "stream": True}, 400, "echo"),
+        ({"prompt": "word " * 300}, 400, "truncation"),
         ({"prompt": "a", "unknown": 1}, 400, "unknown"),
         ({"prompt": "a", "stop": ["1", "2", "3", "4", "5"]}, 400, "stop"),
         ({"prompt": "a", "model": "other"}, 404, "other"),
@@ -150,11 +156,14 @@ def test_nothing_to_write_is_allowed(url: str) -> None:
 def test_a_bad_request_is_refused_with_its_reason(url: str, body: Any, status: int, says: str) -> None:
     response = post(url, body)
     assert response.status_code == status
-    assert says in response.json()["error"]["message"]
+    error = response.json()["error"]
+    assert says in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
 
 
 def test_an_unknown_path_is_refused_in_the_same_form(url: str) -> None:
-    assert get(url, "/v1/none").json()["error"]["code"] == 404
+    assert get(url, "/v1/none").json()["error"]["type"] == "invalid_request_error"
+    assert get(url, "/v1/none").status_code == 404
     assert get(url, "/v1/completions").status_code == 405
 
 
@@ -195,17 +204,20 @@ def test_requests_at_once_are_all_answered(url: str) -> None:
     assert len({a["id"] for a in answers}) == 24
 
 
-def test_health_models_and_metrics(url: str) -> None:
-    assert get(url, "/health").json() == {"status": "ok"}
+def test_health_models_and_metrics(url: str, tiny_model: Path) -> None:
+    assert get(url, "/health").json() == {"status": "ok", "model": "ketcycle", "version": weights_digest(tiny_model)}
     (model,) = get(url, "/v1/models").json()["data"]
     assert model["id"] == "ketcycle"
     assert model["context"] == 64
     complete(url, "a", max_tokens=2)
     text = get(url, "/metrics").text
     figures = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert int(figures['ketcycle_responses_total{code="200"}']) > 0
-    assert int(figures["ketcycle_completion_tokens_total"]) >= 2
-    assert int(figures["ketcycle_log_rows_lost_total"]) == 0
+    assert float(figures['ketcycle_responses_total{code="200"}']) > 0
+    assert float(figures["ketcycle_completion_tokens_total"]) >= 2
+    assert float(figures["ketcycle_log_rows_lost_total"]) == 0
+    assert float(figures["ketcycle_waiting"]) == 0
+    assert float(figures["ketcycle_cpu_seconds_total"]) > 0
+    assert float(figures["ketcycle_latency_seconds_count"]) > 0
 
 
 def test_only_the_loopback_interface_is_bound(url: str) -> None:
@@ -255,7 +267,7 @@ def test_the_server_ends_with_its_parent_and_writes_the_rest_of_its_log(tiny_mod
 
 
 def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ServerFailed, match=r"no config\.json"), running_server(tmp_path, tmp_path, "run-e"):
+    with pytest.raises(ServerFailed, match=r"has no config\.json"), running_server(tmp_path, tmp_path, "run-e"):
         pass
 
 
@@ -276,5 +288,5 @@ def test_a_taken_port_is_an_error(tiny_model: Path, tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        with pytest.raises(OSError, match="Address already in use"):
+        with pytest.raises(BadInput, match="choose another --port"):
             main(["--model", str(tiny_model), "--home", str(tmp_path), "--run", "r", "--port", port])

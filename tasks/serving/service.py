@@ -1,0 +1,193 @@
+"""What stands behind the server's addresses: the model that answers now, its successor, the log and the counters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from tasks.model.generate import Token
+from tasks.serving import request_log
+from tasks.serving.engine import SCORED, Answer, Engine, Prompt
+from tasks.serving.protocol import ChatRequest, CompletionRequest
+from tasks.serving.request_log import RequestLog
+from tasks.serving.source import Found, Source
+
+log = logging.getLogger("ketcycle.serving")
+
+MAX_WAITING = 128
+AFTER_FAILURE_S = 60.0
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+Load = Callable[[Found], Engine]
+
+
+class Busy(Exception):
+    """So many prompts wait that another one would wait too long."""
+
+
+class Figures:
+    """What Prometheus reads of a service."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.responses = Counter("ketcycle_responses", "Answers by status.", ["code"], registry=registry)
+        self.prompt_tokens = Counter("ketcycle_prompt_tokens", "Tokens read.", registry=registry)
+        self.completion_tokens = Counter("ketcycle_completion_tokens", "Tokens written.", registry=registry)
+        self.cpu_s = Counter("ketcycle_cpu_seconds", "CPU seconds of the answers.", registry=registry)
+        self.reloads = Counter("ketcycle_reloads", "Changes of the model by outcome.", ["outcome"], registry=registry)
+        self.latency = Histogram(
+            "ketcycle_latency_seconds", "Arrival to the last token.", buckets=SECONDS, registry=registry
+        )
+        self.first = Histogram(
+            "ketcycle_first_token_seconds", "Arrival to the first token.", buckets=SECONDS, registry=registry
+        )
+        self.model = Gauge("ketcycle_model", "The model that answers.", ["name", "version"], registry=registry)
+        gauges: dict[str, tuple[str, Callable[[], float]]] = {
+            "ketcycle_waiting": ("Prompts without a finished answer.", lambda: service.waiting),
+            "ketcycle_running": ("Texts being written side by side.", lambda: service.engine.running),
+            "ketcycle_log_rows_pending": ("Rows not yet in the lake.", lambda: service.log.pending),
+            "ketcycle_log_rows_written_total": ("Rows in the lake.", lambda: service.log.written),
+            "ketcycle_log_rows_lost_total": ("Answers without a row.", lambda: service.log.lost),
+            "ketcycle_log_cpu_seconds_total": ("CPU seconds of the log.", lambda: service.log.cpu_s),
+        }
+        for name, (what, value) in gauges.items():
+            Gauge(name, what, registry=registry).set_function(value)
+
+
+@dataclass
+class Service:
+    """What answers requests."""
+
+    engine: Engine
+    log: RequestLog
+    source: Source
+    load: Load
+    started: int = field(default_factory=lambda: int(time.time()))
+    waiting: int = 0
+
+    def __post_init__(self) -> None:
+        self.figures = Figures(self)
+        self.figures.model.labels(self.name, self.engine.version).set(1)
+
+    @property
+    def name(self) -> str:
+        """The model's name in the API."""
+        return self.source.name
+
+    @contextmanager
+    def using(self) -> Iterator[Engine]:
+        """Yield the model that answers now; it stays until the block ends, whatever comes after it."""
+        engine = self.engine
+        engine.users += 1
+        try:
+            yield engine
+        finally:
+            engine.users -= 1
+
+    @contextmanager
+    def queued(self, prompts: int) -> Iterator[None]:
+        """Count prompts as waiting.
+
+        Raises:
+            Busy: too many wait already.
+        """
+        if self.waiting + prompts > MAX_WAITING:
+            raise Busy(f"{self.waiting} prompts wait already; try again later")
+        self.waiting += prompts
+        try:
+            yield
+        finally:
+            self.waiting -= prompts
+
+    async def answer(
+        self,
+        engine: Engine,
+        request: CompletionRequest | ChatRequest,
+        prompt: Prompt,
+        index: int,
+        key: str,
+        watch: Callable[[Token], bool] | None = None,
+    ) -> Answer:
+        """Write one of the answers behind those that wait already, and log it."""
+        received, began = time.time(), time.monotonic()
+        score = isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
+        answer = await asyncio.wrap_future(engine.submit(prompt, request.sampling(index), watch, score=score))
+        latency_s = time.monotonic() - began
+        figures = self.figures
+        figures.prompt_tokens.inc(len(answer.prompt.ids))
+        figures.completion_tokens.inc(len(answer.tokens))
+        figures.cpu_s.inc(answer.cpu_s)
+        figures.latency.observe(latency_s)
+        figures.first.observe(answer.first_s)
+        self.log.put(
+            request_log.Request(
+                request_id=f"{key}-{index}",
+                model_version=engine.version,
+                prompt=answer.prompt.text,
+                completion=answer.text,
+                label=request.user,
+                prompt_tokens=len(answer.prompt.ids),
+                completion_tokens=len(answer.tokens),
+                finish=answer.finish,
+                first_s=answer.first_s,
+                latency_s=latency_s,
+                cpu_s=answer.cpu_s,
+                busy_s=answer.busy_s,
+                received=received,
+                mean_logprob=lambda: _mean(answer.prompt_logprobs()[-SCORED:].tolist()),
+                completion_logprob=_mean([t.logprob for t in answer.tokens]) if answer.tokens else None,
+            )
+        )
+        return answer
+
+    async def follow(self, every_s: float) -> None:
+        """Change the model when the source names another one; a request keeps the one that it began with."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                found = await asyncio.to_thread(self.source.find)
+                if found.version == self.engine.version:
+                    continue
+                log.info("%s is now version %s; loading it", self.source, found.version)
+                successor = await asyncio.to_thread(self.load, found)
+            except Exception as error:  # the model that answers goes on answering
+                log.error("the model stays version %s: %s", self.engine.version, error)
+                self.figures.reloads.labels("failed").inc()
+                await asyncio.sleep(AFTER_FAILURE_S)
+                continue
+            self.figures.model.labels(self.name, self.engine.version).set(0)
+            former, self.engine = self.engine, successor
+            self.figures.model.labels(self.name, successor.version).set(1)
+            self.figures.reloads.labels("done").inc()
+            log.info("version %s answers", successor.version)
+            while former.users:
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(former.close)
+
+    @asynccontextmanager
+    async def at_work(self, follow_s: float | None) -> AsyncIterator[None]:
+        """Follow the source while the server runs; at the end finish all answers and write the log."""
+        following = asyncio.create_task(self.follow(follow_s)) if follow_s and self.source.moves else None
+        try:
+            yield
+        finally:
+            if following:
+                following.cancel()
+            await asyncio.to_thread(self.engine.close)
+            await asyncio.to_thread(self.log.close)
+
+
+def new_key(kind: str) -> str:
+    """Return a name for an answer."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def _mean(logprobs: list[float]) -> float:
+    return sum(logprobs) / len(logprobs) if logprobs else math.nan
