@@ -48,6 +48,10 @@ mlflow.models.set_model(Completions(Path(__file__).parent))
 '''
 
 
+# MLflow would take a type of `model_input` for a schema; ours is the signature.
+warnings.filterwarnings("ignore", message="(?s).*Add type hints to the `predict` method")
+
+
 class Completions(PythonModel):  # type: ignore[misc]
     """Completes the prompts of a column, side by side, with the engine of the completion server."""
 
@@ -59,7 +63,6 @@ class Completions(PythonModel):  # type: ignore[misc]
         """Load the weights."""
         self._engine = Engine(self._folder)
 
-    # MLflow would take a type of `model_input` for a schema; ours is the signature.
     def predict(self, context, model_input, params=None) -> list[str]:  # type: ignore[no-untyped-def]
         """Return the completion of every prompt; the n-th one is drawn with seed + n.
 
