@@ -107,6 +107,8 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
         said = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             said = "this server does not offer it"
+        elif not where:
+            said = f"send the request as JSON, with Content-Type: application/json ({said})"
         return refusal(400, f"{where}: {said}" if where else said, where or None)
 
     @app.exception_handler(HTTPException)

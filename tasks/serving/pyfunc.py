@@ -48,12 +48,10 @@ mlflow.models.set_model(Completions(Path(__file__).parent))
 '''
 
 
-# MLflow would take a type of `model_input` for a schema; ours is the signature.
-warnings.filterwarnings("ignore", message="(?s).*Add type hints to the `predict` method")
-
-
 class Completions(PythonModel):  # type: ignore[misc]
     """Completes the prompts of a column, side by side, with the engine of the completion server."""
+
+    _skip_type_hint_validation = True  # ours is the signature; without this MLflow gives advice at every import
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -11,7 +11,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from tasks.model.generate import Token
 from tasks.serving import request_log
@@ -24,6 +26,7 @@ log = logging.getLogger("ketcycle.serving")
 
 MAX_WAITING = 128
 AFTER_FAILURE_S = 60.0
+disable_created_metrics()
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 Load = Callable[[Found], Engine]
 
@@ -49,16 +52,23 @@ class Figures:
             "ketcycle_first_token_seconds", "Arrival to the first token.", buckets=SECONDS, registry=registry
         )
         self.model = Gauge("ketcycle_model", "The model that answers.", ["name", "version"], registry=registry)
-        gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "ketcycle_waiting": ("Prompts without a finished answer.", lambda: service.waiting),
-            "ketcycle_running": ("Texts being written side by side.", lambda: service.engine.running),
-            "ketcycle_log_rows_pending": ("Rows not yet in the lake.", lambda: service.log.pending),
-            "ketcycle_log_rows_written_total": ("Rows in the lake.", lambda: service.log.written),
-            "ketcycle_log_rows_lost_total": ("Answers without a row.", lambda: service.log.lost),
-            "ketcycle_log_cpu_seconds_total": ("CPU seconds of the log.", lambda: service.log.cpu_s),
-        }
-        for name, (what, value) in gauges.items():
-            Gauge(name, what, registry=registry).set_function(value)
+        registry.register(_Now(service))
+
+
+class _Now(Collector):
+    """What is asked of the service at the moment of the look."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        it = self._service
+        yield GaugeMetricFamily("ketcycle_waiting", "Prompts without a finished answer.", it.waiting)
+        yield GaugeMetricFamily("ketcycle_running", "Texts being written side by side.", it.engine.running)
+        yield GaugeMetricFamily("ketcycle_log_rows_pending", "Rows not yet in the lake.", it.log.pending)
+        yield CounterMetricFamily("ketcycle_log_rows_written", "Rows in the lake.", it.log.written)
+        yield CounterMetricFamily("ketcycle_log_rows_lost", "Answers without a row.", it.log.lost)
+        yield CounterMetricFamily("ketcycle_log_cpu_seconds", "CPU seconds of the log.", it.log.cpu_s)
 
 
 @dataclass
