@@ -16,7 +16,7 @@ from typing import Any
 import mlflow
 import yaml
 from mlflow.models import Model, ModelSignature
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from infra.errors import BadInput
@@ -48,7 +48,7 @@ mlflow.models.set_model(Completions(Path(__file__).parent))
 '''
 
 
-class Completions(PythonModel):  # type: ignore[misc]
+class Completions(PythonModel):
     """Completes the prompts of a column, side by side, with the engine of the completion server."""
 
     _skip_type_hint_validation = True  # ours is the signature; without this MLflow gives advice at every import

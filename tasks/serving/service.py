@@ -26,7 +26,7 @@ log = logging.getLogger("ketcycle.serving")
 
 MAX_WAITING = 128
 AFTER_FAILURE_S = 60.0
-disable_created_metrics()
+disable_created_metrics()  # type: ignore[no-untyped-call]
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 Load = Callable[[Found], Engine]
 
