@@ -169,8 +169,16 @@ def drift() -> None:
     main([])
 
 
+def carbon() -> None:
+    """What waiting for green electricity saves, on the files that KETCYCLE_CARBON_FILES names."""
+    from benchmarks.carbon import main
+
+    main([])
+
+
 BENCHMARKS = {
     "drift": (drift,),
+    "carbon": (carbon,),
     "queue": (fidelities, queue),
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from flows.commands import drift, installation, look, queue, run, serve, standing, study
+from flows.commands import drift, installation, look, operations, queue, run, serve, standing, study
 
 HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
 
@@ -18,14 +18,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.stage, study.study),
     "Look": (look.report, look.compare, look.evidence, drift.drift),
+    "Operate": (standing.up, standing.down, serve.serve, operations.deploy),
     "Installation": (
         installation.init,
         installation.config,
         installation.doctor,
         installation.clean,
-        serve.serve,
-        standing.up,
-        standing.down,
     ),
 }
 for title, commands in GROUPS.items():

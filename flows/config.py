@@ -41,6 +41,7 @@ class RunConfig(BaseModel):
     backend: str = Field("aer", description="aer or noisy:<fake device>.")
     stages: tuple[str, ...] = Field(STAGES, description="Stages to run, in lifecycle order.")
     objective: Objective = Field("energy", description="What auto routing minimises.")
+    alias: str = Field("", description="Alias that points to the registered model; empty = the profile's.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 
     @model_validator(mode="before")

@@ -85,7 +85,7 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
     if queued := summary_of(loaded.ledger, loaded.home, config.run_id):
         create_markdown_artifact(queued, key="ketcycle-queue", description=f"Quantum calls of {config.run_id}")
-    emit("run.finished", f"ketcycle.run.{config.run_id}", {"status": run["status"]})
+    emit("run.finished", {"status": run["status"]}, once=config.run_id, resource=f"ketcycle.run.{config.run_id}")
     if failure:
         raise type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
     return report

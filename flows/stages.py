@@ -34,6 +34,7 @@ FROM_RUN = {
     "preprocessing": ("model",),
     "architecture": ("model",),
     "training": ("model", "evaluate"),
+    "inference": ("alias",),
 }
 
 

@@ -6,10 +6,11 @@ from prefect import flow
 
 from flows.config import RunConfig
 from flows.stages import StageResult, run_name, run_stage
-from infra.compute import task_runner
+from infra.compute import task_runner, trainer
 
 
 @flow(name="training", flow_run_name=run_name, task_runner=task_runner())
 def training(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
     """Train the model from scratch."""
-    return run_stage("training", config, inputs, join_shadows=join_shadows)
+    with trainer():
+        return run_stage("training", config, inputs, join_shadows=join_shadows)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("ketcycle.compute")
 
 SERVER_START_S = 180
+TRAINERS = "ketcycle-trainers"  # the limit that `ketcycle deploy` sets: one for each GPU
 # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
 PLACED = {"distributed.scheduler.work-stealing": False}
 
@@ -45,7 +46,7 @@ class Services:
 def services(settings: Settings) -> Iterator[Services]:
     """Yield a Prefect API and a Dask cluster; what was started here is stopped at the end."""
     with ExitStack() as stack:
-        url = _running_prefect(settings)
+        url = running_prefect(settings)
         server: subprocess.Popen[bytes] | None = None
         with ExitStack() as starting:
             if url is None:
@@ -102,6 +103,24 @@ def cluster(settings: Settings) -> Iterator[str]:
         yield _address(client)
 
 
+@contextmanager
+def trainer() -> Iterator[None]:
+    """Wait for a place to train, where the Prefect server limits how many there are."""
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.read_global_concurrency_limit_by_name(TRAINERS)
+    except ObjectNotFound:  # a server of this run alone
+        yield
+        return
+    # A server that stops answering in the middle of a training is no reason to throw the training away.
+    with concurrency(TRAINERS, raise_on_lease_renewal_failure=False):
+        yield
+
+
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     """Return the task runner of every flow: it uses the current Dask client of the process."""
     from prefect_dask.task_runners import DaskTaskRunner
@@ -149,7 +168,8 @@ def _listens(address: str) -> bool:
         return False
 
 
-def _running_prefect(settings: Settings) -> str | None:
+def running_prefect(settings: Settings) -> str | None:
+    """Return the API of the Prefect server that is set, or of the one of the home, if it answers."""
     for url in (settings.prefect_url, environment("PREFECT_API_URL"), read_note(settings.home).get("prefect_url")):
         if url and _answers(url):
             return url

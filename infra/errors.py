@@ -14,6 +14,7 @@ KetcycleError
 |  |- SubmissionUnclear a job may or may not have been made
 |  |- BudgetExceeded    the call would spend more than allowed
 |  |- StillQueued       a remote result is not there before the deadline
+|- EventNotSent         the Prefect API did not take an event
 |- MeterBusy            two metered blocks at once in one process
 """
 
@@ -76,6 +77,10 @@ class StillQueued(RuntimeQueueError):
 
 class ServerFailed(KetcycleError):
     """The completion server did not start, or answered with an error."""
+
+
+class EventNotSent(KetcycleError):
+    """The Prefect API did not take an event; nothing that it should have started will start."""
 
 
 class MeterBusy(KetcycleError):

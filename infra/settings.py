@@ -78,9 +78,20 @@ class Settings(BaseSettings):
     )
     log_days: float = Field(30.0, ge=0, description="Days that the request log is kept; 0 = for ever.")
     api_key_file: Path | None = Field(None, description="File with the key that clients of `ketcycle serve` send.")
+    inbox: Path | None = Field(
+        None, description="Folder to which new files of the corpus come; unset = inbox in the home."
+    )
+    notify_url: str = Field(
+        "",
+        description="Where a message is posted when drift, worse quality or a spent budget is seen; empty = nowhere.",
+    )
     country: str = Field("DEU", description="ISO code of the place that computes, for carbon.")
     carbon_series: Path | None = Field(
         None, description="CSV or Parquet file of that place's carbon intensity over time; unset = yearly mean."
+    )
+    carbon_provider: str = Field(
+        "",
+        description="Class that gives that series instead of a file, as package.module:Class; see docs/operations.md.",
     )
     carbon_timezone: str = Field("UTC", description="Time zone of times in that file that do not say theirs.")
     qpu_country: str = Field("USA", description="ISO code of the QPU's site, for the carbon of seconds billed.")
@@ -102,7 +113,7 @@ class Settings(BaseSettings):
         description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',
     )
 
-    @field_validator("carbon_series", "api_key_file", mode="before")
+    @field_validator("carbon_series", "api_key_file", "inbox", mode="before")
     @classmethod
     def _unset(cls, value: Any) -> Any:
         return None if value == "" else value  # TOML has no null
@@ -123,6 +134,11 @@ class Settings(BaseSettings):
     def ledger(self) -> str:
         """URL of the ledger."""
         return self.ledger_url or f"sqlite:///{self.home.absolute() / 'ledger.db'}"
+
+    @property
+    def inbox_folder(self) -> Path:
+        """Folder to which new files of the corpus come."""
+        return (self.inbox or self.home / "inbox").expanduser().absolute()
 
     @property
     def tracking(self) -> str:

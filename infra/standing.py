@@ -168,8 +168,7 @@ class _Services:
         command = ["prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", f"{POOL}-worker"]
         self._start("worker", [sys.executable, "-m", "infra.child", *command], log)
         self.wait("worker", f"{url}/work_pools/{POOL}")
-        deploy = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(project)]
-        hand_on(PWD=str(Path.cwd()))  # where flows run: the folder with the settings' file
+        deploy = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(self.home)]
         with (self.home / "prefect" / "deploy.log").open("ab") as output:
             failed = subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
         if failed:

@@ -14,6 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from infra.errors import BadInput
 
+from infra.errors import BadInput
+
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
 LONGEST_PARAM = 500
@@ -177,6 +179,35 @@ class Tracking:
     def registered(self) -> frozenset[str]:
         """Return the addresses of the folders of all registered models."""
         return frozenset(str(version.source) for version in self._client.search_model_versions(""))
+
+    def pointed_at(self, name: str, alias: str) -> tuple[int, str] | None:
+        """Return version and address of the files of the model that an alias points to, if it points to one."""
+        import mlflow
+
+        try:
+            found = self._client.get_model_version_by_alias(name, alias)
+        except mlflow.exceptions.MlflowException:
+            return None
+        return int(found.version), str(found.source)
+
+    def promote(self, name: str, version: int, alias: str) -> int | None:
+        """Let an alias point to a version; the one before is `previous`, and returned.
+
+        Raises:
+            BadInput: there is no such version.
+        """
+        import mlflow
+
+        with self._alone():
+            before = self.pointed_at(name, alias)
+            try:
+                self._client.get_model_version(name, str(version))
+                if before and before[0] != version:
+                    self._client.set_registered_model_alias(name, "previous", str(before[0]))
+                self._client.set_registered_model_alias(name, alias, str(version))
+            except mlflow.exceptions.MlflowException as error:
+                raise BadInput(f"{name} version {version} cannot become {alias}: {error.message}") from None
+        return before[0] if before else None
 
     def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         import mlflow

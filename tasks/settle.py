@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from infra import events
 from infra.energy.arms import Measured, measure_arms
 from infra.energy.meter import Span
 from infra.energy.model import Coefficients
@@ -160,6 +161,10 @@ def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcom
         if not isinstance(chosen.measured.error, BudgetExceeded | BackendFailed | StillQueued):
             raise _error(chosen)
         _record(subtask, problem, problem_id, executions, None, bench)
+        if chosen.status == "refused":
+            asked = f"{subtask.key}/{decision.arm}"
+            told = {"what": asked, "reason": chosen.reason, "run_id": bench.run_id}
+            events.emit("budget.exhausted", told, once=f"{bench.run_id} {asked}")
         decision = Decision(subtask.incumbent.name, "fallback", f"{decision.arm} {chosen.status}: {chosen.reason}")
         executions = _execute(subtask, problem, problem_id, [decision.arm], bench)
         chosen = executions[decision.arm]

@@ -24,6 +24,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.energy.usage import Usage
 from infra.errors import BadInput, BudgetExceeded, ConcurrentCall, ReplayDiverged, RuntimeQueueError
+from infra.events import emit
 from infra.runtime.backends import Backend, calibration_of, canonical_name, derive_seed, open_backend
 from infra.runtime.dispatcher import Manner, lead
 from infra.runtime.jobs import QueuedJob
@@ -274,6 +275,8 @@ class _Queued:
         mark = fingerprint(header, pubs)
         # The run is left out: two runs with the same seed give the same counts.
         asked = (*scope.values(), self.primitive, ordinal)
+        if not backend.local:
+            _tell_of_calibration(backend.name, backend.calibration)
         return Call(
             key=_hash(run, variant, *asked)[:32],
             scope={"run": run, **scope},
@@ -288,6 +291,12 @@ class _Queued:
             projection=runtime.projection,
             options={"effective": effective, "not_effective": ignored},
         )
+
+
+@lru_cache
+def _tell_of_calibration(backend: str, calibration: str) -> None:
+    """Announce a calibration when this process meets it first; met by many, it is one event."""
+    emit("backend.calibrated", {"backend": backend, "calibration": calibration}, once=calibration)
 
 
 class QueuedSampler(_Queued, BaseSamplerV2):  # type: ignore[misc]  # the library is not typed

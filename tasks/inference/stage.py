@@ -17,6 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import AutoConfig
 
+from infra import events
 from infra.errors import BadInput
 from infra.lake import Ref
 from infra.tracking import register_model
@@ -160,6 +161,8 @@ def publish(context: Context, state: State) -> State:
     if options.register_model:
         meta = {"ketcycle_run": context.run_id, "lake": str(ref), "source": str(state.facts["source"])}
         version = register_model(options.name, folder, options.alias, meta)
+        registered = {"name": options.name, "version": version, "source": str(ref), "run_id": context.run_id}
+        events.emit("model.registered", registered, once=str(version))
         state = state.add(registered={"name": options.name, "version": version, "alias": options.alias})
         log.info("registered %s version %d as %s", options.name, version, options.alias)
     return state.add(served=_serve(context, folder, ref)) if options.serve else state

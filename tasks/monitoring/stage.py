@@ -182,12 +182,9 @@ def publish(context: Context, state: State) -> State:
     for row in context.lake.read(state.refs["monitoring/verdicts"]).to_pylist():
         if row["announced"]:
             payload = {key: row[key] for key in ("window", "requests", "p_value", "state", "mean_logprob")}
-            events.emit(
-                row["announced"],
-                resource=f"ketcycle.model.{model.version}",
-                payload={"run_id": context.run_id, "model": str(model), **payload},
-                once=f"{context.run_id} {row['window']}",
-            )
+            place = {"model": str(model), "data": str(state.refs["monitoring/windows"]), "run_id": context.run_id}
+            streak = f"{context.run_id} {row['window']}"
+            events.emit(row["announced"], {**place, **payload, "streak": streak}, once=streak)
     rng = np.random.default_rng([context.seed, 2])
     power = measured_power(pose(context, state, DRIFT.name), rng, options.power_trials) if options.power_trials else {}
     shares = {f"{rate:g}": round(share, 3) for rate, share in power.items()}

@@ -1,0 +1,57 @@
+"""Commands that let the pipeline run by itself: `deploy`, `webhooks`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
+from infra import settings
+from infra.errors import BadInput
+
+
+def deploy(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    schedules: Annotated[
+        str | None, typer.Option(metavar="on|off", help="Switch all schedules; default: as they are, at first off.")
+    ] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring Prefect to what the repository says: pool, queues, limits, deployments, automations. Twice is once."""
+    with clear_errors():
+        if schedules not in (None, "on", "off"):
+            raise BadInput(f"--schedules is on or off, not {schedules!r}")
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        _use_prefect(loaded)
+        err.print("reading the flows and comparing them with the server", highlight=False)
+        from flows import deploy as deploying
+
+        found = deploying.deploy(loaded, dry_run=dry_run, schedules=None if schedules is None else schedules == "on")
+        rows = [asdict(change) for change in found]
+        if as_json:
+            print_value({"dry_run": dry_run, "changes": rows}, as_json)
+        else:
+            print_table(rows, "nothing to change: all is as the repository says")
+            if rows:
+                err.print(f"{len(rows)} would change" if dry_run else f"{len(rows)} changed", highlight=False)
+
+
+def _use_prefect(loaded: settings.Settings) -> str:
+    """Let this process talk to the running Prefect server, and return its API's address.
+
+    Raises:
+        BadInput: there is none.
+    """
+    from infra.compute import running_prefect
+
+    url = running_prefect(loaded)
+    if url is None:
+        raise BadInput(
+            f"no Prefect server answers for {loaded.home}; start one with `ketcycle up`, or set prefect_url to yours"
+        )
+    settings.hand_on(PREFECT_API_URL=url)
+    return url

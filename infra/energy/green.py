@@ -1,0 +1,108 @@
+"""When to start work that may wait: the greenest window of what a forecast says of the carbon intensity.
+
+The forecast that is scored is persistence: each time of day is as it was on the last day known (Wiesner et al., "Let's
+Wait Awhile", Middleware 2021, use a perfect forecast with noise; persistence needs no model and is what a better
+forecast must beat).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+import numpy as np
+
+from infra.energy.carbon import Series
+from infra.errors import BadInput
+
+DAY_S = 86_400.0
+
+
+class Provider(Protocol):
+    """Where intensities come from, if not from a file; named by the setting `carbon_provider`."""
+
+    def series(self, began_s: float, ended_s: float) -> Series:
+        """Return what is known of a span of time, what is forecast for it included, g CO2e per kWh."""
+        ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """When work should start.
+
+    Attributes:
+        at_s: seconds since the epoch.
+        expected: mean intensity of its window as forecast, g CO2e per kWh.
+        at_once: the same of starting at once.
+    """
+
+    at_s: float
+    expected: float
+    at_once: float
+
+    @property
+    def saving(self) -> float:
+        """Share of the carbon saved against starting at once, as forecast."""
+        return 1 - self.expected / self.at_once if self.at_once > 0 else 0.0
+
+
+def persistence(known: Series, now_s: float, until_s: float) -> Series:
+    """Return a forecast in which every time is as it was a day before, or as many days before as are needed.
+
+    Raises:
+        BadInput: the last day before `now_s` is not known.
+    """
+    past = (known.times_s < now_s) & (known.times_s >= now_s - DAY_S)
+    times, values = known.times_s[past], known.g_per_kwh[past]
+    if len(times) < 2 or known.mean(now_s - DAY_S, now_s) < 0:
+        raise BadInput(f"{known.name} says nothing of the day before; persistence needs it")
+    days = int(np.ceil((until_s - now_s) / DAY_S)) + 1
+    shifts = DAY_S * np.arange(1, days + 1)
+    all_times = (times[None] + shifts[:, None]).ravel()
+    return Series(f"persistence of {known.name}", all_times, np.tile(values, days))
+
+
+def greenest(forecast: Series, now_s: float, slack_s: float, duration_s: float) -> Start:
+    """Return the start within the slack at which the mean intensity is least, the earliest of equals.
+
+    Raises:
+        BadInput: the forecast does not cover the time, or the slack or the duration is not positive.
+    """
+    if slack_s < 0 or duration_s <= 0:
+        raise BadInput(f"slack {slack_s / 3600:g} h and duration {duration_s / 3600:g} h: expected from 0 and above 0")
+    steps = forecast.times_s[(forecast.times_s > now_s) & (forecast.times_s <= now_s + slack_s)]
+    # The mean of a moving window over a step function is least where one of its ends meets a step.
+    ends = forecast.times_s - duration_s
+    ends = ends[(ends > now_s) & (ends <= now_s + slack_s)]
+    starts = np.unique(np.concatenate([[now_s], steps, ends]))
+    means = _means(forecast, starts, duration_s)
+    best = int(np.argmin(means))
+    return Start(float(starts[best]), float(means[best]), float(means[0]))
+
+
+def _means(series: Series, starts: np.ndarray, duration_s: float) -> np.ndarray:
+    """Return the mean over a window from each start; the integral of a step function is piecewise linear."""
+    series.mean(float(starts[0]), float(starts[-1]) + duration_s)  # covered, and without a gap
+    edges = np.append(series.times_s, series.times_s[-1] + series.step_s)
+    integral = np.concatenate([[0.0], np.cumsum(series.g_per_kwh * np.diff(edges))])
+    return np.asarray(
+        (np.interp(starts + duration_s, edges, integral) - np.interp(starts, edges, integral)) / duration_s
+    )
+
+
+def open_provider(name: str) -> Provider:
+    """Return an object of the class `package.module:Class`.
+
+    Raises:
+        BadInput: there is none, or it offers no `series`.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise BadInput(f"carbon_provider {name!r} cannot be used ({error}); give package.module:Class") from error
+    if not callable(getattr(found, "series", None)):
+        raise BadInput(f"carbon_provider {name!r} has no method series(began_s, ended_s)")
+    provider: Provider = found
+    return provider
