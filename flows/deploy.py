@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -173,7 +173,8 @@ class _Steps:
         changes = list(_compare(wanted, before))
         yield from changes
         if changes and not self._dry:
-            _prefect_deploy(self._path)
+            differing = [change.name for change in changes]
+            _prefect_deploy(self._path, [] if len(differing) == len(wanted) else differing)
         for name, entry in wanted.items():
             known = {item.slug: item for item in before[name].schedules} if name in before else {}
             now = (self._deployed() if changes and not self._dry and entry["schedules"] else before).get(name)
@@ -250,7 +251,7 @@ def _wanted(path: Path) -> dict[str, dict[str, Any]]:
             "description": entry.get("description") or flow.description,
             "tags": sorted(entry["tags"]),
             "parameters": entry.get("parameters", {}),
-            "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+            "parameter_openapi_schema": _filled(parameter_schema(flow).model_dump_for_openapi()),
             "pull_steps": pull,
             "queue": entry["work_pool"]["work_queue_name"],
             "job_variables": entry["work_pool"]["job_variables"],
@@ -279,6 +280,7 @@ def _flat(deployment: Any) -> dict[str, Any]:
         name: getattr(deployment, name)
         for name in ("entrypoint", "version", "description", "parameters", "parameter_openapi_schema", "job_variables")
     }
+    flat["parameter_openapi_schema"] = _filled(flat["parameter_openapi_schema"])
     flat |= {
         "tags": sorted(deployment.tags),
         "pull_steps": deployment.pull_steps,
@@ -290,8 +292,14 @@ def _flat(deployment: Any) -> dict[str, Any]:
     return dict(json.loads(json.dumps(flat, default=str)))
 
 
-def _prefect_deploy(path: Path) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema without its empty parts, which a server does not keep."""
+    return {name: value for name, value in schema.items() if value}
+
+
+def _prefect_deploy(path: Path, names: Sequence[str]) -> None:
+    which = ["--all"] if not names else [part for name in names for part in ("--name", name)]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(path), *which]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise KetcycleError(f"prefect deploy --all failed: {done.stdout[-1500:]}{done.stderr[-1500:]}")
+        raise KetcycleError(f"prefect deploy failed: {done.stdout[-1500:]}{done.stderr[-1500:]}")
