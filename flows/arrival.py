@@ -26,7 +26,7 @@ from infra.settings import Settings
 SCOPE = "curate-on-arrival"
 LARGEST = 500  # files in one event
 SETTLED_S = 10.0  # a file that was written to later may not be whole
-ARRIVAL = RunConfig(profile="arrival", stages=("curation",))
+ARRIVAL = RunConfig(stages=("curation",))
 
 
 @flow(

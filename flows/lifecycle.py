@@ -48,7 +48,11 @@ log = logging.getLogger("ketcycle.lifecycle")
     on_crashed=[on_crashed],
 )
 def lifecycle(config: RunConfig) -> dict[str, Any]:
-    """Run the stages in order and report what each decision cost and gained."""
+    """Run the stages in order and report what each decision cost and gained.
+
+    Args:
+        config: The run: what is trained on what, and how decisions pick their arms.
+    """
     config = config.named()
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")

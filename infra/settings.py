@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -84,6 +84,14 @@ class Settings(BaseSettings):
     notify_url: str = Field(
         "",
         description="Where a message is posted when drift, worse quality or a spent budget is seen; empty = nowhere.",
+    )
+    webhook_port: int = Field(8765, ge=0, le=65535, description="Port of `ketcycle webhooks`; 0 = any.")
+    webhook_token: SecretStr = Field(
+        SecretStr(""),
+        description="Token of plain JSON webhooks, at least 16 characters; better in the environment.",
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Secret of MLflow's webhooks, at least 16 characters; better in the environment."
     )
     country: str = Field("DEU", description="ISO code of the place that computes, for carbon.")
     carbon_series: Path | None = Field(
@@ -233,6 +241,8 @@ def _origin(name: str, flags: Mapping[str, Any]) -> str:
 
 
 def _masked(value: Any) -> Any:
+    if isinstance(value, SecretStr):
+        return str(value)
     if isinstance(value, Path):
         return str(value)
     return re.sub(r"(?<=://)([^/@:]*):[^/@]+@", r"\1:***@", value) if isinstance(value, str) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -38,6 +39,30 @@ def deploy(
             print_table(rows, "nothing to change: all is as the repository says")
             if rows:
                 err.print(f"{len(rows)} would change" if dry_run else f"{len(rows)} changed", highlight=False)
+
+
+def webhooks(
+    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs TLS.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any; default 8765.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its key, PEM.")] = None,
+    home: Home = None,
+) -> None:
+    """Take webhooks from outside (POST /mlflow signed, POST /events with a token) and make Prefect events of them."""
+    with clear_errors():
+        loaded = settings.load(home=home, webhook_port=port)
+        settings.quiet_libraries(loaded.home)
+        from infra.claims import Claims
+        from infra.compute import free_port
+        from infra.webhooks import Receiver, serve
+
+        token, secret = loaded.webhook_token.get_secret_value(), loaded.webhook_secret.get_secret_value()
+        receiver = Receiver(Claims(loaded.ledger, "webhooks"), token=token, secret=secret)
+        prefect, chosen = _use_prefect(loaded), loaded.webhook_port or free_port()
+        takes = [name for name, value in (("/events", token), ("/mlflow", secret)) if value]
+        address = f"{'https' if tls_cert else 'http'}://{host}:{chosen}"
+        err.print(f"{address} takes {' and '.join(takes)}; events go to {prefect}", highlight=False, soft_wrap=True)
+        serve(receiver, host, chosen, str(tls_cert or ""), str(tls_key or ""))
 
 
 def _use_prefect(loaded: settings.Settings) -> str:

@@ -53,10 +53,12 @@ def persistence(known: Series, now_s: float, until_s: float) -> Series:
     Raises:
         BadInput: the last day before `now_s` is not known.
     """
-    past = (known.times_s < now_s) & (known.times_s >= now_s - DAY_S)
-    times, values = known.times_s[past], known.g_per_kwh[past]
-    if len(times) < 2 or known.mean(now_s - DAY_S, now_s) < 0:
-        raise BadInput(f"{known.name} says nothing of the day before; persistence needs it")
+    day_before = now_s - DAY_S
+    known.mean(day_before, now_s)  # covered, and without a gap
+    past = (known.times_s > day_before) & (known.times_s < now_s)
+    first = int(np.searchsorted(known.times_s, day_before, side="right")) - 1
+    times = np.append(day_before, known.times_s[past])
+    values = np.append(known.g_per_kwh[first], known.g_per_kwh[past])
     days = int(np.ceil((until_s - now_s) / DAY_S)) + 1
     shifts = DAY_S * np.arange(1, days + 1)
     all_times = (times[None] + shifts[:, None]).ravel()

@@ -2,10 +2,15 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
 from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+
+from flows.automations import ANSWERS, TOLD, WHOLE_PAYLOAD, automations
+from infra.events import PAYLOADS
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
 
@@ -17,3 +22,38 @@ def test_entrypoints_are_flows_and_parameters_fit(deployment: dict[str, object])
     assert isinstance(flow, Flow)
     if deployment.get("parameters"):
         flow.validate_parameters(deployment["parameters"])
+
+
+def test_each_event_that_is_answered_has_a_deployment_that_takes_its_payload() -> None:
+    flows = {}
+    for entry in DEPLOYMENTS:
+        module, _, name = entry["entrypoint"].rpartition(".")
+        flow = getattr(import_module(module), name)
+        flows[f"{flow.name}/{entry['name']}"] = flow
+    for answer in ANSWERS:
+        schema = parameter_schema(flows[answer.deployment]).model_dump_for_openapi()
+        wanted = PAYLOADS[answer.event].__name__
+        assert schema["properties"][answer.parameter]["$ref"] == f"#/definitions/{wanted}"
+        assert schema["required"] == [answer.parameter]
+
+
+def test_every_parameter_is_described() -> None:
+    for entry in DEPLOYMENTS:
+        module, _, name = entry["entrypoint"].rpartition(".")
+        schema = parameter_schema(getattr(import_module(module), name)).model_dump_for_openapi()
+        for shown, field in schema["properties"].items():
+            described = field.get("description") or "$ref" in field or "allOf" in field
+            assert described, f"{entry['entrypoint']}: {shown} has no description"
+
+
+def test_automations_are_only_of_deployments_that_are_there() -> None:
+    ids = {answer.deployment: uuid4() for answer in ANSWERS[:1]}
+    (found,) = automations(ids, None)
+    assert found.actions[0].parameters == {"drift": WHOLE_PAYLOAD}
+    assert found.trigger.expect == {"ketcycle.drift.detected"}
+    told = automations({}, uuid4())
+    assert told[0].trigger.expect == {
+        "ketcycle.drift.detected",
+        "ketcycle.quality.regressed",
+        "ketcycle.budget.exhausted",
+    }
