@@ -6,8 +6,6 @@ import logging
 import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import numpy as np
 import pyarrow.compute as pc
@@ -55,7 +53,7 @@ class Rules(BaseModel):
         0.01, ge=0, description="Bits per byte that the challenger may lose over all held-out documents."
     )
     documents: int = Field(200, ge=20, description="Held-out documents that both models are judged on at most.")
-    champion: str = Field("champion", description="Alias of the model that serves.")
+    champion: str = Field("serving", description="Alias of the model that serves.")
     name: str = Field("ketcycle", description="Name of the model in the registry.")
 
 
@@ -133,7 +131,7 @@ def _spent_kj(loaded: Settings) -> dict[str, float]:
     return spent
 
 
-def _judge(loaded: Settings, run_id: str, drift: Drift, rules: Rules, before: tuple[int, str] | None) -> str:
+def _judge(loaded: Settings, run_id: str, drift: Drift, rules: Rules, before: tuple[int, Path] | None) -> str:
     """Compare the run's model with the champion, tell the verdict and return it in a line."""
     done = completion.find(loaded.home, run_id, "inference")
     registered = done.result["facts"].get("registered") if done else None
@@ -145,8 +143,8 @@ def _judge(loaded: Settings, run_id: str, drift: Drift, rules: Rules, before: tu
         verdict = Verdict(True, reason, 0.0, (0.0, 0.0), 0)
     else:
         texts = _held_out(lake, loaded, run_id, rules.documents)
-        served, made = url2pathname(urlparse(before[1]).path), Ref.parse(done.result["refs"]["inference/model"])
-        champion, challenger = (document_bits(f, texts) for f in (Path(served), lake.folder(made)))
+        made = lake.folder(Ref.parse(done.result["refs"]["inference/model"]))
+        champion, challenger = (document_bits(f, texts) for f in (before[1], made))
         verdict = judge(champion, challenger, _like_the_window(lake, drift, texts), rules.margin)
     fact = {"name": rules.name, "version": version, "by": "gate", "reason": verdict.reason}
     what = f"{rules.name} version {version} against {f'version {before[0]}' if before else 'nothing'}"

@@ -14,8 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from infra.errors import BadInput
 
-from infra.errors import BadInput
-
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
 LONGEST_PARAM = 500
@@ -180,15 +178,15 @@ class Tracking:
         """Return the addresses of the folders of all registered models."""
         return frozenset(str(version.source) for version in self._client.search_model_versions(""))
 
-    def pointed_at(self, name: str, alias: str) -> tuple[int, str] | None:
-        """Return version and address of the files of the model that an alias points to, if it points to one."""
+    def pointed_at(self, name: str, alias: str) -> tuple[int, Path] | None:
+        """Return version and local folder of the model that an alias points to, if it points to one."""
         import mlflow
 
         try:
             found = self._client.get_model_version_by_alias(name, alias)
         except mlflow.exceptions.MlflowException:
             return None
-        return int(found.version), str(found.source)
+        return int(found.version), self._files(name, found)
 
     def promote(self, name: str, version: int, alias: str) -> int | None:
         """Let an alias point to a version; the one before is `previous`, and returned.

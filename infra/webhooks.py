@@ -25,16 +25,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from infra.access import SHORTEST_KEY, Certificate
 from infra.claims import Claims
 from infra.errors import BadInput, EventNotSent
 from infra.events import Payload, checked, number_of, send
-from infra.settings import LOOPBACK
 
 log = logging.getLogger("ketcycle.webhooks")
 
 LARGEST = 64 * 1024
 TOLERANCE_S = 300.0  # of clocks and of the way here, as the specification advises
-SHORTEST_SECRET = 16
 VALIDATED = ("approved", "passed")  # values of the tag `validation_status` by which people let a version serve
 
 Send = Callable[[str, Payload, UUID], None]
@@ -92,8 +91,8 @@ class Receiver:
         if not token and not secret:
             raise BadInput("set KETCYCLE_WEBHOOK_TOKEN (plain JSON) or KETCYCLE_WEBHOOK_SECRET (MLflow), or both")
         for name, value in (("KETCYCLE_WEBHOOK_TOKEN", token), ("KETCYCLE_WEBHOOK_SECRET", secret)):
-            if value and len(value) < SHORTEST_SECRET:
-                raise BadInput(f"{name} has {len(value)} characters, at least {SHORTEST_SECRET} are needed")
+            if value and len(value) < SHORTEST_KEY:
+                raise BadInput(f"{name} has {len(value)} characters, at least {SHORTEST_KEY} are needed")
         self._claims, self._token, self._secret, self._send, self._clock = claims, token, secret, hand_on, clock
 
     def plain(self, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -203,21 +202,14 @@ def create_app(receiver: Receiver) -> FastAPI:
     return app
 
 
-def serve(receiver: Receiver, host: str, port: int, certificate: str = "", key: str = "") -> None:
-    """Receive webhooks until interrupted.
-
-    Raises:
-        BadInput: an address that others reach, without TLS.
-    """
+def serve(receiver: Receiver, host: str, port: int, certificate: Certificate | None) -> None:
+    """Receive webhooks until interrupted; the caller has seen to it that who may reach the address is allowed to."""
     import uvicorn
 
-    if host not in LOOPBACK and not (certificate and key):
-        raise BadInput(
-            f"{host} is reached by others: give --tls-cert and --tls-key, or listen on 127.0.0.1 behind a proxy"
-        )
-    tls = {"ssl_certfile": certificate, "ssl_keyfile": key} if certificate else {}
+    files = {"ssl_certfile": certificate.chain, "ssl_keyfile": certificate.key} if certificate else {}
+    tls: Any = {name: str(path) for name, path in files.items()}
     app = create_app(receiver)
-    uvicorn.run(app, host=host, port=port, log_level="warning", limit_concurrency=64, server_header=False, **tls)  # type: ignore[arg-type]
+    uvicorn.run(app, host=host, port=port, log_level="warning", limit_concurrency=64, server_header=False, **tls)
 
 
 def _response(answer: Answer) -> JSONResponse:

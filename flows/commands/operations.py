@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,27 +41,30 @@ def deploy(
 
 
 def webhooks(
-    host: Annotated[str, typer.Option(help="Address to listen on; another than loopback needs TLS.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address; not loopback: needs TLS and a secret.")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any; default 8765.")] = None,
-    tls_cert: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Certificate, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its key, PEM.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="TLS on loopback too.")] = False,
     home: Home = None,
 ) -> None:
     """Take webhooks from outside (POST /mlflow signed, POST /events with a token) and make Prefect events of them."""
     with clear_errors():
         loaded = settings.load(home=home, webhook_port=port)
         settings.quiet_libraries(loaded.home)
+        from infra.access import Guard, is_loopback, require_guard, shown
         from infra.claims import Claims
-        from infra.compute import free_port
+        from infra.standing import choose_port
         from infra.webhooks import Receiver, serve
 
-        token, secret = loaded.webhook_token.get_secret_value(), loaded.webhook_secret.get_secret_value()
+        guard = Guard.of(loaded.home) if tls or not is_loopback(host) else Guard()
+        require_guard(f"receiving webhooks on {host}", host, guard)
+        token = loaded.webhook_token.get_secret_value() or guard.key() or ""
+        secret = loaded.webhook_secret.get_secret_value()
         receiver = Receiver(Claims(loaded.ledger, "webhooks"), token=token, secret=secret)
-        prefect, chosen = _use_prefect(loaded), loaded.webhook_port or free_port()
+        prefect, chosen = _use_prefect(loaded), choose_port(loaded, "webhook_port")
         takes = [name for name, value in (("/events", token), ("/mlflow", secret)) if value]
-        address = f"{'https' if tls_cert else 'http'}://{host}:{chosen}"
+        address = f"{'https' if guard.certificate else 'http'}://{shown(host)}:{chosen}"
         err.print(f"{address} takes {' and '.join(takes)}; events go to {prefect}", highlight=False, soft_wrap=True)
-        serve(receiver, host, chosen, str(tls_cert or ""), str(tls_key or ""))
+        serve(receiver, host, chosen, guard.certificate)
 
 
 def _use_prefect(loaded: settings.Settings) -> str:
