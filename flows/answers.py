@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from infra.claims import Claim
+
+log = logging.getLogger("ketcycle.answers")
 
 
 def me() -> str:
@@ -24,8 +27,15 @@ def named_by(parameter: str, *fields: str) -> str:
     return " ".join([str(flow_run.flow_name), *(str(values.get(name)) for name in fields)])
 
 
+def done(message: str) -> State[Any]:
+    """Return the state of a flow run that did something; what it says stands in the log too, which people look at."""
+    log.info("%s", message)
+    return Completed(message=message)
+
+
 def skipped(reason: str) -> State[Any]:
     """Return the state of a flow run that found nothing to do."""
+    log.info("nothing to do: %s", reason)
     return Completed(name="Skipped", message=reason)
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
-from prefect.states import Completed
 
-from flows.answers import me, named_by, skipped
+from flows.answers import done, me, named_by, skipped
 from flows.cancel import on_cancellation
 from flows.config import RunConfig
 from flows.lifecycle import lifecycle
@@ -55,7 +54,7 @@ def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> St
         lifecycle(chosen)
     kept = completion.find(loaded.home, run_id, "curation")
     where = kept.result["refs"]["curation/kept"] if kept else "nowhere"
-    return Completed(message=f"{len(new)} of {len(files)} files were new; run {run_id} kept {where}")
+    return done(f"{len(new)} of {len(files)} files were new; run {run_id} kept {where}")
 
 
 @flow(name="corpus-watch")
@@ -74,7 +73,7 @@ def watch_corpus() -> State[Any]:
     for batch in _batches(sorted(new)):
         files = [new[digest] for digest in batch]
         emit("corpus.arrived", {"files": files}, once=f"{completion.digest(files=batch)} {datetime.now(UTC):%Y-%m-%d}")
-    return Completed(message=f"{len(new)} files not curated yet in {loaded.inbox_folder}")
+    return done(f"{len(new)} files not curated yet in {loaded.inbox_folder}")
 
 
 @contextmanager

@@ -26,7 +26,9 @@ class RunConfig(BaseModel):
         "", description="Name of the run, which a retry resumes; empty = named after the Prefect flow run."
     )
     profile: str = Field(
-        "demo", description="Profile in deployments/profiles that sets the sizes; pretrained where a model is given."
+        "demo",
+        description="Profile in deployments/profiles that sets the sizes; pretrained where a model is given.",
+        json_schema_extra=lambda schema: schema.update(enum=[*profiles()]),
     )
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
@@ -39,7 +41,11 @@ class RunConfig(BaseModel):
     evaluate: str = Field("", description="Text file on which a pretrained model is scored; empty = none.")
     method: Method = Field(Method.SHADOW, description="How each decision picks its arm.")
     backend: str = Field("aer", description="aer or noisy:<fake device>.")
-    stages: tuple[str, ...] = Field(STAGES, description="Stages to run, in lifecycle order.")
+    stages: tuple[str, ...] = Field(
+        STAGES,
+        description="Stages to run, in lifecycle order.",
+        json_schema_extra={"items": {"type": "string", "enum": [*STAGES]}},
+    )
     objective: Objective = Field("energy", description="What auto routing minimises.")
     alias: str = Field("", description="Alias that points to the registered model; empty = the profile's.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
@@ -89,6 +95,12 @@ def explain(error: ValidationError) -> str:
     return "; ".join(f"{name}: {said}" for name, said in found)
 
 
+def profiles() -> list[str]:
+    """Return the names of the profiles."""
+    folder = resources.files("deployments") / "profiles"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
 def load_profile(name: str) -> dict[str, dict[str, Any]]:
     """Return the options of a profile by stage (and of `settle`).
 
@@ -96,8 +108,7 @@ def load_profile(name: str) -> dict[str, dict[str, Any]]:
         BadInput: there is no such profile.
     """
     folder = resources.files("deployments") / "profiles"
-    known = sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
-    if name not in known:
-        raise BadInput(f"no profile {name!r}; there are {', '.join(known)}")
+    if name not in profiles():
+        raise BadInput(f"no profile {name!r}; there are {', '.join(profiles())}")
     loaded: dict[str, dict[str, Any]] = yaml.safe_load((folder / f"{name}.yaml").read_text()) or {}
     return {stage: dict(options or {}) for stage, options in loaded.items()}

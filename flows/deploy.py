@@ -21,7 +21,7 @@ import yaml
 from flows.automations import TAG, automations
 from infra.compute import TRAINERS
 from infra.errors import BadInput, KetcycleError
-from infra.settings import Settings, hand_on
+from infra.settings import Settings, environment, hand_on
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -86,7 +86,8 @@ def deploy(loaded: Settings, *, dry_run: bool = False, schedules: bool | None = 
     path = project_file()
     if path is None:
         raise BadInput("there is no prefect.yaml beside the packages; deploy from a clone of the repository")
-    hand_on(KETCYCLE_VERSION=version(path.parent), PWD=str(Path.cwd()))  # where flows run: the folder with the settings
+    named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git says it by the variable
+    hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # where flows run: the folder with the settings
     with get_client(sync_client=True) as client:
         steps = _Steps(client, path, dry_run)
         changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url)]

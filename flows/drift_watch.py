@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from prefect import State, flow
 from prefect.artifacts import create_table_artifact
-from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.answers import skipped
+from flows.answers import done, skipped
 from infra import settings
 from infra.events import emit
 from infra.lake import Lake, Ref, write_atomic
@@ -104,7 +103,7 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
         description=f"Windows of {model}, the newest first",
     )
     told = f", told {found.event}" if found.event else ""
-    return Completed(message=f"{model} {window}: {found.state}, {current.num_rows} requests{told}")
+    return done(f"{model} {window}: {found.state}, {current.num_rows} requests{told}")
 
 
 def _follow(memory: Memory, found: Watched, window: str, end: datetime) -> Memory:

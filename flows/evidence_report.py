@@ -10,8 +10,8 @@ from typing import Any
 
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed
 
+from flows.answers import done
 from flows.green import score
 from infra import settings
 from infra.lake import write_atomic
@@ -31,7 +31,7 @@ def evidence_report(days: int = 7) -> State[Any]:
     path = loaded.home / "reports" / f"evidence-{datetime.now(UTC):%Y-%m-%d}.md"
     write_atomic(path, text)
     create_markdown_artifact(text, key="ketcycle-evidence", description=f"The last {days} days")
-    return Completed(message=f"written to {path}")
+    return done(f"written to {path}")
 
 
 def weekly(home: Path, days: int, starts: list[dict[str, Any]]) -> str:

@@ -8,10 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import State, flow
-from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.answers import me
+from flows.answers import done, me
 from infra import settings
 from infra.energy.carbon import Series, read_series
 from infra.energy.coefficients import read_coefficients
@@ -70,7 +69,7 @@ def start_when_green(
     )
     if forecast is not None:
         record(loaded, f"start-{str(run.id)[:13]}", deployment, now_s, start, slack)
-    return Completed(message=f"{run.name} at {_text(start.at_s)}: {said}")
+    return done(f"{run.name} at {_text(start.at_s)}: {said}")
 
 
 def plan(loaded: Settings, now_s: float, slack: Slack) -> tuple[Start, Series]:

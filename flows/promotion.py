@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import State, flow
-from prefect.states import Completed
 
-from flows.answers import me, named_by, skipped, taken
+from flows.answers import done, me, named_by, skipped, taken
 from infra import settings
 from infra.claims import Claims
 from infra.events import ModelValidated
@@ -40,4 +39,4 @@ def promote_on_validation(model: ModelValidated, alias: str = "serving") -> Stat
         claims.release(what, me())
         raise
     was = f"version {before[0]}" if before else "nothing"
-    return Completed(message=f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")
+    return done(f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")

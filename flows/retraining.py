@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow.compute as pc
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.answers import me, named_by, skipped, taken
+from flows.answers import done, me, named_by, skipped, taken
 from flows.cancel import on_cancellation
 from flows.config import RunConfig
 from flows.lifecycle import lifecycle
@@ -84,7 +83,7 @@ def retrain_on_drift(drift: Drift, config: RunConfig = CHALLENGER, rules: Rules 
         run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
         before = open_tracking().pointed_at(rules.name, rules.champion)
         lifecycle(config.model_copy(update={"run_id": run_id, "alias": config.alias or "challenger"}))
-        return Completed(message=_judge(loaded, run_id, drift, rules, before))
+        return done(_judge(loaded, run_id, drift, rules, before))
     except Exception:
         claims.release(drift.streak, me())
         raise

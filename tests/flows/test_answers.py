@@ -45,6 +45,7 @@ class Installation:
             "PREFECT_API_URL": self.url, "PREFECT_HOME": str(folder / "prefect"), "KETCYCLE_HOME": str(self.home),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true", "PREFECT_WORKER_QUERY_SECONDS": "1",
             "PYTHONPATH": str(ROOT), "KETCYCLE_WORKERS": "1",
+            "KETCYCLE_VERSION": "test",
         }  # fmt: skip
         self._log = (folder / "log").open("ab")
         self._started: list[subprocess.Popen[bytes]] = []

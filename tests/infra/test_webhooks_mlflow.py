@@ -23,7 +23,7 @@ from infra.webhooks import Receiver, create_app
 
 pytestmark = [pytest.mark.slow, pytest.mark.engine]
 
-SECRET = "a secret of the test"
+SECRET = "a secret of the test"  # noqa: S105
 
 
 def until(true: object, seconds: float) -> None:
