@@ -176,12 +176,20 @@ def carbon() -> None:
     main([])
 
 
+def serve() -> None:
+    """The completion server under load: batching against one at a time, the log against none."""
+    from benchmarks.serve import main
+
+    main()
+
+
 BENCHMARKS = {
     "drift": (drift,),
     "carbon": (carbon,),
     "queue": (fidelities, queue),
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),
+    "serve": (serve,),
     "tokenizer": (tokenizer,),
 }
 
