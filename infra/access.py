@@ -6,12 +6,19 @@ machines is encrypted and both sides of Dask's are known; a client of the web pa
 
 from __future__ import annotations
 
+import datetime as dt
 import ipaddress
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from infra.errors import BadInput
 
@@ -68,6 +75,85 @@ class Guard:
         return None if self.key_file is None else read_secret(self.key_file)
 
 
+def init_tls(folder: Path, hosts: Sequence[str]) -> Certificate:
+    """Make an authority, one certificate for some addresses, and a secret; authority and secret stay once made.
+
+    Certificates are ECDSA P-256 and hold for 825 days; all machines of an installation share the folder.
+
+    Args:
+        folder: where they go; only its owner may read keys and secret.
+        hosts: names and addresses that the services are reached by; loopback is among them anyway.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    found = Certificate(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
+    authority_key = folder / "ca-key.pem"
+    if not (found.authority.is_file() and authority_key.is_file()):
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ketcycle authority")])
+        made = _certificate(name, name, key.public_key()).add_extension(
+            x509.BasicConstraints(ca=True, path_length=0), critical=True
+        )
+        uses = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
+        signed = made.add_extension(uses, critical=True).sign(key, hashes.SHA256())
+        _write(authority_key, _pem(key), secret=True)
+        _write(found.authority, signed.public_bytes(serialization.Encoding.PEM))
+    issuer = x509.load_pem_x509_certificate(found.authority.read_bytes())
+    signer = serialization.load_pem_private_key(authority_key.read_bytes(), None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)  # noqa: S101
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "ketcycle")])
+    names = [_general_name(host) for host in dict.fromkeys([*hosts, "localhost", "127.0.0.1"])]
+    both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    signed = (
+        _certificate(subject, issuer.subject, key.public_key())
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(both, critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+        .sign(signer, hashes.SHA256())
+    )
+    _write(found.key, _pem(key), secret=True)
+    _write(found.chain, signed.public_bytes(serialization.Encoding.PEM))
+    write_secret(folder / "secret")
+    return found
+
+
+def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    now = dt.datetime.now(dt.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_after(now + dt.timedelta(days=DAYS))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, content: bytes, *, secret: bool = False) -> None:
+    """Write a file whole, from the first byte on readable by its owner only where it is secret."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644), "wb") as stream:
+        stream.write(content)
+    draft.replace(path)
+
+
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach an address."""
     if host == "localhost":
@@ -95,9 +181,8 @@ def require_guard(what: str, host: str, guard: Guard) -> None:
     missing += [] if guard.key_file else ["a secret"]
     if missing:
         raise BadInput(
-            f"{what} would be open to others, so it needs TLS and a secret; {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing. `ketcycle up --init-tls --address {host}` makes both, "
-            "127.0.0.1 needs neither"
+            f"{what} would be open to others without {' and '.join(missing)}; `ketcycle up --init-tls --address "
+            f"{host}` makes both, 127.0.0.1 needs neither"
         )
 
 

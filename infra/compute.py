@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 import psutil
 
-from infra.errors import KetcycleError
+from infra import versions
+from infra.access import Certificate
+from infra.errors import BadInput, KetcycleError
 from infra.settings import Settings, environment, hand_on
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ def cluster(settings: Settings) -> Iterator[str]:
         pass  # no client in this process yet
     address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
-        with distributed.Client(address) as client:
+        with dask.config.set(certificates(settings.home, address)), distributed.Client(address) as client:
+            require_same_versions(client)
             yield _address(client)
         return
     local = settings.home / "dask"
@@ -119,6 +122,55 @@ def trainer() -> Iterator[None]:
     # A server that stops answering in the middle of a training is no reason to throw the training away.
     with concurrency(TRAINERS, raise_on_lease_renewal_failure=False):
         yield
+
+
+def certificates(home: Path, address: str) -> dict[str, Any]:
+    """Return the certificates of a home as Dask's settings, none for a scheduler that does not ask for them.
+
+    Raises:
+        BadInput: it asks, and there are none.
+    """
+    if not address.startswith("tls:"):
+        return {}
+    found = Certificate.of(home / "tls")
+    if found is None:
+        raise BadInput(
+            f"{address} wants certificates and {home / 'tls'} has none; copy that folder from the machine on which "
+            "`ketcycle up --init-tls` was typed"
+        )
+    tls = "distributed.comm.tls"
+    return {
+        "distributed.comm.require-encryption": True,
+        f"{tls}.ca-file": str(found.authority),
+        f"{tls}.client.cert": str(found.chain),
+        f"{tls}.client.key": str(found.key),
+    }
+
+
+def require_same_versions(client: Any) -> None:
+    """See to it that the workers of a cluster run the same code as this process.
+
+    Raises:
+        BadInput: a worker has another version of something; the message names both.
+    """
+    mine = versions.installed()
+    try:
+        theirs: dict[str, dict[str, str]] = client.run(versions.installed)
+    except Exception as error:  # whatever a foreign installation answers, it is not ours
+        raise BadInput(
+            f"a worker of {_address(client)} cannot say its versions ({type(error).__name__}: {error}); this client "
+            f"has ketcycle {mine['ketcycle']}: install the same on all machines"
+        ) from error
+    for worker, its in theirs.items():
+        other = [
+            f"{name} {its.get(name, 'not at all')} against {version}"
+            for name, version in mine.items()
+            if its.get(name) != version
+        ]
+        if other:
+            raise BadInput(
+                f"the worker {worker} and this client differ: {', '.join(other)} here; install the same on all machines"
+            )
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
@@ -183,9 +235,9 @@ def _answers(url: str) -> bool:
         return False
 
 
-def prefect_command(port: int) -> list[str]:
-    """Return the command of a Prefect server on loopback that ends with the process that starts it."""
-    server = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+def prefect_command(port: int, host: str = "127.0.0.1") -> list[str]:
+    """Return the command of a Prefect server that ends with the process that starts it."""
+    server = ["prefect", "server", "start", "--host", host, "--port", str(port)]
     return [sys.executable, "-m", "infra.child", *server]
 
 

@@ -30,6 +30,7 @@ FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
 
 LOOPBACK = ("127.0.0.1", "localhost")
+USER = "ketcycle"  # the one who asks the services of an installation
 
 # What keeps the libraries quiet and local: no telemetry, no look-ups, no surprise servers.
 _QUIET = {
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, ge=0, le=65535, description="Port of the Prefect page of `ketcycle up`; 0 = any.")
     mlflow_port: int = Field(5000, ge=0, le=65535, description="Port of the MLflow page of `ketcycle up`; 0 = any.")
     dask_port: int = Field(8787, ge=0, le=65535, description="Port of the Dask dashboard of `ketcycle up`; 0 = any.")
+    scheduler_port: int = Field(8786, ge=0, le=65535, description="Port of the Dask scheduler of a role; 0 = any.")
     metrics_port: int = Field(
         9464, ge=0, le=65535, description="Port of the queue's metrics in `ketcycle up`; 0 = any."
     )
@@ -259,6 +261,12 @@ def quiet_libraries(home: Path) -> None:
     for name in ("NO_PROXY", "no_proxy"):  # what runs here is asked directly, whatever proxy the outside is behind
         os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *LOOPBACK]))
     os.environ["KETCYCLE_HOME"] = str(home)
+    with suppress(OSError):  # of an installation on several machines; its services ask for it
+        secret = (home / "tls" / "secret").read_text().strip()
+        os.environ.setdefault("PREFECT_API_AUTH_STRING", f"{USER}:{secret}")
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", secret)
+        os.environ.setdefault("MLFLOW_TRACKING_SERVER_CERT_PATH", str(home / "tls" / "ca.pem"))
 
 
 def hand_on(**variables: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from infra.access import Certificate
 from infra.compute import free_port, prefect_command, read_note, stop_families, wait_for_prefect, write_note
 from infra.errors import BadInput, KetcycleError
 from infra.settings import Settings, hand_on
@@ -48,9 +50,9 @@ def stay_up(settings: Settings, show: Show) -> None:
         BadInput: they run already, or a port that was asked for is in use.
         KetcycleError: one of them did not start or ended; the message names its log.
     """
-    with _alone(settings.home), ExitStack() as stack:
+    with alone(settings.home), ExitStack() as stack:
         port = {name: choose_port(settings, name) for name in PORTS}
-        services = _Services(settings.home, show)
+        services = Services(settings.home, show)
         stack.callback(services.stop)
         url = services.prefect(port["prefect_port"])
         services.mlflow(settings, port["mlflow_port"])
@@ -118,6 +120,12 @@ def down(home: Path, show: Show) -> bool:
     return True
 
 
+def places(home: Path) -> list[Path]:
+    """Return the folders that say what runs for a home: its own, and those of roles that were started alone."""
+    roles = sorted(path.parent for path in (home / "roles").glob("*/services.json"))
+    return [home, *roles] if (home / "services.json").exists() or not roles else roles
+
+
 def addresses(home: Path) -> list[str]:
     """Return one line for each address that was noted down."""
     found = read_note(home)
@@ -125,7 +133,7 @@ def addresses(home: Path) -> list[str]:
     return [f"{PAGES[key]:15s}{text}" for key, text in shown.items()]
 
 
-class _Services:
+class Services:
     """The processes of one `up`, noted down as they start."""
 
     def __init__(self, home: Path, show: Show) -> None:
@@ -133,15 +141,15 @@ class _Services:
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.addresses: dict[str, str] = {}
         self._logs: dict[str, Path] = {}
-        self._show = show
+        self.show = show
         self._note({})
 
-    def prefect(self, port: int) -> str:
+    def prefect(self, port: int, host: str = "127.0.0.1", home: Path | None = None) -> str:
         """Start the Prefect server and return the address of its API."""
-        url = f"http://127.0.0.1:{port}/api"
+        url, folder = f"http://{host}:{port}/api", (home or self.home) / "prefect"
         hand_on(PREFECT_SERVER_UI_API_URL=url, PREFECT_API_URL=url)
-        (self.home / "prefect").mkdir(parents=True, exist_ok=True)
-        self._start("Prefect", prefect_command(port), self.home / "prefect" / "server.log")
+        folder.mkdir(parents=True, exist_ok=True)
+        self.start("Prefect", prefect_command(port, host), folder / "server.log")
         self.addresses["prefect_url"] = url
         return url
 
@@ -154,43 +162,57 @@ class _Services:
         folder.mkdir(parents=True, exist_ok=True)
         command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         command += ["--backend-store-uri", settings.tracking, "--artifacts-destination", str(folder / "artifacts")]
-        self._start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
+        self.start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
         self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
 
     def worker(self, url: str) -> None:
         """Start a Prefect worker and register the deployments of the repository, where it is one."""
         project = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
         if not project.exists():
-            self._show("no prefect.yaml beside the package: no deployments, no worker")
+            self.show("no prefect.yaml beside the package: no deployments, no worker")
             return
-        self._show("registering the deployments and starting a worker")
+        self.show("registering the deployments and starting a worker")
         log = self.home / "prefect" / "worker.log"
         command = ["prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", f"{POOL}-worker"]
-        self._start("worker", [sys.executable, "-m", "infra.child", *command], log)
+        self.start("worker", [sys.executable, "-m", "infra.child", *command], log)
         self.wait("worker", f"{url}/work_pools/{POOL}")
         deploy = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(self.home)]
         with (self.home / "prefect" / "deploy.log").open("ab") as output:
             failed = subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
         if failed:
-            self._show(f"the deployments could not be registered; see {output.name}")
+            self.show(f"the deployments could not be registered; see {output.name}")
         self.addresses["worker"] = f"pool {POOL}: runs and stages can be started from the page (Deployments)"
 
-    def _start(self, name: str, command: list[str], log: Path) -> None:
+    def start(self, name: str, command: list[str], log: Path) -> None:
+        """Start a service whose output goes to a file."""
         with log.open("ab") as output:
             self.children[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
         self._logs[name] = log
         self._note({})
 
-    def wait(self, name: str, url: str) -> None:
+    def wait(
+        self, name: str, url: str, auth: tuple[str, str] | None = None, certificate: Certificate | None = None
+    ) -> None:
         """Wait until an address of a service answers.
 
         Raises:
             KetcycleError: the service ended, or does not answer in time.
         """
+        self._wait(name, lambda: _found(url, auth, certificate))
+
+    def wait_for_port(self, name: str, host: str, port: int) -> None:
+        """Wait until a service listens.
+
+        Raises:
+            KetcycleError: the service ended, or does not listen in time.
+        """
+        self._wait(name, lambda: not _free(port, host))
+
+    def _wait(self, name: str, there: Callable[[], bool]) -> None:
         if name not in self.children:  # somebody else's
             return
         give_up = time.monotonic() + START_S
-        while not _found(url):
+        while not there():
             if self.children[name].poll() is not None or time.monotonic() > give_up:
                 raise KetcycleError(f"{name} did not start; the reason stands in {self._logs[name]}")
             time.sleep(POLL_S)
@@ -249,7 +271,8 @@ def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
+def alone(home: Path) -> Iterator[None]:
+    """Keep a second `up` off a folder."""
     with (home / ".up.lock").open("a") as lock:
         _take(lock, home)
         yield
@@ -264,7 +287,7 @@ def _take(lock: IO[str], home: Path) -> None:
         ) from None
 
 
-def choose_port(settings: Settings, name: str) -> int:
+def choose_port(settings: Settings, name: str, host: str = "127.0.0.1") -> int:
     """Return the port that is set, or a free one where it is in use and nobody asked for just that one.
 
     Raises:
@@ -273,26 +296,27 @@ def choose_port(settings: Settings, name: str) -> int:
     port = int(getattr(settings, name))
     if port == 0:
         return free_port()
-    if _free(port):
+    if _free(port, host):
         return port
     if name in settings.model_fields_set:
         raise BadInput(f"{name} {port} is in use by another program; stop it, or choose another port (0 = any)")
     return free_port()
 
 
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
+def _free(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; a port just left is free
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
         return True
 
 
-def _found(url: str) -> bool:
+def _found(url: str, auth: tuple[str, str] | None = None, certificate: Certificate | None = None) -> bool:
     try:
-        return httpx.get(url, timeout=2).status_code == httpx.codes.OK
+        verify = ssl.create_default_context(cafile=str(certificate.authority)) if certificate else True
+        return httpx.get(url, timeout=2, auth=auth, verify=verify).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 

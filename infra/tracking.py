@@ -17,6 +17,7 @@ from infra.errors import BadInput
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
 LONGEST_PARAM = 500
+FOLDER = "ketcycle_folder"  # where the files of a version came from that were sent to a server
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-./ ]")
 
 
@@ -26,6 +27,7 @@ class Tracking:
     def __init__(self, uri: str, artifacts: Path) -> None:
         import mlflow
 
+        self._remote = uri.startswith("http")  # a server keeps the files that it is sent
         self._uri, self._fetched = uri, artifacts.absolute().parent / "fetched"
         # Two processes that make the tables, the experiment or a model at once would both fail.
         self._lock = Path(uri.removeprefix("sqlite:///")).with_suffix(".lock") if uri.startswith("sqlite:///") else None
@@ -37,7 +39,9 @@ class Tracking:
             self._experiment = (
                 found.experiment_id
                 if found
-                else self._client.create_experiment(EXPERIMENT, artifacts.absolute().as_uri(), KIND)
+                else self._client.create_experiment(
+                    EXPERIMENT, None if self._remote else artifacts.absolute().as_uri(), KIND
+                )
             )
 
     @contextmanager
@@ -215,7 +219,7 @@ class Tracking:
             known = self._client.search_model_versions(f"name = '{_UNSAFE.sub('_', name)}'")
         except mlflow.exceptions.MlflowException:
             known = None
-        version = next((v for v in known or () if v.source == source), None)
+        version = next((v for v in known or () if source in (v.source, v.tags.get(FOLDER))), None)
         if version is None:
             if not known:
                 try:
@@ -223,9 +227,18 @@ class Tracking:
                 except mlflow.exceptions.MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
-            version = self._client.create_model_version(name, source, tags=dict(tags))
+            version = self._sent(name, folder, tags) if self._remote else None
+            version = version or self._client.create_model_version(name, source, tags=dict(tags))
         self._client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)
+
+    def _sent(self, name: str, folder: Path, tags: Mapping[str, str]) -> Any:
+        """Send the files of a model to the server, and return the version that they became."""
+        run = self._client.create_run(self._experiment, tags=dict(tags), run_name=f"model {name}")
+        self._client.log_artifacts(run.info.run_id, str(folder), "model")
+        self._client.set_terminated(run.info.run_id)
+        source, all_tags = f"{run.info.artifact_uri}/model", {**tags, FOLDER: folder.absolute().as_uri()}
+        return self._client.create_model_version(name, source, run.info.run_id, tags=all_tags)
 
 
 def open_tracking() -> Tracking:

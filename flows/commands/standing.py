@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
 from flows.commands.console import Home, clear_errors, err
 from infra import settings
+from infra.errors import BadInput
+
+Role = Literal["server", "scheduler", "worker", "dispatcher"]
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any; default: the usual one, if it is free.")]
 
 
+Address = Annotated[
+    str, typer.Option("--address", help="Address to listen on, or several for --init-tls, separated by commas.")
+]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Dask scheduler of a worker.")]
+
+
 def up(
+    role: Annotated[Role | None, typer.Option(help="Only this part, of an installation on several machines.")] = None,
+    address: Address = "127.0.0.1",
+    scheduler: Scheduler = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Dask workers of the role worker.")] = None,
+    init_tls: Annotated[
+        bool, typer.Option("--init-tls", help="Make certificates and a secret for these addresses, and end.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once all answer; `ketcycle down` stops them.")
     ] = False,
@@ -30,8 +47,18 @@ def up(
         "metrics_port": metrics_port,
     }
     with clear_errors():
-        loaded = settings.load(home=home, **ports)
+        loaded = settings.load(home=home, dask_address=scheduler, workers=workers, **ports)
+        if init_tls:
+            _init_tls(loaded.home, address)
+            return
         settings.quiet_libraries(loaded.home)
+        if role is not None:
+            from infra import roles
+
+            roles.play(role, loaded, address, _say)
+            return
+        if address not in settings.LOOPBACK:
+            raise BadInput("one machine alone listens on 127.0.0.1; for others to reach it, start its parts by --role")
         from infra import standing
 
         if detach:
@@ -46,7 +73,18 @@ def down(home: Home = None) -> None:
     with clear_errors():
         from infra import standing
 
-        standing.down(settings.load(home=home).home, _say)
+        folder = settings.load(home=home).home
+        for place in standing.places(folder):
+            standing.down(place, _say)
+
+
+def _init_tls(home: Path, addresses: str) -> None:
+    from infra.access import init_tls
+
+    folder = home / "tls"
+    init_tls(folder, [host.strip() for host in addresses.split(",") if host.strip()])
+    _say(f"certificates for {addresses} and the secret are in {folder}")
+    _say("copy that folder into the home of every machine, over a way that nobody else reads; ca-key.pem stays here")
 
 
 def _say(line: str) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import sqlalchemy as sa
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from infra.access import Certificate
 from infra.errors import BadInput
 from infra.runtime.budget import remaining
 from infra.runtime.ledger import PREPARED, STATES, SUBMITTED, SUBMITTING, Ledger
@@ -102,21 +104,29 @@ def metrics_text(location: str | Path) -> str:
     return generate_latest(registry).decode()
 
 
-def serve_metrics(location: str | Path, port: int) -> tuple[str, Callable[[], None]]:
-    """Serve the figures on loopback; return the address and what stops it.
+def serve_metrics(
+    location: str | Path, port: int, host: str = "127.0.0.1", certificate: Certificate | None = None
+) -> tuple[str, Callable[[], None]]:
+    """Serve the figures; return the address and what stops it.
 
     Args:
         location: path or URL of the ledger; it need not be there yet.
         port: 0 = any free one.
+        host: address to listen on.
+        certificate: for TLS; who asks then needs one of the same authority.
     """
     registry = CollectorRegistry()
     registry.register(QueueCollector(location))
-    server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+    tls: dict[str, Any] = {}
+    if certificate:
+        files = {"certfile": certificate.chain, "keyfile": certificate.key, "client_cafile": certificate.authority}
+        tls = {"client_auth_required": True, **{name: str(path) for name, path in files.items()}}
+    server, thread = start_http_server(port, addr=host, registry=registry, **tls)
 
     def stop() -> None:
         _stop(server, thread)
 
-    return f"http://127.0.0.1:{server.server_port}/metrics", stop
+    return f"{'https' if certificate else 'http'}://{host}:{server.server_port}/metrics", stop
 
 
 def _stop(server: WSGIServer, thread: threading.Thread) -> None:

@@ -1,0 +1,141 @@
+"""One part of an installation on several machines: `ketcycle up --role ROLE --address HOST`.
+
+`server` keeps Prefect, MLflow and the queue's metrics, `scheduler` the Dask scheduler, `worker` Dask workers of a
+scheduler, `dispatcher` sends what waits in the ledger. An address that others can reach is bound only with the
+certificates and the secret of `ketcycle up --init-tls`; where a home has them, they are used on loopback too.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack, suppress
+from typing import Literal, get_args
+
+from infra.access import Certificate, Guard, require_guard, shown
+from infra.errors import BadInput
+from infra.settings import USER, Settings, hand_on
+from infra.standing import Services, Show, alone, choose_port
+
+Role = Literal["server", "scheduler", "worker", "dispatcher"]
+ROLES: tuple[Role, ...] = get_args(Role)
+DISPATCH_S = 30.0
+
+
+def play(role: Role, settings: Settings, host: str, show: Show) -> None:
+    """Run one role until interrupted.
+
+    Raises:
+        BadInput: the address is open to others and certificates or secret are missing, a port is in use, the role runs
+            already, or a worker has no scheduler.
+        KetcycleError: a service did not start or ended; the message names its log.
+    """
+    guard = Guard.of(settings.home)
+    require_guard(f"the {role} on {host}", host, guard)
+    folder = settings.home / "roles" / role
+    folder.mkdir(parents=True, exist_ok=True)
+    with alone(folder), ExitStack() as stack:
+        services = Services(folder, show)
+        stack.callback(services.stop)
+        match role:
+            case "server":
+                _server(settings, host, guard, services, stack)
+            case "scheduler":
+                _scheduler(settings, host, guard.certificate, services)
+            case "worker":
+                _worker(settings, host, guard.certificate, services)
+            case "dispatcher":
+                show(f"looking every {DISPATCH_S:g} s at the ledger for work that nobody sends")
+        services.publish()
+        with suppress(KeyboardInterrupt):
+            _dispatch(settings, services) if role == "dispatcher" else services.watch()
+
+
+def _server(settings: Settings, host: str, guard: Guard, services: Services, stack: ExitStack) -> None:
+    from infra.runtime.metrics import serve_metrics
+
+    secret, ports = guard.key(), {n: choose_port(settings, n, host) for n in ("prefect_port", "mlflow_port")}
+    if secret:
+        hand_on(PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{secret}", PREFECT_API_AUTH_STRING=f"{USER}:{secret}")
+    url = services.prefect(ports["prefect_port"], shown(host), settings.home)
+    page = _mlflow(settings, host, ports["mlflow_port"], guard.certificate, secret, services)
+    address, stop = serve_metrics(settings.ledger, choose_port(settings, "metrics_port", host), host, guard.certificate)
+    stack.callback(stop)
+    services.show(f"queue metrics  {address}{' (asks for a certificate of ours)' if guard.certificate else ''}")
+    services.wait("Prefect", f"{url}/health", (USER, secret) if secret else None)
+    services.wait("MLflow", f"{page}/health", certificate=guard.certificate)
+    services.show(f"ready; clients and workers set\nprefect_url = {url!r}\ntracking_uri = {page!r}".replace("'", '"'))
+
+
+def _mlflow(
+    settings: Settings, host: str, port: int, certificate: Certificate | None, secret: str | None, services: Services
+) -> str:
+    folder = settings.home / "mlflow"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", settings.tracking, "--artifacts-destination", str(folder / "artifacts")]
+    command += ["--allowed-hosts", f"{shown(host)}:{port},localhost:{port},127.0.0.1:{port}"]
+    if certificate:
+        command += ["--uvicorn-opts", f"--ssl-certfile {certificate.chain} --ssl-keyfile {certificate.key}"]
+    if secret:
+        from infra.access import write_secret
+
+        command += ["--app-name", "basic-auth"]
+        rules = folder / "auth.ini"
+        rules.write_text(
+            f"[mlflow]\ndefault_permission = READ\ndatabase_uri = sqlite:///{folder / 'auth.db'}\n"
+            f"admin_username = {USER}\nauthorization_function = "
+            "mlflow.server.auth:authenticate_request_basic_auth\nauth_cache_ttl_seconds = 60\n"
+        )
+        write_secret(folder / "session-secret")
+        hand_on(
+            MLFLOW_AUTH_CONFIG_PATH=str(rules),
+            MLFLOW_AUTH_ADMIN_PASSWORD=secret,
+            MLFLOW_FLASK_SERVER_SECRET_KEY=(folder / "session-secret").read_text().strip(),
+        )
+    services.start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
+    return f"{'https' if certificate else 'http'}://{shown(host)}:{port}"
+
+
+def _scheduler(settings: Settings, host: str, certificate: Certificate | None, services: Services) -> None:
+    hand_on(DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")  # as in a run's own cluster
+    port = choose_port(settings, "scheduler_port", host)
+    command = ["dask", "scheduler", "--host", host, "--port", str(port), *_tls(certificate)]
+    command += ["--dashboard-address", f"127.0.0.1:{choose_port(settings, 'dask_port')}"]  # it asks nobody who he is
+    services.start("scheduler", [sys.executable, "-m", "infra.child", *command], services.home / "scheduler.log")
+    address = f"{'tls' if certificate else 'tcp'}://{shown(host)}:{port}"
+    services.wait_for_port("scheduler", host, port)
+    services.show(f'ready; clients and workers set\ndask_address = "{address}"')
+
+
+def _worker(settings: Settings, host: str, certificate: Certificate | None, services: Services) -> None:
+    if not settings.dask_address:
+        raise BadInput("a worker needs a scheduler: set dask_address in ketcycle.toml, or give --scheduler ADDRESS")
+    if settings.dask_address.startswith("tls:") and certificate is None:
+        raise BadInput(
+            f"{settings.dask_address} wants certificates and {settings.home / 'tls'} has none; copy that folder from "
+            "the machine on which `ketcycle up --init-tls` was typed"
+        )
+    local = settings.home / "dask"
+    local.mkdir(parents=True, exist_ok=True)
+    command = ["dask", "worker", settings.dask_address, "--host", host, *_tls(certificate), "--no-dashboard"]
+    command += ["--nworkers", str(settings.workers), "--nthreads", "1", "--local-directory", str(local)]
+    command += ["--preload", "infra.versions"]
+    services.start("workers", [sys.executable, "-m", "infra.child", *command], services.home / "worker.log")
+    services.show(f"{settings.workers} workers of {settings.dask_address}; they say more in {services.home}/worker.log")
+
+
+def _tls(certificate: Certificate | None) -> list[str]:
+    if certificate is None:
+        return []
+    files = {"ca-file": certificate.authority, "cert": certificate.chain, "key": certificate.key}
+    return ["--protocol", "tls", *(f"--tls-{name}={path}" for name, path in files.items())]
+
+
+def _dispatch(settings: Settings, services: Services) -> None:
+    log = services.home / "drain.log"
+    while True:
+        command = [sys.executable, "-m", "flows.cli", "queue", "drain", "--home", str(settings.home)]
+        services.start("dispatcher", [*command], log)
+        services.children["dispatcher"].wait()
+        time.sleep(DISPATCH_S)
