@@ -19,7 +19,7 @@ from infra.lake import write_atomic
 DAY_S = 86_400
 
 
-@flow(name="evidence-report")
+@flow(name="evidence-report", flow_run_name="evidence-report {days} days")
 def evidence_report(days: int = 7) -> State[Any]:
     """Write what the stored evidence says of the last days, into `reports` of the state folder and onto the page.
 
@@ -54,9 +54,13 @@ def _runs(reports: list[dict[str, Any]]) -> list[str]:
         total += joules
         billed = report["qpu"]["billed_s"] if report["qpu"] else 0
         cells = (report["run_id"], report["status"], report["method"], f"{report['cpu_s']:.0f}")
-        band = f"{joules:.3g} ({low:.2g} to {high:.2g}), {report['spent']['source']}"
+        band = f"{_short(joules)} ({_short(low)} to {_short(high)}), {report['spent']['source']}"
         rows.append(f"| {' | '.join(cells)} | {band} | {billed:.3g} | {report['gco2'][1]:.3g} |")
-    return [*rows, "", f"{len(reports)} runs, {total:.3g} J together.", ""]
+    return [*rows, "", f"{len(reports)} runs, {_short(total)} J together.", ""]
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _decisions(reports: list[dict[str, Any]]) -> list[str]:

@@ -38,7 +38,7 @@ class Slack(BaseModel):
 SLACK = Slack()
 
 
-@flow(name="start-when-green")
+@flow(name="start-when-green", flow_run_name="start-when-green {deployment}")
 def start_when_green(
     deployment: str = "lifecycle/nightly", parameters: dict[str, Any] | None = None, slack: Slack = SLACK
 ) -> State[Any]:

@@ -114,6 +114,8 @@ def test_deploying_twice_is_deploying_once(installed: Installation) -> None:
     switched = installed.deploy("--schedules", "on")
     assert {(change["kind"], change["detail"]) for change in switched} == {("schedule", "on")}
     assert installed.deploy() == []  # what people switched on stays on
+    waiting = {"state": {"type": {"any_": ["SCHEDULED"]}}}
+    until(lambda: len({run["deployment_id"] for run in installed.ask("/flow_runs/filter", flow_runs=waiting)}) == 6)
     installed.deploy("--schedules", "off")
 
 
