@@ -15,21 +15,25 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
+from tasks.monitoring.anomaly import ANOMALY, Scores
+from tasks.monitoring.anomaly_bank import Anomaly
 from tasks.monitoring.drift import DRIFT, Verdicts, measured_power
 from tasks.monitoring.drift_problem import Drift
+from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
 from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
-from tasks.monitoring.states import Rules, follow
+from tasks.monitoring.states import Rules, Watch, follow, step
 from tasks.serving.client import complete, read_requests, running_server
 from tasks.stage import Context, State
 from tasks.text.embeddings import DIMENSION, embed
 
 log = logging.getLogger("ketcycle.monitoring")
 
-SUBTASKS = (DRIFT,)
+SUBTASKS = (DRIFT, ANOMALY)
 
 BATCH = 10  # prompts in one request: most of a single one's time is the connection
 BACKGROUND, ALIEN = "background", "alien"  # embedded only, never sent
 REFERENCE = "reference"
+SMALLEST = 8  # requests of the reference from which single ones are scored
 WINDOWS = pa.schema(
     [
         ("window", pa.string()),
@@ -37,9 +41,11 @@ WINDOWS = pa.schema(
         ("drifted", pa.bool_()),
         ("prompt_tokens", pa.int32()),
         ("mean_logprob", pa.float64()),
+        ("text", pa.string()),
         ("embedding", pa.list_(pa.float32(), DIMENSION)),
     ]
 )
+ANOMALIES = pa.schema([("window", pa.string()), ("position", pa.int32()), ("score", pa.float64())])
 VERDICTS = pa.schema(
     [
         ("window", pa.string()),
@@ -51,6 +57,8 @@ VERDICTS = pa.schema(
         ("state", pa.string()),
         ("announced", pa.string()),
         ("mean_logprob", pa.float64()),
+        ("quality", pa.string()),
+        ("quality_difference", pa.float64()),
     ]
 )
 
@@ -76,6 +84,7 @@ class Options(BaseModel):
         debounce: drifted windows in a row until an alert.
         recovery: quiet windows in a row until it is over.
         cool_down: windows after an announced alert without another one.
+        margin: loss of mean log-likelihood, in nats per token, that counts as no harm.
         power_trials: plantings by which the power at these sizes is measured; 0 = not measured.
     """
 
@@ -96,6 +105,7 @@ class Options(BaseModel):
     debounce: int = Field(2, ge=1)
     recovery: int = Field(2, ge=1)
     cool_down: int = Field(3, ge=0)
+    margin: float = Field(MARGIN, ge=0)
     power_trials: int = Field(20, ge=0)
 
 
@@ -112,19 +122,35 @@ def prepare(context: Context) -> State:
         {"monitoring/windows": windows},
         requests={stream.label: len(stream.prompts) for stream in replay.streams},
         background=len(replay.background),
+        # Measured, so other from run to run; for the page.
+        cpu_s_per_request=_cpu_s(requests),
         # Quality without labels: the mean log-likelihood per token, in nats.
         mean_logprob={name: _mean_logprob(_rows(table, name)) for name in (REFERENCE, *_window_names(table))},
     )
 
 
-def pose(context: Context, state: State, subtask: str) -> Drift:
+def pose(context: Context, state: State, subtask: str) -> Drift | Anomaly | None:
     """Return the windows of the request log as the problem of the decision.
 
     Raises:
         KeyError: there is no such subtask.
     """
-    if subtask != DRIFT.name:
-        raise KeyError(f"monitoring has no subtask {subtask!r}")
+    if subtask == DRIFT.name:
+        return _pose_drift(context, state)
+    if subtask == ANOMALY.name:
+        return _pose_anomaly(context, state)
+    raise KeyError(f"monitoring has no subtask {subtask!r}")
+
+
+def _pose_anomaly(context: Context, state: State) -> Anomaly | None:
+    """Return all requests after the reference, in the order in which they came; None where the reference is tiny."""
+    table = context.lake.read(state.refs["monitoring/windows"])
+    reference = _vectors(table, REFERENCE)
+    requests = np.vstack([_vectors(table, name) for name in _window_names(table)])
+    return Anomaly(reference, requests, shots=context.parsed(Options).shots) if len(reference) >= SMALLEST else None
+
+
+def _pose_drift(context: Context, state: State) -> Drift:
     options = context.parsed(Options)
     table = context.lake.read(state.refs["monitoring/windows"])
     names = _window_names(table)
@@ -140,14 +166,33 @@ def pose(context: Context, state: State, subtask: str) -> Drift:
     )
 
 
-def apply(context: Context, state: State, subtask: str, solution: Verdicts) -> State:
-    """Walk the states of the watch through the windows, in the order in which they came."""
+def apply(context: Context, state: State, subtask: str, solution: Verdicts | Scores) -> State:
+    """Walk the states of the watch through the windows, or keep how strange each request is."""
+    if isinstance(solution, Scores):
+        return _keep_scores(context, state, solution)
+    return _follow(context, state, solution)
+
+
+def _keep_scores(context: Context, state: State, solution: Scores) -> State:
+    table = context.lake.read(state.refs["monitoring/windows"])
+    names = _window_names(table)
+    where = [(name, i) for name in names for i in range(_rows(table, name).num_rows)]
+    rows = sorted(((*at, score) for at, score in zip(where, solution.values, strict=True)), key=lambda row: -row[2])
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    scores = context.lake.write("monitoring/anomalies", pa.table(columns, schema=ANOMALIES))
+    strangest = [f"{name} {position}" for name, position, _ in rows[:5]]
+    return state.add({"monitoring/anomalies": scores}, strangest=strangest)
+
+
+def _follow(context: Context, state: State, solution: Verdicts) -> State:
+    """Walk the states of the watches on drift and on quality through the windows, in the order in which they came."""
     options = context.parsed(Options)
     table = context.lake.read(state.refs["monitoring/windows"])
     names = _window_names(table)
     counts = [_rows(table, name).num_rows for name in names]
     rules = Rules(options.alarm_level, options.minimum, options.debounce, options.recovery, options.cool_down)
     watches = follow(list(zip(counts, solution.p_values, strict=True)), rules)
+    judged = _judge_quality(table, names, rules, options.margin)
     rows = [
         {
             "window": name,
@@ -157,11 +202,13 @@ def apply(context: Context, state: State, subtask: str, solution: Verdicts) -> S
             "statistic": statistic,
             "alert": alert,
             "state": str(watch.level),
-            "announced": watch.announced,
+            "announced": decide_event(watch, *judgement),
             "mean_logprob": _mean_logprob(_rows(table, name)),
+            "quality": str(judgement[0].verdict) if judgement[0] else None,
+            "quality_difference": round(judgement[0].difference, 4) if judgement[0] else None,
         }
-        for name, count, p_value, statistic, alert, watch in zip(
-            names, counts, solution.p_values, solution.statistics, solution.alerts, watches, strict=True
+        for name, count, p_value, statistic, alert, watch, judgement in zip(
+            names, counts, solution.p_values, solution.statistics, solution.alerts, watches, judged, strict=True
         )
     ]
     verdicts = context.lake.write("monitoring/verdicts", pa.Table.from_pylist(rows, schema=VERDICTS))
@@ -172,7 +219,26 @@ def apply(context: Context, state: State, subtask: str, solution: Verdicts) -> S
         windows=names,
         states=[row["state"] for row in rows],
         p_values=[row["p_value"] for row in rows],
+        quality={row["window"]: row["quality"] for row in rows},
+        alarm_level=options.alarm_level,
     )
+
+
+def _judge_quality(
+    table: pa.Table, names: Sequence[str], rules: Rules, margin: float
+) -> list[tuple[Harm | None, Watch | None]]:
+    """Return for each window its quality against the reference, and the watch on it."""
+    reference, watch, found = _likelihoods(table, REFERENCE), Watch(), list[tuple[Harm | None, Watch | None]]()
+    for name in names:
+        values = _likelihoods(table, name)
+        harm = compare_quality(reference, values, margin)
+        watch = step(watch, len(values), harm.p_value, rules) if harm else watch
+        found.append((harm, watch if harm else None))
+    return found
+
+
+def _likelihoods(table: pa.Table, window: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.asarray(_rows(table, window)["mean_logprob"].to_numpy(zero_copy_only=False), np.float64)
 
 
 def publish(context: Context, state: State) -> State:
@@ -181,12 +247,17 @@ def publish(context: Context, state: State) -> State:
     model = _input(context, "inference/model")
     for row in context.lake.read(state.refs["monitoring/verdicts"]).to_pylist():
         if row["announced"]:
-            payload = {key: row[key] for key in ("window", "requests", "p_value", "state", "mean_logprob")}
-            place = {"model": str(model), "data": str(state.refs["monitoring/windows"]), "run_id": context.run_id}
+            place = {"model": str(model), "run_id": context.run_id}
             streak = f"{context.run_id} {row['window']}"
+            if row["announced"] == "quality.regressed":
+                what = {"against": REFERENCE, "metric": "mean log-likelihood, nats per token"}
+                events.emit(row["announced"], {**place, **what, "difference": row["quality_difference"]}, once=streak)
+                continue
+            payload = {key: row[key] for key in ("window", "requests", "p_value", "state", "mean_logprob")}
+            place["data"] = str(state.refs["monitoring/windows"])
             events.emit(row["announced"], {**place, **payload, "streak": streak}, once=streak)
     rng = np.random.default_rng([context.seed, 2])
-    power = measured_power(pose(context, state, DRIFT.name), rng, options.power_trials) if options.power_trials else {}
+    power = measured_power(_pose_drift(context, state), rng, options.power_trials) if options.power_trials else {}
     shares = {f"{rate:g}": round(share, 3) for rate, share in power.items()}
     return state.add(power_at_level={"level": options.level, "trials": options.power_trials, **shares})
 
@@ -261,12 +332,19 @@ def _windows(replay: Replay, requests: pa.Table) -> pa.Table:
                 "prompt_tokens": row["prompt_tokens"],
                 # Four digits: the last bits depend on the machine.
                 "mean_logprob": None if row["mean_logprob"] is None else round(row["mean_logprob"], 4),
+                "text": stream.prompts[position],
                 "embedding": row["embedding"],
             }
             for position, row in enumerate(rows)
         ]
         parts.append(pa.Table.from_pylist(cut, schema=WINDOWS))
     return pa.concat_tables(parts)
+
+
+def _cpu_s(requests: pa.Table) -> dict[str, float]:
+    """Return the mean CPU seconds of an answer in each window."""
+    means = requests.group_by("label").aggregate([("cpu_s", "mean")])
+    return dict(zip(means["label"].to_pylist(), means["cpu_s_mean"].to_pylist(), strict=True))
 
 
 def _embedded(name: str, texts: Sequence[str], *, drifted: bool) -> pa.Table:
@@ -277,6 +355,7 @@ def _embedded(name: str, texts: Sequence[str], *, drifted: bool) -> pa.Table:
         "drifted": [drifted] * count,
         "prompt_tokens": [None] * count,
         "mean_logprob": [None] * count,
+        "text": list(texts),
         "embedding": list(embed(texts)),
     }
     return pa.table(columns, schema=WINDOWS)

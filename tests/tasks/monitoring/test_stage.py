@@ -17,6 +17,7 @@ from tasks.architecture.config import Shape, build_model
 from tasks.contract import Bench
 from tasks.model.causal import save_model
 from tasks.monitoring import stage
+from tasks.monitoring.anomaly import ANOMALY
 from tasks.monitoring.drift import DRIFT
 from tasks.monitoring.replay import Replay
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
@@ -134,7 +135,38 @@ def test_the_problem_is_posed_from_the_references_alone(tmp_path: Path) -> None:
     assert problem.truth == (False, True, True)
     assert DRIFT.quality(problem, DRIFT.incumbent.solve(problem, tools(0)))[1:] == (1.0, 1.0)
     with pytest.raises(KeyError, match="no subtask"):
-        stage.pose(given, state, "anomaly")
+        stage.pose(given, state, "outage")
+
+
+@pytest.mark.usefixtures("served", "heard")
+def test_the_strangest_requests_are_those_of_the_other_domain(tmp_path: Path) -> None:
+    given = context(tmp_path)
+    state = stage.prepare(given)
+    problem = stage.pose(given, State(state.refs), ANOMALY.name)
+    assert (problem.reference.shape, problem.requests.shape) == ((24, 256), (72, 256))
+    assert ANOMALY.quality(problem, ANOMALY.incumbent.solve(problem, tools(0))) == ()  # single truths are not known
+    state = stage.apply(given, state, ANOMALY.name, ANOMALY.incumbent.solve(problem, tools(0)))
+    rows = given.lake.read(state.refs["monitoring/anomalies"]).to_pylist()
+    assert len(rows) == 72
+    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
+    assert sum(row["window"].startswith("mixture") for row in rows[:20]) >= 18
+
+
+@pytest.mark.usefixtures("served")
+def test_drift_that_does_no_harm_only_warns(tmp_path: Path, heard: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log as before, but the model predicts the other domain as well as the first."""
+    log = logged
+
+    def as_good(replay: Replay) -> pa.Table:
+        table = log(replay)
+        level = pa.array([-3.0 + i % 3 / 10 for i in range(table.num_rows)])
+        return table.set_column(table.schema.get_field_index("mean_logprob"), "mean_logprob", level)
+
+    monkeypatch.setattr(stage, "_replay", lambda context, model, replay, options: as_good(replay))
+    state = walk(context(tmp_path))
+    assert state.facts["states"] == ["ok", "warning", "alert"]
+    assert [name for name, _, _ in heard] == ["drift.warning", "drift.warning"]
+    assert set(state.facts["quality"].values()) == {"held"}
 
 
 @pytest.mark.usefixtures("served", "heard")

@@ -1,0 +1,101 @@
+"""A quantum autoencoder: a circuit that is trained to bring the information of normal states into fewer qubits.
+
+Romero, Olson, Aspuru-Guzik, arXiv 1612.02806: after the encoder the `trash` qubits should be in |0>; how often they
+are not is the loss, and of a single state its anomaly score. Real amplitudes suffice, so the encoder is layers of RY
+and CZ. Trained by SPSA (Spall, IEEE TAC 37 (1992)): two evaluations a step whatever the number of angles, one job.
+
+What no encoder can undercut is linear algebra: the best one maps the leading `2^(n - trash)` eigenvectors of the mean
+state to the kept qubits, and the loss is the weight of the others.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qiskit import QuantumCircuit
+from qiskit.circuit import ClassicalRegister, ParameterVector
+from qiskit.primitives import BaseSamplerV2
+
+from tasks.quantum.encodings import amplitude_angles, amplitude_circuit
+
+FloatArray = NDArray[np.float64]
+
+
+@cache
+def autoencoder_circuit(qubits: int, trash: int, layers: int) -> QuantumCircuit:
+    """Return loading, encoder and the measurement of the trash qubits; the loading's angles come first.
+
+    Raises:
+        ValueError: no trash qubit, or none that is kept.
+    """
+    if not 0 < trash < qubits:
+        raise ValueError(f"between 1 and {qubits - 1} of {qubits} qubits can be trash, not {trash}")
+    circuit = QuantumCircuit(qubits)
+    circuit.add_register(ClassicalRegister(trash, "meas"))
+    circuit.compose(amplitude_circuit(qubits), inplace=True)
+    angles = iter(ParameterVector("e", angles_for(qubits, layers)))
+    for _ in range(layers):
+        for qubit in range(qubits):
+            circuit.ry(next(angles), qubit)
+        for qubit in range(qubits if qubits > 2 else 1):  # of two qubits the ring is one edge
+            circuit.cz(qubit, (qubit + 1) % qubits)
+    for qubit in range(qubits):
+        circuit.ry(next(angles), qubit)
+    circuit.measure(range(trash), range(trash))
+    return circuit
+
+
+def angles_for(qubits: int, layers: int) -> int:
+    """Return the number of angles of the encoder."""
+    return qubits * (layers + 1)
+
+
+def trash_rates(
+    states: NDArray[np.floating[Any]], angles: FloatArray, trash: int, layers: int, sampler: BaseSamplerV2, shots: int
+) -> FloatArray:
+    """Estimate how often the trash is not |0>: (k, m) for k sets of angles (k, a) and m states, one job."""
+    loading = amplitude_angles(states)
+    qubits = int(loading.shape[1] + 1).bit_length() - 1
+    circuit = autoencoder_circuit(qubits, trash, layers)
+    names = [parameter.name for parameter in circuit.parameters]
+    encoder = [i for i, name in enumerate(names) if name.startswith("e[")]
+    values = np.empty((len(angles), len(states), len(names)))
+    values[..., encoder] = angles[:, None, :]
+    values[..., [i for i in range(len(names)) if i not in encoder]] = loading
+    outcomes = sampler.run([(circuit, values)], shots=shots).result()[0].data.meas.array
+    return np.asarray((outcomes != 0).any(axis=-1).mean(axis=-1), np.float64)
+
+
+def train_autoencoder(
+    states: NDArray[np.floating[Any]],
+    trash: int,
+    layers: int,
+    sampler: BaseSamplerV2,
+    rng: np.random.Generator,
+    *,
+    steps: int,
+    batch: int,
+    shots: int,
+) -> FloatArray:
+    """Return angles (a,) trained by SPSA on batches of the states; `2 * batch` circuits a step."""
+    qubits = int(amplitude_angles(states[:1]).shape[1] + 1).bit_length() - 1
+    angles = rng.uniform(-0.1, 0.1, angles_for(qubits, layers))
+    for step in range(steps):
+        chosen = states[rng.permutation(len(states))[:batch]]
+        width, rate = 0.25 / (step + 1) ** 0.101, 0.6 / (step + 1 + steps / 10) ** 0.602
+        direction = rng.choice((-1.0, 1.0), len(angles))
+        both = np.stack([angles + width * direction, angles - width * direction])
+        up, down = trash_rates(chosen, both, trash, layers, sampler, shots).mean(axis=1)
+        angles = angles - rate * (up - down) / (2 * width) * direction
+    return angles
+
+
+def best_loss(states: NDArray[np.floating[Any]], kept: int) -> tuple[FloatArray, float]:
+    """Return the leading eigenvectors (d, 2^kept) of the mean state and the weight of the others: the least loss."""
+    unit = states / np.linalg.norm(states, axis=1, keepdims=True)
+    values, vectors = np.linalg.eigh(unit.T @ unit / len(unit))
+    leading = vectors[:, ::-1][:, : 1 << kept]
+    return leading, float(values[::-1][1 << kept :].sum())
