@@ -5,8 +5,8 @@ centre and bandwidth come from other data than the two samples. One Gram matrix 
 no kernel value, and no circuit, more.
 
 MMD: Gretton, Borgwardt, Rasch, Scholkopf, Smola, JMLR 13 (2012), eq. 3 (unbiased); in linear time: section 6 there.
-Pool of kernels on one set of permutations: Biggs, Schrab, Gretton, arXiv 2306.08777, here with the maximum of the
-standardised statistics; with a quantum member: Terada et al., arXiv 2511.20941.
+Pool of kernels on one set of permutations: Biggs, Schrab, Gretton, arXiv 2306.08777, here with a soft
+maximum of the standardised statistics; with a quantum member: Terada et al., arXiv 2511.20941.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from scipy.stats import ks_2samp
 
 FloatArray = NDArray[np.float64]
 TIE = 1e-12
+SHARPNESS = 2.0  # of the soft maximum
 
 
 def memberships(reference: int, window: int, permutations: int, rng: np.random.Generator) -> FloatArray:
@@ -53,16 +55,16 @@ def mmd_statistics(gram: FloatArray, members: FloatArray) -> FloatArray:
     return result
 
 
-def max_z(statistics: Sequence[FloatArray]) -> FloatArray:
-    """Pool statistics of several kernels on the same splits: the largest standardised one of each split.
+def fuse(statistics: Sequence[FloatArray]) -> FloatArray:
+    """Pool statistics of several kernels on the same splits: a soft maximum of the standardised ones of each split.
 
     Standardised over all splits, the observed one among them, so that the pooled statistic is as exchangeable as
-    its members.
+    its members. Softer than the maximum, it loses less where several kernels see the same shift.
     """
     table = np.stack(statistics)
     spread = table.std(axis=1, keepdims=True)
     z = (table - table.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
-    return np.asarray(z.max(axis=0))
+    return np.asarray(logsumexp(SHARPNESS * z, axis=0) - np.log(len(z))) / SHARPNESS
 
 
 def linear_time_terms(kernel_values: FloatArray) -> FloatArray:

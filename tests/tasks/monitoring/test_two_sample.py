@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import ks_2samp
 
 from tasks.monitoring.two_sample import (
+    fuse,
     ks_bonferroni,
-    max_z,
     median_distance,
     memberships,
     mmd_statistics,
@@ -53,12 +53,14 @@ def test_the_p_value_counts_the_observed_split_and_ties() -> None:
     assert permutation_p(np.array([2.0, 2, 3, 1])) == 0.75
 
 
-def test_pooling_takes_the_largest_standardised_statistic() -> None:
+def test_pooling_is_a_soft_maximum_of_the_standardised_statistics() -> None:
     weak, strong = np.array([0.0, 1, -1, 0]), np.array([300.0, 0, 0, 0])
-    pooled = max_z([weak, strong])
-    assert pooled[0] == pytest.approx(np.sqrt(3))
-    assert permutation_p(pooled) == 0.25
-    np.testing.assert_array_equal(max_z([np.zeros(3), np.zeros(3)]), 0)  # a constant kernel decides nothing
+    joint = fuse([weak, strong])
+    assert joint[0] == pytest.approx(np.log((1 + np.exp(2 * np.sqrt(3))) / 2) / 2)
+    assert np.sqrt(3) - np.log(2) / 2 < joint[0] < np.sqrt(3)
+    assert permutation_p(joint) == 0.25
+    np.testing.assert_allclose(fuse([strong, strong]), fuse([strong]))
+    np.testing.assert_array_equal(fuse([np.zeros(3), np.zeros(3)]), 0)  # a constant kernel decides nothing
 
 
 @pytest.mark.parametrize("decimals", [10, 0])
