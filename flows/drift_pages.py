@@ -1,14 +1,15 @@
-"""What `ketcycle drift` shows: tables on the console and a page of HTML, both from its plain result."""
+"""What drift looks like: tables on the console, and pages for two tables, for a walk and for the windows of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.text import Text
 
-from flows.render import band, number, table
+from flows.render import band, number, pipes, table
 
 Row = Mapping[str, Any]
 
@@ -171,3 +172,83 @@ def _page(
             energy_chart=charts.energy_per_request(energy),
             notes=notes,
         )  # fmt: skip
+
+
+VERDICT_HEADER = ("window", "requests", "p-value", "state", "announced", "quality", "log-likelihood, nats per token", "mixed")  # fmt: skip
+STRANGEST = 8  # texts shown
+
+
+def of_run(home: Path, run_id: str, refs: Mapping[str, str], facts: Row) -> tuple[str, str]:
+    """Return the drift of a run's request windows as a page and as Markdown.
+
+    Args:
+        home: the state folder.
+        run_id: the run.
+        refs: products of the stage, name to lake reference.
+        facts: of the stage.
+    """
+    from infra.lake import Lake, Ref
+
+    lake = Lake(home / "lake")
+    rows = lake.read(Ref.parse(refs["monitoring/verdicts"])).to_pylist()
+    cells = [
+        (
+            row["window"],
+            str(row["requests"]),
+            number(row["p_value"]),
+            row["state"],
+            row["announced"] or "-",
+            row["quality"] or "-",
+            number(row["mean_logprob"], 4),
+            "yes" if row["drifted"] else "no",
+        )
+        for row in rows
+    ]
+    energy = list(_energies(facts.get("cpu_s_per_request", {})))
+    last = rows[-1] if rows else {"state": "no window", "quality": None}
+    joules = [entry["energy_j"][1] for entry in energy]
+    figures = [
+        (last["state"], "state after the last window"),
+        (last["quality"] or "unknown", "quality of the last window, without labels"),
+        (str(sum(row["requests"] for row in rows)), "requests judged"),
+        (f"{number(sum(joules) / len(joules))} J" if joules else "-", "energy of a request, modelled"),
+    ]
+    page = _page(
+        f"Drift of run {run_id}",
+        "; ".join(f"{row['window']}: {row['state']}" for row in rows) or "no window was watched",
+        rows=rows,
+        level=facts.get("alarm_level"),
+        shaded="windows into which the second domain was mixed",
+        windows=cells,
+        window_header=VERDICT_HEADER,
+        figures=figures,
+        texts=_strangest(lake, refs),
+        energy=energy,
+    )
+    return page, pipes(VERDICT_HEADER, cells)
+
+
+def _energies(cpu_s: Mapping[str, float | None]) -> Iterator[dict[str, Any]]:
+    from infra.energy.model import Coefficients
+    from infra.energy.usage import Usage
+
+    coefficients = Coefficients.load()
+    for window, seconds in cpu_s.items():
+        if seconds:
+            found = coefficients.cpu_energy_j(Usage(cpu_s=seconds), "narrow", "modelled")
+            yield {"window": window, "energy_j": [found.p5, found.p50, found.p95]}
+
+
+def _strangest(lake: Any, refs: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return the requests with the highest scores and their texts, none where the run scored none."""
+    from infra.lake import Ref
+
+    if "monitoring/anomalies" not in refs:
+        return []
+    rows = lake.read(Ref.parse(refs["monitoring/anomalies"])).slice(0, STRANGEST).to_pylist()
+    windows = lake.read(Ref.parse(refs["monitoring/windows"]), ["window", "position", "text"]).to_pylist()
+    texts = {(row["window"], row["position"]): row["text"] for row in windows}
+    return [
+        {"window": r["window"], "score": r["score"], "text": texts.get((r["window"], r["position"])) or "not kept"}
+        for r in rows
+    ]
