@@ -174,7 +174,16 @@ def _page(
         )  # fmt: skip
 
 
-VERDICT_HEADER = ("window", "requests", "p-value", "state", "announced", "quality", "log-likelihood, nats per token", "mixed")  # fmt: skip
+VERDICT_HEADER = (
+    "window",
+    "requests",
+    "p-value",
+    "state",
+    "announced",
+    "quality",
+    "log-likelihood, nats per token",
+    "mixed",
+)
 STRANGEST = 8  # texts shown
 
 
@@ -207,9 +216,9 @@ def of_run(home: Path, run_id: str, refs: Mapping[str, str], facts: Row) -> tupl
     energy = list(_energies(facts.get("cpu_s_per_request", {})))
     last = rows[-1] if rows else {"state": "no window", "quality": None}
     joules = [entry["energy_j"][1] for entry in energy]
-    figures = [
-        (last["state"], "state after the last window"),
-        (last["quality"] or "unknown", "quality of the last window, without labels"),
+    figures: list[tuple[str, str]] = [
+        (str(last["state"]), "state after the last window"),
+        (str(last["quality"] or "unknown"), "quality of the last window, without labels"),
         (str(sum(row["requests"] for row in rows)), "requests judged"),
         (f"{number(sum(joules) / len(joules))} J" if joules else "-", "energy of a request, modelled"),
     ]
