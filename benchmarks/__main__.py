@@ -183,9 +183,17 @@ def serve() -> None:
     main()
 
 
+def retraining() -> None:
+    """A year of traffic: retraining gated by drift against a calendar; the trace is looked for in ./data."""
+    from benchmarks.retraining import main
+
+    main([])
+
+
 BENCHMARKS = {
     "drift": (drift,),
     "carbon": (carbon,),
+    "retraining": (retraining,),
     "queue": (fidelities, queue),
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),
