@@ -48,7 +48,7 @@ from tasks.quantum.kernels import estimate_pairs, exact_fidelities
 from tasks.text.embeddings import embed
 
 LEVEL, PERMUTATIONS, SHOTS, BACKGROUND = 0.05, 199, 256, 200
-NULLS = {40: 10_000, 100: 4_000}
+NULLS = {40: 8_000, 100: 2_000}
 SIDE, TRIALS = 100, 600  # members of each sample and trials of the part `power`
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)  # bandwidths of the tuned opponent, in median distances
 FILES = {
@@ -377,7 +377,7 @@ def queue(corpora: Corpora, trials: int = 20, n: int = 40) -> None:
     sys.stdout.write(f"\nlargest deviation {worst:.2f} sigma, {'within' if worst <= 3 else 'NOT within'} 3\n")
 
 
-def linear(corpora: Corpora, trials: int = 400) -> None:
+def linear(corpora: Corpora, trials: int = 200) -> None:
     """Power for each circuit: all pairs of few texts against the linear-time form of many."""
     cells = [("all pairs", n, n * (2 * n - 1)) for n in (20, 40, 80)]
     cells += [("linear", n, 2 * n) for n in (40, 100, 400, 1200)]
@@ -395,7 +395,7 @@ def linear(corpora: Corpora, trials: int = 400) -> None:
         say(name, *powers)
 
 
-def run_length(corpora: Corpora, references: int = 200, windows: int = 250, n: int = 40) -> None:
+def run_length(corpora: Corpora, references: int = 120, windows: int = 150, n: int = 40) -> None:
     """Windows until a false alert: one reference for all windows makes them dependent, so it is measured."""
     bench = np.random.default_rng(6)
     p = np.zeros((references, windows))
@@ -436,7 +436,7 @@ def _moved(images: NDArray[Any], rng: Generator, pixels: int) -> NDArray[Any]:
     return moved.reshape(images.shape)
 
 
-def failing_loudly(_corpora: Corpora, trials: int = 60, reference: int = 200) -> None:
+def failing_loudly(_corpora: Corpora, trials: int = 25, reference: int = 200) -> None:
     """Detection rate over shifts x intensities x share affected x sample size, on digits."""
     from sklearn.datasets import load_digits
     from sklearn.linear_model import LogisticRegression
