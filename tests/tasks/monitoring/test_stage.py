@@ -81,7 +81,12 @@ def context(home: Path, texts: dict[str, list[str]] | None = None, **options: An
 @pytest.fixture
 def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any]]]:
     sent: list[tuple[str, str, dict[str, Any]]] = []
-    monkeypatch.setattr(events, "emit", lambda name, resource, payload, once: sent.append((name, resource, payload)))
+
+    def emit(name: str, payload: dict[str, Any], *, once: str) -> None:
+        assert once
+        sent.append((name, events.resource_of(events.checked(name, payload)), payload))
+
+    monkeypatch.setattr(events, "emit", emit)
     return sent
 
 
@@ -105,7 +110,7 @@ def test_base_traffic_stays_ok_and_the_mixture_raises_the_alert(tmp_path: Path, 
     assert state.facts["states"] == ["ok", "warning", "alert"]
     assert state.facts["windows"] == ["base-1", "mixture-1", "mixture-2"]
     assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
-    assert heard[1][1] == "ketcycle.model.0123456789abcdef"
+    assert heard[1][1] == "ketcycle.model.inference/model@0123456789abcdef"
     assert heard[1][2]["window"] == "mixture-2"
     assert heard[1][2]["p_value"] <= 0.01
     verdicts = given.lake.read(state.refs["monitoring/verdicts"]).to_pylist()
