@@ -190,11 +190,43 @@ def retraining() -> None:
     main([])
 
 
+def kmeans() -> None:
+    """Gates, jobs, shots and seconds of an iteration of quantum k-means in each form, and its agreement."""
+    from benchmarks.kmeans import main
+
+    main()
+
+
+def qaoa() -> None:
+    """How likely QAOA finds the optimum by size, beside one-sweep annealing and its own marginals."""
+    from benchmarks.qaoa import main
+
+    main()
+
+
+def loading() -> None:
+    """State loading from 2 to 10 qubits: gates, bytes, the fidelity that arrives."""
+    from benchmarks.loading import main
+
+    main()
+
+
+def retention() -> None:
+    """A model trained on what keep-one, greedy and exact representatives keep."""
+    from benchmarks.retention import main
+
+    main()
+
+
 BENCHMARKS = {
     "drift": (drift,),
     "carbon": (carbon,),
     "retraining": (retraining,),
     "queue": (fidelities, queue),
+    "kmeans": (kmeans,),
+    "loading": (loading,),
+    "qaoa": (qaoa,),
+    "retention": (retention,),
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),
     "serve": (serve,),

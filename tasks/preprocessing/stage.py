@@ -27,6 +27,7 @@ from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
 from tasks.preprocessing.state_loading import PIECE, STATE_LOADING, Loaded, Loading
+from tasks.preprocessing.wordpiece import train_wordpiece
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed
 
@@ -35,6 +36,7 @@ log = logging.getLogger("ketcycle.preprocessing")
 SUBTASKS: tuple[Subtask[Any, Any], ...] = (STATE_LOADING,)
 
 BATCH = 256
+TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece}
 LEAST_BACKGROUND = 32  # fewer documents span no axes worth learning
 BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches: enough bytes are enough tokens
 HOLDOUT = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("split", pa.string()), ("text", pa.string())])
@@ -46,7 +48,8 @@ class Options(BaseModel):
 
     Attributes:
         model: folder of a pretrained model whose tokenizer is used; empty = one is trained.
-        vocab_size: tokens of the vocabulary, the end-of-text token and the 256 bytes included.
+        tokenizer: what is trained: `bpe` or `wordpiece`, both over bytes.
+        vocab_size: tokens of the vocabulary, the end-of-text token and the bytes included (WordPiece: at least 513).
         context: tokens that a model reads at once.
         ngram: words of the n-grams by which contamination is found.
         overlap: share of n-grams, of the document's own or of one held-out document, from which a training document
@@ -62,6 +65,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = ""
+    tokenizer: Literal["bpe", "wordpiece"] = "bpe"
     vocab_size: int = Field(4096, ge=257, le=65536)
     context: int = Field(128, ge=8, le=8192)
     ngram: int = Field(13, ge=2, le=50)
@@ -100,7 +104,7 @@ def prepare(context: Context) -> State:
     _require_windows(counts)
     return state.add(
         {"preprocessing/tokenizer": tokenizer_ref, "preprocessing/shards": shards},
-        tokenizer="pretrained" if options.model else "trained",
+        tokenizer="pretrained" if options.model else f"trained {options.tokenizer}",
         vocab_size=vocab_size,
         context=options.context,
         statistics={key: _statistics(value) for key, value in sorted(counts.items())},
@@ -171,8 +175,11 @@ def _tokenizer(context: Context, options: Options, texts: Iterator[str]) -> Ref:
             tokenizer.save_pretrained(folder)
             vocab_size = len(tokenizer)
         else:
-            log.info("training the tokenizer, %d tokens", options.vocab_size)
-            trained = train_bpe(texts, options.vocab_size, context.scratch)
+            log.info("training the tokenizer (%s), %d tokens", options.tokenizer, options.vocab_size)
+            try:
+                trained = TRAINERS[options.tokenizer](texts, options.vocab_size, context.scratch)
+            except ValueError as error:
+                raise BadInput(f"{error}; set preprocessing.vocab_size") from error
             save_tokenizer(trained, Path(folder), options.context)
             vocab_size = trained.get_vocab_size()
         return context.lake.put_folder("preprocessing/tokenizer", Path(folder), {"vocab_size": vocab_size})

@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qiskit import QuantumCircuit
 from qiskit.primitives import BaseSamplerV2
 
 from tasks.quantum.basis_change import basis_angles, basis_circuit
-from tasks.quantum.encodings import qubits_for
+from tasks.quantum.encodings import amplitude_angles, amplitude_circuit, qubits_for
+from tasks.quantum.kernels import estimate_overlaps
 
 FloatArray = NDArray[np.float64]
 Labels = NDArray[np.intp]
@@ -93,6 +95,48 @@ def estimate_inner_products(
     outcomes = measured.astype(np.int64) @ weights
     frequencies = np.stack([(outcomes == i).mean(axis=-1) for i in range(len(basis))], axis=-1)
     return np.asarray(np.sqrt(frequencies) @ root)
+
+
+def overlap_inner_products(
+    points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]], sampler: BaseSamplerV2, shots: int
+) -> FloatArray:
+    """Estimate the same by compute-uncompute: n k circuits, the root of each fidelity, so signs are lost too."""
+    return np.asarray(np.sqrt(estimate_overlaps(points, centroids, sampler, shots)))
+
+
+def swap_circuit(qubits: int) -> QuantumCircuit:
+    """Return the measured template of the textbook distance (Lloyd, Mohseni, Rebentrost, arXiv 1307.0411).
+
+    The tree loads `(|0, x> + |1, c>) / sqrt 2`, a second register holds `(|0> - |1>) / sqrt 2`, and a swap test of it
+    with the first qubit of the tree gives outcome 1 with probability `(1 - |x - c|^2 / 4) / 2` for unit vectors. The
+    parameters are the angles of `encodings.amplitude_angles` for the rows (x, c).
+    """
+    tree = amplitude_circuit(qubits + 1)
+    circuit = QuantumCircuit(qubits + 3, 1, name=f"swap{qubits}")
+    circuit.compose(tree, range(qubits + 1), inplace=True)
+    minus, control = qubits + 1, qubits + 2
+    circuit.x(minus)
+    circuit.h(minus)
+    circuit.h(control)
+    circuit.cswap(control, qubits, minus)
+    circuit.h(control)
+    circuit.measure(control, 0)
+    return circuit
+
+
+def swap_inner_products(
+    points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]], sampler: BaseSamplerV2, shots: int
+) -> FloatArray:
+    """Estimate the same by the textbook swap test of distances: n k circuits on three qubits more, signs kept."""
+    padded = [np.zeros((len(rows), 1 << qubits_for(rows.shape[1]))) for rows in (points, centroids)]
+    for target, rows in zip(padded, (points, centroids), strict=True):
+        target[:, : rows.shape[1]] = _unit(np.asarray(rows, np.float64))
+    n, k = len(points), len(centroids)
+    both = np.hstack([np.repeat(padded[0], k, axis=0), np.tile(padded[1], (n, 1))])
+    circuit = swap_circuit(qubits_for(points.shape[1]))
+    outcomes = sampler.run([(circuit, amplitude_angles(both))], shots=shots).result()[0].data.c.array
+    distances = 4 * (1 - 2 * outcomes[..., 0].mean(axis=-1))
+    return np.asarray(1 - distances.reshape(n, k) / 2)
 
 
 def exact_inner_products(

@@ -165,3 +165,13 @@ def test_too_few_documents_leave_nothing_to_decide(tmp_path: Path) -> None:
     assert stage.pose(context, state, "state_loading") is None
     none = replace(context, options=OPTIONS | {"loading_vectors": 0})
     assert stage.pose(none, state, "state_loading") is None
+
+
+def test_wordpiece_is_the_user_s_choice(tmp_path: Path) -> None:
+    options = {"vocab_size": 600, "context": 16, "tokenizer": "wordpiece"}
+    context, state = run(tmp_path, documents("base", 60), options)
+    tokenizer = load_tokenizer(context.lake.folder(state.refs["preprocessing/tokenizer"]))
+    assert tokenizer.decode(tokenizer.encode("kan loshavor.\n")) == "kan loshavor.\n"
+    assert state.facts["tokenizer"] == "trained wordpiece"
+    with pytest.raises(BadInput, match=r"at least 513 tokens, not 400; set preprocessing.vocab_size"):
+        run(tmp_path / "small", documents("base", 60), options | {"vocab_size": 400})

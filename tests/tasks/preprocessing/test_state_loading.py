@@ -8,6 +8,7 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from tasks.contract import Bench, Kind
 from tasks.preprocessing.state_loading import STATE_LOADING, Loading, example, quality
+from tasks.preprocessing.vector_codes import principal_axes
 from tasks.text.embeddings import normalised
 
 
@@ -46,6 +47,16 @@ def test_every_fidelity_is_the_squared_cosine_with_what_the_form_stands_for(
         cosines = np.square((loaded.vectors * true).sum(axis=1))
         noise = 5 * 0.5 / np.sqrt(problem.shots / loaded.preparations) if arm.kind is Kind.QUANTUM else 1e-5
         np.testing.assert_allclose(loaded.fidelities, cosines, atol=noise, err_msg=arm.name)
+
+
+def test_trees_and_memories_hold_the_leading_components(problem: Loading, solved: dict[str, Any]) -> None:
+    learnt = normalised(problem.background).astype(np.float64)
+    turned = normalised(problem.vectors) @ principal_axes(learnt)
+    for name, leading in (("amplitude", 8), ("qram", problem.cells)):
+        weight = np.square(turned[:, :leading]).sum(axis=1)
+        loaded = solved[name]
+        noise = 5 * 0.5 / np.sqrt(problem.shots / loaded.preparations)
+        np.testing.assert_allclose(loaded.fidelities, weight, atol=noise, err_msg=name)
 
 
 def test_every_form_keeps_to_its_bytes(problem: Loading, solved: dict[str, Any]) -> None:

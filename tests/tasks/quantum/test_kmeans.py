@@ -14,8 +14,10 @@ from tasks.quantum.kmeans import (
     lloyd,
     loewdin,
     nearest,
+    overlap_inner_products,
     quantum_kmeans,
     start_centroids,
+    swap_inner_products,
     with_constant,
 )
 
@@ -159,3 +161,20 @@ def test_the_start_is_drawn_by_squared_distance_and_bad_requests_are_refused() -
         estimate_inner_products(points, points[:2], StatevectorSampler(), 0)
     with pytest.raises(ValueError, match="1 iteration"):
         classical_kmeans(points, points[:2], 0)
+
+
+def test_overlaps_and_swap_tests_estimate_the_inner_products() -> None:
+    rng = np.random.default_rng(8)
+    points, centroids = np.abs(rng.normal(size=(3, 6))), np.abs(rng.normal(size=(2, 6)))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (points, centroids)]
+    expected, shots = unit[0] @ unit[1].T, 40_000
+    by_overlap = overlap_inner_products(points, centroids, StatevectorSampler(seed=1), shots)
+    np.testing.assert_allclose(by_overlap, expected, atol=0.02)
+    by_swap = swap_inner_products(points, centroids, StatevectorSampler(seed=2), shots)
+    np.testing.assert_allclose(by_swap, expected, atol=5 * 4 * 0.5 / np.sqrt(shots))
+
+
+def test_the_swap_test_keeps_the_sign() -> None:
+    points, centroids = np.array([[0.6, 0.8]]), np.array([[-0.6, -0.8], [0.8, -0.6]])
+    estimated = swap_inner_products(points, centroids, StatevectorSampler(seed=3), 40_000)
+    np.testing.assert_allclose(estimated, [[-1.0, 0.0]], atol=0.05)
