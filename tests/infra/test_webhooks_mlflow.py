@@ -21,7 +21,7 @@ from infra.compute import free_port
 from infra.events import ModelRegistered, ModelValidated, Payload
 from infra.webhooks import Receiver, create_app
 
-pytestmark = [pytest.mark.slow, pytest.mark.engine]
+pytestmark = [pytest.mark.faults, pytest.mark.engine, pytest.mark.timeout(900)]
 
 SECRET = "a secret of the test"  # noqa: S105
 
