@@ -31,6 +31,7 @@ from tasks.serving.request_log import read_requests
 
 REFERENCE, WINDOWS = "monitoring/watch_reference", "monitoring/watch_windows"
 KEPT = ("request_id", "time", "model_version", "prompt_tokens", "mean_logprob", "embedding")
+SERVED = "serve"  # whose requests `ketcycle serve` logs; those that a stage sends to try a model are not traffic
 HISTORY = 24 * 14
 
 
@@ -87,10 +88,10 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
     memory = _remembered(loaded, model) or _begin(lake, loaded, model, end, watching)
     if memory is None:
         return skipped(f"{model}: fewer than {watching.reference} requests yet, its reference is not full")
-    current = _of(read_requests(lake, since=datetime.fromisoformat(memory.until), until=end), model)
+    current = _of(read_requests(lake, SERVED, since=datetime.fromisoformat(memory.until), until=end), model)
     if current.num_rows < watching.minimum:
         return skipped(f"{model}: {current.num_rows} requests since {memory.until}, {watching.minimum} make a window")
-    window = f"{end:%Y-%m-%dT%H:%MZ}"
+    window = f"{end:%Y-%m-%dT%H:%M:%SZ}"
     rules = Rules(watching.level, watching.minimum, watching.debounce, watching.recovery, watching.cool_down)
     reference = lake.read(Ref.parse(memory.reference))
     found = watch_window(reference, current, memory.standing, rules, columns=watching.columns)
@@ -148,7 +149,7 @@ def _tell(lake: Lake, model: str, window: str, memory: Memory, found: Watched, c
 
 
 def _newest_model(lake: Lake, end: datetime) -> str | None:
-    recent = read_requests(lake, since=end - timedelta(days=14), until=end)
+    recent = read_requests(lake, SERVED, since=end - timedelta(days=14), until=end)
     return str(recent["model_version"][-1].as_py()) if recent.num_rows else None
 
 
@@ -158,7 +159,7 @@ def _of(requests: pa.Table, model: str) -> pa.Table:
 
 def _begin(lake: Lake, loaded: Settings, model: str, end: datetime, watching: Watching) -> Memory | None:
     """Fix the reference of a model once it has answered enough requests."""
-    first = _of(read_requests(lake, until=end), model).slice(0, watching.reference)
+    first = _of(read_requests(lake, SERVED, until=end), model).slice(0, watching.reference)
     if first.num_rows < watching.reference:
         return None
     after = first["time"][-1].as_py() + timedelta(microseconds=1)

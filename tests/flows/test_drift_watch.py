@@ -63,8 +63,8 @@ def test_a_streak_of_drifted_windows_is_told_once_with_its_window_in_the_lake(
         step(hour + 1)
     assert [name for name, _, _ in told] == ["drift.warning", "drift.detected", "drift.cleared"]
     warned, detected = told[0][1], told[1][1]
-    assert detected.streak == warned.streak == f"{MODEL} 2026-09-21T11:00Z"
-    assert detected.window == "2026-09-21T12:00Z"
+    assert detected.streak == warned.streak == f"{MODEL} 2026-09-21T11:00:00Z"
+    assert detected.window == "2026-09-21T12:00:00Z"
     table = lake.read(Ref.parse(detected.data))
     assert set(table["window"].to_pylist()) == {detected.window}
     assert table.num_rows == detected.requests == 60
