@@ -128,29 +128,32 @@ def near_duplicates() -> None:
     """1,000 texts to near-duplicate pairs: ours, verified, against datasketch's objects, unverified."""
     from datasketch import MinHash, MinHashLSH
 
-    from tasks.curation import near_duplicates as ours_module
-    from tasks.curation.shingles import signatures, sketch
+    from tasks.curation.near_duplicates import normalised_words
+    from tasks.curation.search import find_edges
+    from tasks.curation.shards import Index, Recipe, make_shard, plan_shards
 
     source = resources.files("deployments") / "sample" / "second.parquet"
     with resources.as_file(source) as path:
-        texts = pq.read_table(path, columns=["text"]).column("text").to_pylist()[:1000]
+        table = pq.read_table(path, columns=["text"]).slice(0, 1000)
+    texts = table.column("text").to_pylist()
 
     def peer() -> None:
         lsh = MinHashLSH(threshold=0.7, num_perm=128)
         for index, text in enumerate(texts):
-            words = ours_module.normalised_words(text)
+            words = normalised_words(text)
             signature = MinHash(num_perm=128)
             signature.update_batch([" ".join(words[i : i + 5]).encode() for i in range(max(1, len(words) - 4))])
             lsh.insert(index, signature)
             lsh.query(signature)
 
     def ours() -> None:
-        sketches = sketch(texts)
-        with tempfile.TemporaryDirectory() as folder, ours_module.ShingleSets(Path(folder) / "sets") as sets:
-            sets.append(sketches.shingles, sketches.ends)
-            sets.seal()
-            signed = signatures(sketches.shingles, sketches.ends)
-            ours_module.verified_edges(ours_module.candidates(signed, 0.7), sets, 0.7)
+        recipe = Recipe(texts=False)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            pq.write_table(table, folder / "texts.parquet")
+            work, _ = plan_shards("base", [folder / "texts.parquet"], recipe, 2**25)
+            index = Index.open([make_shard(folder, item, recipe) for item in work], recipe)
+            find_edges(folder / "searches", index, recipe, 0.7, folder, lambda do, items: [do(item) for item in items])
 
     side_by_side("near duplicates / datasketch objects", peer, ours)
 

@@ -21,16 +21,17 @@ import sysconfig
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
+SHARD_BYTES = 32 * 2**20
 ENVIRONMENT = Path(".ketcycle-peers")
 PEERS = {"rensa": ("rensa==0.5.0", "pyarrow"), "datasketch": ("datasketch==2.0.0", "pyarrow")}
 SCHEMA = pa.schema(
@@ -106,34 +107,40 @@ def make_corpus(path: Path, documents: int, seed: int = 0) -> str:
 
 def ours(source: Path, target: Path) -> dict[str, float]:
     """Remove near duplicates: sketch, band join, exact Jaccard, weighted independent set, filtered copy."""
-    from tasks.curation.near_duplicates import ShingleSets, candidates, components, verified_edges
-    from tasks.curation.removals import plan_components
-    from tasks.curation.shingles import signatures, sketch
+    from tasks.curation.corpus import Corpus
+    from tasks.curation.near_duplicates import by_component, component_of
+    from tasks.curation.removals import Plan
+    from tasks.curation.search import find_edges
+    from tasks.curation.shards import Index, Recipe, make_shard, plan_shards
 
-    ids: list[str] = []
-    marks: dict[bytes, int] = {}
-    copies: set[int] = set()
-    signed, n_words = [], []
-    with ShingleSets(target.with_suffix(".sets")) as sets, pq.ParquetFile(source) as file:
-        for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
-            sketches = sketch(batch.column("text"))
-            base = len(ids)
-            ids += batch.column("doc_id").to_pylist()
-            for k, mark in enumerate(sketches.fingerprints):
-                if marks.setdefault(mark.tobytes(), base + k) != base + k:
-                    copies.add(base + k)
-            sets.append(sketches.shingles, sketches.ends)
-            signed.append(signatures(sketches.shingles, sketches.ends))
-            n_words += sketches.n_words.tolist()
-        sets.seal()
-        edges = verified_edges(candidates(np.concatenate(signed), THRESHOLD), sets, THRESHOLD)
-    repeated = np.isin(np.arange(len(ids)), list(copies))
-    fresh = ~repeated[edges.pairs].any(axis=1)
-    edges = type(edges)(edges.pairs[fresh], edges.jaccard[fresh], edges.candidates)
-    plan = plan_components(ids, n_words, edges, components(len(ids), edges.pairs), 0, 60)
-    gone = {row.removed for row in plan.removals} | {ids[k] for k in copies}
-    keep_and_write(source, target, gone)
-    return {"removed": len(gone), "edges": len(edges.pairs), "checked": edges.candidates}
+    recipe, marks = Recipe(texts=False), [time.process_time()]
+    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+        folder = Path(name)
+        work, _ = plan_shards("base", [source], recipe, SHARD_BYTES)
+        index = Index.open([make_shard(folder / "shards", item, recipe) for item in work], recipe)
+        marks.append(time.process_time())
+        found = find_edges(folder / "searches", index, recipe, THRESHOLD, folder, _one_after_another)
+        marks.append(time.process_time())
+        corpus, plan, edges = Corpus(index, found.first), Plan(0, 3), 0
+        n_words = index.gather("n_words")
+        for pairs, jaccard in by_component([found.path], component_of(index.size, [found.path]), folder):
+            plan.decide(pairs, jaccard, n_words, corpus.name)
+            edges += len(pairs)
+        stays = np.ones(len(corpus.slots), bool)
+        stays[corpus.copies()[0]] = False
+        stays[corpus.documents[plan.removals()[0]]] = False
+        marks.append(time.process_time())
+        stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shuffled = index.size * recipe.bands * 16
+    keep_and_write(source, target, stays)
+    marks.append(time.process_time())
+    parts = dict(zip(("sketch_s", "join_s", "decide_s", "write_s"), np.diff(marks).tolist(), strict=True))
+    counts = {"removed": int((~stays).sum()), "edges": edges, "checked": found.checked, "shards": len(work)}
+    return {**counts, **parts, "stored_bytes": stored, "shuffled_bytes": shuffled}
+
+
+def _one_after_another(function: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
+    return [function(item) for item in items]
 
 
 def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
@@ -144,34 +151,30 @@ def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """
     import duckdb
 
-    from tasks.curation.near_duplicates import ShingleSets
-    from tasks.curation.shingles import make_sets, sketch
+    from tasks.curation.shingles import distinct, intersection_over_union, sketch
 
     ids: list[str] = []
-    rows, values = [], []
-    with ShingleSets(folder / "truth.sets") as sets, pq.ParquetFile(source) as file:
+    rows, values, ends = [], [], [np.zeros(1, np.int64)]
+    with pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
             sketches = sketch(batch.column("text"))
-            sizes = np.full(len(batch), -1)
-            sets.append(sketches.shingles, sketches.ends)
-            make_sets(sketches.shingles, sketches.ends, np.arange(len(batch)), sizes)
-            starts = np.r_[0, sketches.ends[:-1]]
-            for k, (at, size) in enumerate(zip(starts, sizes, strict=True)):
-                rows.append(np.full(size, len(ids) + k))
-                values.append(sketches.shingles[at : at + size])
+            members, last = distinct(sketches.shingles, sketches.ends, np.arange(len(batch)))
+            rows.append(np.repeat(np.arange(len(ids), len(ids) + len(batch)), np.diff(last, prepend=0)))
+            values.append(members)
+            ends.append(last + ends[-1][-1])
             ids += batch.column("doc_id").to_pylist()
-        sets.seal()
-        members = pa.table({"d": np.concatenate(rows), "s": np.concatenate(values)})  # noqa: F841  (read by DuckDB)
-        with duckdb.connect(config={"threads": 1, "temp_directory": str(folder / "spill")}) as connection:
-            query = f"""
-                with f as (select s, count(*) c from members group by s),
-                o as (select d, s, row_number() over (partition by d order by c, s) r, count(*) over (partition by d) n
-                      from members join f using (s)),
-                p as (select d, s from o where r <= n - ceil({THRESHOLD} * n) + 1)
-                select distinct a.d i, b.d j from p a join p b on a.s = b.s and a.d < b.d"""  # noqa: S608
-            found = connection.sql(query).to_arrow_table()
-        pairs = np.column_stack([found.column(name).to_numpy() for name in "ij"]).astype(np.int64)
-        return ids, pairs[sets.jaccards(pairs, THRESHOLD) >= THRESHOLD]
+    everything = np.concatenate(values)
+    members = pa.table({"d": np.concatenate(rows), "s": everything})  # read by DuckDB
+    with duckdb.connect(config={"threads": 1, "temp_directory": str(folder / "spill")}) as connection:
+        query = f"""
+            with f as (select s, count(*) c from members group by s),
+            o as (select d, s, row_number() over (partition by d order by c, s) r, count(*) over (partition by d) n
+                  from members join f using (s)),
+            p as (select d, s from o where r <= n - ceil({THRESHOLD} * n) + 1)
+            select distinct a.d i, b.d j from p a join p b on a.s = b.s and a.d < b.d"""  # noqa: S608
+        found = connection.sql(query).to_arrow_table()
+    pairs = np.column_stack([found.column(name).to_numpy() for name in "ij"]).astype(np.int64)
+    return ids, pairs[intersection_over_union(everything, np.concatenate(ends)[1:], pairs, THRESHOLD) >= THRESHOLD]
 
 
 def score(target: Path, ids: list[str], pairs: np.ndarray) -> dict[str, float]:
@@ -193,12 +196,13 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def keep_and_write(source: Path, target: Path, gone: set[str]) -> None:
-    """Copy a Parquet file without some documents, by row groups."""
-    names = pa.array(sorted(gone), pa.string())
+def keep_and_write(source: Path, target: Path, stays: np.ndarray) -> None:
+    """Copy the rows of a Parquet file that stay."""
+    at = 0
     with pq.ParquetFile(source) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
         for batch in file.iter_batches(batch_size=4096):
-            writer.write_batch(batch.filter(pc.invert(pc.is_in(batch.column("doc_id"), names))))
+            writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
+            at += len(batch)
 
 
 PEER = """

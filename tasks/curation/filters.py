@@ -7,11 +7,13 @@ every technical text with code in it. The stop words make the set one for Englis
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
@@ -213,6 +215,14 @@ def named_rule(name: str) -> tuple[str, Rule]:
     return function, rule
 
 
+def source_digest(names: Sequence[str]) -> str:
+    """Return a digest of the files in which rules of the user's own stand, empty where there are none."""
+    if not names:
+        return ""
+    files = sorted({str(import_module(name.partition(":")[0]).__file__) for name in names})
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+
+
 def rules(min_words: int, max_words: int, min_alphabetic: float, english: bool) -> tuple[tuple[str, Rule], ...]:
     """Return the rules of a run by name, in the order in which they are asked."""
     chosen: list[tuple[str, Rule]] = [
@@ -226,6 +236,42 @@ def rules(min_words: int, max_words: int, min_alphabetic: float, english: bool) 
         ("placeholder", placeholder()),
     ]
     return (*chosen, ("stop_words", stop_words())) if english else tuple(chosen)
+
+
+@dataclass(frozen=True)
+class RuleSet:
+    """What a run asks of a document; picklable, unlike the rules themselves.
+
+    Attributes:
+        min_words: shortest document.
+        max_words: longest document.
+        min_alphabetic: least share of words with a letter.
+        english: whether a text needs English stop words.
+        languages: languages in one of which a text has to be; empty = not asked.
+        fineweb: whether FineWeb's rules are asked.
+        own_rules: further rules, each as `package.module:function`.
+    """
+
+    min_words: int = 50
+    max_words: int = 100_000
+    min_alphabetic: float = 0.8
+    english: bool = True
+    languages: tuple[str, ...] = ()
+    fineweb: bool = False
+    own_rules: tuple[str, ...] = ()
+
+    def build(self) -> tuple[tuple[str, Rule], ...]:
+        """Return the rules by name.
+
+        Raises:
+            ValueError: a language that the model does not know, or no such rule of the user's own.
+        """
+        chosen = list(rules(self.min_words, self.max_words, self.min_alphabetic, self.english))
+        if self.languages:
+            chosen.append(("language", language(self.languages)))
+        if self.fineweb:
+            chosen.append(("fineweb", fineweb()))
+        return (*chosen, *map(named_rule, self.own_rules))
 
 
 def first_objection(text: Text, chosen: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:

@@ -1,108 +1,120 @@
-"""The one pass over a corpus: quality rules, exact duplicates, and the sketches that near-duplicate search needs."""
+"""The one pass over some files: quality rules, exact copies, and the sketches that near-duplicate search needs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from tasks.curation.filters import Rule, Text, first_objection
-from tasks.curation.near_duplicates import ShingleSets
-from tasks.curation.read import Document
 from tasks.curation.redact import redacted
-from tasks.curation.shingles import PERMUTATIONS, Sketches, signatures, sketch
+from tasks.curation.shingles import I64, U32, U64, distinct, signatures, sketch
+
+DROPPED = -1
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A document that passed the rules and repeats no earlier one."""
+class Candidates:
+    """The documents of a batch that passed the rules and repeat no earlier one.
 
-    document: Document
-    n_words: int
+    Attributes:
+        rows: their positions in the batch.
+        texts: their texts, redacted where that was asked for.
+        n_words: their numbers of words.
+        fingerprints: 128 bits for each sequence of words, (n, 2).
+        values: their shingle sets one after another, each rising.
+        ends: where each set ends.
+        signatures: MinHash values, (n, permutations).
+    """
+
+    rows: I64
+    texts: pa.Array
+    n_words: I64
+    fingerprints: U64
+    values: U64
+    ends: I64
+    signatures: U32
 
 
 @dataclass
 class Funnel:
-    """Takes documents in, lets candidates through, and remembers what it needs of them (not the texts).
+    """Takes batches of documents in and lets candidates through.
 
     Attributes:
         rules: the quality rules by name.
-        sets: where the shingle sets go.
-        seed: of the MinHash permutations.
+        permutations: values of a signature.
         redact: whether addresses and numbers that name a person are replaced.
-        read: documents seen, by domain.
-        dropped: (document, rule, reason) of every document that a rule dropped.
-        copies: (document, first document with the same words).
-        ids: the candidates, in order.
-        domains: their domains.
-        n_words: their numbers of words.
+        read: documents seen.
+        rule: of each document seen, the rule that dropped it, or None.
+        detail: why.
+        slot: of each document seen, the number of the candidate that it is or repeats, or `DROPPED`.
         replaced: bytes that were no UTF-8, over all documents.
         redacted: what was replaced, by kind.
     """
 
     rules: Sequence[tuple[str, Rule]]
-    sets: ShingleSets
-    seed: int = 1
+    permutations: int
     redact: bool = False
-    read: Counter[str] = field(default_factory=Counter)
-    dropped: list[tuple[str, str, str]] = field(default_factory=list)
-    copies: list[tuple[str, str]] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    domains: list[str] = field(default_factory=list)
-    n_words: list[int] = field(default_factory=list)
+    read: int = 0
+    rule: list[str | None] = field(default_factory=list)
+    detail: list[str | None] = field(default_factory=list)
+    slot: list[int] = field(default_factory=list)
     replaced: int = 0
     redacted: Counter[str] = field(default_factory=Counter)
-    _signatures: bytearray = field(default_factory=bytearray)
-    _first: dict[bytes, str] = field(default_factory=dict)
+    _first: dict[bytes, int] = field(default_factory=dict)
 
-    def pass_through(self, batches: Iterable[list[Document]]) -> Iterator[list[Candidate]]:
-        """Yield the candidates of each batch."""
-        for batch in batches:
-            documents = map(self._redacted, batch) if self.redact else batch
-            passed = [document for document in documents if self._passes(document)]
-            yield self._sketch(passed) if passed else []
-
-    @property
-    def signatures(self) -> NDArray[np.uint32]:
-        """The MinHash signatures of the candidates, (n, 128)."""
-        return np.frombuffer(self._signatures, np.uint32).reshape(-1, PERMUTATIONS)
-
-    def _redacted(self, document: Document) -> Document:
-        text, found = redacted(document.text)
-        self.redacted += found
-        return replace(document, text=text) if found else document
-
-    def _passes(self, document: Document) -> bool:
-        self.read[document.domain] += 1
-        self.replaced += document.replaced
-        objection = first_objection(Text(document.text, document.replaced), self.rules)
-        if objection is not None:
-            self.dropped.append((document.doc_id, *objection))
-        return objection is None
-
-    def _sketch(self, documents: Sequence[Document]) -> list[Candidate]:
-        sketches = sketch([document.text for document in documents])
+    def take(self, batch: pa.RecordBatch) -> Candidates:
+        """Return the candidates of a batch with the columns `text` and `replaced`."""
+        texts = batch.column("text")
+        self.read += len(batch)
+        self.replaced += sum(batch.column("replaced").to_pylist())
+        if self.redact:
+            texts = self._redacted(texts)
+        passed = self._passing(texts, batch.column("replaced"))
+        sketches = sketch(texts if len(passed) == len(batch) else texts.take(pa.array(passed)))
         new: list[int] = []
-        for k, (document, mark) in enumerate(zip(documents, sketches.fingerprints, strict=True)):
-            first = self._first.setdefault(mark.tobytes(), document.doc_id)
-            if first == document.doc_id:
+        for k, mark in enumerate(sketches.fingerprints):
+            number = len(self._first)
+            slot = self._first.setdefault(mark.tobytes(), number)
+            self.slot[passed[k] - len(batch)] = slot
+            if slot == number:
                 new.append(k)
+        chosen = np.array(new, np.int64)
+        values, ends = distinct(sketches.shingles, sketches.ends, chosen)
+        rows = passed[chosen]
+        return Candidates(
+            rows,
+            texts.take(pa.array(rows)),
+            sketches.n_words[chosen],
+            sketches.fingerprints[chosen],
+            values,
+            ends,
+            signatures(values, ends, self.permutations),
+        )
+
+    def _passing(self, texts: pa.Array, replaced: pa.Array) -> I64:
+        """Write down what the rules say of each text; return the positions of those that pass."""
+        self.rule += [None] * len(texts)
+        self.detail += [None] * len(texts)
+        self.slot += [DROPPED] * len(texts)
+        if not self.rules:
+            return np.arange(len(texts))
+        passed: list[int] = []
+        for k, (text, count) in enumerate(zip(texts.to_pylist(), replaced.to_pylist(), strict=True)):
+            objection = first_objection(Text(text, count), self.rules)
+            if objection is None:
+                passed.append(k)
             else:
-                self.copies.append((document.doc_id, first))
-        shingles, ends = _only(sketches, new)
-        self.sets.append(shingles, ends)
-        self._signatures += signatures(shingles, ends, self.seed).tobytes()
-        self.ids += [documents[k].doc_id for k in new]
-        self.domains += [documents[k].domain for k in new]
-        self.n_words += sketches.n_words[new].tolist()
-        return [Candidate(documents[k], int(sketches.n_words[k])) for k in new]
+                self.rule[k - len(texts)], self.detail[k - len(texts)] = objection
+        return np.array(passed, np.int64)
 
-
-def _only(sketches: Sketches, rows: Sequence[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return the shingle sets of some texts of a batch, one after another, and where each ends."""
-    starts = np.r_[0, sketches.ends[:-1]]
-    parts = [sketches.shingles[starts[k] : sketches.ends[k]] for k in rows]
-    return np.concatenate([np.zeros(0, np.uint64), *parts]), np.cumsum([len(part) for part in parts], dtype=np.int64)
+    def _redacted(self, texts: pa.Array) -> pa.Array:
+        changed: list[str] = []
+        for text in texts.to_pylist():
+            other, found = redacted(text)
+            self.redacted += found
+            changed.append(other)
+        return pa.array(changed, texts.type)

@@ -11,13 +11,16 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.curation.web import MAX_PAGE, html_text, warc_pages
@@ -35,6 +38,7 @@ MAX_LINE = 32 * 2**20
 MAX_ASIDE = 1000  # bad lines after which a file is given up
 WHOLE_FILE, PASSAGE = 32_768, 8_192
 BATCH = 256
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,32 @@ class Document:
     label: str
     text: str
     replaced: int = 0
+
+
+DOCUMENTS = pa.schema(
+    {
+        "doc_id": pa.string(),
+        "source": pa.string(),
+        "label": pa.string(),
+        "text": pa.large_string(),
+        "replaced": pa.int64(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or some row groups of a Parquet file.
+
+    Attributes:
+        name: as it stands in ids and sources: the path below the given folder.
+        path: where it is.
+        groups: first and last row group (exclusive), or None for all.
+    """
+
+    name: str
+    path: Path
+    groups: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +127,8 @@ class Reader:
             if not root.exists():
                 raise FileNotFoundError(f"there is no {root}")
         batch: list[Document] = []
-        for name, path in self._files(paths):
-            for document in self._file(name, path):
+        for name, path in self.files(paths):
+            for document in self._file(Piece(name, path)):
                 batch.append(self._unique(document))
                 if len(batch) == BATCH:
                     yield batch
@@ -106,7 +136,21 @@ class Reader:
         if batch:
             yield batch
 
-    def _files(self, paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    def batches(self, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
+        """Yield the documents of some files as record batches of `DOCUMENTS`, ids as they were given."""
+        for piece in pieces:
+            if _ending(piece.path) in PARQUET:
+                yield from self._aside(piece, self._columns(piece))
+                continue
+            rows = self._file(piece)
+            while some := list(islice(rows, BATCH)):
+                columns = ([getattr(d, name) for d in some] for name in DOCUMENTS.names)
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array(c, f.type) for c, f in zip(columns, DOCUMENTS, strict=True)], schema=DOCUMENTS
+                )
+
+    def files(self, paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+        """Yield the corpus files of files and folders with their names, and count what is passed over."""
         for root in paths:
             if root.is_file():
                 yield root.name, root
@@ -118,25 +162,36 @@ class Reader:
                 else:
                     yield relative.as_posix(), path
 
-    def _file(self, name: str, path: Path) -> Iterator[Document]:
-        ending = _ending(path)
+    def _file(self, piece: Piece) -> Iterator[Document]:
+        name, path, ending = piece.name, piece.path, _ending(piece.path)
+        if ending in PARQUET:
+            documents = self._rows(piece)
+        elif ending in LINES:
+            documents = self._lines(name, path)
+        elif ending in PAGES:
+            documents = self._page(name, path)
+        elif ending in ARCHIVES:
+            documents = self._archive(name, path)
+        else:
+            documents = self._plain(name, path)
+        yield from self._aside(piece, documents)
+
+    def _aside(self, piece: Piece, items: Iterator[T]) -> Iterator[T]:
+        """Pass items on until a file turns out damaged."""
         try:
-            if ending in PARQUET:
-                yield from self._parquet(name, path)
-            elif ending in LINES:
-                yield from self._lines(name, path)
-            elif ending in PAGES:
-                yield from self._page(name, path)
-            elif ending in ARCHIVES:
-                yield from self._archive(name, path)
-            else:
-                yield from self._plain(name, path)
+            yield from items
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             # What was read before the damage stays: those documents are whole.
-            self._put_aside(name, "unreadable", f"{type(error).__name__}: {error}")
+            self._put_aside(piece.name, "unreadable", f"{type(error).__name__}: {error}")
 
-    def _parquet(self, name: str, path: Path) -> Iterator[Document]:
-        with pq.ParquetFile(path) as file:
+    def _rows(self, piece: Piece) -> Iterator[Document]:
+        for batch in self._columns(piece):
+            for row in batch.to_pylist():
+                yield Document(domain=self.domain, **row)
+
+    def _columns(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        name = piece.name
+        with pq.ParquetFile(piece.path) as file:
             columns = file.schema_arrow.names
             text = self._column(columns, self.text_column, TEXT_COLUMNS)
             if text is None:
@@ -148,11 +203,30 @@ class Reader:
                 return
             key = self._column(columns, self.id_column, ID_COLUMNS)
             wanted = [c for c in (text, key, "source", "label") if c is not None and c in columns]
-            row = 0
-            for chunk in file.iter_batches(batch_size=BATCH, columns=wanted):
-                for record in chunk.to_pylist():
-                    yield self._document(name, row, record, text, key)
-                    row += 1
+            first, last = piece.groups or (0, file.num_row_groups)
+            row = sum(file.metadata.row_group(g).num_rows for g in range(first))
+            for chunk in file.iter_batches(BATCH, row_groups=list(range(first, last)), columns=wanted):
+                yield self._documents(name, row, chunk, text, key)
+                row += len(chunk)
+
+    @staticmethod
+    def _documents(name: str, row: int, chunk: pa.RecordBatch, text: str, key: str | None) -> pa.RecordBatch:
+        def strings(column: str | None, empty: pa.Array) -> pa.Array:
+            """Return a column as text, with something else where it holds nothing."""
+            if column is None or column not in chunk.schema.names:
+                return empty
+            found = chunk.column(column)
+            if not pa.types.is_string(found.type):
+                found = pa.array([None if v is None else str(v) for v in found.to_pylist()], pa.string())
+            found = pc.fill_null(found, "")
+            return pc.if_else(pc.equal(found, ""), empty, found)
+
+        n = len(chunk)
+        numbered = pa.array([f"{name}#{row + k:07d}" for k in range(n)], pa.string())
+        named, none = pa.array([name] * n, pa.string()), pa.array([""] * n, pa.string())
+        body = pc.fill_null(chunk.column(text).cast(pa.large_string()), "")
+        columns = [strings(key, numbered), strings("source", named), strings("label", none), body]
+        return pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(n, np.int64))], schema=DOCUMENTS)
 
     def _lines(self, name: str, path: Path) -> Iterator[Document]:
         before = len(self.quarantined)

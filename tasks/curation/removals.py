@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.combinatorial.independent_set import Graph, greedy, heaviest
-from tasks.curation.near_duplicates import Edges
 from tasks.curation.representatives import near_duplicate_graph
+from tasks.curation.shingles import I64
 
 EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
 
@@ -34,49 +36,79 @@ class Removal(NamedTuple):
     subtask: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
-    """How each component is decided: alone (pairs, cliques), by an arm, or by greedy above the limit.
+    """Decides components one by one: pairs and cliques alone, the others by greedy unless an arm is to decide them.
+
+    Everything is kept as numbers of documents, in arrays.
 
     Attributes:
-        members: (document, component, how it is decided).
-        removals: of the components that need no arm.
-        how: for each component `clique`, `posed` or `greedy`.
+        posed: components that are put before the arms at most; those whose first names have the least digests.
+        largest_posed: documents of the largest of them.
     """
 
-    members: list[tuple[str, int, str]]
-    removals: list[Removal]
-    how: list[str]
+    posed: int
+    largest_posed: int
+    how: list[str] = field(default_factory=list)
+    largest: int = 0
+    sizes: Counter[int] = field(default_factory=Counter)
+    _members: array[int] = field(default_factory=lambda: array("q"))
+    _member_of: array[int] = field(default_factory=lambda: array("q"))
+    _gone: array[int] = field(default_factory=lambda: array("q"))
+    _witness: array[int] = field(default_factory=lambda: array("q"))
+    _similarity: array[float] = field(default_factory=lambda: array("d"))
+    _gone_of: array[int] = field(default_factory=lambda: array("q"))
+    _waiting: list[tuple[int, int]] = field(default_factory=list)
 
+    def decide(self, pairs: I64, jaccard: NDArray[np.float64], n_words: I64, name: Callable[[int], str]) -> None:
+        """Decide the next component.
 
-def plan_components(
-    ids: Sequence[str],
-    n_words: Sequence[int],
-    edges: Edges,
-    parts: Sequence[NDArray[np.int64]],
-    posed: int,
-    largest_posed: int,
-) -> Plan:
-    """Decide pairs and cliques: the heaviest stays. Of the rest, greedy decides what is too large or too much."""
-    component = {v: k for k, part in enumerate(parts) for v in part.tolist()}
-    inside: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
-    for (i, j), similarity in zip(edges.pairs.tolist(), edges.jaccard.tolist(), strict=True):
-        inside[component[i]].append((ids[i], ids[j], similarity))
-    names = [[ids[v] for v in part.tolist()] for part in parts]
-    graphs = [component_graph([n_words[v] for v in part.tolist()], names[k], inside[k]) for k, part in enumerate(parts)]
-    undecided = sorted(
-        (k for k, graph in enumerate(graphs) if not graph.is_clique and graph.size <= largest_posed),
-        key=lambda k: name_order(names[k][0]),
-    )
-    arms = set(undecided[:posed])
-    how = ["clique" if graph.is_clique else "posed" if k in arms else "greedy" for k, graph in enumerate(graphs)]
-    removed: list[Removal] = []
-    for k, graph in enumerate(graphs):
-        if how[k] != "posed":
-            nodes = heaviest(graph) if how[k] == "clique" else greedy(graph)
-            similarity = {(a, b): s for a, b, s in inside[k]}
-            removed += removals(names[k], graph, nodes, similarity, f"near_duplicates/{how[k]}")
-    return Plan([(name, k, how[k]) for k, part in enumerate(names) for name in part], removed, how)
+        Args:
+            pairs: its edges (m, 2) by numbers of documents.
+            jaccard: their similarities.
+            n_words: words of every document, by number.
+            name: gives the id of a document.
+        """
+        members, inside = np.unique(pairs, return_inverse=True)
+        graph = near_duplicate_graph(n_words[members].tolist(), inside.reshape(pairs.shape))
+        number, clique = len(self.how), graph.is_clique
+        kept = np.array(heaviest(graph) if clique else greedy(graph))
+        # Of the kept neighbours of each removed document the most similar one, of equal ones the first.
+        both = np.concatenate([inside.reshape(pairs.shape), inside.reshape(pairs.shape)[:, ::-1]])
+        value = np.r_[jaccard, jaccard]
+        use = np.isin(both[:, 1], kept)
+        both, value = both[use], value[use]
+        order = np.lexsort((both[:, 1], -value, both[:, 0]))
+        both, value = both[order], value[order]
+        gone, at = np.unique(both[:, 0], return_index=True)
+        if len(gone) + len(kept) != len(members):
+            raise ValueError(f"the component of {name(int(members[0]))} would lose a document without a kept witness")
+        self.how.append("clique" if clique else "greedy")
+        self.sizes[len(members)] += 1
+        self.largest = max(self.largest, len(members))
+        self._members.extend(members.tolist())
+        self._member_of.extend([number] * len(members))
+        self._gone.extend(members[gone].tolist())
+        self._witness.extend(members[both[at, 1]].tolist())
+        self._similarity.extend(value[at].tolist())
+        self._gone_of.extend([number] * len(gone))
+        if not clique and len(members) <= self.largest_posed and self.posed:
+            self.how[number] = "posed"
+            heappush(self._waiting, (-int(name_order(name(int(members[0]))), 16), number))
+            if len(self._waiting) > self.posed:  # the one with the largest digest steps back
+                self.how[heappop(self._waiting)[1]] = "greedy"
+
+    def members(self) -> tuple[I64, I64]:
+        """Return the documents of all components, and the number of the component of each."""
+        return np.array(self._members, np.int64), np.array(self._member_of, np.int64)
+
+    def removals(self) -> tuple[I64, I64, NDArray[np.float64], list[str]]:
+        """Return what goes where no arm decides: document, witness, similarity, and how it was decided."""
+        how = np.array(self.how, "U8")[np.array(self._gone_of, np.int64)] if self.how else np.zeros(0, "U8")
+        settled = how != "posed"
+        gone, witness = np.array(self._gone, np.int64), np.array(self._witness, np.int64)
+        value = np.array(self._similarity)
+        return gone[settled], witness[settled], value[settled], how[settled].tolist()
 
 
 def component_graph(n_words: Sequence[int], names: Sequence[str], edges: Sequence[tuple[str, str, Any]]) -> Graph:

@@ -70,31 +70,30 @@ def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS) -> Sketches:
     return Sketches(*_sketch(data, offsets, words, _lower_case()))
 
 
-def signatures(shingles: U64, ends: I64, seed: int = 1) -> U32:
-    """Return the MinHash values (n, 128) of sets of shingles that lie one after another."""
-    return _signatures(shingles, ends, *_permutations(seed))
-
-
-def make_sets(shingles: U64, ends: I64, rows: I64, sizes: I64) -> None:
-    """Sort the shingles of some texts in place, the distinct ones first, and write down how many these are.
+def distinct(shingles: U64, ends: I64, rows: I64) -> tuple[U64, I64]:
+    """Return the shingle sets of some texts, each rising and without repetitions, and where each ends.
 
     Args:
         shingles: of all texts, one after another.
         ends: where those of each text end.
-        rows: texts to do.
-        sizes: number of distinct shingles of each text, written for `rows`.
+        rows: texts to take.
     """
-    _make_sets(shingles, ends, rows, sizes)
+    return _distinct(shingles, ends, rows)
 
 
-def intersection_over_union(shingles: U64, ends: I64, sizes: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
-    """Return the exact Jaccard similarity of pairs (m, 2) of made sets; 0 where it stays below the threshold."""
-    return _jaccards(shingles, ends, sizes, pairs, threshold)
+def signatures(shingles: U64, ends: I64, permutations: int = PERMUTATIONS, seed: int = 1) -> U32:
+    """Return the MinHash values (n, permutations) of sets of shingles that lie one after another."""
+    return _signatures(shingles, ends, *_permutations(permutations, seed))
+
+
+def intersection_over_union(values: U64, ends: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
+    """Return the exact Jaccard similarity of pairs (m, 2) of rising sets; 0 where it stays below the threshold."""
+    return _jaccards(values, ends, pairs, threshold)
 
 
 @cache
-def _permutations(seed: int) -> tuple[U32, U32]:
-    a, b = MinHash(num_perm=PERMUTATIONS, seed=seed, scheme="affine32").permutations
+def _permutations(number: int, seed: int) -> tuple[U32, U32]:
+    a, b = MinHash(num_perm=number, seed=seed, scheme="affine32").permutations
     return np.asarray(a, np.uint32), np.asarray(b, np.uint32)
 
 
@@ -218,32 +217,60 @@ def _signatures(shingles: U64, ends: I64, a: U32, b: U32) -> U32:
 
 
 @compiled
-def _make_sets(shingles: U64, ends: I64, rows: I64, sizes: I64) -> None:
+def _distinct(shingles: U64, ends: I64, rows: I64) -> tuple[U64, I64]:
+    total = 0
     for i in rows:
+        total += ends[i] - (ends[i - 1] if i else 0)
+    values, found = np.empty(total, np.uint64), np.empty(len(rows), np.int64)
+    places = np.empty(65537, np.int64)
+    filled = 0
+    for k, i in enumerate(rows):
         begin = ends[i - 1] if i else 0
-        members = shingles[begin : ends[i]]
-        members.sort()
-        distinct = min(1, len(members))
-        for k in range(1, len(members)):
-            if members[k] != members[distinct - 1]:
-                members[distinct] = members[k]
-                distinct += 1
-        sizes[i] = distinct
+        n = ends[i] - begin
+        bits = 1
+        while bits < 16 and 1 << bits < n:
+            bits += 1
+        shift = np.uint64(64 - bits)
+        # Hashes are spread evenly: placed by their first bits they are almost in order.
+        for b in range((1 << bits) + 1):
+            places[b] = 0
+        for s in range(begin, ends[i]):
+            places[np.int64(shingles[s] >> shift) + 1] += 1
+        for b in range(1 << bits):
+            places[b + 1] += places[b]
+        for s in range(begin, ends[i]):
+            bucket = np.int64(shingles[s] >> shift)
+            values[filled + places[bucket]] = shingles[s]
+            places[bucket] += 1
+        last = filled
+        for s in range(filled + 1, filled + n):
+            value, at = values[s], s
+            while at > filled and values[at - 1] > value:
+                values[at] = values[at - 1]
+                at -= 1
+            values[at] = value
+        for s in range(filled, filled + n):
+            if s == filled or values[s] != values[last - 1]:
+                values[last] = values[s]
+                last += 1
+        filled = last
+        found[k] = filled
+    return values[:filled].copy(), found
 
 
 @compiled
-def _jaccards(shingles: U64, ends: I64, sizes: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
+def _jaccards(values: U64, ends: I64, pairs: I64, threshold: float) -> NDArray[np.float64]:
     found = np.zeros(len(pairs), np.float64)
     for k in range(len(pairs)):
         i, j = pairs[k, 0], pairs[k, 1]
         x, y = (ends[i - 1] if i else 0), (ends[j - 1] if j else 0)
-        n, m = sizes[i], sizes[j]
-        x_end, y_end = x + n, y + m
+        x_end, y_end = ends[i], ends[j]
+        n, m = x_end - x, y_end - y
         if n == 0 or m == 0 or min(n, m) < threshold * max(n, m):
             continue
         common, left = 0, n + m
         while x < x_end and y < y_end:
-            one, two = shingles[x], shingles[y]
+            one, two = values[x], values[y]
             common += one == two
             x += one <= two
             y += two <= one

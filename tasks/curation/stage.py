@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput, NoDocuments
 from infra.lake import Ref
 from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
-from tasks.curation.filters import Rule, fineweb, language, named_rule, rules
-from tasks.curation.funnel import Funnel
-from tasks.curation.near_duplicates import (
-    Edges,
-    ShingleSets,
-    candidates,
-    components,
-    verified_edges,
-)
-from tasks.curation.read import Document, Quarantined, Reader
+from tasks.curation.corpus import Corpus
+from tasks.curation.filters import RuleSet, source_digest
+from tasks.curation.near_duplicates import by_component, choose_bands, component_of
 from tasks.curation.removals import (
+    EXACT,
     SEMANTIC,
+    Plan,
     Removal,
     component_graph,
     name_order,
-    plan_components,
     removals,
     survivor,
     with_kept_witnesses,
 )
 from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
 from tasks.curation.sample import sample_path
+from tasks.curation.search import find_edges
 from tasks.curation.semantic_clusters import SEMANTIC_CLUSTERS, Clustering, Duplicates
+from tasks.curation.shards import Index, Recipe, Work, make_shard, plan_shards
+from tasks.curation.shingles import I64
 from tasks.curation.truth import agreement, found_pairs, true_pairs
+from tasks.spread import Spread
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed
 
@@ -50,10 +51,7 @@ SUBTASKS: tuple[Subtask[Any, Any], ...] = (REPRESENTATIVES, SEMANTIC_CLUSTERS)
 
 BATCH = 512
 TEXT = pa.string()
-CANDIDATES = pa.schema(
-    [(name, TEXT) for name in ("doc_id", "domain", "source", "label", "text")]
-    + [("n_words", pa.int64()), ("n_bytes", pa.int64())]
-)
+EDGES_AT_ONCE = 50_000
 KEPT = pa.schema([("doc_id", TEXT), ("domain", TEXT), ("source", TEXT), ("text", TEXT), ("n_bytes", pa.int64())])
 DROPPED = pa.schema([("doc_id", TEXT), ("reason", TEXT), ("detail", TEXT)])
 EDGES = pa.schema([("i", TEXT), ("j", TEXT), ("jaccard", pa.float64())])
@@ -62,7 +60,6 @@ DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.f
 FINAL_DECISIONS = pa.schema(
     {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
 )
-QUARANTINED = pa.schema([("domain", TEXT), ("path", TEXT), ("reason", TEXT), ("detail", TEXT)])
 
 
 class Options(BaseModel):
@@ -77,6 +74,9 @@ class Options(BaseModel):
             meaning, so that every removed document has a kept witness at or above the threshold.
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
             threshold on; empty = the shipped one where the shipped texts are read.
+        shard_mb: MiB of files that are read as one part of the stored index; memory follows it.
+        permutations: values of a MinHash signature.
+        bands: bands of a signature; 0 = what the threshold needs.
         english: whether a text needs English stop words.
         languages: languages, by ISO 639-1 code, in one of which a text has to be; empty = not asked.
         fineweb: whether FineWeb's rules against menus and lists are asked too; they are made for web pages.
@@ -109,6 +109,9 @@ class Options(BaseModel):
     id_column: str = ""
     alone: bool = False
     truth: str = ""
+    shard_mb: int = Field(64, ge=1)
+    permutations: int = Field(128, ge=16, le=1024)
+    bands: int = Field(0, ge=0)
     english: bool = True
     languages: tuple[str, ...] = ()
     fineweb: bool = False
@@ -135,41 +138,47 @@ class Options(BaseModel):
 def prepare(context: Context) -> State:
     """Read, filter, drop exact copies, find near duplicates, and decide the components that need no arm."""
     options = context.parsed(Options)
-    quarantined: list[tuple[str, Quarantined]] = []
-    with TemporaryDirectory(dir=context.scratch) as folder, ShingleSets(Path(folder) / "shingles.u64") as sets:
-        funnel = Funnel(_rules(options), sets, redact=options.redact)
-        kept = context.lake.write("curation/candidates", _candidates(funnel, _documents(options, funnel, quarantined)))
-        log.info("%d documents read, %d pass, searching near duplicates", funnel.read.total(), len(funnel.ids))
-        sets.seal()
-        edges = verified_edges(candidates(funnel.signatures, options.threshold), sets, options.threshold)
-    parts = components(len(funnel.ids), edges.pairs)
-    plan = plan_components(funnel.ids, funnel.n_words, edges, parts, options.posed, options.largest_posed)
-    copies = [Removal(copy, first, 1.0, "exact_duplicates") for copy, first in funnel.copies]
+    recipe = _recipe(options)
+    root = context.home / "index" / "curation"
+    work, skipped = _work(options, recipe)
+    folders = Spread(context, "prepare shard")(_MakeShard(root / "shards", recipe), work)
+    index = Index.open(folders, recipe)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        scratch = Path(folder)
+        spread = Spread(context, "prepare bands")
+        found = find_edges(root / "searches", index, recipe, options.threshold, scratch, spread)
+        corpus = Corpus(index, found.first)
+        filtered: Counter[str] = Counter()
+        refs = {
+            "curation/candidates": context.lake.write("curation/candidates", corpus.candidates()),
+            "curation/filtered": context.lake.write("curation/filtered", _filtered(corpus, filtered)),
+            "curation/quarantined": context.lake.write("curation/quarantined", corpus.aside()),
+        }
+        _check_read(options, corpus, skipped, filtered)
+        log.info("%d documents read, %d pass, deciding near duplicates", len(corpus.names), int(corpus.is_first.sum()))
+        plan = Plan(options.posed, options.largest_posed)
+        edges = [0]
+        refs["curation/edges"] = context.lake.write("curation/edges", _edges(corpus, plan, found.path, scratch, edges))
+    copies, originals = corpus.copies()
+    refs["curation/components"] = context.lake.write("curation/components", _components(corpus, plan))
+    refs["curation/decisions"] = context.lake.write("curation/decisions", _decisions(corpus, plan, copies, originals))
     state = State().add(
-        {
-            "curation/candidates": kept,
-            "curation/edges": context.lake.write("curation/edges", _edges(funnel.ids, edges)),
-            "curation/components": context.lake.write("curation/components", _table(COMPONENTS, plan.members)),
-            "curation/decisions": context.lake.write("curation/decisions", _table(DECISIONS, copies + plan.removals)),
-            "curation/filtered": context.lake.write("curation/filtered", _table(DROPPED, funnel.dropped)),
-            "curation/quarantined": context.lake.write(
-                "curation/quarantined",
-                _table(QUARANTINED, [(domain, q.path, q.reason, q.detail) for domain, q in quarantined]),
-            ),
-        },
-        documents_read=dict(sorted(funnel.read.items())),
-        quarantined=len(quarantined),
-        undecodable_characters=funnel.replaced,
-        redacted=dict(sorted(funnel.redacted.items())),
-        dropped_by_rule=dict(sorted(Counter(rule for _, rule, _ in funnel.dropped).items())),
-        exact_duplicates=len(funnel.copies),
-        candidates=dict(sorted(Counter(funnel.domains).items())),
-        pairs_checked=edges.candidates,
-        near_duplicate_pairs=len(edges.pairs),
+        refs,
+        documents_read=dict(sorted(corpus.total("read").items())),
+        quarantined=corpus.total("quarantined").total(),
+        undecodable_characters=corpus.total("replaced").total(),
+        redacted=dict(sorted(corpus.redacted().items())),
+        dropped_by_rule=dict(sorted(filtered.items())),
+        exact_duplicates=len(copies),
+        candidates=dict(sorted(corpus.domains().items())),
+        pairs_checked=found.checked,
+        near_duplicate_pairs=edges[0],
         components=dict(sorted(Counter(plan.how).items())),
-        largest_component=max(map(len, parts), default=0),
+        component_sizes={str(size): count for size, count in sorted(plan.sizes.items())},
+        largest_component=plan.largest,
+        shards=len(index.shards),
     )
-    return state.add(**_against_truth(options, funnel, edges))
+    return state.add(**_against_truth(options, corpus, found.path, copies, originals))
 
 
 def pose(context: Context, state: State, subtask: str) -> Components | Clustering | None:
@@ -242,61 +251,128 @@ def headline(state: State) -> str:
     return f"{kept} of {read} documents kept, {duplicates} removed as duplicates{scored}"
 
 
-def _rules(options: Options) -> tuple[tuple[str, Rule], ...]:
-    chosen = list(rules(options.min_words, options.max_words, options.min_alphabetic, options.english))
+@dataclass(frozen=True)
+class _MakeShard:
+    """Makes a shard; picklable."""
+
+    root: Path
+    recipe: Recipe
+
+    def __call__(self, work: Work) -> Path:
+        return make_shard(self.root, work, self.recipe)
+
+
+def _recipe(options: Options) -> Recipe:
+    rules = RuleSet(
+        min_words=options.min_words,
+        max_words=options.max_words,
+        min_alphabetic=options.min_alphabetic,
+        english=options.english,
+        languages=options.languages,
+        fineweb=options.fineweb,
+        own_rules=options.own_rules,
+    )
     try:
-        if options.languages:
-            chosen.append(("language", language(options.languages)))
-        if options.fineweb:
-            chosen.append(("fineweb", fineweb()))
-        chosen += map(named_rule, options.own_rules)
+        rules.build()  # said now, not by a worker
+        bands, rows = choose_bands(options.threshold, options.permutations, options.bands)
     except ValueError as error:
         raise BadInput(str(error)) from error
-    return tuple(chosen)
+    return Recipe(
+        rules=rules,
+        text_column=options.text_column,
+        id_column=options.id_column,
+        redact=options.redact,
+        permutations=options.permutations,
+        bands=bands,
+        band_rows=rows,
+        own_code=source_digest(options.own_rules),
+    )
 
 
-def _documents(
-    options: Options, funnel: Funnel, quarantined: list[tuple[str, Quarantined]]
-) -> Iterator[list[Document]]:
-    """Read both domains; stop with advice where one of them has led to no candidate."""
+def _domains(options: Options) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Return each domain, the option that names its files, and what was given."""
     domains = [("base", "corpus", options.corpus), ("second", "second", options.second)]
-    if options.alone and not options.second:
-        domains.pop()
-    paths = {
-        domain: [Path(path).expanduser() for path in given] or [sample_path(domain)] for domain, _, given in domains
-    }
-    for path in (path for group in paths.values() for path in group):
-        if not path.exists():
-            raise BadInput(f"there is no {path}; give files or folders of Parquet, JSON lines or plain text")
-    seen: dict[str, int] = {}
-    for domain, option, given in domains:
-        named = (options.text_column, options.id_column) if given else ("", "")
-        reader = Reader(domain, *named, seen=seen)
-        yield from reader.read(paths[domain])
-        quarantined += [(domain, item) for item in reader.quarantined]
-        for item in reader.quarantined[:5]:
-            log.warning("%s put aside: %s (%s)", item.path, item.reason, item.detail)
-        if domain not in funnel.domains:
-            aside = Counter(item.reason for item in reader.quarantined)
-            why = Counter(rule for _, rule, _ in funnel.dropped)
+    return domains[:1] if options.alone and not options.second else domains
+
+
+def _work(options: Options, recipe: Recipe) -> tuple[list[Work], Counter[str]]:
+    """Return the shards of all domains, and how many files were passed over."""
+    work: list[Work] = []
+    skipped: Counter[str] = Counter()
+    for domain, _, given in _domains(options):
+        paths = [Path(path).expanduser() for path in given] or [sample_path(domain)]
+        for path in paths:
+            if not path.exists():
+                raise BadInput(f"there is no {path}; give files or folders of Parquet, JSON lines or plain text")
+        named = recipe if given else replace(recipe, text_column="", id_column="")
+        some, skipped[domain] = plan_shards(domain, paths, named, options.shard_mb * 2**20)
+        work += some
+    return work, skipped
+
+
+def _check_read(options: Options, corpus: Corpus, skipped: Counter[str], filtered: Counter[str]) -> None:
+    """Warn of what was put aside; stop with advice where a domain has led to no candidate."""
+    aside = corpus.aside().to_pylist()
+    for item in aside[:5]:
+        log.warning("%s put aside: %s (%s)", item["path"], item["reason"], item["detail"])
+    candidates, read = corpus.domains(), corpus.total("read")
+    for domain, option, _ in _domains(options):
+        if domain not in candidates:
+            why = Counter(item["reason"] for item in aside if item["domain"] == domain)
             raise NoDocuments(
-                f"no usable document in the {domain} domain: {funnel.read[domain]} read, {reader.skipped} files "
-                f"skipped for their ending, put aside: {dict(aside)}, dropped by rules so far: {dict(why)}. Give text "
+                f"no usable document in the {domain} domain: {read[domain]} read, {skipped[domain]} files "
+                f"skipped for their ending, put aside: {dict(why)}, dropped by rules: {dict(filtered)}. Give text "
                 f"files, JSON lines or Parquet with a text column by `{option}`, name the column by --text-column, or "
                 f"loosen min_words, min_alphabetic, english"
             )
 
 
-def _candidates(funnel: Funnel, batches: Iterable[list[Document]]) -> Iterator[pa.Table]:
-    yield CANDIDATES.empty_table()
-    for batch in funnel.pass_through(batches):
-        rows = [
-            (d.doc_id, d.domain, d.source, d.label, d.text, c.n_words, len(d.text.encode()))
-            for c in batch
-            for d in (c.document,)
-        ]
-        if rows:
-            yield _table(CANDIDATES, rows)
+def _filtered(corpus: Corpus, counts: Counter[str]) -> Iterator[pa.Table]:
+    yield DROPPED.empty_table()
+    for table in corpus.filtered(counts):
+        yield table.rename_columns(DROPPED.names).cast(DROPPED)
+
+
+def _edges(corpus: Corpus, plan: Plan, path: Path, folder: Path, count: list[int]) -> Iterator[pa.Table]:
+    """Yield the edges by component, and let the plan decide each component on the way."""
+    yield EDGES.empty_table()
+    n_words = corpus.index.gather("n_words")
+    component = component_of(corpus.index.size, [path])
+    waiting: list[tuple[I64, NDArray[np.float64]]] = []
+    held = 0
+
+    def table() -> pa.Table:
+        pairs, jaccard = (np.concatenate(column) for column in zip(*waiting, strict=True))
+        i, j = (corpus.names_of(pairs[:, k]).cast(TEXT) for k in (0, 1))
+        return pa.table([i, j, pa.array(jaccard)], schema=EDGES)
+
+    for pairs, jaccard in by_component([path], component, folder):
+        plan.decide(pairs, jaccard, n_words, corpus.name)
+        count[0] += len(pairs)
+        waiting.append((pairs, jaccard))
+        held += len(pairs)
+        if held >= EDGES_AT_ONCE:
+            yield table()
+            waiting, held = [], 0
+    if waiting:
+        yield table()
+
+
+def _components(corpus: Corpus, plan: Plan) -> pa.Table:
+    members, number = plan.members()
+    how = np.array(plan.how, object)[number] if len(number) else np.zeros(0, object)
+    names = corpus.names_of(members).cast(TEXT)
+    return pa.table([names, pa.array(number), pa.array(how.tolist(), TEXT)], schema=COMPONENTS)
+
+
+def _decisions(corpus: Corpus, plan: Plan, copies: I64, originals: I64) -> Iterator[pa.Table]:
+    """Yield exact copies and what goes where no arm decides."""
+    names = [corpus.names.take(pa.array(rows)).cast(TEXT) for rows in (copies, originals)]
+    yield pa.table([*names, pa.array(np.ones(len(copies))), pa.array([EXACT] * len(copies), TEXT)], schema=DECISIONS)
+    gone, witness, jaccard, how = plan.removals()
+    names = [corpus.names_of(rows).cast(TEXT) for rows in (gone, witness)]
+    subtask = pa.array([f"near_duplicates/{name}" for name in how], TEXT)
+    yield pa.table([*names, pa.array(jaccard), subtask], schema=DECISIONS)
 
 
 def _pose_representatives(context: Context, state: State, options: Options) -> Components | None:
@@ -316,8 +392,7 @@ def _pose_representatives(context: Context, state: State, options: Options) -> C
     component = {name: k for k, names in members.items() for name in names}
     inside: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
     for (i, j), similarity in _similarities(context, state).items():
-        if i in component:
-            inside[component[i]].append((i, j, similarity))
+        inside[component[i]].append((i, j, similarity))
     return Components(
         graphs=tuple(component_graph(words[k], members[k], inside[k]) for k in members),
         documents=tuple(tuple(names) for names in members.values()),
@@ -420,10 +495,14 @@ def _with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> 
 
 
 def _similarities(context: Context, state: State) -> dict[tuple[str, str], float]:
-    table = context.lake.read(state.refs["curation/edges"])
-    return dict(
-        zip(zip(table["i"].to_pylist(), table["j"].to_pylist(), strict=True), table["jaccard"].to_pylist(), strict=True)
+    """Return the edges of the components that are put before the arms."""
+    table = context.lake.sql(
+        "select i, j, jaccard from edges semi join (from components where decided = 'posed') c on edges.i = c.doc_id",
+        edges=state.refs["curation/edges"],
+        components=state.refs["curation/components"],
     )
+    columns = [column.to_pylist() for column in table.columns]
+    return {(i, j): jaccard for i, j, jaccard in zip(*columns, strict=True)}
 
 
 def _kept(
@@ -439,27 +518,28 @@ def _kept(
         yield pa.Table.from_batches([rows]).cast(KEPT)
 
 
-def _against_truth(options: Options, funnel: Funnel, edges: Edges) -> dict[str, Any]:
+def _against_truth(options: Options, corpus: Corpus, edges: Path, copies: I64, originals: I64) -> dict[str, Any]:
     """Compare the pairs found in the second domain, exact copies included, with the true pairs."""
     path = Path(options.truth).expanduser() if options.truth else None
     if path is None and not options.second and not options.alone:
         path = sample_path("truth")
     if path is None:
         return {}
-    domain = dict(zip(funnel.ids, funnel.domains, strict=True))
-    second = {name for name in domain if domain[name] == "second"}
-    second |= {copy for copy, first in funnel.copies if first in second}
-    found = found_pairs(funnel.ids, funnel.copies, edges.pairs)
+    names: list[str] = corpus.names.to_pylist()
+    ids = [names[k] for k in corpus.documents.tolist()]
+    second: set[str] = set()
+    for shard, start in zip(corpus.index.shards, corpus.index.starts.tolist(), strict=False):
+        if shard.domain == "second":
+            second.update(ids[g] for g in range(start, start + shard.size) if corpus.is_first[g])
+    repeated = [(names[a], names[b]) for a, b in zip(copies.tolist(), originals.tolist(), strict=True)]
+    second |= {copy for copy, first in repeated if first in second}
+    table = pq.read_table(edges)
+    found = found_pairs(ids, repeated, np.column_stack([table["i"].to_numpy(), table["j"].to_numpy()]))
     result = agreement(
         [(a, b) for a, b in found if a in second and b in second],
         [(a, b) for a, b in true_pairs(path, options.threshold) if a in second and b in second],
     )
     return {"truth": {"pairs": result.true, "precision": result.precision, "recall": result.recall}}
-
-
-def _edges(ids: Sequence[str], edges: Edges) -> pa.Table:
-    rows = [(ids[i], ids[j], s) for (i, j), s in zip(edges.pairs.tolist(), edges.jaccard.tolist(), strict=True)]
-    return _table(EDGES, rows)
 
 
 def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:

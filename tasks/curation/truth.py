@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from tasks.curation.near_duplicates import Pairs
+from tasks.curation.shingles import I64
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def agreement(found: Iterable[tuple[str, str]], true: Iterable[tuple[str, str]])
     return Agreement(len(ours), len(theirs), len(ours & theirs))
 
 
-def found_pairs(ids: Sequence[str], copies: Iterable[tuple[str, str]], pairs: Pairs) -> list[tuple[str, str]]:
+def found_pairs(ids: Sequence[str], copies: Iterable[tuple[str, str]], pairs: I64) -> list[tuple[str, str]]:
     """Return the pairs by name, exact copies written out: each copy is alike what its first document is alike."""
     group = {name: [name] for name in ids}
     for copy, first in copies:

@@ -4,32 +4,43 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.combinatorial.independent_set import repair
-from tasks.curation.near_duplicates import Edges, components
-from tasks.curation.removals import Removal, component_graph, plan_components, removals, survivor
+from tasks.curation.removals import Plan, Removal, component_graph, removals, survivor
 
 
-def edges(pairs: list[tuple[int, int]], jaccard: float = 0.8) -> Edges:
-    return Edges(np.array(pairs, np.int64).reshape(-1, 2), np.full(len(pairs), jaccard), len(pairs))
+def planned(n_words: list[int], components: list[list[tuple[int, int]]], posed: int, largest_posed: int) -> Plan:
+    plan = Plan(posed, largest_posed)
+    for pairs in components:
+        plan.decide(np.array(pairs), np.full(len(pairs), 0.8), np.array(n_words), "abcdef".__getitem__)
+    return plan
 
 
 def test_pairs_and_cliques_keep_their_longest_document() -> None:
-    found = edges([(0, 1), (2, 3), (2, 4), (3, 4)])
-    plan = plan_components(
-        list("abcde"), [5, 9, 4, 4, 16], found, components(5, found.pairs), posed=10, largest_posed=9
-    )
+    plan = planned([5, 9, 4, 4, 16], [[(0, 1)], [(2, 3), (2, 4), (3, 4)]], posed=10, largest_posed=9)
     assert plan.how == ["clique", "clique"]
-    assert [(r.removed, r.witness) for r in plan.removals] == [("a", "b"), ("c", "e"), ("d", "e")]
+    gone, witness, similarity, how = plan.removals()
+    assert list(zip(gone.tolist(), witness.tolist(), strict=True)) == [(0, 1), (2, 4), (3, 4)]
+    assert similarity.tolist() == [0.8] * 3
+    assert how == ["clique"] * 3
+    members, number = plan.members()
+    assert members.tolist() == [0, 1, 2, 3, 4]
+    assert number.tolist() == [0, 0, 1, 1, 1]
+    assert plan.sizes == {2: 1, 3: 1}
+    assert plan.largest == 3
 
 
 def test_chains_are_left_to_the_arms_up_to_the_limit() -> None:
-    found = edges([(0, 1), (1, 2), (3, 4), (4, 5)])
-    parts = components(6, found.pairs)
-    assert plan_components(list("abcdef"), [1] * 6, found, parts, posed=2, largest_posed=3).removals == []
-    limited = plan_components(list("abcdef"), [1] * 6, found, parts, posed=1, largest_posed=3)
+    chains = [[(0, 1), (1, 2)], [(3, 4), (4, 5)]]
+    assert len(planned([1] * 6, chains, posed=2, largest_posed=3).removals()[0]) == 0
+    limited = planned([1] * 6, chains, posed=1, largest_posed=3)
     assert sorted(limited.how) == ["greedy", "posed"]
-    assert len(limited.removals) == 1
-    assert limited.removals[0].subtask == "near_duplicates/greedy"
-    assert plan_components(list("abcdef"), [1] * 6, found, parts, posed=2, largest_posed=2).how == ["greedy", "greedy"]
+    assert limited.removals()[3] == ["greedy"]
+    assert planned([1] * 6, chains, posed=2, largest_posed=2).how == ["greedy", "greedy"]
+
+
+def test_which_chains_the_arms_get_does_not_depend_on_their_order() -> None:
+    chains = [[(0, 1), (1, 2)], [(3, 4), (4, 5)]]
+    there = planned([1] * 6, chains, posed=1, largest_posed=3).how
+    assert there == planned([1] * 6, chains[::-1], posed=1, largest_posed=3).how[::-1]
 
 
 def test_the_witness_is_the_kept_neighbour_that_is_most_alike() -> None:

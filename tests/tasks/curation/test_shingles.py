@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.curation.near_duplicates import normalised_words
-from tasks.curation.shingles import PERMUTATIONS, make_sets, signatures, sketch
+from tasks.curation.shingles import PERMUTATIONS, distinct, signatures, sketch
 
 # The two characters whose lower case depends on their neighbours or is two characters long.
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="Σİ"), max_size=60)
@@ -37,10 +37,9 @@ def test_every_character_belongs_to_a_word_exactly_where_the_regular_expression_
 @settings(deadline=None)
 def test_a_set_has_one_shingle_for_each_distinct_run_of_five_words(words):
     runs = {tuple(words[k : k + 5]) for k in range(max(1, len(words) - 4))} if words else set()
-    sketches, sizes = sketch(["before it", " ".join(words)]), np.full(2, -1)
-    make_sets(sketches.shingles, sketches.ends, np.array([1]), sizes)
-    found = sketches.shingles[sketches.ends[0] :][: sizes[1]]
-    assert sizes.tolist() == [-1, len(runs)]
+    sketches = sketch(["before it", " ".join(words)])
+    found, ends = distinct(sketches.shingles, sketches.ends, np.array([1]))
+    assert ends.tolist() == [len(runs)] == [len(found)]
     assert (np.diff(found.astype(object)) > 0).all()
 
 
