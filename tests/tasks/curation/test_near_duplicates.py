@@ -85,7 +85,7 @@ def test_planted_near_duplicates_are_found_exactly(tmp_path: Path, threshold: fl
     }
     if index.size == len(documents):  # no copy within a file, so that numbers are positions
         assert edges(searched(tmp_path, index, threshold, recipe)) == pytest.approx(truth)
-    assert threshold == 1.0 or len(truth) > 40
+    assert threshold == 1.0 or len(truth) > 30
 
 
 def test_new_files_against_the_stored_index_give_what_all_at_once_gives(tmp_path: Path) -> None:
@@ -117,7 +117,8 @@ def test_new_files_against_the_stored_index_give_what_all_at_once_gives(tmp_path
 
 def test_a_search_that_spills_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = indexed(tmp_path, [planted(np.random.default_rng(3))])
-    expected = edges(searched(tmp_path / "one" if (tmp_path / "one").mkdir() is None else tmp_path, index))
+    (tmp_path / "one").mkdir()
+    expected = edges(searched(tmp_path / "one", index))
     monkeypatch.setattr(near_duplicates, "MEMORY", "8MB")
     monkeypatch.setattr(near_duplicates, "DOCUMENTS_AT_ONCE", 16)
     monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 10)
