@@ -5,7 +5,8 @@ MinHash (Broder 1997; `datasketch`, scheme affine32) only proposes; no edge stan
 collisions never chain documents together.
 
 Everything large stays on disk: DuckDB sorts the keys of a band, and the edges, within `MEMORY` and spills what is
-more; signatures and shingle sets are mapped and let go again. What grows in memory are a few numbers for each candidate.
+more; signatures and shingle sets are mapped and let go again. A few numbers for each
+candidate are what grows in memory.
 """
 
 from __future__ import annotations
