@@ -10,7 +10,7 @@ import fcntl
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Gone:
     """One thing that is taken away.
 
     Attributes:
-        what: `run`, `lake version`, `unfinished part`, `scratch` or `study`.
+        what: `run`, `lake version`, `unfinished part`, `scratch`, `index` or `study`.
         name: of it.
         path: what is removed, or None for a lake version.
         ref: the lake version.
@@ -74,6 +74,7 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
         gone.append(Gone("lake version", text, None, size, there[text]))
     gone += [Gone("unfinished part", str(path.relative_to(home)), path, _size(path)) for path in lake.orphans()]
     gone += [Gone("scratch", path.name, path, _size(path)) for path in sorted((home / "scratch").glob("*"))]
+    gone += [Gone("index", path.name, path, _size(path)) for path in _unused(home / "index", old)]
     gone += [Gone("study", path.name, path, _size(path)) for path in _newest_first(home / "studies")[keep:]]
     return gone
 
@@ -96,6 +97,15 @@ def carry_out(home: Path, items: Iterable[Gone]) -> int:
 def _newest_first(folder: Path) -> list[Path]:
     found = [path for path in folder.glob("*") if path.is_dir()]
     return sorted(found, key=lambda path: (path.stat().st_mtime, path.name), reverse=True)
+
+
+def _unused(index: Path, old: Sequence[Path]) -> list[Path]:
+    """Return the parts of stored indexes that were last used before the newest of the runs that go had ended."""
+    if not old:
+        return []
+    ended = old[0].stat().st_mtime
+    parts = [path for folder in index.glob("*") for path in folder.glob("*/*") if path.is_dir()]
+    return sorted(path for path in parts if path.stat().st_mtime < ended)
 
 
 def _is_busy(run: Path) -> bool:

@@ -80,3 +80,13 @@ def test_nothing_is_cleaned_while_a_run_goes_on(home):
 
 def test_an_empty_home_has_nothing_to_clean(tmp_path):
     assert clean(tmp_path, keep=0) == ([], 0)
+
+
+def test_an_index_loses_what_no_kept_run_used(home):
+    shards = home / "index" / "curation" / "shards"
+    for name, used in (("early", 1000.5), ("late", 1001.5)):  # the second run ended at 1001
+        (shards / name).mkdir(parents=True)
+        os.utime(shards / name, (used, used))
+    assert [item.name for item in retention.plan(home, keep=3) if item.what == "index"] == []
+    clean(home, keep=1)
+    assert [path.name for path in shards.iterdir()] == ["late"]
