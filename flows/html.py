@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from flows import html_charts as charts
-from flows.html_dedup import merged_documents
+from flows.html_dedup import merged_documents, saved_training
 from flows.render import (
     ARM_HEADER,
     QUEUE_HEADER,
@@ -89,6 +89,8 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "examples": examples,
         "examples_missing": missing,
         "removed": facts.get("curation", {}).get("removed", {}),
+        "saved": saved_training(stages),
+        "component_sizes": charts.component_sizes(facts.get("curation", {}).get("component_sizes", {})),
         "training": _training(lake, refs, facts.get("training", {})),
         "samples": list(_samples(facts)),
         "pruning": _pruning(facts.get("inference", {})),

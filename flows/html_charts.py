@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 Row = Mapping[str, Any]
 
@@ -128,7 +128,7 @@ def arms(subtask: Row) -> str | None:
         return None
     rows.sort(key=lambda row: row["energy"]["spent"]["narrow"][1])
     scored = [row for row in rows if row["quality"] is not None]
-    figure, both = _figure(0.95 + 0.25 * len(rows), 2 if scored else 1, sharey=True, squeeze=False)
+    figure, both = _figure(max(1.9, 0.95 + 0.25 * len(rows)), 2 if scored else 1, sharey=True, squeeze=False)
     left, *right = both[0]
     low = _lowest(scored, subtask["tolerance"])
     for y, row in enumerate(rows):
@@ -379,6 +379,24 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     handles = [Line2D([], [], color=c, marker=m, ls="none", ms=7, label=name) for name, (c, m) in STATES.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return svg_of(figure, "Drift over time")
+
+
+def component_sizes(sizes: Mapping[str, int]) -> str | None:
+    """Return how many components of near duplicates there are of each size, both axes logarithmic."""
+    if not sizes:
+        return None
+    figure, ax = _figure(2.4)
+    documents = sorted(map(int, sizes))
+    ax.plot(documents, [sizes[str(n)] for n in documents], "o", color=COLOURS["classical"])
+    _log(ax, "x")
+    _log(ax, "y")
+    ax.set_xticks([n for n in (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if n <= documents[-1]])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel("documents in a component")
+    ax.set_ylabel("components")
+    return svg_of(figure, "Sizes of near-duplicate components")
 
 
 def energy_per_request(windows: Sequence[Row]) -> str | None:

@@ -56,6 +56,22 @@ def merged_documents(lake: Lake, refs: Mapping[str, str]) -> tuple[list[Merged],
     return [_merged(row, texts) for row in rows], ""
 
 
+def saved_training(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Return what duplicates that went would have cost in one pass of training; None where the run does not say.
+
+    Tokens by the tokenizer of this run; joules a token are those of its training stage, evaluation included.
+    """
+    try:
+        repeated = sum(stages["curation"]["facts"]["bytes_repeated"].values())
+        packed = [v for k, v in stages["preprocessing"]["facts"]["statistics"].items() if k.endswith("/train")]
+        tokens = repeated * sum(v["tokens"] for v in packed) / sum(v["n_bytes"] for v in packed)
+        spent, trained = stages["training"]["spent"], stages["training"]["facts"]["tokens"]
+        joules = [tokens * value / trained for value in spent["narrow"]]
+    except (KeyError, TypeError, ZeroDivisionError):  # a stage did not run
+        return None
+    return {"mb": repeated / 1e6, "tokens": tokens, "joules": joules, "source": spent["source"]}
+
+
 def _examples(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for way in dict.fromkeys(row["subtask"] for row in rows):
@@ -87,7 +103,9 @@ def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
         if copy and row["witness"] in texts:
             words = _WORDS.findall(texts[row["witness"]])
             same = (Piece(_cut(words), False),)
-            return Merged(*about, same, note="a copy to the letter; its text is kept once")
+            again = _similarity(row) < 1
+            note = "a copy to the letter of a document that went for this one" if again else "a copy to the letter"
+            return Merged(*about, same, note=f"{note}; its text is kept once")
         return Merged(*about, note=f"the text of {' and '.join(missing)} is not kept")
     left, right = side_by_side(texts[row["removed"]], texts[row["witness"]])
     return Merged(*about, left, right)

@@ -238,8 +238,18 @@ def publish(context: Context, state: State) -> State:
         },
         documents_kept=dict(sorted(counts.items())),
         bytes_kept=dict(sorted(sizes.items())),
+        bytes_repeated=_repeated_bytes(context, state, sizes),
         removed=dict(sorted(removed.items())),
     )
+
+
+def _repeated_bytes(context: Context, state: State, kept: Mapping[str, int]) -> dict[str, int]:
+    """Return the bytes of near and semantic duplicates that went, by domain; exact copies were never stored."""
+    table = context.lake.sql(
+        "select domain, sum(n_bytes)::bigint as n_bytes from candidates group by domain order by domain",
+        candidates=state.refs["curation/candidates"],
+    )
+    return {row["domain"]: row["n_bytes"] - kept.get(row["domain"], 0) for row in table.to_pylist()}
 
 
 def headline(state: State) -> str:
