@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -302,6 +303,22 @@ def _advice(text: str) -> str:
     return "see the database's own message"
 
 
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Let readers not wait for the writer.
+
+    SQLite does not wait for another process while it converts a new file, so several that open it at once have to.
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 @lru_cache(maxsize=16)
 def _engine(url: str, durable: bool, pid: int) -> Engine:
     """Return the engine of the process with this id."""
@@ -320,7 +337,7 @@ def _engine(url: str, durable: bool, pid: int) -> Engine:
     def _configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins transactions too late; see _begin
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")  # readers do not wait for the writer
+        _write_ahead(cursor)
         cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.close()

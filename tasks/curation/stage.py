@@ -150,11 +150,11 @@ def prepare(context: Context) -> State:
         corpus = Corpus(index, found.first)
         filtered: Counter[str] = Counter()
         refs = {
-            "curation/candidates": context.lake.write("curation/candidates", corpus.candidates()),
             "curation/filtered": context.lake.write("curation/filtered", _filtered(corpus, filtered)),
             "curation/quarantined": context.lake.write("curation/quarantined", corpus.aside()),
         }
         _check_read(options, corpus, skipped, filtered)
+        refs["curation/candidates"] = context.lake.write("curation/candidates", corpus.candidates())
         log.info("%d documents read, %d pass, deciding near duplicates", len(corpus.names), int(corpus.is_first.sum()))
         plan = Plan(options.posed, options.largest_posed)
         edges = [0]

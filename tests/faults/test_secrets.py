@@ -107,7 +107,8 @@ def _call(home, patience_s):
 def assert_unseen(said, files, *, besides=()):
     for secret in (TOKEN.encode(), b"Bearer e", b"eyJ"):
         assert secret not in said, said.decode(errors="replace")[-3000:]
-        seen = [path for path, content in files.items() if secret in content and path not in besides]
+        chance = {path for path in files if len(secret) < 4 and path.suffix == ".parquet"}  # three bytes, compressed
+        seen = [path for path, content in files.items() if secret in content and path not in {*besides, *chance}]
         assert seen == [], f"{secret!r} stands in {seen}"
 
 

@@ -166,7 +166,7 @@ def test_every_circuit_went_through_the_ledger(finished: Finished) -> None:
     calls = list_calls(f"sqlite:///{finished.home}/ledger.db", run=RUN, limit=1000)
     assert {call["state"] for call in calls} == {"DONE"}
     stages = {call["stage"] for call in calls}
-    assert stages == {"curation", "inference", "monitoring"}
+    assert stages == {"curation", "preprocessing", "inference", "monitoring"}
 
 
 def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> None:

@@ -111,9 +111,9 @@ def test_down_spares_a_process_that_only_has_the_same_number(tmp_path: Path) -> 
 def test_a_second_up_is_refused_with_the_addresses_of_the_first(tmp_path: Path) -> None:
     write_note(tmp_path, {"prefect_url": "http://127.0.0.1:4200/api"})
     with (
-        standing._alone(tmp_path),
+        standing.alone(tmp_path),
         pytest.raises(BadInput, match=r"run already; `ketcycle down` stops them\nPrefect +http://127.0.0.1:4200$"),
-        standing._alone(tmp_path),
+        standing.alone(tmp_path),
     ):
         pass
 
@@ -126,8 +126,9 @@ def test_a_usual_port_that_is_taken_is_replaced_and_one_that_was_asked_for_is_no
         usual = Settings.model_construct(
             prefect_port=port, mlflow_port=0, dask_port=0, metrics_port=0, _fields_set=set()
         )
-        found = standing._ports(usual)
+        names = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
+        found = {name: standing.choose_port(usual, name) for name in names}
         assert found["prefect_port"] != port
         assert len(set(found.values())) == 4
         with pytest.raises(BadInput, match=f"prefect_port {port} is in use by another program; stop it, or choose"):
-            standing._ports(Settings(home=tmp_path, prefect_port=port))
+            standing.choose_port(Settings(home=tmp_path, prefect_port=port), "prefect_port")
