@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -137,6 +140,14 @@ CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
     ),
     "unknown profile": (lambda: ("run", "--profile", "huge"), r"no profile 'huge'; there are .*smoke"),
     "unknown stage": (lambda: ("run", "--stages", "cooking"), r"unknown stages cooking; the stages are curation"),
+    "threshold of nothing": (
+        lambda: ("stage", "curation", "--corpus", written("c.txt", PROSE), "--threshold", "0"),
+        r"threshold: Input should be greater than 0",
+    ),
+    "threshold that is no number": (
+        lambda: ("stage", "curation", "--corpus", written("c.txt", PROSE), "--threshold", "nan"),
+        r"threshold: Input should be less than or equal to 1",
+    ),
     "unknown method": (lambda: ("run", "--method", "magic"), r"method: Input should be 'classical', 'quantum'"),
     "unsafe run name": (lambda: ("run", "--run", "../up"), r"a run is named with a-z, 0-9 and dashes"),
     "second run of a name": (lambda: ("run", "--run", a_run()), r"a run first already; .*--resume first"),
@@ -246,8 +257,9 @@ def prose(seed: int, words: int = 120) -> str:
     return " ".join(f"{rng.choice(known)}" if rng.random() < 0.5 else f"word{rng.integers(4000)}" for _ in range(words))
 
 
-def curated(home: Path, corpus: Path) -> State:
-    options = {"corpus": (str(corpus),), "second": (str(corpus.parent / "second"),), "semantic_documents": 0}
+def curated(home: Path, corpus: Path, **others: Any) -> State:
+    second = (str(corpus.parent / "second"),)
+    options = {"corpus": (str(corpus),), "second": second, "semantic_documents": 0, **others}
     given = Context("run", "curation", home, 0, options)
     state = curation.prepare(given)
     assert all(curation.pose(given, state, subtask.name) is None for subtask in curation.SUBTASKS)
@@ -282,6 +294,62 @@ def test_damaged_files_among_good_ones_are_named_and_the_rest_is_done(folder: Pa
         ("mixed.jsonl:2", "not JSON"),
         ("mixed.jsonl:3", "no text column"),
     }
+
+
+def test_hostile_files_cost_no_memory_and_the_rest_is_done(folder: Path, tmp_path: Path) -> None:
+    """A line without end, a small file that unpacks to a large one, and binary data that calls itself text."""
+    for i in range(4):
+        written(str(folder / f"good{i}.txt"), prose(i))
+    with (folder / "line.jsonl").open("wb") as target:
+        target.write(json.dumps({"text": prose(20)}).encode() + b"\n")
+        target.truncate(2**29)  # a sparse file: half a gigabyte without a line break
+    with gzip.open(folder / "bomb.jsonl.gz", "wb", compresslevel=9) as target:
+        for _ in range(128):
+            target.write(b"0" * 2**20)
+    assert (folder / "bomb.jsonl.gz").stat().st_size < 2**19
+    (folder / "picture.txt").write_bytes(bytes(range(256)) * 50)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    state = curated(tmp_path / "home", folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "KiB"
+    aside = Lake(tmp_path / "home" / "lake").read(state.refs["curation/quarantined"]).to_pylist()
+    assert {(Path(row["path"]).name, row["reason"]) for row in aside} == {
+        ("line.jsonl:2", "line too long"),
+        ("bomb.jsonl.gz:1", "line too long"),
+        ("picture.txt", "binary"),
+    }
+    assert state.facts["documents_kept"]["base"] == 5
+
+
+def test_ids_that_repeat_and_schemas_that_differ(folder: Path, tmp_path: Path) -> None:
+    for part in range(2):
+        rows = [{"id": f"d{i}", "text": prose(10 * part + i)} for i in range(3)]
+        written(str(folder / f"{part}.jsonl"), "".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.table({"text": [prose(40), prose(41)], "n": [1, 2]}), folder / "a.parquet")
+    pq.write_table(pa.table({"body": pa.array([prose(42)], pa.large_string())}), folder / "b.parquet")
+    pq.write_table(pa.table({"text": [42]}), folder / "c.parquet")
+    state = curated(tmp_path / "home", folder)
+    lake = Lake(tmp_path / "home" / "lake")
+    ids = [row["doc_id"] for row in lake.read(state.refs["curation/kept"]).to_pylist() if row["domain"] == "base"]
+    assert len(ids) == len(set(ids)) == 9
+    (aside,) = lake.read(state.refs["curation/quarantined"]).to_pylist()
+    assert (Path(aside["path"]).name, aside["reason"]) == ("c.parquet", "no text column")
+
+
+@pytest.mark.parametrize(("threshold", "kept"), [(0.01, 1), (0.5, 2), (1.0, 3)])
+@pytest.mark.parametrize("permutations", [128, 101])
+def test_the_ends_of_the_threshold_are_sane(
+    folder: Path, tmp_path: Path, threshold: float, kept: int, permutations: int
+) -> None:
+    words = prose(3).split()
+    half = len(words) // 2
+    for name, text in {
+        "a": words,
+        "b": [*words[:-3], "and", "so", "on"],  # nearly the same
+        "c": [*words[:half], *prose(4).split()[:half]],  # half of it
+    }.items():
+        written(str(folder / f"{name}.txt"), " ".join(text))
+    state = curated(tmp_path / "home", folder, threshold=threshold, permutations=permutations)
+    assert state.facts["documents_kept"]["base"] == kept
 
 
 @pytest.mark.parametrize("copies", [1, 20], ids=["one document", "only duplicates"])
