@@ -32,6 +32,7 @@ import pyarrow.parquet as pq
 
 THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
 SHARD_BYTES = 32 * 2**20
+BYTES_PER_TOKEN, USD_PER_CORE_H = 4, 0.04
 ENVIRONMENT = Path(".ketcycle-peers")
 PEERS = {"rensa": ("rensa==0.5.0", "pyarrow"), "datasketch": ("datasketch==2.0.0", "pyarrow")}
 SCHEMA = pa.schema(
@@ -259,6 +260,22 @@ def peer_environment(names: list[str]) -> Path:
     return python
 
 
+def plan(documents: int, mb: float, run: dict[str, float], tokens: float = 1e12) -> str:
+    """Project a larger corpus from what one run took per document; nothing of it is measured.
+
+    The number of candidate pairs is taken to grow with the documents, as it does while the share of copies stays.
+    """
+    larger = tokens * BYTES_PER_TOKEN / (mb * 1e6)
+    cpu_h = run["cpu_s"] * larger / 3600
+    return (
+        f"projected for {tokens:.0e} tokens of {BYTES_PER_TOKEN} bytes: {documents * larger:.1e} documents, "
+        f"{tokens * BYTES_PER_TOKEN / SHARD_BYTES:,.0f} shards of {SHARD_BYTES // 2**20} MiB of text, stored index "
+        f"{run['stored_bytes'] * larger / 1e12:.1f} TB, bands shuffled and spilled "
+        f"{run['shuffled_bytes'] * larger / 1e12:.1f} TB, {cpu_h:,.0f} core hours, "
+        f"{cpu_h * USD_PER_CORE_H:,.0f} USD at {USD_PER_CORE_H} USD each"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--documents", type=int, default=20_000)
@@ -313,6 +330,7 @@ def main() -> None:
                 f"precision {one['precision']:.4f}, recall {one['recall']:.4f}, "
                 f"ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
             )
+        print(plan(documents, mb, runs["ketcycle"][0]))
 
 
 if __name__ == "__main__":
