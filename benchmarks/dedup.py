@@ -1,6 +1,8 @@
 """Near-duplicate removal side by side with its peers, Parquet in to filtered Parquet out, in CPU seconds on one core.
 
     python -m benchmarks.dedup [--documents 100000] [--peers rensa,datasketch] [--rounds 3]
+    python -m benchmarks.dedup --workers 1,2            # the same work on Dask workers
+    python -m benchmarks.dedup --peers "" --rounds 1 --unscored --documents 900000
 
 The corpus is made here: passages of real files (sources and documentation of the installed Python packages), a tenth
 of them with recorded edits. Every contender runs in a process of its own, in turns; the peers live in an environment
@@ -15,6 +17,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -22,19 +25,31 @@ import tempfile
 import time
 import venv
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
-SHARD_BYTES = 32 * 2**20
+SHARD_BYTES, LARGE_SHARD_BYTES = 16 * 2**20, 256 * 2**20
 BYTES_PER_TOKEN, USD_PER_CORE_H = 4, 0.04
+WORD = re.compile(r"\b[a-z]+\b")
 ENVIRONMENT = Path(".ketcycle-peers")
-PEERS = {"rensa": ("rensa==0.5.0", "pyarrow"), "datasketch": ("datasketch==2.0.0", "pyarrow")}
+PEERS = {
+    "rensa": ("rensa==0.5.0",),
+    "datasketch": ("datasketch==2.0.0",),
+    "text-dedup": ("text-dedup==0.4.0",),
+    # what it imports without asking for it, and the last xxhash that takes text
+    "datatrove": ("datatrove==0.10.1", "orjson", "nltk", "regex", "spacy", "tokenizers", "xxhash<4"),
+}
+VERIFYING = ("rensa", "datasketch")  # the others have no step that verifies
+Spread = Callable[[Callable[[Any], Path], Sequence[Any]], list[Path]]
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("doc_id", "source", "text", "parent", "edit")] + [("level", pa.float64())]
 )
@@ -42,20 +57,30 @@ ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THR
 
 
 def passages(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
-    """Yield (source, passage): real files cut at line ends into pieces of log-normal length, in a fixed order."""
+    """Yield (source, passage): real files cut at line ends into pieces of log-normal length, in a fixed order.
+
+    When all files are cut they are cut again, at other places; from the second time on every word has a mark of the
+    round, so that a passage is no copy of what it overlaps.
+    """
     root = Path(sysconfig.get_paths()["purelib"])
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".rst", ".txt", ".md")):
-        try:
-            text = path.read_text()
-        except (OSError, UnicodeDecodeError):
-            continue
-        source, at = path.relative_to(root).parts[0], 0
-        while at < len(text):
-            end = min(len(text), at + int(np.clip(rng.lognormal(7.3, 0.6), 300, 20_000)))
-            end = text.find("\n", end) + 1 or len(text)
-            if len(text[at:end].split()) >= 40:
-                yield source, text[at:end]
-            at = end
+    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".rst", ".txt", ".md"))
+    for turn in count():
+        for path in files:
+            try:
+                text = path.read_text()
+            except (OSError, UnicodeDecodeError):
+                continue
+            source, at = path.relative_to(root).parts[0], 0
+            while at < len(text):
+                end = min(len(text), at + int(np.clip(rng.lognormal(7.3, 0.6), 300, 20_000)))
+                end = text.find("\n", end) + 1 or len(text)
+                if len(text[at:end].split()) >= 40:
+                    yield source, marked(text[at:end], turn)
+                at = end
+
+
+def marked(text: str, turn: int) -> str:
+    return text if turn == 0 else WORD.sub(rf"\g<0>{turn}", text)
 
 
 def edited(text: str, rng: np.random.Generator) -> tuple[str, str, float]:
@@ -86,9 +111,7 @@ def make_corpus(path: Path, documents: int, seed: int = 0) -> str:
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         made, rows = 0, []
         while made < documents:
-            source, text = next(found, ("", ""))
-            if not text:
-                break
+            source, text = next(found)
             doc_id = f"d{made:07d}"
             rows.append((doc_id, source, text, "", "", 0.0))
             if rng.random() < 0.1:
@@ -106,21 +129,21 @@ def make_corpus(path: Path, documents: int, seed: int = 0) -> str:
     return digest.hexdigest()[:16]
 
 
-def ours(source: Path, target: Path) -> dict[str, float]:
+def ours(source: Path, target: Path, spread: Spread) -> dict[str, float]:
     """Remove near duplicates: sketch, band join, exact Jaccard, weighted independent set, filtered copy."""
     from tasks.curation.corpus import Corpus
     from tasks.curation.near_duplicates import by_component, component_of
     from tasks.curation.removals import Plan
     from tasks.curation.search import find_edges
-    from tasks.curation.shards import Index, Recipe, make_shard, plan_shards
+    from tasks.curation.shards import Index, Recipe, plan_shards
 
     recipe, marks = Recipe(texts=False), [time.process_time()]
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         folder = Path(name)
         work, _ = plan_shards("base", [source], recipe, SHARD_BYTES)
-        index = Index.open([make_shard(folder / "shards", item, recipe) for item in work], recipe)
+        index = Index.open(spread(Sketch(folder / "shards", recipe), work), recipe)
         marks.append(time.process_time())
-        found = find_edges(folder / "searches", index, recipe, THRESHOLD, folder, _one_after_another)
+        found = find_edges(folder / "searches", index, recipe, THRESHOLD, folder, spread)
         marks.append(time.process_time())
         corpus, plan, edges = Corpus(index, found.first), Plan(0, 3), 0
         n_words = index.gather("n_words")
@@ -133,15 +156,80 @@ def ours(source: Path, target: Path) -> dict[str, float]:
         marks.append(time.process_time())
         stored = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shuffled = index.size * recipe.bands * 16
-    keep_and_write(source, target, stays)
+        at, parts = 0, []
+        target.mkdir()
+        for number, (item, shard) in enumerate(zip(work, index.shards, strict=True)):
+            rows = shard.facts["read"]
+            groups = range(*(item.pieces[0].groups or (0, pq.read_metadata(source).num_row_groups)))
+            parts.append((source, target / f"part-{number:05d}.parquet", list(groups), stays[at : at + rows]))
+            at += rows
+        spread(keep_and_write, parts)
     marks.append(time.process_time())
-    parts = dict(zip(("sketch_s", "join_s", "decide_s", "write_s"), np.diff(marks).tolist(), strict=True))
+    took = dict(zip(("sketch_s", "join_s", "decide_s", "write_s"), np.diff(marks).tolist(), strict=True))
     counts = {"removed": int((~stays).sum()), "edges": edges, "checked": found.checked, "shards": len(work)}
-    return {**counts, **parts, "stored_bytes": stored, "shuffled_bytes": shuffled}
+    return {**counts, **took, "stored_bytes": stored, "shuffled_bytes": shuffled}
 
 
-def _one_after_another(function: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
+@dataclass(frozen=True)
+class Sketch:
+    """Makes a shard; picklable."""
+
+    root: Path
+    recipe: Any
+
+    def __call__(self, work: Any) -> Path:
+        from tasks.curation.shards import make_shard
+
+        return make_shard(self.root, work, self.recipe)
+
+
+def one_after_another(function: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
     return [function(item) for item in items]
+
+
+def keep_and_write(part: tuple[Path, Path, list[int], np.ndarray]) -> Path:
+    """Copy the rows of some row groups of a Parquet file that stay."""
+    source, target, groups, stays = part
+    at = 0
+    with pq.ParquetFile(source) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
+        for batch in file.iter_batches(batch_size=4096, row_groups=groups):
+            writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
+            at += len(batch)
+    return target
+
+
+def on_workers(source: Path, folder: Path, workers: int) -> dict[str, float]:
+    """Do it on Dask workers, once to warm them up; return the CPU seconds of each worker and the wall time."""
+    import dask
+    import distributed
+
+    with (
+        dask.config.set({"distributed.scheduler.work-stealing": False}),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=40
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        def spread(function: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
+            return list(client.gather(client.map(function, list(items), pure=False)))
+
+        small = folder / "small.parquet"
+        with pq.ParquetFile(source) as file:
+            pq.write_table(pa.Table.from_batches([next(file.iter_batches(200))]), small)
+        for k in range(2 * workers):
+            ours(small, folder / f"warm-{workers}-{k}", spread)
+        client.run(reset_peak)
+        before, began, mine = client.run(time.process_time), time.perf_counter(), time.process_time()
+        ours(source, folder / f"out-{workers}", spread)
+        wall_s, mine = time.perf_counter() - began, time.process_time() - mine
+        after, peaks = client.run(time.process_time), client.run(peak_mb)
+    cpu = [after[w] - before[w] for w in after]
+    return {"wall_s": wall_s, "workers_s": sum(cpu), "own_s": mine, "peak_mb": max(peaks.values())}
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
@@ -197,66 +285,13 @@ def peak_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def keep_and_write(source: Path, target: Path, stays: np.ndarray) -> None:
-    """Copy the rows of a Parquet file that stay."""
-    at = 0
-    with pq.ParquetFile(source) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
-        for batch in file.iter_batches(batch_size=4096):
-            writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
-            at += len(batch)
-
-
-PEER = """
-import json, re, sys, time
-from collections import defaultdict
-import pyarrow as pa, pyarrow.parquet as pq
-kind, source, target, verify = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4] == "1"
-if kind == "rensa":
-    from rensa import RMinHash, RMinHashLSH
-else:
-    from datasketch import MinHash, MinHashLSH
-began = time.process_time()
-ids, gone, word = [], set(), re.compile(r"\\w+")
-def shingles(text):
-    words = word.findall(text.lower())
-    return {" ".join(words[k:k+5]) for k in range(max(1, len(words) - 4))}
-if kind == "rensa":
-    lsh = RMinHashLSH(threshold=.7, num_perm=128, num_bands=16)
-else:
-    lsh = MinHashLSH(params=(16, 8), num_perm=128)
-kept = {}
-with pq.ParquetFile(source) as file:
-    for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
-        for name, text in zip(batch.column("doc_id").to_pylist(), batch.column("text").to_pylist()):
-            number = len(ids); ids.append(name)
-            if kind == "rensa":
-                sketch = RMinHash(num_perm=128, seed=42); sketch.update(list(shingles(text)))
-            else:
-                sketch = MinHash(num_perm=128); sketch.update_batch([s.encode() for s in shingles(text)])
-            found = lsh.query(sketch)
-            if verify:
-                found = [k for k in found if kept[k].jaccard(sketch) >= .7]
-            if found:
-                gone.add(name)
-            else:
-                lsh.insert(number, sketch)
-                kept[number] = sketch
-    with pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
-        for batch in file.iter_batches(batch_size=4096):
-            writer.write_batch(batch.filter(pa.array([n not in gone for n in batch.column("doc_id").to_pylist()])))
-peak_mb = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
-cpu_s = time.process_time() - began
-print(json.dumps({"cpu_s": cpu_s, "peak_mb": peak_mb, "removed": len(gone)}))
-"""
-
-
 def peer_environment(names: list[str]) -> Path:
     """Return the interpreter of an environment that holds the peers, made once."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         venv.create(ENVIRONMENT, with_pip=True)
-    wanted = [package for name in names for package in PEERS[name]]
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *wanted], check=True)
+    wanted = ["pyarrow", *(package for name in names for package in PEERS[name])]
+    subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *wanted], check=True)
     return python
 
 
@@ -268,69 +303,112 @@ def plan(documents: int, mb: float, run: dict[str, float], tokens: float = 1e12)
     larger = tokens * BYTES_PER_TOKEN / (mb * 1e6)
     cpu_h = run["cpu_s"] * larger / 3600
     return (
-        f"projected for {tokens:.0e} tokens of {BYTES_PER_TOKEN} bytes: {documents * larger:.1e} documents, "
-        f"{tokens * BYTES_PER_TOKEN / SHARD_BYTES:,.0f} shards of {SHARD_BYTES // 2**20} MiB of text, stored index "
-        f"{run['stored_bytes'] * larger / 1e12:.1f} TB, bands shuffled and spilled "
-        f"{run['shuffled_bytes'] * larger / 1e12:.1f} TB, {cpu_h:,.0f} core hours, "
-        f"{cpu_h * USD_PER_CORE_H:,.0f} USD at {USD_PER_CORE_H} USD each"
+        f"projected for {tokens:.0e} tokens of {BYTES_PER_TOKEN} bytes: {documents * larger:.1e} documents, files of "
+        f"{run['source_bytes'] * larger / 1e12:.1f} TB in {run['source_bytes'] * larger / LARGE_SHARD_BYTES:,.0f} "
+        f"shards of {LARGE_SHARD_BYTES // 2**20} MiB, stored index {run['stored_bytes'] * larger / 1e12:.1f} TB, bands "
+        f"shuffled and spilled {run['shuffled_bytes'] * larger / 1e12:.1f} TB, {cpu_h:,.0f} core hours, "
+        f"{cpu_h * USD_PER_CORE_H:,.2f} USD at {USD_PER_CORE_H} USD each"
     )
+
+
+def compare(
+    corpus: Path, folder: Path, names: list[str], rounds: int, scored: bool
+) -> dict[str, list[dict[str, float]]]:
+    """Run every contender in turns, each in a process of its own; the first results are scored."""
+    mine = [sys.executable, "-m", "benchmarks.dedup", "--run-ours", str(corpus)]
+    contenders = {"ketcycle": mine}
+    if names:
+        python = peer_environment(names)
+        peer = [str(python), "-P", str(Path(__file__).with_name("dedup_peers.py"))]
+        for name in names:
+            contenders[name] = [*peer, name, "0", str(corpus)]
+            if name in VERIFYING:
+                contenders[f"{name} verified"] = [*peer, name, "1", str(corpus)]
+    truth = true_pairs(corpus, folder) if scored else None
+    if truth:
+        print(f"{len(truth[1])} pairs at or above {THRESHOLD}", flush=True)
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name, command in contenders.items():
+            target = folder / f"{name.replace(' ', '-')}-{number}"
+            done = subprocess.run(
+                [*command, str(target)], capture_output=True, text=True, env={**os.environ, **ONE_CORE}, check=False
+            )
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            if number == 0 and truth:
+                runs[name][0] |= score(target, *truth)
+    return runs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--documents", type=int, default=20_000)
-    parser.add_argument("--peers", default="rensa,datasketch")
+    parser.add_argument("--documents", type=int, default=20_000, help="originals; the copies come on top")
+    parser.add_argument("--peers", default=",".join(PEERS), help="which of them, empty for none")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--unscored", action="store_true", help="leave the exact truth of a large corpus out")
+    parser.add_argument("--workers", default="", help="numbers of Dask workers to compare instead, such as 1,2")
     parser.add_argument("--run-ours", nargs=2, metavar=("SOURCE", "TARGET"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run_ours:
-        source, target = map(Path, arguments.run_ours)
-        with tempfile.TemporaryDirectory() as folder:  # what is compiled is loaded before the clock starts
-            small = Path(folder) / "small.parquet"
-            pq.write_table(pq.read_table(source).slice(0, 200), small)
-            ours(small, Path(folder) / "out.parquet")
-        began = time.process_time()
-        found = ours(source, target)
-        print(json.dumps({"cpu_s": time.process_time() - began, "peak_mb": peak_mb(), **found}))
+        run_ours(*map(Path, arguments.run_ours))
         return
-    names = [name for name in arguments.peers.split(",") if name]
-    python = peer_environment(names)
-    with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder) / "corpus.parquet"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        corpus = folder / "corpus.parquet"
         digest = make_corpus(corpus, arguments.documents)
         with pq.ParquetFile(corpus) as file:
             documents = file.metadata.num_rows
-            mb = (
-                sum(len(t.encode()) for b in file.iter_batches(columns=["text"]) for t in b.column(0).to_pylist()) / 1e6
-            )
-        print(f"{documents} documents, {mb:.0f} MB, corpus {digest}")
-        contenders = {"ketcycle": [sys.executable, "-m", "benchmarks.dedup", "--run-ours", str(corpus), f"{folder}/o"]}
-        for name in names:
-            for verify in ("0", "1"):
-                title = name + (" verified" if verify == "1" else "")
-                contenders[title] = [str(python), "-c", PEER, name, str(corpus), f"{folder}/p", verify]
-        ids, pairs = true_pairs(corpus, Path(folder))
-        print(f"{len(pairs)} pairs at or above {THRESHOLD}")
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
-        for _ in range(arguments.rounds):
-            for name, command in contenders.items():
-                done = subprocess.run(
-                    command, check=True, capture_output=True, text=True, env={**os.environ, **ONE_CORE}
-                )
-                runs[name].append(json.loads(done.stdout.splitlines()[-1]))
-                if len(runs[name]) == 1:
-                    runs[name][0] |= score(Path(command[-1 if name == "ketcycle" else -2]), ids, pairs)
+            mb = sum(pc.sum(pc.binary_length(b.column(0))).as_py() for b in file.iter_batches(columns=["text"])) / 1e6
+        print(f"{documents} documents, {mb:.0f} MB, corpus {digest}", flush=True)
+        if arguments.workers:
+            on_dask(corpus, folder, [int(n) for n in arguments.workers.split(",")], arguments.rounds)
+            return
+        names = [name for name in arguments.peers.split(",") if name]
+        runs = compare(corpus, folder, names, arguments.rounds, not arguments.unscored)
         for name, found in runs.items():
             ratios = [peer["cpu_s"] / mine["cpu_s"] for peer, mine in zip(found, runs["ketcycle"], strict=True)]
-            cpu_s = median(run["cpu_s"] for run in found)
-            one = found[0]
+            cpu_s, one = median(run["cpu_s"] for run in found), found[0]
+            scores = f", precision {one['precision']:.4f}, recall {one['recall']:.4f}" if "recall" in one else ""
             print(
                 f"{name:22s} {documents / cpu_s:8.0f} docs/s {mb / cpu_s:6.1f} MB/s {cpu_s:7.2f} CPU s, peak "
-                f"{max(run['peak_mb'] for run in found):5.0f} MiB, removed {one['removed']:.0f}, "
-                f"precision {one['precision']:.4f}, recall {one['recall']:.4f}, "
+                f"{max(run['peak_mb'] for run in found):5.0f} MiB, removed {one['removed']:.0f}{scores}, "
                 f"ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
             )
-        print(plan(documents, mb, runs["ketcycle"][0]))
+        first = runs["ketcycle"][0]
+        parts = ", ".join(f"{part} {first[part + '_s']:.2f}" for part in ("sketch", "join", "decide", "write"))
+        print(f"ketcycle: {first['shards']:.0f} shards; CPU s of {parts}")
+        print(plan(documents, mb, first))
+
+
+def run_ours(source: Path, target: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # what is compiled is loaded before the clock starts
+        small = Path(folder) / "small.parquet"
+        with pq.ParquetFile(source) as file:
+            pq.write_table(pa.Table.from_batches([next(file.iter_batches(200))]), small)
+        ours(small, Path(folder) / "out", one_after_another)
+    began = time.process_time()
+    found = ours(source, target, one_after_another)
+    took = {"cpu_s": time.process_time() - began, "peak_mb": peak_mb(), "source_bytes": source.stat().st_size}
+    print(json.dumps({**took, **found}))
+
+
+def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> None:
+    """Compare numbers of workers, in turns."""
+    runs: dict[int, list[dict[str, float]]] = {n: [] for n in numbers}
+    for k in range(rounds):
+        for n in numbers:
+            (folder / f"{k}-{n}").mkdir()
+            runs[n].append(on_workers(corpus, folder / f"{k}-{n}", n))
+    for n, found in runs.items():
+        said = []
+        for what, unit in (("workers_s", "CPU s of the workers"), ("wall_s", "s wall")):
+            ratios = [run[what] / one[what] for run, one in zip(found, runs[numbers[0]], strict=True)]
+            value = median(run[what] for run in found)
+            said.append(f"{value:.2f} {unit}, ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
+        own_s, peak = median(run["own_s"] for run in found), max(run["peak_mb"] for run in found)
+        print(f"{n} workers: {'; '.join(said)}; {own_s:.2f} CPU s of the client, peak {peak:.0f} MiB a worker")
 
 
 if __name__ == "__main__":

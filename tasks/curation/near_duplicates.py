@@ -29,7 +29,7 @@ from tasks.curation.shards import Index, Recipe
 from tasks.curation.shingles import I64, U8, U32, U64, compiled, intersection_over_union
 
 MEMORY = "128MB"
-PAIRS_AT_ONCE = 100_000
+PAIRS_AT_ONCE = 30_000
 DOCUMENTS_AT_ONCE = 8_192
 MISSED = 1e-3
 EDGES = pa.schema({"i": pa.int64(), "j": pa.int64(), "jaccard": pa.float64()})

@@ -109,7 +109,7 @@ class Options(BaseModel):
     id_column: str = ""
     alone: bool = False
     truth: str = ""
-    shard_mb: int = Field(64, ge=1)
+    shard_mb: int = Field(16, ge=1)
     permutations: int = Field(128, ge=16, le=1024)
     bands: int = Field(0, ge=0)
     english: bool = True
