@@ -37,6 +37,8 @@ QUEUE_HEADER = (
     "QPU s estimated",
     "QPU s billed",
     "QPU s projected",
+    "cost USD",
+    "QPU J [p5, p95]",
 )
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
 
@@ -207,6 +209,8 @@ def queue_rows(report: Row) -> list[tuple[str, ...]]:
             number(entry["qpu_s_estimated"]),
             number(entry["qpu_s_billed"]),
             number(entry["qpu_s_projected"]),
+            number(entry["cost_usd"][1]) if entry["billed"] else f"{band(entry['cost_usd'])} projected, not spent",
+            f"{band(entry['qpu_energy_j'])} modelled, {'billed' if entry['billed'] else 'projected'} time",
         )
         for entry in report["queue"]
     ]

@@ -97,13 +97,13 @@ def _queue(loaded: Settings, run_id: str) -> list[dict[str, Any]]:
     from infra.runtime.summary import summarise
 
     did = ("backend", "calls", "jobs", "flagged", "wait_median_s", "wait_longest_s")
-    raw = (*did, "qpu_s_estimated", "qpu_s_billed", "qpu_s_projected")
+    took = ("qpu_s_estimated", "qpu_s_billed", "qpu_s_projected", "billed", "cost_usd", "qpu_energy_j")
     try:
         found = summarise(loaded.ledger, loaded.home, run_id)["backends"]
     except KetcycleError as error:  # a ledger that is not there, or a database that does not answer
         log.info("the report says nothing of the runtime queue: %s", error)
         return []
-    return [{name: entry[name] for name in raw} for entry in found]
+    return [{name: entry[name] for name in (*did, *took)} for entry in found]
 
 
 def decision_report(loaded: Settings, rows: Sequence[EvidenceRow], decision: Mapping[str, Any]) -> dict[str, Any]:
