@@ -17,8 +17,6 @@ from tasks.combinatorial.independent_set import Graph, greedy, heaviest
 from tasks.curation.representatives import near_duplicate_graph
 from tasks.curation.shingles import I64
 
-EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
-
 
 class Removal(NamedTuple):
     """A removed document.
@@ -139,27 +137,6 @@ def removals(
         best = max(known, key=lambda pair: pair[0])
         rows.append(Removal(names[v], best[1], best[0], subtask))
     return rows
-
-
-def with_kept_witnesses(rows: Sequence[Removal]) -> list[Removal]:
-    """Give each exact copy of a document that went for a near duplicate the witness of that document.
-
-    A copy has the shingles of what it repeats, hence the same similarity to the document that stays.
-    """
-    near = {row.removed: row for row in rows if row.subtask not in (EXACT, SEMANTIC)}
-    return [
-        near[row.witness]._replace(removed=row.removed, subtask=EXACT)
-        if row.subtask == EXACT and row.witness in near
-        else row
-        for row in rows
-    ]
-
-
-def survivor(name: str, witness: Mapping[str, str]) -> str:
-    """Follow the witnesses to a kept document: a witness can be removed by a later decision, never by an earlier."""
-    while name in witness:
-        name = witness[name]
-    return name
 
 
 def name_order(name: str) -> str:

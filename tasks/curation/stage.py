@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,22 +17,18 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput, NoDocuments
-from infra.lake import Ref
 from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
+from tasks.curation import outcome
 from tasks.curation.corpus import Corpus
 from tasks.curation.filters import RuleSet, source_digest
 from tasks.curation.near_duplicates import by_component, choose_bands, component_of
+from tasks.curation.outcome import DECISIONS, DROPPED, EXACT
 from tasks.curation.removals import (
-    EXACT,
-    SEMANTIC,
     Plan,
     Removal,
     component_graph,
-    name_order,
     removals,
-    survivor,
-    with_kept_witnesses,
 )
 from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
 from tasks.curation.sample import sample_path
@@ -49,17 +45,10 @@ log = logging.getLogger("ketcycle.curation")
 
 SUBTASKS: tuple[Subtask[Any, Any], ...] = (REPRESENTATIVES, SEMANTIC_CLUSTERS)
 
-BATCH = 512
 TEXT = pa.string()
 EDGES_AT_ONCE = 50_000
-KEPT = pa.schema([("doc_id", TEXT), ("domain", TEXT), ("source", TEXT), ("text", TEXT), ("n_bytes", pa.int64())])
-DROPPED = pa.schema([("doc_id", TEXT), ("reason", TEXT), ("detail", TEXT)])
 EDGES = pa.schema([("i", TEXT), ("j", TEXT), ("jaccard", pa.float64())])
 COMPONENTS = pa.schema([("doc_id", TEXT), ("component", pa.int64()), ("decided", TEXT)])
-DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.float64()), ("subtask", TEXT)])
-FINAL_DECISIONS = pa.schema(
-    {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
-)
 
 
 class Options(BaseModel):
@@ -213,43 +202,24 @@ def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
 
 def publish(context: Context, state: State) -> State:
     """Write the kept and the dropped documents and, for every removed one, the kept document that stands for it."""
-    decisions = with_kept_witnesses(
-        [Removal(*row.values()) for row in context.lake.read(state.refs["curation/decisions"]).to_pylist()]
+    lake, before = context.lake, outcome.totals(context.lake, state.refs["curation/candidates"])
+    decisions = lake.write("curation/decisions", outcome.final_decisions(lake, state.refs["curation/decisions"]))
+    kept = lake.write("curation/kept", outcome.kept(lake, state.refs["curation/candidates"], decisions))
+    dropped = lake.write("curation/dropped", outcome.dropped(lake, state.refs["curation/filtered"], decisions))
+    after = outcome.totals(lake, kept)
+    removed = Counter(lake.read(decisions, ["subtask"])["subtask"].to_pylist())
+    log.info(
+        "%d documents kept, %d removed as duplicates", sum(d["documents"] for d in after.values()), removed.total()
     )
-    witness = {row.removed: row.witness for row in decisions}
-    final = [
-        (row.removed, row.witness, *_either(row), row.subtask, survivor(row.removed, witness)) for row in decisions
-    ]
-    counts: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
-    kept = context.lake.write(
-        "curation/kept", _kept(context, state.refs["curation/candidates"], witness, counts, sizes)
-    )
-    dropped = context.lake.read(state.refs["curation/filtered"]).to_pylist()
-    rows = [tuple(row.values()) for row in dropped]
-    rows += [(r.removed, r.subtask, f"{r.similarity:.4f} like {r.witness}") for r in decisions]
-    removed = Counter(row.subtask for row in decisions)
-    log.info("%d documents kept, %d removed as duplicates", counts.total(), removed.total())
+    none = {"documents": 0, "n_bytes": 0}
     return state.add(
-        {
-            "curation/kept": kept,
-            "curation/dropped": context.lake.write("curation/dropped", _table(DROPPED, rows)),
-            "curation/decisions": context.lake.write("curation/decisions", _table(FINAL_DECISIONS, final)),
-        },
-        documents_kept=dict(sorted(counts.items())),
-        bytes_kept=dict(sorted(sizes.items())),
-        bytes_repeated=_repeated_bytes(context, state, sizes),
+        {"curation/kept": kept, "curation/dropped": dropped, "curation/decisions": decisions},
+        documents_kept={domain: its["documents"] for domain, its in after.items()},
+        bytes_kept={domain: its["n_bytes"] for domain, its in after.items()},
+        # of near and semantic duplicates; exact copies were never stored
+        bytes_repeated={domain: its["n_bytes"] - after.get(domain, none)["n_bytes"] for domain, its in before.items()},
         removed=dict(sorted(removed.items())),
     )
-
-
-def _repeated_bytes(context: Context, state: State, kept: Mapping[str, int]) -> dict[str, int]:
-    """Return the bytes of near and semantic duplicates that went, by domain; exact copies were never stored."""
-    table = context.lake.sql(
-        "select domain, sum(n_bytes)::bigint as n_bytes from candidates group by domain order by domain",
-        candidates=state.refs["curation/candidates"],
-    )
-    return {row["domain"]: row["n_bytes"] - kept.get(row["domain"], 0) for row in table.to_pylist()}
 
 
 def headline(state: State) -> str:
@@ -476,26 +446,12 @@ def _apply_semantic_clusters(context: Context, state: State, solution: Duplicate
 
 
 def _semantic_documents(context: Context, state: State, options: Options) -> list[tuple[str, str, int]]:
-    """Return id, head and words of the documents to compare: those kept of near-duplicate components come first.
-
-    Where some texts were almost copies, others say the same in other words.
-    """
-    removed = set(context.lake.read(state.refs["curation/decisions"], ["removed"])["removed"].to_pylist())
-    crowded = set(context.lake.read(state.refs["curation/components"], ["doc_id"])["doc_id"].to_pylist())
-    ref = state.refs["curation/candidates"]
-    left = [n for n in context.lake.read(ref, ["doc_id"])["doc_id"].to_pylist() if n not in removed]
-    left.sort(key=lambda name: (name not in crowded, name_order(name)))
-    chosen = set(left[: options.semantic_documents])
-    found: list[tuple[str, str, int]] = []
-    for batch in context.lake.scan(ref, ["doc_id", "text", "n_words"], BATCH):
-        rows = (row for row in batch.to_pylist() if row["doc_id"] in chosen)
-        found += [(row["doc_id"], row["text"][: options.semantic_characters], row["n_words"]) for row in rows]
-    return found
-
-
-def _either(row: Removal) -> tuple[float | None, float | None]:
-    """Return the Jaccard similarity or the cosine of a removal, and None for the other."""
-    return (None, row.similarity) if row.subtask == SEMANTIC else (row.similarity, None)
+    """Return id, head and words of the documents to compare."""
+    candidates, components, decisions = (
+        state.refs[f"curation/{name}"] for name in ("candidates", "components", "decisions")
+    )
+    found = outcome.worth_comparing(context.lake, candidates, components, decisions, options.semantic_documents)
+    return [(row["doc_id"], row["text"][: options.semantic_characters], row["n_words"]) for row in found]
 
 
 def _with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> State:
@@ -513,19 +469,6 @@ def _similarities(context: Context, state: State) -> dict[tuple[str, str], float
     )
     columns = [column.to_pylist() for column in table.columns]
     return {(i, j): jaccard for i, j, jaccard in zip(*columns, strict=True)}
-
-
-def _kept(
-    context: Context, ref: Ref, removed: Mapping[str, str], counts: Counter[str], sizes: Counter[str]
-) -> Iterator[pa.Table]:
-    yield KEPT.empty_table()
-    for batch in context.lake.scan(ref, KEPT.names, BATCH):
-        keep = pa.array([name not in removed for name in batch["doc_id"].to_pylist()], pa.bool_())
-        rows = batch.filter(keep)
-        for domain, size in zip(rows["domain"].to_pylist(), rows["n_bytes"].to_pylist(), strict=True):
-            counts[domain] += 1
-            sizes[domain] += size
-        yield pa.Table.from_batches([rows]).cast(KEPT)
 
 
 def _against_truth(options: Options, corpus: Corpus, edges: Path, copies: I64, originals: I64) -> dict[str, Any]:

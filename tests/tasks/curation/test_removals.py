@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.combinatorial.independent_set import repair
-from tasks.curation.removals import Plan, Removal, component_graph, removals, survivor
+from tasks.curation.removals import Plan, Removal, component_graph, removals
 
 
 def planned(n_words: list[int], components: list[list[tuple[int, int]]], posed: int, largest_posed: int) -> Plan:
@@ -76,8 +76,3 @@ def test_every_removed_document_has_a_kept_witness_at_the_threshold(n: int, data
         assert names.index(row.witness) in kept
         assert row.similarity >= 0.7
         assert row.similarity == similarity.get((row.removed, row.witness), similarity.get((row.witness, row.removed)))
-
-
-def test_a_survivor_is_found_through_several_decisions() -> None:
-    assert survivor("a", {"a": "b", "b": "c"}) == "c"
-    assert survivor("z", {"a": "b"}) == "z"

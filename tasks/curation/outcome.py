@@ -1,0 +1,99 @@
+"""What the stage hands over: kept and dropped documents, and who stands for each that was removed; joined on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.lake import Lake, Ref
+
+EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
+BATCH, IDS = 512, 65_536
+TEXT = pa.string()
+KEPT = pa.schema([("doc_id", TEXT), ("domain", TEXT), ("source", TEXT), ("text", TEXT), ("n_bytes", pa.int64())])
+DROPPED = pa.schema([("doc_id", TEXT), ("reason", TEXT), ("detail", TEXT)])
+DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.float64()), ("subtask", TEXT)])
+FINAL = pa.schema(
+    {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
+)
+# A copy has the shingles of what it repeats, hence the same similarity to the document that stays for it. A witness can
+# be removed by a later decision, never by an earlier one: from an exact copy to a kept document it is two steps at most.
+_FINAL = f"""
+    with near as (from decisions where subtask not in ('{EXACT}', '{SEMANTIC}')),
+    own as (
+        select d.removed, coalesce(n.witness, d.witness) as witness, d.subtask,
+            coalesce(n.similarity, d.similarity) as similarity
+        from decisions d left join near n on d.subtask = '{EXACT}' and d.witness = n.removed)
+    select a.removed, a.witness, case when a.subtask <> '{SEMANTIC}' then a.similarity end as jaccard,
+        case when a.subtask = '{SEMANTIC}' then a.similarity end as cosine, a.subtask,
+        coalesce(c.witness, b.witness, a.witness) as kept
+    from own a left join own b on a.witness = b.removed left join own c on b.witness = c.removed
+    order by a.subtask, a.removed"""  # noqa: S608
+
+
+def final_decisions(lake: Lake, decisions: Ref) -> pa.Table:
+    """Return what was removed, its witness, and the kept document at the end of the witnesses.
+
+    An exact copy of a document that went for a near duplicate gets the witness of that document.
+    """
+    return lake.sql(_FINAL, decisions=decisions).cast(FINAL)
+
+
+def dropped(lake: Lake, filtered: Ref, decisions: Ref) -> pa.Table:
+    """Return every document that did not stay and why: what a rule dropped, then what was removed."""
+    removed = lake.sql(
+        "select removed, subtask, format('{:.4f} like {}', coalesce(jaccard, cosine), witness) from decisions",
+        decisions=decisions,
+    )
+    return pa.concat_tables([lake.read(filtered), removed.rename_columns(DROPPED.names).cast(DROPPED)])
+
+
+def kept(lake: Lake, candidates: Ref, decisions: Ref) -> Iterator[pa.Table]:
+    """Yield the documents that stay, in the order of the corpus."""
+    removed = lake.read(decisions, ["removed"])["removed"].combine_chunks()
+    names = (batch.column(0) for batch in lake.scan(candidates, ["doc_id"], IDS))
+    stays = np.concatenate([np.zeros(0, bool), *(~pc.is_in(ids, removed).to_numpy(False) for ids in names)])
+    yield KEPT.empty_table()
+    at = 0
+    for batch in lake.scan(candidates, KEPT.names, BATCH):
+        rows = batch.filter(pa.array(stays[at : at + len(batch)]))
+        at += len(batch)
+        yield pa.Table.from_batches([rows]).cast(KEPT)
+
+
+def totals(lake: Lake, documents: Ref) -> dict[str, dict[str, int]]:
+    """Return how many documents of each domain there are and their bytes."""
+    found = lake.sql(
+        "select domain, count(*) as documents, sum(n_bytes)::bigint as n_bytes from texts group by domain "
+        "order by domain",
+        texts=documents,
+    )
+    return {row.pop("domain"): row for row in found.to_pylist()}
+
+
+def worth_comparing(lake: Lake, candidates: Ref, components: Ref, decisions: Ref, most: int) -> list[dict[str, Any]]:
+    """Return id, text and words of the documents whose meaning is compared.
+
+    Those kept of near-duplicate components come first: where some texts were almost copies, others say the same in
+    other words. Else the order is as if at random, the same in every run.
+
+    Args:
+        lake: holds the tables.
+        candidates: all documents that may stay.
+        components: documents that have near duplicates.
+        decisions: documents that were removed.
+        most: how many to return.
+    """
+    query = f"""
+        select doc_id from candidates anti join decisions on doc_id = removed
+        order by doc_id not in (select doc_id from components), sha256(doc_id) limit {int(most)}"""  # noqa: S608
+    tables = {"candidates": candidates, "components": components, "decisions": decisions}
+    chosen = lake.sql(query, **tables)["doc_id"].combine_chunks()
+    found: list[dict[str, Any]] = []
+    for batch in lake.scan(candidates, ["doc_id", "text", "n_words"], BATCH):
+        found += batch.filter(pc.is_in(batch.column(0), chosen)).to_pylist()
+    return found
