@@ -20,8 +20,8 @@ DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.f
 FINAL = pa.schema(
     {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
 )
-# A copy has the shingles of what it repeats, hence the same similarity to the document that stays for it. A witness can
-# be removed by a later decision, never by an earlier one: from an exact copy to a kept document it is two steps at most.
+# A copy has the shingles of what it repeats, hence the same similarity to the document that stays for it. A witness
+# can be removed by a later decision, never by an earlier one: from a copy to a kept document it is two steps at most.
 _FINAL = f"""
     with near as (from decisions where subtask not in ('{EXACT}', '{SEMANTIC}')),
     own as (
