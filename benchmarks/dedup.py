@@ -39,7 +39,7 @@ import pyarrow.parquet as pq
 THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
 SHARD_BYTES, LARGE_SHARD_BYTES = 16 * 2**20, 256 * 2**20
 BYTES_PER_TOKEN, USD_PER_CORE_H = 4, 0.04
-WORD = re.compile(r"\b[a-z]+\b")
+WORD = re.compile(r"\b[a-z]{5,}\b")
 ENVIRONMENT = Path(".ketcycle-peers")
 PEERS = {
     "rensa": ("rensa==0.5.0",),
@@ -59,8 +59,8 @@ ONE_CORE = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "NUMBA_NUM_THR
 def passages(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
     """Yield (source, passage): real files cut at line ends into pieces of log-normal length, in a fixed order.
 
-    When all files are cut they are cut again, at other places; from the second time on every word has a mark of the
-    round, so that a passage is no copy of what it overlaps.
+    When all files are cut they are cut again, at other places; from the second time on every longer word has a
+    mark of the round, so that a passage is no copy of what it overlaps.
     """
     root = Path(sysconfig.get_paths()["purelib"])
     files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".rst", ".txt", ".md"))
@@ -191,7 +191,10 @@ def keep_and_write(part: tuple[Path, Path, list[int], np.ndarray]) -> Path:
     """Copy the rows of some row groups of a Parquet file that stay."""
     source, target, groups, stays = part
     at = 0
-    with pq.ParquetFile(source) as file, pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer:
+    with (
+        pq.ParquetFile(source, pre_buffer=False) as file,
+        pq.ParquetWriter(target, file.schema_arrow, compression="zstd") as writer,
+    ):
         for batch in file.iter_batches(batch_size=4096, row_groups=groups):
             writer.write_batch(batch.filter(pa.array(stays[at : at + len(batch)])))
             at += len(batch)
@@ -215,7 +218,7 @@ def on_workers(source: Path, folder: Path, workers: int) -> dict[str, float]:
             return list(client.gather(client.map(function, list(items), pure=False)))
 
         small = folder / "small.parquet"
-        with pq.ParquetFile(source) as file:
+        with pq.ParquetFile(source, pre_buffer=False) as file:
             pq.write_table(pa.Table.from_batches([next(file.iter_batches(200))]), small)
         for k in range(2 * workers):
             ours(small, folder / f"warm-{workers}-{k}", spread)
@@ -244,7 +247,7 @@ def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
 
     ids: list[str] = []
     rows, values, ends = [], [], [np.zeros(1, np.int64)]
-    with pq.ParquetFile(source) as file:
+    with pq.ParquetFile(source, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=4096, columns=["doc_id", "text"]):
             sketches = sketch(batch.column("text"))
             members, last = distinct(sketches.shingles, sketches.ends, np.arange(len(batch)))
@@ -358,7 +361,7 @@ def main() -> None:
         folder = Path(name)
         corpus = folder / "corpus.parquet"
         digest = make_corpus(corpus, arguments.documents)
-        with pq.ParquetFile(corpus) as file:
+        with pq.ParquetFile(corpus, pre_buffer=False) as file:
             documents = file.metadata.num_rows
             mb = sum(pc.sum(pc.binary_length(b.column(0))).as_py() for b in file.iter_batches(columns=["text"])) / 1e6
         print(f"{documents} documents, {mb:.0f} MB, corpus {digest}", flush=True)
@@ -385,7 +388,7 @@ def main() -> None:
 def run_ours(source: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:  # what is compiled is loaded before the clock starts
         small = Path(folder) / "small.parquet"
-        with pq.ParquetFile(source) as file:
+        with pq.ParquetFile(source, pre_buffer=False) as file:
             pq.write_table(pa.Table.from_batches([next(file.iter_batches(200))]), small)
         ours(small, Path(folder) / "out", one_after_another)
     began = time.process_time()

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 
 from infra.errors import LakeError
 
-ROW_GROUP = 10_000
+ROW_GROUP, GROUP_BYTES = 10_000, 64 * 2**20
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
 _VERSION = re.compile(r"[0-9a-f]{16}")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -75,9 +76,8 @@ class Lake:
                 raise LakeError(f"{name}: nothing to write; give at least one (possibly empty) table with its schema")
             schema = first.schema
             with pq.ParquetWriter(folder / "part-00000.parquet", schema, compression="zstd") as writer:
-                writer.write_table(first, row_group_size=ROW_GROUP)
-                for table in stream:
-                    writer.write_table(table.cast(schema), row_group_size=ROW_GROUP)
+                for group in _groups(chain([first], (table.cast(schema) for table in stream))):
+                    writer.write_table(group, row_group_size=ROW_GROUP)
             return self._seal(name, folder, meta or {})
 
     def put_folder(self, name: str, source: Path, meta: Mapping[str, Any] | None = None, *, link: bool = False) -> Ref:
@@ -163,7 +163,7 @@ class Lake:
     def scan(self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[pa.RecordBatch]:
         """Read a Parquet data set in record batches, memory flat."""
         for path in self._parquet(ref):
-            with _readable(ref), pq.ParquetFile(path) as file:
+            with _readable(ref), pq.ParquetFile(path, pre_buffer=False) as file:
                 yield from file.iter_batches(batch_size=batch_size, columns=columns)
 
     def sql(self, query: str, **tables: Ref) -> pa.Table:
@@ -327,3 +327,17 @@ def write_new(path: Path, text: str) -> None:
         path.hardlink_to(draft)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Put small tables together: a file of many small row groups is slow to read and its footer large."""
+    waiting: list[pa.Table] = []
+    rows = n_bytes = 0
+    for table in tables:
+        waiting.append(table)
+        rows, n_bytes = rows + table.num_rows, n_bytes + table.nbytes
+        if rows >= ROW_GROUP or n_bytes >= GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting, rows, n_bytes = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)

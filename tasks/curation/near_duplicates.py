@@ -272,7 +272,7 @@ def component_of(n: int, parts: Sequence[Path]) -> I64:
     """Return for each of n candidates the first one of its connected component, by files of edges."""
     parent = np.arange(n)
     for path in parts:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             for batch in file.iter_batches(columns=["i", "j"]):
                 _unite(parent, batch.column(0).to_numpy(), batch.column(1).to_numpy())
     _flatten(parent)
@@ -306,7 +306,7 @@ def by_component(parts: Sequence[Path], component: I64, folder: Path) -> Iterato
 
     def labelled() -> Iterator[pa.RecordBatch]:
         for path in parts:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
                 for batch in file.iter_batches():
                     yield pa.record_batch([pa.array(component[batch.column(0).to_numpy()]), *batch], schema=schema)
 

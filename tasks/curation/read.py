@@ -191,7 +191,7 @@ class Reader:
 
     def _columns(self, piece: Piece) -> Iterator[pa.RecordBatch]:
         name = piece.name
-        with pq.ParquetFile(piece.path) as file:
+        with pq.ParquetFile(piece.path, pre_buffer=False) as file:
             columns = file.schema_arrow.names
             text = self._column(columns, self.text_column, TEXT_COLUMNS)
             if text is None:

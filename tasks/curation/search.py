@@ -135,7 +135,7 @@ def _take_over(record: _Record, index: Index, first: I64, writer: pq.ParquetWrit
     now = dict(zip((shard.key for shard in index.shards), index.starts.tolist(), strict=False))
     starts = np.cumsum([0, *record.sizes.values()])
     moved = np.array([now[key] for key in record.sizes], np.int64) - starts[:-1]
-    with pq.ParquetFile(record.path / "edges.parquet") as file:
+    with pq.ParquetFile(record.path / "edges.parquet", pre_buffer=False) as file:
         for batch in file.iter_batches():
             numbers = np.column_stack([batch.column(0).to_numpy(), batch.column(1).to_numpy()])
             numbers = first[numbers + moved[np.searchsorted(starts, numbers, side="right") - 1]]
@@ -145,7 +145,7 @@ def _take_over(record: _Record, index: Index, first: I64, writer: pq.ParquetWrit
 
 
 def _copy(path: Path, writer: pq.ParquetWriter) -> None:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches():
             writer.write_batch(batch.cast(EDGES))
 

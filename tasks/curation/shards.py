@@ -31,7 +31,7 @@ from tasks.curation.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
 LAYOUT = 1  # raised when what a shard holds is computed in another way
 BATCH = 256
-TOUCHED = 2 * 2**20  # bytes read from maps until they are let go; the kernel maps sixteen pages for one that is read
+TOUCHED = 512  # candidates read from a map until it is let go; the kernel maps 64 KiB for each
 TEXT = pa.string()
 CANDIDATES = pa.schema(
     {"doc_id": TEXT, "domain": TEXT, "source": TEXT, "label": TEXT, "text": pa.large_string()}
@@ -302,7 +302,7 @@ class Shard:
 
     def candidates(self) -> Iterator[pa.RecordBatch]:
         """Yield the candidates in the order of their slots."""
-        with pq.ParquetFile(self.folder / "candidates.parquet") as file:
+        with pq.ParquetFile(self.folder / "candidates.parquet", pre_buffer=False) as file:
             yield from file.iter_batches(BATCH)
 
 
@@ -312,7 +312,6 @@ class Index:
 
     shards: Sequence[Shard]
     starts: I64 = field(init=False)
-    _touched: int = 0
 
     def __post_init__(self) -> None:
         self.starts = np.cumsum([0, *(shard.size for shard in self.shards)], dtype=np.int64)
@@ -335,8 +334,10 @@ class Index:
 
     def signatures(self, rows: I64) -> U32:
         """Return the signatures of some candidates, whose numbers rise."""
-        parts = [shard.signatures[inside] for shard, inside in self._split(rows)]
-        self._forget(512 * len(rows))
+        parts: list[U32] = []
+        for shard, inside in self._split(rows):
+            parts.append(shard.signatures[inside])
+            shard.forget()
         return np.concatenate(parts)
 
     def sets(self, rows: I64) -> tuple[U64, I64]:
@@ -347,22 +348,14 @@ class Index:
             first, last = np.where(inside > 0, ends[inside - 1], 0), ends[inside]
             values.append(_copied(shard.sets, first, last))
             sizes.append(last - first)
-        found = np.concatenate(values)
-        self._forget(found.nbytes)
-        return found, np.cumsum(np.concatenate(sizes))
+            shard.forget()
+        return np.concatenate(values), np.cumsum(np.concatenate(sizes))
 
     def _split(self, rows: I64) -> Iterator[tuple[Shard, I64]]:
         cuts = np.searchsorted(rows, self.starts)
         for shard, start, a, b in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
-            if b > a:
-                yield shard, rows[a:b] - start
-
-    def _forget(self, n_bytes: int) -> None:
-        self._touched += n_bytes
-        if self._touched > TOUCHED:
-            self._touched = 0
-            for shard in self.shards:
-                shard.forget()
+            for first in range(a, b, TOUCHED):
+                yield shard, rows[first : min(first + TOUCHED, b)] - start
 
 
 @compiled
