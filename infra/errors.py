@@ -14,6 +14,7 @@ KetcycleError
 |  |- SubmissionUnclear a job may or may not have been made
 |  |- BudgetExceeded    the call would spend more than allowed
 |  |- StillQueued       a remote result is not there before the deadline
+|- FetchFailed         pages could not be fetched from the web
 |- EventNotSent         the Prefect API did not take an event
 |- MeterBusy            two metered blocks at once in one process
 """
@@ -77,6 +78,10 @@ class StillQueued(RuntimeQueueError):
 
 class ServerFailed(KetcycleError):
     """The completion server did not start, or answered with an error."""
+
+
+class FetchFailed(KetcycleError):
+    """A crawl stopped, or no page could be fetched."""
 
 
 class EventNotSent(KetcycleError):

@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     inbox: Path | None = Field(
         None, description="Folder to which new files of the corpus come; unset = inbox in the home."
     )
+    contact: str = Field(
+        "", description="Web or mail address that the user agent of `ketcycle fetch` names, for owners of sites."
+    )
     notify_url: str = Field(
         "",
         description="Where a message is posted when drift, worse quality or a spent budget is seen; empty = nowhere.",
