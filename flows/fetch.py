@@ -18,7 +18,7 @@ from infra.errors import BadInput, FetchFailed
 from tasks.curation.archive import summary
 
 HEAD = 2**16
-STOP_S = 60.0  # an interrupted crawl finishes the pages that are on their way
+STOP_S = 30.0  # for an interrupted crawl to finish its file
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,6 @@ def fetch(order: Order, show: Callable[[str], None]) -> dict[str, Any]:
             code = process.wait()
         except KeyboardInterrupt:
             process.terminate()
-            show("stopping; pages that are on their way are finished")
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:
@@ -85,10 +84,10 @@ def fetch(order: Order, show: Callable[[str], None]) -> dict[str, Any]:
 def render(found: dict[str, Any]) -> str:
     """Return the summary for people."""
     lines = [
-        f"{found['fetched']} pages, {found['bytes'] / 1e6:.1f} MB, in {len(found['files'])} files of {found['folder']}"
+        f"{found['fetched']} pages, {found['bytes'] / 1e6:.3g} MB, in {len(found['files'])} files of {found['folder']}"
     ]
     lines += [
-        f"  {host}: {h['pages']} pages, {h['bytes'] / 1e6:.1f} MB, {h['seconds']:.1f} s"
+        f"  {host}: {h['pages']} pages, {h['bytes'] / 1e6:.3g} MB, {h['seconds']:.1f} s"
         for host, h in found["hosts"].items()
     ]
     if found["skipped"]:

@@ -13,6 +13,7 @@ import gzip
 import io
 import json
 import logging
+import signal
 import sys
 import warnings
 import zlib
@@ -58,7 +59,7 @@ from tasks.curation.crawl_rules import (
     clean_address,
     media_type,
 )
-from tasks.curation.web import HTML, PLAIN
+from tasks.curation.web import HTML, PACKED, PLAIN
 
 MAX_SITEMAP = 50 * 2**20  # what sitemaps.org allows, and the next two
 MAX_ENTRIES = 50_000
@@ -109,7 +110,7 @@ class Pages(scrapy.Spider):
         hosts: netlocs that may be asked.
         seen: addresses that were given or reached.
         closed: hosts that are left alone, and why.
-        without_robots: netlocs whose robots.txt could not be had.
+        without_robots: netlocs whose robots.txt could not be had, and why.
     """
 
     name = AGENT
@@ -123,7 +124,7 @@ class Pages(scrapy.Spider):
         self._told = monotonic()
         self.seen = set(done)
         self.closed: dict[str, str] = {}
-        self.without_robots: set[str] = set()
+        self.without_robots: dict[str, str] = {}
         self.hosts = {urlsplit(url).netloc for url in self._given()}
         self.problem = ""
 
@@ -195,6 +196,8 @@ class Pages(scrapy.Spider):
             self._put(self._row(response, _outcome(raw.status), detail=_status(raw.status)))
         elif media_type(raw.headers) not in HTML + PLAIN:
             self._put(self._row(response, "wrong type", detail=media_type(raw.headers) or "none given"))
+        elif (packed := (raw.headers.get("Content-Encoding") or b"").decode("latin-1").lower()) in PACKED:
+            self._put(self._row(response, "wrong type", detail=f"packed by {packed}, which was not asked for"))
         else:
             via = meta["given"] if meta["given"] != response.url else ""
             peer = str(raw.ip_address or "")
@@ -244,7 +247,7 @@ class Pages(scrapy.Spider):
             return "busy", self.closed[host.hostname]
         if isinstance(error, IgnoreRequest) and "robots.txt" in said:
             if host.netloc in self.without_robots:
-                return "robots unreachable", "robots.txt could not be had, which forbids all"
+                return "robots unreachable", f"no robots.txt, which forbids all: {self.without_robots[host.netloc]}"
             return "robots", "robots.txt forbids it"
         if isinstance(error, IgnoreRequest) and "redirection" in said:
             return "redirects", f"more than {MAX_REDIRECTS}"
@@ -252,6 +255,9 @@ class Pages(scrapy.Spider):
             return "too large", f"more than {request.meta['download_maxsize']} bytes"
         if isinstance(error, DownloadTimeoutError):
             return "timeout", f"{self._plan.timeout_s:g} s"
+        raw = request.meta.get("raw")
+        if raw is not None and raw.url == request.url and raw.status == 200:
+            return "wrong type", f"the body cannot be unpacked: {said}"
         return "unreachable", f"{type(error).__name__}: {said}"
 
     def _row(self, response: Response, outcome: str, **more: Any) -> Row:
@@ -327,7 +333,7 @@ def _shown(address: str) -> str:
 
 def _settings(plan: Plan) -> dict[str, Any]:
     rules, scrapys = "tasks.curation.crawl_rules", "scrapy.downloadermiddlewares"
-    headers = {"Accept": "text/html,application/xhtml+xml,text/plain;q=.9,*/*;q=.1"}
+    headers = {"Accept": "text/html,application/xhtml+xml,text/plain;q=.9,*/*;q=.1", "Accept-Encoding": "gzip"}
     return {
         "USER_AGENT": plan.agent,
         "DEFAULT_REQUEST_HEADERS": headers | ({"From": plan.mail} if plan.mail else {}),
@@ -408,10 +414,16 @@ def crawl(plan: Plan) -> str:
     process = AsyncCrawlerProcess(_settings(plan))
     crawler = process.create_crawler(Pages)
     process.crawl(crawler, plan=plan, archive=archive, table=table, done=done | stored.keys(), before=before)
-    process.start()
+    from twisted.internet import reactor  # the process made it
+
+    # Scrapy's own handler waits until all that is queued was asked; here a page on its way is asked for another time.
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(reactor.crash))  # type: ignore[misc]
+    process.start(install_signal_handlers=False)
     archive.close()
     table.close()
     _compact(folder)
+    if reactor.threadpool is not None:  # after a SIGTERM nobody stopped the threads that look names up
+        reactor.threadpool.stop()
     spider: Any = crawler.spider
     return spider.problem if spider is not None else "the crawl did not begin; see .fetch.log in the folder"
 
@@ -431,7 +443,10 @@ def main() -> int:
         except BlockingIOError:
             print(f"another fetch writes to {folder}; wait for it or choose another --out", file=sys.stderr)
             return 2
-        problem = crawl(plan)
+        try:
+            problem = crawl(plan)
+        except OSError as error:
+            problem = f"{error.strerror}: {error.filename or folder}"
     if problem:
         print(problem, file=sys.stderr)
     return 1 if problem else 0

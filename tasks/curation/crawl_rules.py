@@ -206,18 +206,18 @@ class Robots(_Part):
         if not request.meta.get("dont_obey_robotstxt") or response.status == 200:
             return response
         if response.status >= 500 or response.status == 429:
-            return self._forbid(request)
+            return self._forbid(request, f"status {response.status}")
         return response.replace(body=b"")
 
     def process_exception(self, request: Request, exception: Exception) -> Response | None:
         """Forbid all where there was no answer."""
         if not request.meta.get("dont_obey_robotstxt") or isinstance(exception, IgnoreRequest):
             return None
-        return self._forbid(request)
+        return self._forbid(request, f"{type(exception).__name__}: {exception}")
 
-    def _forbid(self, request: Request) -> Response:
+    def _forbid(self, request: Request, why: str) -> Response:
         asked = request.meta.get("redirect_urls", [request.url])[0]
-        self.spider.without_robots.add(urlsplit(asked).netloc)
+        self.spider.without_robots[urlsplit(asked).netloc] = why
         return Response(request.url, body=FORBID)
 
 

@@ -21,6 +21,7 @@ from warcio.recordloader import ArcWarcRecord
 MAX_PAGE = 16 * 2**20
 HTML = ("text/html", "application/xhtml+xml")
 PLAIN = ("text/plain",)
+PACKED = ("zstd", "compress", "x-compress", "x-gzip", "dcb", "dcz")  # codings that warcio does not unpack
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def _page(record: ArcWarcRecord) -> Page | None:
     kind = ((headers or record.rec_headers).get_header("Content-Type") or "").partition(";")[0].strip().lower()
     if kind not in HTML + PLAIN:
         return None
+    packed = (headers.get_header("Content-Encoding") or "").strip().lower() if headers is not None else ""
     address = record.rec_headers.get_header("WARC-Target-URI") or record.rec_headers.get_header("WARC-Record-ID")
+    if packed in PACKED:
+        return Page(address, "", ("cannot be unpacked", f"Content-Encoding: {packed}"))
     body = record.content_stream().read(MAX_PAGE + 1)
     if len(body) > MAX_PAGE:
         return Page(address, "", ("page too long", f"more than {MAX_PAGE} bytes"))

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pytest
 
 from tasks.curation.read import Reader
@@ -155,6 +156,8 @@ def crawled(tmp_path_factory):
             "/one": html(page("one"), **{"Set-Cookie": "session=tellnobody"}),
             "/from-sitemap": html(page("from-sitemap")),
             "/packed": html(gzip.compress(page("packed")), **{"Content-Encoding": "gzip"}),
+            "/odd": html(pa.compress(page("odd"), "zstd", asbytes=True), **{"Content-Encoding": "zstd"}),
+            "/damaged": html(b"no gzip", **{"Content-Encoding": "gzip"}),
             "/bomb": html(gzip.compress(b"a" * 10_000_000), **{"Content-Encoding": "gzip"}),
             "/latin": (200, {"Content-Type": "text/html; charset=iso-8859-1"}, latin),
             "/plain.txt": (200, {"Content-Type": "text/plain"}, PROSE.encode()),
@@ -173,7 +176,8 @@ def crawled(tmp_path_factory):
             "/slow": slow,
         }  # fmt: skip
         given = [
-            *("/one", "/one#part", "/packed", "/bomb", "/latin", "/plain.txt", "/private/page", "/to-private"),
+            *("/one", "/one#part", "/packed", "/odd", "/damaged", "/bomb", "/latin", "/plain.txt"),
+            *("/private/page", "/to-private"),
             *("/moved", "/moved-to-one", "/away", "/loop", "/large", "/picture", "/busy", "/gone", "/error", "/slow"),
         ]
         others = ["ftp://127.0.0.1/file", "http://user:tellnobody@127.0.0.1/", "not an address", "http://10.0.0.1/"]
@@ -191,7 +195,7 @@ def test_every_address_has_its_outcome(crawled):
         **dict.fromkeys(["/large", "/bomb"], "too large"),
         "/away": "off host",
         "/loop": "duplicate",
-        "/picture": "wrong type",
+        **dict.fromkeys(["/picture", "/odd", "/damaged"], "wrong type"),
         "/gone": "status",
         "/error": "server error",
         "/slow": "timeout",
@@ -240,6 +244,7 @@ def test_the_crawler_says_who_it_is_and_carries_no_cookie(crawled):
     _, site, _, _ = crawled
     for _, _, _, headers in site.log:
         assert re.fullmatch(r"ketcycle/[\d.]+ \(\+https://crawler\.example/about\)", headers["User-Agent"])
+        assert headers["Accept-Encoding"] == "gzip"
         assert not {"Cookie", "Authorization", "Referer"} & headers.keys()
 
 

@@ -87,3 +87,26 @@ def test_a_page_beyond_the_limit_is_put_aside(monkeypatch):
     pages = list(warc_pages(io.BytesIO(ARCHIVE[0] + ARCHIVE[4])))
     assert [page.problem is None for page in pages] == [False, True]
     assert MAX_PAGE > 1000
+
+
+def test_odd_answers_are_read_or_put_aside_and_the_rest_goes_on(tmp_path):
+    packed = pa.compress(PAGE.encode(), "zstd", asbytes=True)
+    odd = [
+        response("https://a.example/zstd", packed, kind="text/html\r\nContent-Encoding: zstd"),
+        response("https://a.example/packed", gzip.compress(PAGE.encode()), kind="text/html\r\nContent-Encoding: gzip"),
+        response("https://a.example/no-coding", PAGE.encode(), kind="text/html\r\nContent-Encoding: UTF-8"),
+        response("https://a.example/empty", b""),
+        response("https://a.example/no-type", PAGE.encode(), kind=""),
+        response("https://a.example/charset", PAGE.encode("latin-1"), kind="text/html; charset=utf-16"),
+        response("https://a.example/unknown", PAGE.encode(), kind="text/html; charset=klingon"),
+    ]
+    (tmp_path / "odd.warc").write_bytes(b"".join(odd))
+    (tmp_path / "none.warc.gz").write_bytes(b"")
+    reader = Reader("base")
+    found = {d.doc_id.rpartition("/")[2]: d.text for batch in reader.read([tmp_path]) for d in batch}
+    assert found.keys() == {"packed", "no-coding", "empty", "charset", "unknown"}
+    assert found.pop("empty") == ""
+    assert all("Größe und Maß" in text for text in found.values())
+    assert [(q.path, q.reason) for q in reader.quarantined] == [
+        ("odd.warc: https://a.example/zstd", "cannot be unpacked")
+    ]
