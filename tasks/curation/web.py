@@ -50,17 +50,20 @@ def warc_pages(stream: IO[bytes]) -> Iterator[Page]:
     Raises:
         OSError: the archive is damaged from here on; the pages before came.
     """
-    patient = _UntilDamage(stream)
+    patient, cut_off = _UntilDamage(stream), False
     try:
         for record in ArchiveIterator(patient):
             page = _page(record) if record.rec_type in ("response", "resource", "conversion") else None
-            cut_off = patient.error is not None and record.raw_stream.limit > 0
+            cut_off = record.raw_stream.limit > 0 and not record.raw_stream.read(1)
             if page is not None and not cut_off:
                 yield page
-    except ArchiveLoadFailed as error:
-        raise OSError(f"no WARC record where one should begin ({error})") from error
+    except (ArchiveLoadFailed, AttributeError) as error:  # the second where a record has no address
+        if patient.error is None:
+            raise OSError(f"no WARC record where one should begin ({error})") from error
     if patient.error is not None:
         raise OSError(f"damaged: {patient.error}") from patient.error
+    if cut_off:
+        raise OSError("the file ends within a record")
 
 
 def _page(record: ArcWarcRecord) -> Page | None:

@@ -110,3 +110,13 @@ def test_odd_answers_are_read_or_put_aside_and_the_rest_goes_on(tmp_path):
     assert [(q.path, q.reason) for q in reader.quarantined] == [
         ("odd.warc: https://a.example/zstd", "cannot be unpacked")
     ]
+
+
+@pytest.mark.parametrize("part", [b"WARC-Target-URI", b"Zweiter Absatz"])
+def test_a_file_that_ends_within_a_record_is_told(tmp_path, part):
+    whole, first = b"".join(ARCHIVE[::-1][3:] + ARCHIVE[:1]), len(ARCHIVE[1]) + len(ARCHIVE[0])
+    cut = whole[: whole.index(part, first)]
+    (tmp_path / "cut.warc").write_bytes(cut)
+    reader = Reader("base")
+    assert [d.doc_id for batch in reader.read([tmp_path]) for d in batch] == ["https://a.example/queue"]
+    assert [(q.path, q.reason) for q in reader.quarantined] == [("cut.warc", "unreadable")]
