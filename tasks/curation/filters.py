@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import import_module
+from itertools import filterfalse
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +92,20 @@ def alphabetic(least: float = 0.8) -> Rule:
     """Drop a text in which too few words have a letter (Gopher)."""
 
     def rule(text: Text) -> str | None:
-        share = sum(map(_has_letter, text.words)) / max(1, len(text.words))
+        # Nearly every word with a letter passes one of the first two, which need no loop in Python.
+        rest = filterfalse(str.islower, filterfalse(str.isalpha, text.words))
+        without = sum(not any(map(str.isalpha, word)) for word in rest)
+        share = (len(text.words) - without) / max(1, len(text.words))
         return f"{share:.0%} of the words have a letter" if share < least else None
 
     return rule
-
-
-def _has_letter(word: str) -> bool:
-    # Nearly every word with a letter passes one of the first two, which need no loop in Python.
-    return word.isalpha() or word.islower() or any(c.isalpha() for c in word)
 
 
 def stop_words(least: int = 2) -> Rule:
     """Drop a text with too few different English stop words (Gopher)."""
 
     def rule(text: Text) -> str | None:
-        n = len(STOP_WORDS.intersection(word.lower() for word in text.words))
+        n = len(STOP_WORDS.intersection(map(str.lower, text.words)))
         return f"{n} different English stop words" if n < least else None
 
     return rule
