@@ -1,6 +1,7 @@
 """`ketcycle fetch` against a site on loopback, judged by what the site itself saw."""
 
 import csv
+import fcntl
 import gzip
 import json
 import os
@@ -19,6 +20,9 @@ import psutil
 import pyarrow as pa
 import pytest
 
+from flows.fetch import Order
+from flows.fetch import fetch as start_fetch
+from infra.errors import BadInput
 from tasks.curation.read import Reader
 
 pytest.importorskip("scrapy", reason="the crawler is an extra: pip install 'ketcycle[crawl]'")
@@ -390,3 +394,18 @@ def test_what_cannot_be_used_is_said_before_anything_is_asked(tmp_path, monkeypa
     done = CliRunner().invoke(app, ["fetch", "--out", "warc", "--contact", "a@b.example", *arguments, "--home", "home"])
     assert done.exit_code == 2
     assert said in " ".join(done.output.split())
+
+
+def test_a_folder_takes_one_fetch_at_a_time(tmp_path):
+    (tmp_path / "warc").mkdir()
+    with (tmp_path / "warc" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = fetch(tmp_path, "--urls", written(tmp_path, "http://127.0.0.1:1/"), code=2).stderr
+    assert "another fetch writes to" in said
+
+
+def test_without_the_crawler_it_is_said_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.fetch.find_spec", lambda name: None)
+    order = Order(tmp_path, "me@site.example", written(tmp_path, "https://site.example/"), (), {})
+    with pytest.raises(BadInput, match=r"pip install 'ketcycle\[crawl\]'"):
+        start_fetch(order, print)
