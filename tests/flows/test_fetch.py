@@ -360,6 +360,33 @@ def test_private_networks_are_never_asked(tmp_path):
     assert site.log == []
 
 
+def test_hostile_sitemaps_and_redirects_lead_nowhere(tmp_path):
+    xml = {"Content-Type": "application/xml"}
+    entity = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><urlset><url><loc>&x;</loc></url></urlset>'
+    with serving({"/entity.xml": (200, xml, entity)}) as site:
+        index = f"<sitemapindex><sitemap><loc>{site.at('/loop.xml')}</loc></sitemap></sitemapindex>".encode()
+        site.pages |= {
+            "/bomb.xml.gz": (200, xml, gzip.compress(b"<urlset>" + b" " * 60_000_000)),
+            "/loop.xml": (200, xml, index),
+            "/evil": (302, {"Location": "http://169.254.169.254/latest/"}, b""),
+            "/file": (302, {"Location": "file:///etc/passwd"}, b""),
+        }
+        maps = [
+            part for name in ("bomb.xml.gz", "loop.xml", "entity.xml") for part in ("--sitemap", site.at(f"/{name}"))
+        ]
+        listed = written(tmp_path, site.at("/evil"), site.at("/file"))
+        fetch(tmp_path, "--urls", listed, *maps, "--delay", 0.05, code=1)
+        assert outcomes(tmp_path).keys() == {
+            (site.at("/bomb.xml.gz"), "too large"),
+            (site.at("/loop.xml"), "read"),
+            (site.at("/entity.xml"), "read"),
+            (site.at("/evil"), "private address"),
+            (site.at("/file"), "status"),
+        }
+        assert outcomes(tmp_path)[site.at("/entity.xml"), "read"]["detail"] == "0 addresses"
+        assert len(site.asked()) == 6  # robots.txt and each of them once
+
+
 def test_limits_of_pages_hold_and_are_told(tmp_path):
     names = [f"/page-{k}" for k in range(5)]
     with serving({name: html(page(name)) for name in names}) as site:
