@@ -21,7 +21,7 @@ def fetch(
         str | None, typer.Option(help="Web or mail address of yours for the user agent; default the setting.")
     ] = None,
     delay: Annotated[float, typer.Option(min=0.01, help="Seconds of pause after each answer of a host.")] = 1.0,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Largest page.")] = 5_000_000,
+    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a page, packed and unpacked.")] = 5_000_000,
     max_pages: Annotated[int, typer.Option(min=1, help="Pages of one host.")] = 10_000,
     max_total: Annotated[int, typer.Option(min=1, help="Pages of all hosts.")] = 100_000,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one page.")] = 30.0,
