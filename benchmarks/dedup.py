@@ -146,9 +146,9 @@ def ours(source: Path, target: Path, spread: Spread) -> dict[str, float]:
         found = find_edges(folder / "searches", index, recipe, THRESHOLD, folder, spread)
         marks.append(time.process_time())
         corpus, plan, edges = Corpus(index, found.first), Plan(0, 3), 0
-        n_words = index.gather("n_words")
+        weights = index.gather("weights")
         for pairs, jaccard in by_component([found.path], component_of(index.size, [found.path]), folder):
-            plan.decide(pairs, jaccard, n_words, corpus.name)
+            plan.decide(pairs, jaccard, weights, corpus.name)
             edges += len(pairs)
         stays = np.ones(len(corpus.slots), bool)
         stays[corpus.copies()[0]] = False

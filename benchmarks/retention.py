@@ -27,8 +27,8 @@ from transformers import PreTrainedTokenizerFast
 from tasks.architecture.config import build_model, shape_of_dial
 from tasks.combinatorial.independent_set import Graph, branch_and_bound, greedy, heaviest
 from tasks.curation.near_duplicates import normalised_words
-from tasks.curation.representatives import near_duplicate_graph
 from tasks.curation.sample import sample_path
+from tasks.curation.shards import length_weights
 from tasks.model.score import bits_per_byte
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows
@@ -85,9 +85,8 @@ def graph_of(part: Sequence[str], texts: Mapping[str, str], pairs: set[tuple[str
     """Return the near-duplicate graph of a component, weighted as a run does."""
     number = {name: k for k, name in enumerate(part)}
     edges = [(number[a], number[b]) for a, b in pairs if a in number and b in number]
-    return near_duplicate_graph(
-        [len(normalised_words(texts[name])) for name in part], np.array(edges, np.int64).reshape(-1, 2)
-    )
+    weights = length_weights([len(normalised_words(texts[name])) for name in part])
+    return Graph.of(weights.tolist(), np.array(edges, np.int64).reshape(-1, 2))
 
 
 def held_out(part: Sequence[str]) -> bool:

@@ -30,7 +30,7 @@ log = logging.getLogger("ketcycle.flows")
 
 # What a stage's options take from the run's parameters.
 FROM_RUN = {
-    "curation": ("corpus", "second", "text_column", "id_column", "threshold", "alone"),
+    "curation": ("corpus", "second", "text_column", "id_column", "weight_column", "threshold", "alone"),
     "preprocessing": ("model",),
     "architecture": ("model",),
     "training": ("model", "evaluate"),

@@ -35,6 +35,10 @@ Backend = Annotated[
 Objective = Annotated[str | None, typer.Option(help="What auto minimises: energy (default), cost or time.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text; default text.")]
 IdColumn = Annotated[str | None, typer.Option(help="Column that names a document; default doc_id or id.")]
+WeightColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of a positive score; of near duplicates the worthier stay. Default: the longer."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 
 
@@ -44,6 +48,7 @@ def run(
     second: Second = None,
     text_column: TextColumn = None,
     id_column: IdColumn = None,
+    weight_column: WeightColumn = None,
     model: Annotated[str | None, typer.Option(help="Folder of a pretrained model in transformers format.")] = None,
     evaluate: Annotated[str | None, typer.Option(help="Text file on which a pretrained model is scored.")] = None,
     method: Method = None,
@@ -67,6 +72,7 @@ def run(
         "second": tuple(second) if second else None,
         "text_column": text_column,
         "id_column": id_column,
+        "weight_column": weight_column,
         "model": model,
         "evaluate": evaluate,
         "method": method,
@@ -88,6 +94,7 @@ def stage(
     second: Second = None,
     text_column: TextColumn = None,
     id_column: IdColumn = None,
+    weight_column: WeightColumn = None,
     threshold: Annotated[
         float | None, typer.Option(help="curation: Jaccard similarity of near duplicates, above 0, at most 1.")
     ] = None,
@@ -112,6 +119,7 @@ def stage(
         "second": tuple(second) if second else None,
         "text_column": text_column,
         "id_column": id_column,
+        "weight_column": weight_column,
         "threshold": threshold,
         "method": method,
         "backend": backend,

@@ -76,7 +76,7 @@ def totals(lake: Lake, documents: Ref) -> dict[str, dict[str, int]]:
 
 
 def worth_comparing(lake: Lake, candidates: Ref, components: Ref, decisions: Ref, most: int) -> list[dict[str, Any]]:
-    """Return id, text and words of the documents whose meaning is compared.
+    """Return id, text and weight of the documents whose meaning is compared.
 
     Those kept of near-duplicate components come first: where some texts were almost copies, others say the same in
     other words. Else the order is as if at random, the same in every run.
@@ -94,6 +94,6 @@ def worth_comparing(lake: Lake, candidates: Ref, components: Ref, decisions: Ref
     tables = {"candidates": candidates, "components": components, "decisions": decisions}
     chosen = lake.sql(query, **tables)["doc_id"].combine_chunks()
     found: list[dict[str, Any]] = []
-    for batch in lake.scan(candidates, ["doc_id", "text", "n_words"], BATCH):
+    for batch in lake.scan(candidates, ["doc_id", "text", "weight"], BATCH):
         found += batch.filter(pc.is_in(batch.column(0), chosen)).to_pylist()
     return found

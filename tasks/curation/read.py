@@ -52,6 +52,7 @@ class Document:
         label: the file's own label, or empty.
         text: the text, decoded.
         replaced: bytes that were no UTF-8 and became U+FFFD.
+        score: its worth as the file has it; None where that is not asked for, missing or no positive number.
     """
 
     doc_id: str
@@ -60,6 +61,7 @@ class Document:
     label: str
     text: str
     replaced: int = 0
+    score: float | None = None
 
 
 DOCUMENTS = pa.schema(
@@ -69,6 +71,7 @@ DOCUMENTS = pa.schema(
         "label": pa.string(),
         "text": pa.large_string(),
         "replaced": pa.int64(),
+        "score": pa.float64(),
     }
 )
 
@@ -105,6 +108,7 @@ class Reader:
         domain: given to every document.
         text_column: name of the text column; empty = the first of `text`, `content`, `body`.
         id_column: name of the id column; empty = `doc_id` or `id` where there is one, else path and row.
+        weight_column: name of the column that holds the worth of a document; empty = it is not read.
         quarantined: what was put aside so far.
         skipped: files in folders whose ending is not that of a corpus file.
         seen: ids given so far; share it between readers to keep ids unique over domains.
@@ -113,6 +117,7 @@ class Reader:
     domain: str
     text_column: str = ""
     id_column: str = ""
+    weight_column: str = ""
     quarantined: list[Quarantined] = field(default_factory=list)
     skipped: int = 0
     seen: dict[str, int] = field(default_factory=dict)
@@ -202,15 +207,18 @@ class Reader:
                 self._put_aside(name, "no text column", f"{text} holds {kind}, not text")
                 return
             key = self._column(columns, self.id_column, ID_COLUMNS)
-            wanted = [c for c in (text, key, "source", "label") if c is not None and c in columns]
+            score = self.weight_column if self.weight_column in columns else None
+            wanted = [c for c in (text, key, "source", "label", score) if c is not None and c in columns]
             first, last = piece.groups or (0, file.num_row_groups)
             row = sum(file.metadata.row_group(g).num_rows for g in range(first))
             for chunk in file.iter_batches(BATCH, row_groups=list(range(first, last)), columns=wanted):
-                yield self._documents(name, row, chunk, text, key)
+                yield self._documents(name, row, chunk, text, key, score)
                 row += len(chunk)
 
     @staticmethod
-    def _documents(name: str, row: int, chunk: pa.RecordBatch, text: str, key: str | None) -> pa.RecordBatch:
+    def _documents(
+        name: str, row: int, chunk: pa.RecordBatch, text: str, key: str | None, score: str | None
+    ) -> pa.RecordBatch:
         def strings(column: str | None, empty: pa.Array) -> pa.Array:
             """Return a column as text, with something else where it holds nothing."""
             if column is None or column not in chunk.schema.names:
@@ -226,7 +234,8 @@ class Reader:
         named, none = pa.array([name] * n, pa.string()), pa.array([""] * n, pa.string())
         body = pc.fill_null(chunk.column(text).cast(pa.large_string()), "")
         columns = [strings(key, numbered), strings("source", named), strings("label", none), body]
-        return pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(n, np.int64))], schema=DOCUMENTS)
+        worth = pa.array([_worth(v) for v in chunk.column(score).to_pylist()] if score else [None] * n, pa.float64())
+        return pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(n, np.int64)), worth], schema=DOCUMENTS)
 
     def _lines(self, name: str, path: Path) -> Iterator[Document]:
         before = len(self.quarantined)
@@ -293,7 +302,8 @@ class Reader:
         source, label = (str(record.get(c) or "") for c in ("source", "label"))
         # Lone surrogates are legal in JSON and nowhere else.
         body = (record[text] or "").encode("utf-8", "replace").decode()
-        return Document(doc_id, self.domain, source or name, label, body, replaced)
+        score = _worth(record.get(self.weight_column)) if self.weight_column else None
+        return Document(doc_id, self.domain, source or name, label, body, replaced, score)
 
     @staticmethod
     def _column(columns: Sequence[str], given: str, usual: Sequence[str]) -> str | None:
@@ -309,6 +319,14 @@ class Reader:
 
     def _put_aside(self, path: str, reason: str, detail: str) -> None:
         self.quarantined.append(Quarantined(path, reason, detail))
+
+
+def _worth(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    return found if 0 < found < float("inf") else None
 
 
 def _ending(path: Path) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.combinatorial.independent_set import Graph, greedy, heaviest
-from tasks.curation.representatives import near_duplicate_graph
 from tasks.curation.shingles import I64
 
 
@@ -58,17 +57,19 @@ class Plan:
     _gone_of: array[int] = field(default_factory=lambda: array("q"))
     _waiting: list[tuple[int, int]] = field(default_factory=list)
 
-    def decide(self, pairs: I64, jaccard: NDArray[np.float64], n_words: I64, name: Callable[[int], str]) -> None:
+    def decide(
+        self, pairs: I64, jaccard: NDArray[np.float64], weights: NDArray[np.float64], name: Callable[[int], str]
+    ) -> None:
         """Decide the next component.
 
         Args:
             pairs: its edges (m, 2) by numbers of documents.
             jaccard: their similarities.
-            n_words: words of every document, by number.
+            weights: what every document is worth, by number.
             name: gives the id of a document.
         """
         members, inside = np.unique(pairs, return_inverse=True)
-        graph = near_duplicate_graph(n_words[members].tolist(), inside.reshape(pairs.shape))
+        graph = Graph.of(weights[members].tolist(), inside.reshape(pairs.shape))
         number, clique = len(self.how), graph.is_clique
         kept = np.array(heaviest(graph) if clique else greedy(graph))
         # Of the kept neighbours of each removed document the most similar one, of equal ones the first.
@@ -109,11 +110,11 @@ class Plan:
         return gone[settled], witness[settled], value[settled], how[settled].tolist()
 
 
-def component_graph(n_words: Sequence[int], names: Sequence[str], edges: Sequence[tuple[str, str, Any]]) -> Graph:
+def component_graph(weights: Sequence[float], names: Sequence[str], edges: Sequence[tuple[str, str, Any]]) -> Graph:
     """Return the weighted graph of one component."""
     number = {name: k for k, name in enumerate(names)}
     pairs = [(number[a], number[b]) for a, b, _ in edges]
-    return near_duplicate_graph(n_words, np.array(pairs, np.int64).reshape(-1, 2))
+    return Graph.of(weights, np.array(pairs, np.int64).reshape(-1, 2))
 
 
 def removals(

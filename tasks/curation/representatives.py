@@ -19,7 +19,6 @@ from statistics import median_high
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from tasks.combinatorial.annealing import path_integral_annealing, simulated_annealing
 from tasks.combinatorial.independent_set import (
@@ -38,6 +37,7 @@ from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_tur
 from tasks.curation.exact_components import exact_components
 from tasks.curation.near_duplicates import normalised_words
 from tasks.curation.sample import sample_path
+from tasks.curation.shards import length_weights
 from tasks.quantum.qaoa import sample_qaoa
 
 THRESHOLD = 0.7
@@ -89,11 +89,6 @@ def quality(problem: Components, solution: Kept) -> tuple[float, ...]:
 def oracle(problem: Components) -> tuple[float, ...]:
     """Return 1 where the best known weight is proven optimal, else the ratio that its upper bound allows."""
     return tuple(best_known(graph).bound / best_known(graph).weight for graph in problem.graphs)
-
-
-def near_duplicate_graph(words: Sequence[int], edges: NDArray[np.int64]) -> Graph:
-    """Return the graph of a component: weights are square roots of word counts, so that length counts, but tamely."""
-    return Graph.of([float(np.sqrt(max(1, n))) for n in words], edges)
 
 
 def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Bench], Kept]:
@@ -192,7 +187,7 @@ def _of_source(source: str, texts: Sequence[str], rng: Generator) -> list[Instan
     threshold, found = exact_components(texts, THRESHOLDS, ENOUGH)
     instances = []
     for part in (found[k] for k in rng.permutation(len(found))):
-        graph = near_duplicate_graph(part.words, part.edges)
+        graph = Graph.of(length_weights(part.words).tolist(), part.edges)
         if best_known(graph).proven:
             name = f"component of text {part.rows[0]} at {threshold:g}"
             problem = Components((graph,), (tuple(f"{source}/{row}" for row in part.rows),))
@@ -229,7 +224,7 @@ def sample_components(smallest: int, largest: int) -> Components:
     for part in parts:
         number = {doc_id: k for k, doc_id in enumerate(part)}
         edges = np.array([(number[a], number[b]) for a in part for b in sorted(around[a]) if a < b], np.int64)
-        graph = near_duplicate_graph([words[doc_id] for doc_id in part], edges)
+        graph = Graph.of(length_weights([words[doc_id] for doc_id in part]).tolist(), edges)
         if not graph.is_clique:
             graphs.append(graph)
             documents.append(part)

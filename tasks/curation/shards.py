@@ -23,19 +23,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
 
 from tasks.curation.filters import RuleSet
 from tasks.curation.funnel import Funnel
 from tasks.curation.read import PARQUET, Piece, Reader
 from tasks.curation.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
-LAYOUT = 1  # raised when what a shard holds is computed in another way
+LAYOUT = 2  # raised when what a shard holds is computed in another way
 BATCH = 256
+WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
+F64 = NDArray[np.float64]
 TOUCHED = 512  # candidates read from a map until it is let go; the kernel maps 64 KiB for each
 TEXT = pa.string()
 CANDIDATES = pa.schema(
     {"doc_id": TEXT, "domain": TEXT, "source": TEXT, "label": TEXT, "text": pa.large_string()}
-    | {"n_words": pa.int64(), "n_bytes": pa.int64()}
+    | {"n_words": pa.int64(), "n_bytes": pa.int64(), "weight": pa.float64()}
 )
 READ = pa.schema({"doc_id": TEXT, "rule": TEXT, "detail": TEXT, "slot": pa.int32()})
 ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT})
@@ -50,6 +53,7 @@ class Recipe:
         rules: quality rules, or None for none.
         text_column: column that holds the text; empty = the usual ones.
         id_column: column that names a document; empty = the usual ones.
+        weight_column: column that holds the worth of a document; empty = its length.
         redact: whether what names a person is replaced.
         permutations: values of a signature.
         bands: bands of a signature.
@@ -61,6 +65,7 @@ class Recipe:
     rules: RuleSet | None = None
     text_column: str = ""
     id_column: str = ""
+    weight_column: str = ""
     redact: bool = False
     permutations: int = PERMUTATIONS
     bands: int = 32
@@ -148,6 +153,12 @@ def _row_groups(path: Path, n_bytes: int) -> Iterator[tuple[int, int] | None]:
     yield first, metadata.num_row_groups
 
 
+def length_weights(n_words: ArrayLike) -> F64:
+    """Return what documents are worth by their length: square roots of word counts, so that it counts, but tamely."""
+    found: F64 = np.sqrt(np.maximum(1, np.asarray(n_words, np.int64)))
+    return found
+
+
 def make_shard(root: Path, work: Work, recipe: Recipe) -> Path:
     """Make a shard and return its folder; at once where it is there already."""
     target = root / work.key
@@ -169,10 +180,10 @@ def make_shard(root: Path, work: Work, recipe: Recipe) -> Path:
 
 
 def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
-    reader = Reader(work.domain, recipe.text_column, recipe.id_column)
+    reader = Reader(work.domain, recipe.text_column, recipe.id_column, recipe.weight_column)
     funnel = Funnel(recipe.rules.build() if recipe.rules else (), recipe.permutations, recipe.redact)
     names: list[pa.Array] = []
-    small: dict[str, list[Any]] = {"n_words": [], "fingerprints": [], "ends": []}
+    small: dict[str, list[Any]] = {"weights": [], "fingerprints": [], "ends": []}
     signed: list[U32] = []
     filled = 0
     with (
@@ -185,12 +196,13 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
             sets.write(found.values.data)
             small["ends"].append(found.ends + filled)
             filled += len(found.values)
-            small["n_words"].append(found.n_words)
+            weights = _weights(batch, found.rows, found.n_words, bool(recipe.weight_column))
+            small["weights"].append(weights)
             small["fingerprints"].append(found.fingerprints)
             signed.append(found.signatures)
             if recipe.texts and len(found.rows):
-                writer.write_batch(_candidates(batch, work.domain, found.rows, found.texts, found.n_words))
-    empty = {"n_words": np.int64, "ends": np.int64, "fingerprints": np.uint64}
+                writer.write_batch(_candidates(batch, work.domain, found.rows, found.texts, found.n_words, weights))
+    empty = {"weights": np.float64, "ends": np.int64, "fingerprints": np.uint64}
     for name, parts in small.items():
         shape = (0, 2) if name == "fingerprints" else (0,)
         np.concatenate([np.zeros(shape, empty[name]), *parts]).tofile(folder / name)
@@ -213,11 +225,30 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def _candidates(batch: pa.RecordBatch, domain: str, rows: I64, texts: pa.Array, n_words: I64) -> pa.RecordBatch:
+def _weights(batch: pa.RecordBatch, rows: I64, n_words: I64, given: bool) -> F64:
+    """Return what documents are worth: their own score, next to nothing without one, or by their length."""
+    if not given:
+        return length_weights(n_words)
+    found: F64 = pc.fill_null(batch.column("score").take(pa.array(rows)), WORTHLESS).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _candidates(
+    batch: pa.RecordBatch, domain: str, rows: I64, texts: pa.Array, n_words: I64, weights: F64
+) -> pa.RecordBatch:
     chosen = pa.array(rows)
     doc_id, source, label = (batch.column(name).take(chosen) for name in ("doc_id", "source", "label"))
     n_bytes = pc.binary_length(texts).cast(pa.int64())
-    columns = [doc_id, pa.array([domain] * len(rows), TEXT), source, label, texts, pa.array(n_words), n_bytes]
+    columns = [
+        doc_id,
+        pa.array([domain] * len(rows), TEXT),
+        source,
+        label,
+        texts,
+        pa.array(n_words),
+        n_bytes,
+        pa.array(weights),
+    ]
     return pa.RecordBatch.from_arrays(columns, schema=CANDIDATES)
 
 
@@ -251,8 +282,8 @@ class Shard:
         self._maps: dict[str, mmap.mmap] = {}
 
     def load(self, name: str) -> Any:
-        """Return `n_words` or `fingerprints`."""
-        kind = np.uint64 if name == "fingerprints" else np.int64
+        """Return `weights` or `fingerprints`."""
+        kind = np.uint64 if name == "fingerprints" else np.float64
         found = np.fromfile(self.folder / name, kind)
         return found.reshape(-1, 2) if name == "fingerprints" else found
 
@@ -327,9 +358,9 @@ class Index:
         return int(self.starts[-1])
 
     def gather(self, name: str) -> Any:
-        """Return `n_words` or `fingerprints` of all candidates."""
+        """Return `weights` or `fingerprints` of all candidates."""
         shape = (0, 2) if name == "fingerprints" else (0,)
-        kind = np.uint64 if name == "fingerprints" else np.int64
+        kind = np.uint64 if name == "fingerprints" else np.float64
         return np.concatenate([np.zeros(shape, kind), *(shard.load(name) for shard in self.shards)])
 
     def signatures(self, rows: I64) -> U32:

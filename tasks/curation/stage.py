@@ -34,7 +34,7 @@ from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
 from tasks.curation.sample import sample_path
 from tasks.curation.search import find_edges
 from tasks.curation.semantic_clusters import SEMANTIC_CLUSTERS, Clustering, Duplicates
-from tasks.curation.shards import Index, Recipe, Work, make_shard, plan_shards
+from tasks.curation.shards import WORTHLESS, Index, Recipe, Work, make_shard, plan_shards
 from tasks.curation.shingles import I64
 from tasks.curation.truth import agreement, found_pairs, true_pairs
 from tasks.spread import Spread
@@ -59,6 +59,8 @@ class Options(BaseModel):
         second: files or folders of the second domain; empty = the shipped licence texts.
         text_column: column or field that holds the text; empty = `text`, `content` or `body`.
         id_column: column or field that names a document; empty = `doc_id` or `id`, else path and row.
+        weight_column: column or field whose positive number says what a document is worth among near duplicates;
+            empty = the square root of its words. Without such a number a document is worth next to nothing.
         alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is removed by
             meaning, so that every removed document has a kept witness at or above the threshold.
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
@@ -96,6 +98,7 @@ class Options(BaseModel):
     second: tuple[str, ...] = ()
     text_column: str = ""
     id_column: str = ""
+    weight_column: str = ""
     alone: bool = False
     truth: str = ""
     shard_mb: int = Field(16, ge=1)
@@ -261,6 +264,7 @@ def _recipe(options: Options) -> Recipe:
         rules=rules,
         text_column=options.text_column,
         id_column=options.id_column,
+        weight_column=options.weight_column,
         redact=options.redact,
         permutations=options.permutations,
         bands=bands,
@@ -284,7 +288,7 @@ def _work(options: Options, recipe: Recipe) -> tuple[list[Work], Counter[str]]:
         for path in paths:
             if not path.exists():
                 raise BadInput(f"there is no {path}; give files or folders of Parquet, JSON lines or plain text")
-        named = recipe if given else replace(recipe, text_column="", id_column="")
+        named = recipe if given else replace(recipe, text_column="", id_column="", weight_column="")
         some, skipped[domain] = plan_shards(domain, paths, named, options.shard_mb * 2**20)
         work += some
     return work, skipped
@@ -305,6 +309,8 @@ def _check_read(options: Options, corpus: Corpus, skipped: Counter[str], filtere
                 f"files, JSON lines or Parquet with a text column by `{option}`, name the column by --text-column, or "
                 f"loosen min_words, min_alphabetic, english"
             )
+    if options.weight_column and bool(np.all(corpus.index.gather("weights") == WORTHLESS)):
+        raise BadInput(f"no document has a positive number in {options.weight_column}; name another by --weight-column")
 
 
 def _filtered(corpus: Corpus, counts: Counter[str]) -> Iterator[pa.Table]:
@@ -316,7 +322,7 @@ def _filtered(corpus: Corpus, counts: Counter[str]) -> Iterator[pa.Table]:
 def _edges(corpus: Corpus, plan: Plan, path: Path, folder: Path, count: list[int]) -> Iterator[pa.Table]:
     """Yield the edges by component, and let the plan decide each component on the way."""
     yield EDGES.empty_table()
-    n_words = corpus.index.gather("n_words")
+    weights = corpus.index.gather("weights")
     component = component_of(corpus.index.size, [path])
     waiting: list[tuple[I64, NDArray[np.float64]]] = []
     held = 0
@@ -327,7 +333,7 @@ def _edges(corpus: Corpus, plan: Plan, path: Path, folder: Path, count: list[int
         return pa.table([i, j, pa.array(jaccard)], schema=EDGES)
 
     for pairs, jaccard in by_component([path], component, folder):
-        plan.decide(pairs, jaccard, n_words, corpus.name)
+        plan.decide(pairs, jaccard, weights, corpus.name)
         count[0] += len(pairs)
         waiting.append((pairs, jaccard))
         held += len(pairs)
@@ -357,7 +363,7 @@ def _decisions(corpus: Corpus, plan: Plan, copies: I64, originals: I64) -> Itera
 
 def _pose_representatives(context: Context, state: State, options: Options) -> Components | None:
     posed = context.lake.sql(
-        "select c.doc_id, c.component, d.n_words from components c join candidates d using (doc_id) "
+        "select c.doc_id, c.component, d.weight from components c join candidates d using (doc_id) "
         "where c.decided = 'posed' order by c.component, c.doc_id",
         components=state.refs["curation/components"],
         candidates=state.refs["curation/candidates"],
@@ -365,16 +371,16 @@ def _pose_representatives(context: Context, state: State, options: Options) -> C
     if not posed:
         return None
     members: dict[int, list[str]] = defaultdict(list)
-    words: dict[int, list[int]] = defaultdict(list)
+    weights: dict[int, list[float]] = defaultdict(list)
     for row in posed:
         members[row["component"]].append(row["doc_id"])
-        words[row["component"]].append(row["n_words"])
+        weights[row["component"]].append(row["weight"])
     component = {name: k for k, names in members.items() for name in names}
     inside: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
     for (i, j), similarity in _similarities(context, state).items():
         inside[component[i]].append((i, j, similarity))
     return Components(
-        graphs=tuple(component_graph(words[k], members[k], inside[k]) for k in members),
+        graphs=tuple(component_graph(weights[k], members[k], inside[k]) for k in members),
         documents=tuple(tuple(names) for names in members.values()),
         qubit_limit=options.qubit_limit,
         shots=options.shots,
@@ -426,7 +432,7 @@ def _pose_semantic_clusters(context: Context, state: State, options: Options) ->
         clusters=options.clusters,
         iterations=options.iterations,
         start=context.seed,
-        weights=np.sqrt([words for *_, words in documents]),
+        weights=np.array([weight for *_, weight in documents]),
         shots=options.shots,
     )
 
@@ -445,13 +451,13 @@ def _apply_semantic_clusters(context: Context, state: State, solution: Duplicate
     )
 
 
-def _semantic_documents(context: Context, state: State, options: Options) -> list[tuple[str, str, int]]:
-    """Return id, head and words of the documents to compare."""
+def _semantic_documents(context: Context, state: State, options: Options) -> list[tuple[str, str, float]]:
+    """Return id, head and weight of the documents to compare."""
     candidates, components, decisions = (
         state.refs[f"curation/{name}"] for name in ("candidates", "components", "decisions")
     )
     found = outcome.worth_comparing(context.lake, candidates, components, decisions, options.semantic_documents)
-    return [(row["doc_id"], row["text"][: options.semantic_characters], row["n_words"]) for row in found]
+    return [(row["doc_id"], row["text"][: options.semantic_characters], row["weight"]) for row in found]
 
 
 def _with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> State:

@@ -33,7 +33,7 @@ def candidates(lake) -> Ref:
     rows = [
         {"doc_id": n, "domain": "base" if n < "l" else "second", "text": n * 3, "n_bytes": 3 * len(n)} for n in names
     ]
-    tables = [pa.Table.from_pylist([{"n_words": 1, **row}], CANDIDATES) for row in rows]
+    tables = [pa.Table.from_pylist([{"n_words": 1, "weight": 1.0, **row}], CANDIDATES) for row in rows]
     return lake.write("curation/candidates", tables)
 
 

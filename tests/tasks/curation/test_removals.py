@@ -7,14 +7,14 @@ from tasks.combinatorial.independent_set import repair
 from tasks.curation.removals import Plan, Removal, component_graph, removals
 
 
-def planned(n_words: list[int], components: list[list[tuple[int, int]]], posed: int, largest_posed: int) -> Plan:
+def planned(weights: list[float], components: list[list[tuple[int, int]]], posed: int, largest_posed: int) -> Plan:
     plan = Plan(posed, largest_posed)
     for pairs in components:
-        plan.decide(np.array(pairs), np.full(len(pairs), 0.8), np.array(n_words), "abcdef".__getitem__)
+        plan.decide(np.array(pairs), np.full(len(pairs), 0.8), np.array(weights), "abcdef".__getitem__)
     return plan
 
 
-def test_pairs_and_cliques_keep_their_longest_document() -> None:
+def test_pairs_and_cliques_keep_their_worthiest_document() -> None:
     plan = planned([5, 9, 4, 4, 16], [[(0, 1)], [(2, 3), (2, 4), (3, 4)]], posed=10, largest_posed=9)
     assert plan.how == ["clique", "clique"]
     gone, witness, similarity, how = plan.removals()

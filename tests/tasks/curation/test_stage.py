@@ -226,6 +226,30 @@ def test_a_corpus_without_duplicates_has_nothing_to_decide(tmp_path: Path) -> No
     assert stage.publish(given, state).facts["documents_kept"] == {"base": 1, "second": 1}
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_a_score_of_ones_own_decides_which_near_duplicate_stays(tmp_path: Path, ending: str) -> None:
+    rng = np.random.default_rng(3)
+    rows = []
+    for name, scores in {"a": (0.2, 0.9, 0.1), "b": (None, 0.01, -1.0), "c": (3.0, 2.0, 1.0)}.items():
+        words = sentence(rng, 120)
+        for k, score in enumerate(scores):  # the first is the longest, and all are near duplicates of each other
+            rows.append({"id": f"{name}{k}", "text": " ".join([*words[: 120 - k], f"end{k}"]), "score": score})
+    path, plain = tmp_path / f"x.{ending}", {"semantic_documents": 0, "alone": True}
+    if ending == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def stays(column: str) -> list[str]:
+        given = context(tmp_path / "home", corpus=[str(path)], weight_column=column, **plain)
+        return sorted(given.lake.read(run(given).refs["curation/kept"], ["doc_id"])["doc_id"].to_pylist())
+
+    assert stays("") == ["a0", "b0", "c0"]
+    assert stays("score") == ["a1", "b1", "c0"]
+    with pytest.raises(BadInput, match="no document has a positive number in quality; name another"):
+        stays("quality")
+
+
 def test_an_unusable_corpus_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("too short")
     with pytest.raises(NoDocuments, match=r"base domain: 1 read.*'length': 1.*`corpus`"):
