@@ -48,7 +48,7 @@ from tasks.quantum.kernels import estimate_pairs, exact_fidelities
 from tasks.text.embeddings import embed
 
 LEVEL, PERMUTATIONS, SHOTS, BACKGROUND = 0.05, 199, 256, 200
-NULLS = {40: 8_000, 100: 2_000}
+NULLS = {40: 10_000, 100: 10_000}
 SIDE, TRIALS = 100, 600  # members of each sample and trials of the part `power`
 GRID = (0.125, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0)  # bandwidths of the tuned opponent, in median distances
 FILES = {
