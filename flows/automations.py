@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from prefect.client.orchestration import get_client
 from prefect.events.actions import RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
@@ -109,6 +110,13 @@ def automations(deployments: Mapping[str, UUID], block: UUID | None) -> list[Aut
             )
         )
     return found
+
+
+def answered(event: str) -> bool:
+    """Return whether the Prefect server of this process has an automation that answers an event, be it paused."""
+    names = {answer.name for answer in ANSWERS if answer.event == event}
+    with get_client(sync_client=True) as client:
+        return any(item.name in names for item in client.read_automations())
 
 
 def _when(events: Any) -> EventTrigger:

@@ -48,7 +48,6 @@ class RunConfig(BaseModel):
         json_schema_extra={"items": {"type": "string", "enum": [*STAGES]}},
     )
     objective: Objective = Field("energy", description="What auto routing minimises.")
-    alias: str = Field("", description="Alias that points to the registered model; empty = the profile's.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
 
     @model_validator(mode="before")

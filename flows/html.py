@@ -21,6 +21,7 @@ from flows.render import (
     arm_rows,
     band,
     fact_rows,
+    gate,
     number,
     queue_rows,
     record_rows,
@@ -67,6 +68,7 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
     return {
         "report": report,
         "summary": summary(report),
+        "gate": gate(report),
         "stage_energy": charts.energy_by_stage(report),
         "three_energies": charts.three_energies(report),
         "queue_header": QUEUE_HEADER,

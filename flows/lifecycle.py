@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.cancel import cancellable, on_cancellation, on_crashed
 from flows.config import RunConfig
+from flows.gate import GATE, Gate, judge_run
 from flows.pending import complete_run
 from flows.render import markdown
 from flows.report import build_report, metrics, write_report
@@ -47,11 +48,12 @@ log = logging.getLogger("ketcycle.lifecycle")
     on_cancellation=[on_cancellation],
     on_crashed=[on_crashed],
 )
-def lifecycle(config: RunConfig) -> dict[str, Any]:
-    """Run the stages in order and report what each decision cost and gained.
+def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
+    """Run the stages in order, have the new model judged, and report what each decision cost and gained.
 
     Args:
         config: The run: what is trained on what, and how decisions pick their arms.
+        gate: When a new model may serve; none = it is not judged here.
     """
     config = config.named()
     loaded = settings.load()
@@ -71,6 +73,8 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
         except BaseException:
             _note(folder, run | {"status": "stopped"})
             raise
+        if gate and "inference" in config.stages:
+            run |= _judged(loaded, config.run_id, gate)
         run |= {
             "status": "failed" if failure else "done",
             "wall_s": time.monotonic() - began,
@@ -93,6 +97,16 @@ def lifecycle(config: RunConfig) -> dict[str, Any]:
     if failure:
         raise type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
     return report
+
+
+def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
+    """Return what the gate says of the run's model, for the report."""
+    try:
+        found = judge_run(loaded, run_id, gate)
+    except Exception as error:  # seam: what a registry or a server does takes nothing from a finished run
+        log.warning("the new model was not judged: %s; ketcycle run --resume %s judges it", error, run_id)
+        return {}
+    return {"gate": vars(found) | {"said": str(found)}} if found else {}
 
 
 def close_books(run_id: str, since: str) -> dict[str, Any]:
@@ -131,7 +145,7 @@ def _begun(path: Path, config: RunConfig) -> dict[str, Any]:
     kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
     plain = config.model_dump(mode="json")
     plain["stages"] = [name for name in STAGES if name in (*config.stages, *kept)]
-    now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept}
+    now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept, "gate": before.get("gate")}
     write_atomic(path, json.dumps(now, indent=1, default=str))
     return now
 

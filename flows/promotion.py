@@ -16,7 +16,7 @@ SCOPE = "promote-on-validation"
 
 
 @flow(name="promote-on-validation", flow_run_name=lambda: named_by("model", "name", "version"))
-def promote_on_validation(model: ModelValidated, alias: str = "serving") -> State[Any]:
+def promote_on_validation(model: ModelValidated, alias: str = "champion") -> State[Any]:
     """Let the alias point to a validated version, never back to an older one; the one before becomes `previous`.
 
     Args:

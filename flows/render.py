@@ -261,7 +261,13 @@ def closing(report: Row) -> Group:
         ]
         parts += [Text(f"{s['name']}:{mixed}") for _, s in _decisions(report) if (mixed := _mixed(s))]
         parts += [Text(report["break_even"])]
-    return Group(*parts, Text(summary(report)))
+    return Group(*parts, *(Text(line) for line in (gate(report), summary(report)) if line))
+
+
+def gate(report: Row) -> str:
+    """Return whether the run's model may serve, in one line; empty where it registered none."""
+    found = report.get("gate")
+    return f"gate: {found['said']}" if found else ""
 
 
 def summary(report: Row) -> str:
@@ -284,7 +290,8 @@ def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def markdown(report: Row) -> str:
     """Return the report as Markdown."""
-    parts = [f"# Run {report['run_id']}", summary(report), "## Stages", pipes(STAGE_HEADER, stage_rows(report))]
+    parts = [f"# Run {report['run_id']}", *(line for line in (summary(report), gate(report)) if line)]
+    parts += ["## Stages", pipes(STAGE_HEADER, stage_rows(report))]
     parts += _decided(report) if any(_decisions(report)) else ["No decision was made."]
     if report["queue"]:
         parts += ["## Runtime queue", pipes(QUEUE_HEADER, queue_rows(report))]

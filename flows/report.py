@@ -88,6 +88,7 @@ def build_report(
         "coefficients": coefficients.hash,
         "break_even": str(coefficients.break_even()),
         "country": loaded.country,
+        "gate": run.get("gate"),
         "stages": [_stage_report(name, found, by_stage.get(name, []), books) for name, found in run["stages"].items()],
     }
 

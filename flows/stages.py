@@ -34,7 +34,6 @@ FROM_RUN = {
     "preprocessing": ("model",),
     "architecture": ("model",),
     "training": ("model", "evaluate"),
-    "inference": ("alias",),
 }
 
 

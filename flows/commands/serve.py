@@ -12,7 +12,7 @@ from flows.commands.standing import Port
 from infra import settings
 from infra.settings import LogText
 
-MODEL = "models:/ketcycle@serving"
+MODEL = "models:/ketcycle@champion"
 
 
 def serve(

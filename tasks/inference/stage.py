@@ -68,7 +68,7 @@ class Options(BaseModel):
         speed_s: CPU seconds that each measurement of the reading speed takes.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
-        alias: alias that points to the new version.
+        alias: alias that points to the new version; the gate decides whether it may serve.
         serve: whether the server is started once and asked.
     """
 
@@ -94,7 +94,7 @@ class Options(BaseModel):
     speed_s: float = Field(1.0, gt=0)
     register_model: bool = True
     name: str = "ketcycle"
-    alias: str = "serving"
+    alias: str = "challenger"
     serve: bool = True
 
 

@@ -1,4 +1,4 @@
-"""The same model for MLflow: `mlflow models serve -m models:/ketcycle@serving --env-manager local`.
+"""The same model for MLflow: `mlflow models serve -m models:/ketcycle@champion --env-manager local`.
 
 A model folder gets the files that make it an MLflow model from code: what is loaded are safetensors and this module,
 never a pickle.

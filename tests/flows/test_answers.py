@@ -130,8 +130,8 @@ def test_a_validated_model_gets_the_alias_once(installed: Installation, tmp_path
         assert events.emit("model.validated", fact, once=once)
     states = installed.ended("promote-on-validation", 2)
     assert sorted(state for state, _ in states) == ["Completed", "Skipped"]
-    assert "serving of demo: nothing -> version 2 (gate: better)" in [said for _, said in states]
-    found = tracking.pointed_at("demo", "serving")
+    assert "champion of demo: nothing -> version 2 (gate: better)" in [said for _, said in states]
+    found = tracking.pointed_at("demo", "champion")
     assert found is not None
     assert found[0] == 2
     time.sleep(5)  # a third run would be there by now

@@ -21,11 +21,11 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
         "import sys; from pathlib import Path; from infra.tracking import Tracking\n"
         "home = Path(sys.argv[1])\n"
         "t = Tracking(f'sqlite:///{home}/mlflow/mlflow.db', home / 'artifacts')\n"
-        "print(t.open('other', 'lifecycle', 0.0, {}, {}), t.register('m', home, 'serving', {}))"
+        "print(t.open('other', 'lifecycle', 0.0, {}, {}), t.register('m', home, 'champion', {}))"
     )
     other = subprocess.Popen([sys.executable, "-c", code, str(home)], stdout=subprocess.PIPE, text=True)
     mine = Tracking(f"sqlite:///{home}/mlflow/mlflow.db", home / "artifacts")
-    version = mine.register("m", home, "serving", {})
+    version = mine.register("m", home, "champion", {})
     out, _ = other.communicate()
     assert other.returncode == 0
     assert out.split() == [mine.find("other"), str(version)], "one experiment, and one version of one folder"

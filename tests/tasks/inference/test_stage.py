@@ -215,7 +215,7 @@ def test_the_server_is_asked_and_the_model_registered(
     assert len(read_requests(context.lake, "run-s")) == 0
     registered = state.facts["registered"]
     assert registered["version"] >= 1
-    assert registered["alias"] == "serving"
+    assert registered["alias"] == "challenger"
     assert "recovered" not in state.facts["bits_per_byte"]
 
 

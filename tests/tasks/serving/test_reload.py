@@ -92,8 +92,8 @@ def test_what_the_registry_does_not_have_is_said(
     registry = Tracking(f"sqlite:///{tmp_path}/mlflow/mlflow.db", tmp_path / "mlflow" / "artifacts")
     with pytest.raises(BadInput, match=r"no model m@champion .*no model yet"):
         Source.parse("models:/m@champion").find()
-    registry.register("m", tiny_model, "serving", {})
-    with pytest.raises(BadInput, match=r"no model m@champion .*m@serving"):
+    registry.register("m", tiny_model, "challenger", {})
+    with pytest.raises(BadInput, match=r"no model m@champion .*m@challenger"):
         Source.parse("models:/m@champion").find()
     with pytest.raises(BadInput, match="no model m/7"):
         Source.parse("models:/m/7").find()
