@@ -19,7 +19,8 @@ from flows.report import read_run
 from infra.energy.derive import energy_draws
 from infra.energy.model import SEED, Band, Coefficients
 from infra.energy.usage import Usage
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
+from infra.shared import open_evidence
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
@@ -35,7 +36,7 @@ def compare(home: Path, first: str, second: str, coefficients: Coefficients) -> 
         BadInput: there is no such run.
     """
     runs = [read_run(home, name)[1] for name in (first, second)]
-    evidence = Evidence(home / "evidence")
+    evidence = open_evidence(home)
     rows = [evidence.read(run_id=name) for name in (first, second)]
     machines = [{row.host for row in part if row.host} for part in rows]
     same_host = machines[0] == machines[1]

@@ -196,9 +196,10 @@ def of_run(home: Path, run_id: str, refs: Mapping[str, str], facts: Row) -> tupl
         refs: products of the stage, name to lake reference.
         facts: of the stage.
     """
-    from infra.lake import Lake, Ref
+    from infra.lake import Ref
+    from infra.shared import open_lake
 
-    lake = Lake(home / "lake")
+    lake = open_lake(home)
     rows = lake.read(Ref.parse(refs["monitoring/verdicts"])).to_pylist()
     cells = [
         (

@@ -25,6 +25,7 @@ from infra import settings
 from infra.events import emit
 from infra.lake import Lake, Ref, write_atomic
 from infra.settings import Settings
+from infra.shared import open_lake
 from tasks.monitoring.states import Level, Rules
 from tasks.monitoring.watch import Standing, Watched, watch_window
 from tasks.serving.request_log import read_requests
@@ -81,7 +82,7 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
     """
     loaded = settings.load()
     end = (until or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)).astimezone(UTC)
-    lake = Lake(loaded.home / "lake")
+    lake = open_lake(loaded.home)
     model = _newest_model(lake, end)
     if model is None:
         return skipped("no requests were logged in the last two weeks; is `ketcycle serve` running?")

@@ -16,9 +16,10 @@ from infra.energy.carbon import Grid
 from infra.energy.derive import Derived, Span, derive, working_times
 from infra.energy.model import J_PER_KWH, Band, Coefficients
 from infra.errors import BadInput
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
 from infra.lake import write_atomic
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 # Which stages are what the AI profile names; https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption
 SPDX_FIELDS = {
@@ -36,7 +37,7 @@ def export_csv(loaded: Settings, path: Path, coefficients: Coefficients, run_id:
     Raises:
         BadInput: there is no such evidence, or the carbon series does not cover the time of the work.
     """
-    evidence, grid = Evidence(loaded.home / "evidence"), open_grid(loaded, coefficients)
+    evidence, grid = open_evidence(loaded.home), open_grid(loaded, coefficients)
     spans = working_times(evidence.scan(run_id))
     if not spans:
         raise BadInput(f"no evidence of run {run_id or '(any)'} in {evidence.root}; try ketcycle evidence")
@@ -90,7 +91,7 @@ def export_spdx(loaded: Settings, path: Path, coefficients: Coefficients, run_id
     models = [(name, run, ref) for name, run in runs if (ref := _model(run))]
     if not models:
         raise BadInput(f"no run in {loaded.home / 'runs'} left a model to describe; try ketcycle run")
-    evidence, grid = Evidence(loaded.home / "evidence"), open_grid(loaded, coefficients)
+    evidence, grid = open_evidence(loaded.home), open_grid(loaded, coefficients)
     packages = []
     for name, run, ref in models:
         rows = evidence.read(run_id=name)

@@ -18,6 +18,7 @@ from infra.errors import LakeError
 from infra.events import Drift, ModelValidated, emit
 from infra.lake import Lake, Ref
 from infra.settings import Settings
+from infra.shared import open_lake
 from infra.tracking import open_tracking
 from tasks.model.compare import Verdict, document_bits, judge, nearest
 from tasks.text.embeddings import embed
@@ -96,7 +97,7 @@ def judge_run(
     if before is None:
         verdict = Verdict(True, f"there is no {gate.champion} yet", 0.0, (0.0, 0.0), 0)
     else:
-        lake = Lake(loaded.home / "lake")
+        lake = open_lake(loaded.home)
         texts = _held_out(lake, Ref.parse(done.parts["inputs"]["preprocessing/holdout"]), gate.documents)
         like = _like_the_window(lake, drift, texts) if drift and not asked else []
         like += range(len(texts), len(texts) + len(asked))

@@ -16,8 +16,9 @@ from infra.energy.carbon import Series, read_series
 from infra.energy.coefficients import read_coefficients
 from infra.energy.green import DAY_S, Start, greenest, open_provider, persistence
 from infra.errors import BadInput
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 log = logging.getLogger("ketcycle.green")
 
@@ -112,12 +113,12 @@ def record(loaded: Settings, run_id: str, what: str, asked_s: float, start: Star
         _row(run_id, "persistence", status="pending", chosen=True, decision=decision, kind="classical"),
         _row(run_id, AT_ONCE, status="pending", decision=decision, kind="control"),
     ]
-    Evidence(loaded.home / "evidence").append(rows)
+    open_evidence(loaded.home).append(rows)
 
 
 def score(loaded: Settings) -> list[dict[str, Any]]:
     """Score the starts whose time is over and known by now, and return all that are scored, the latest last."""
-    evidence = Evidence(loaded.home / "evidence")
+    evidence = open_evidence(loaded.home)
     for row in evidence.read(stage=STAGE, subtask=SUBTASK, status="pending", chosen=True):
         facts = _Facts.model_validate_json(row.decision)
         length_s, until_s = facts.duration_h * HOUR_S, facts.asked_s + (facts.slack_h + facts.duration_h) * HOUR_S

@@ -28,8 +28,8 @@ from flows.render import (
     summary,
 )
 from infra.errors import LakeError
-from infra.evidence import Evidence
 from infra.lake import Lake, Ref
+from infra.shared import open_evidence, open_lake
 
 Row = Mapping[str, Any]
 
@@ -60,7 +60,7 @@ def page(home: Path, report: Row) -> str:
 
 
 def _context(home: Path, report: Row) -> dict[str, Any]:
-    lake = Lake(home / "lake")
+    lake = open_lake(home)
     stages = {stage["stage"]: stage for stage in report["stages"]}
     refs = {name: ref for stage in report["stages"] for name, ref in stage["refs"].items()}
     facts = {name: stage["facts"] for name, stage in stages.items()}
@@ -155,7 +155,7 @@ def _drift(lake: Lake, refs: Mapping[str, str], facts: Row) -> dict[str, Any]:
 
 
 def _provenance(home: Path, report: Row) -> Iterable[tuple[str, str]]:
-    rows = Evidence(home / "evidence").read(run_id=report["run_id"])
+    rows = open_evidence(home).read(run_id=report["run_id"])
     versions: dict[str, str] = {}
     for row in rows:
         versions |= json.loads(row.versions)

@@ -29,10 +29,10 @@ from infra.compute import cluster, task_runner
 from infra.energy.processes import ProcessTree
 from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
-from infra.evidence import Evidence
 from infra.lake import write_atomic
 from infra.runtime.summary import summary_of
 from infra.settings import Settings
+from infra.shared import open_evidence
 from infra.tracking import Tracking, open_tracking
 from tasks.settle import record_orchestration
 from tasks.stage import STAGES
@@ -83,7 +83,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         tree.stop()
-        Evidence(loaded.home / "evidence").compact()
+        open_evidence(loaded.home).compact()
         _note(folder, run)
         report = _report(loaded, config.run_id)
         try:

@@ -21,6 +21,7 @@ from infra.evidence import Evidence, EvidenceRow, Status
 from infra.runtime.ledger import CANCELLED, FAILED, FINAL, UNKNOWN, Ledger
 from infra.runtime.schema import calls
 from infra.settings import Settings
+from infra.shared import open_evidence
 from tasks import steps
 from tasks.settle import SHARED
 
@@ -47,7 +48,7 @@ def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Comple
         loaded: the settings.
         run_id: only this run.
     """
-    rows = Evidence(loaded.home / "evidence").read(run_id=run_id, status="pending")
+    rows = open_evidence(loaded.home).read(run_id=run_id, status="pending")
     completed: list[Completed] = []
     for name in sorted({row.run_id for row in rows}):
         try:
@@ -65,7 +66,7 @@ def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Comple
 def complete_run(loaded: Settings, run_id: str) -> list[Completed]:
     """Complete the pending rows of one run whose calls have ended; its report is left to the caller."""
     by_decision: dict[tuple[str, str, str], list[EvidenceRow]] = defaultdict(list)
-    for row in Evidence(loaded.home / "evidence").read(run_id=run_id, status="pending"):
+    for row in open_evidence(loaded.home).read(run_id=run_id, status="pending"):
         by_decision[row.stage, row.subtask, row.problem].append(row)
     found: list[Completed] = []
     for decision in by_decision.values():

@@ -15,8 +15,9 @@ from infra.energy.carbon import Grid
 from infra.energy.derive import derive, working_times
 from infra.energy.model import Coefficients
 from infra.errors import BadInput
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 
 def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[s
     Raises:
         BadInput: there is no evidence, or the carbon series does not cover the time of the work.
     """
-    evidence, old = Evidence(loaded.home / "evidence"), Coefficients.load()
+    evidence, old = open_evidence(loaded.home), Coefficients.load()
     grids = (open_grid(loaded, old), open_grid(loaded, new))
     names = evidence.sql("select run_id from evidence group by run_id order by min(created_at), 1")[
         "run_id"

@@ -17,9 +17,10 @@ from infra.energy.derive import Derived, derive, working_times
 from infra.energy.model import J_PER_KWH, Boundary, Coefficients, repeats_to_solution
 from infra.energy.usage import Usage
 from infra.errors import BadInput, KetcycleError
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
 from infra.lake import write_atomic
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 log = logging.getLogger("ketcycle.report")
 
@@ -62,7 +63,7 @@ def build_report(
         The report in the documented shape: run, stages, subtasks, rows.
     """
     coefficients = coefficients or Coefficients.load()
-    rows = Evidence(loaded.home / "evidence").read(run_id=run_id)
+    rows = open_evidence(loaded.home).read(run_id=run_id)
     grid, note = _grid(loaded, coefficients, rows)
     books = _Books(coefficients, grid, working_times(rows))
     by_stage: dict[str, list[EvidenceRow]] = defaultdict(list)

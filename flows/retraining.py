@@ -19,10 +19,10 @@ from infra import completion, settings
 from infra.claims import Claims
 from infra.energy.model import Coefficients
 from infra.events import Drift, emit
-from infra.evidence import Evidence
 from infra.runtime.budget import remaining
 from infra.runtime.ledger import Ledger
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 log = logging.getLogger("ketcycle.retraining")
 
@@ -114,7 +114,7 @@ def _spent_kj(loaded: Settings) -> dict[str, float]:
     spent: dict[str, float] = {}
     for folder in (loaded.home / "runs").glob("retrain-*"):
         if folder.stat().st_mtime >= since:
-            rows = Evidence(loaded.home / "evidence").scan(folder.name)
+            rows = open_evidence(loaded.home).scan(folder.name)
             joules = (coefficients.cpu_energy_j(row.total, "narrow", row.energy_source).p50 for row in rows)
             spent[folder.name] = sum(joules) / 1000
     return spent

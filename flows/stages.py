@@ -21,6 +21,7 @@ from infra.compute import cluster
 from infra.errors import BadInput, LakeError
 from infra.lake import Lake, Ref
 from infra.settings import Settings
+from infra.shared import open_lake
 from tasks import steps
 from tasks.contract import Method
 from tasks.settle import Shadow, Workbench
@@ -87,7 +88,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
     profile = load_profile(config.profile)
     options = dict(profile.get(name, {}))
     options |= {item: value for item in FROM_RUN.get(name, ()) if (value := getattr(config, item))}
-    lake = Lake(loaded.home / "lake")
+    lake = open_lake(loaded.home)
     refs = _newest(lake) if inputs is None else dict(inputs)
     module = stage_module(name)
     parts = {
@@ -162,7 +163,7 @@ def _changed(lake: Lake, found: completion.Completion, parts: Mapping[str, Any])
         return different
     for text in found.result["refs"].values():
         try:
-            lake.files(Ref.parse(text))
+            lake.check(Ref.parse(text))
         except LakeError as error:
             return f"its product is gone ({error})"
     return ""
@@ -232,10 +233,9 @@ def join(futures: Iterable[Any]) -> None:
 
 def _newest(lake: Lake) -> dict[str, str]:
     found: dict[str, str] = {}
-    for folder in sorted(lake.root.glob("*/*")):
-        versions = lake.versions(f"{folder.parent.name}/{folder.name}") if folder.is_dir() else []
-        if versions and folder.parent.name != "completions":
-            found[versions[-1].name] = str(versions[-1])
+    for name in lake.names():
+        if name.count("/") == 1:  # deeper ones are the request log's
+            found[name] = str(lake.versions(name)[-1])
     if not found:
-        raise BadInput(f"the lake at {lake.root} is empty; run the stages before first, or the whole lifecycle")
+        raise BadInput(f"the lake at {lake.place} is empty; run the stages before first, or the whole lifecycle")
     return found

@@ -21,10 +21,10 @@ from flows.study_text import markdown, write_study
 from infra import completion, settings
 from infra.compute import cluster, task_runner
 from infra.errors import StageFailed
-from infra.evidence import Evidence
 from infra.lake import write_atomic
 from infra.progress import forward_from_worker
 from infra.settings import Settings
+from infra.shared import open_evidence
 from tasks.contract import Instance, Material, Method, content_key
 from tasks.settle import Workbench, run_shadow
 
@@ -91,7 +91,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
             _write(loaded.home, record)
     record |= {"status": "done", "wall_s": record["wall_s"] + time.monotonic() - began}
     _write(loaded.home, record)
-    Evidence(loaded.home / "evidence").compact()
+    open_evidence(loaded.home).compact()
     found = build_study(loaded, find_subtask(config.subtask), record)
     write_study(loaded.home / "studies" / config.study_id, found)
     create_markdown_artifact(markdown(found), key="ketcycle-study", description=f"Study {config.study_id}")

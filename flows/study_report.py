@@ -20,6 +20,7 @@ from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.settings import Settings
+from infra.shared import open_evidence
 from tasks import policy
 from tasks.contract import Kind, Subtask
 from tasks.settle import trials
@@ -43,7 +44,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     """
     config = record["config"]
     about = {item["problem"]: item for item in record["instances"]}
-    evidence = Evidence(loaded.home / "evidence")
+    evidence = open_evidence(loaded.home)
     rows = [row for row in evidence.read(run_id=config["study_id"]) if row.problem in about]
     merged = merge(rows)
     if not merged:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from flows.report import read_run
 from infra.errors import BadInput
-from infra.lake import Lake, Ref
+from infra.lake import Ref
+from infra.shared import open_lake
 
 WORKING = ("curation/candidates", "curation/filtered")  # what a stage passes to itself
 
@@ -34,7 +35,7 @@ def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Pat
         BadInput: there is no such run.
         LakeError: a table is gone from the lake.
     """
-    lake, written = Lake(home / "lake"), []
+    lake, written = open_lake(home), []
     refs = read_run(home, run_id)[1]["stages"][stage]["refs"]
     for text in sorted(refs.values()):
         ref = Ref.parse(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from typing import Any
 
 from infra.errors import BadInput
 from infra.lake import write_atomic
+from infra.store import Store
 
+RECORDS = "completions"  # below the lake, and in a store beside it
 LONGEST = 24  # characters of a value that is printed in a reason
 
 
@@ -36,23 +39,50 @@ def digest(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _path(home: Path, run_id: str, stage: str) -> Path:
-    return home / "lake" / "completions" / run_id / f"{stage}.json"
+def folder(home: Path) -> Path:
+    """Return the folder of the records, one folder for each run."""
+    return home / "lake" / RECORDS
 
 
 def record(home: Path, run_id: str, stage: str, parts: Mapping[str, Any], result: Mapping[str, Any]) -> None:
     """Note that a stage is done: what its result depends on, and what it produced."""
     text = json.dumps({"digest": digest(**parts), "parts": dict(parts), "result": dict(result)}, indent=1, default=str)
-    write_atomic(_path(home, run_id, stage), text)
+    if store := Store.of(home):
+        store.put_text(f"{RECORDS}/{run_id}/{stage}.json", text)
+    else:
+        write_atomic(folder(home) / run_id / f"{stage}.json", text)
 
 
 def find(home: Path, run_id: str, stage: str) -> Completion | None:
     """Return what a finished stage left, or None."""
     try:
-        content = json.loads(_path(home, run_id, stage).read_text())
+        if store := Store.of(home):
+            content = json.loads(store.text(f"{RECORDS}/{run_id}/{stage}.json") or "")
+        else:
+            content = json.loads((folder(home) / run_id / f"{stage}.json").read_text())
         return Completion(content["parts"], content["result"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError):  # not done, or not readable: it is done again
         return None
+
+
+def records(home: Path) -> dict[str, list[str]]:
+    """Return the texts of all records, by run."""
+    found: dict[str, list[str]] = {}
+    if store := Store.of(home):
+        for key in store.sizes(RECORDS):
+            found.setdefault(key.split("/")[1], []).append(store.text(key) or "{}")
+    else:
+        for path in sorted(folder(home).glob("*/*.json")):
+            found.setdefault(path.parent.name, []).append(path.read_text())
+    return found
+
+
+def forget(home: Path, run_id: str) -> None:
+    """Take the records of a run away."""
+    if store := Store.of(home):
+        store.delete(store.sizes(f"{RECORDS}/{run_id}"))
+    else:
+        shutil.rmtree(folder(home) / run_id, ignore_errors=True)
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

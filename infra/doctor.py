@@ -121,10 +121,13 @@ def _stores(settings: Settings) -> Iterator[Finding]:
             yield Finding("ledger", "ok", "can be read")
         except KetcycleError as error:
             yield Finding("ledger", "wrong", str(error), "see the message")
-    from infra.evidence import Evidence
 
+    from infra.shared import open_evidence
+
+    if settings.lake_url:
+        yield Finding("store", "ok", settings.lake_url)  # whether it answers, the evidence in it shows
     try:
-        rows = Evidence(settings.home / "evidence").sql("select count(*) n from evidence")["n"][0].as_py()
+        rows = open_evidence(settings.home).sql("select count(*) n from evidence")["n"][0].as_py()
         yield Finding("evidence", "ok", f"{rows} rows")
     except KetcycleError as error:
         yield Finding("evidence", "wrong", str(error), "see the message")

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from infra.energy.usage import Usage
 from infra.errors import LakeError
+from infra.store import Store
 
 SCHEMA_VERSION = 1
 Status = Literal["done", "failed", "refused", "pending", "skipped"]
@@ -36,6 +37,7 @@ _USAGES = ("usage", "prepare", "total")
 _IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
 _READ_TRIES = 5
 _ABANDONED_S = 3600.0
+_KEYS = "evidence"  # below which the parts are in a store
 
 
 def _now() -> str:
@@ -161,10 +163,15 @@ _SCHEMA = pa.schema(
 
 
 class Evidence:
-    """The evidence below one folder. Any number of processes may append and read at once."""
+    """The evidence below one folder. Any number of processes may append and read at once.
 
-    def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+    Attributes:
+        root: the folder.
+        store: where machines share it; the folder then mirrors its parts.
+    """
+
+    def __init__(self, root: Path, store: Store | None = None) -> None:
+        self.root, self.store = Path(root), store
         self._checked: set[str] = set()
 
     def append(self, rows: Iterable[EvidenceRow]) -> None:
@@ -226,6 +233,8 @@ class Evidence:
             if len(parts) < 2:
                 return 0
             self._put(self._query(parts, {}))
+            if self.store:
+                self.store.delete(f"{_KEYS}/{path.name}" for path in parts)
             for path in parts:
                 path.unlink(missing_ok=True)
             return len(parts)
@@ -273,11 +282,28 @@ class Evidence:
         )
 
     def _parts(self) -> list[Path]:
+        if self.store:
+            self._mirror(self.store)
         parts = sorted(self.root.glob("part-*.parquet"))
         for path in parts:
             if path.name not in self._checked:
                 self._check(path)
         return parts
+
+    def _mirror(self, store: Store) -> None:
+        """Fetch the parts that are not here, and drop those that are not in the store any more: they were merged."""
+        here = {path.name for path in self.root.glob("part-*.parquet")}  # first: what is here was in the store before
+        there = {key.rpartition("/")[2] for key in store.sizes(_KEYS)}
+        self.root.mkdir(parents=True, exist_ok=True)
+        for name in sorted(there - here):
+            temporary = self.root / f".{name}.{uuid.uuid4().hex}"
+            if store.get(f"{_KEYS}/{name}", temporary):
+                temporary.replace(self.root / name)
+            else:  # merged meanwhile, into a part that is there
+                self._mirror(store)
+                return
+        for name in here - there:
+            (self.root / name).unlink(missing_ok=True)
 
     def _check(self, path: Path) -> None:
         try:
@@ -304,6 +330,8 @@ class Evidence:
                         writer.write_batch(batch.cast(_SCHEMA))
                 stream.flush()
                 os.fsync(stream.fileno())
+            if self.store:
+                self.store.put(f"{_KEYS}/{name}", temporary)
             temporary.replace(self.root / name)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -58,10 +58,15 @@ class Ref:
 
 
 class Lake:
-    """Data sets below one folder."""
+    """Data sets below one folder.
+
+    Attributes:
+        root: the folder.
+        place: what it is called in messages.
+    """
 
     def __init__(self, root: Path) -> None:
-        self.root = Path(root)
+        self.root, self.place = Path(root), str(root)
 
     def write(self, name: str, tables: pa.Table | Iterable[pa.Table], meta: Mapping[str, Any] | None = None) -> Ref:
         """Write a stream of tables of one schema as a Parquet data set, a few row groups in memory at a time.
@@ -102,11 +107,11 @@ class Lake:
             LakeError: there is no such version, or one of its files is gone or has another size.
         """
         found = []
-        for path, entry in self._entries(ref):
+        for path, entry in self.entries(ref):
             size = path.stat().st_size if path.exists() else None
             if size != entry["bytes"]:
                 has = "is gone" if size is None else f"has {size} bytes"
-                raise _damaged(ref, f"{path} {has}, its manifest says {entry['bytes']} bytes")
+                raise damaged(ref, f"{path} {has}, its manifest says {entry['bytes']} bytes")
             found.append(path)
         return found
 
@@ -117,11 +122,24 @@ class Lake:
             LakeError: there is no such version, or it is damaged.
         """
         self.files(ref)
-        for path, entry in self._entries(ref):
-            if _sha256(path) != entry["sha256"]:
-                raise _damaged(ref, f"{path} does not hold what was written")
+        for path, entry in self.entries(ref):
+            if sha256(path) != entry["sha256"]:
+                raise damaged(ref, f"{path} does not hold what was written")
 
-    def _entries(self, ref: Ref) -> list[tuple[Path, dict[str, Any]]]:
+    def check(self, ref: Ref) -> None:
+        """See whether a version is there, without reading it.
+
+        Raises:
+            LakeError: there is no such version, or one of its files is gone or has another size.
+        """
+        self.files(ref)
+
+    def entries(self, ref: Ref) -> list[tuple[Path, dict[str, Any]]]:
+        """Return where each file of a version is, or would be, and what its manifest says of it: path, sha256, bytes.
+
+        Raises:
+            LakeError: there is no such version, or its manifest cannot be read.
+        """
         manifest = self.manifest(ref)
         base = self.root / ref.name / manifest["folder"]
         return [(base / entry["path"], entry) for entry in manifest["files"]]
@@ -137,10 +155,10 @@ class Lake:
             manifest: dict[str, Any] = json.loads(path.read_text())
         except FileNotFoundError:
             raise LakeError(
-                f"the lake at {self.root} has no data set {ref}; was it cleaned? run the stage again"
+                f"the lake at {self.place} has no data set {ref}; was it cleaned? run the stage again"
             ) from None
         except ValueError as error:
-            raise _damaged(ref, f"{path} is no manifest ({error})") from None
+            raise damaged(ref, f"{path} is no manifest ({error})") from None
         return manifest
 
     def _manifest_path(self, ref: Ref) -> Path:
@@ -172,6 +190,10 @@ class Lake:
             for table, ref in tables.items():
                 connection.from_parquet([str(path) for path in self._parquet(ref)]).create_view(table)
             return connection.sql(query).to_arrow_table()
+
+    def names(self, below: str = "") -> list[str]:
+        """Return the names of all data sets, or of those below a name, in alphabetical order."""
+        return named_by(_name(self.root, path) for path in (self.root / below).rglob("*.json"))
 
     def versions(self, name: str) -> list[Ref]:
         """Return all versions of a data set, the oldest first."""
@@ -224,30 +246,35 @@ class Lake:
     def _seal(self, name: str, folder: Path, meta: Mapping[str, Any]) -> Ref:
         entries: list[dict[str, Any]] = []
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            entry = {"path": str(path.relative_to(folder)), "sha256": _sha256(path), "bytes": path.stat().st_size}
+            entry = {"path": str(path.relative_to(folder)), "sha256": sha256(path), "bytes": path.stat().st_size}
             if path.suffix == ".parquet":
                 entry["rows"] = pq.read_metadata(path).num_rows
             entries.append(entry)
         content = json.dumps([[e["path"], e["sha256"]] for e in entries] + [json.dumps(dict(meta), sort_keys=True)])
         ref = Ref(name, hashlib.sha256(content.encode()).hexdigest()[:16])
-        try:
-            self.files(ref)
-        except LakeError:  # new, or damaged and replaced by what was written now
-            text = json.dumps({"folder": folder.name, "files": entries, "meta": dict(meta)}, indent=1)
-            write_atomic(self._manifest_path(ref), text)
-        else:
-            shutil.rmtree(folder)
+        manifest = {"folder": folder.name, "files": entries, "meta": dict(meta), "written_ns": time.time_ns()}
+        self._publish(ref, folder, manifest)
         return ref
 
+    def _publish(self, ref: Ref, folder: Path, manifest: Mapping[str, Any]) -> None:
+        """Make a version of a folder, unless it is there already."""
+        try:
+            self.check(ref)
+        except LakeError:  # new, or damaged and replaced by what was written now
+            write_atomic(self._manifest_path(ref), json.dumps(manifest, indent=1))
+        else:
+            shutil.rmtree(folder)
 
-def _sha256(path: Path) -> str:
-    """Hash a file, and see to it that it is on the disk before a manifest names it."""
+
+def sha256(path: Path) -> str:
+    """Hash a file in hexadecimal, and see to it that it is on the disk before a manifest names it."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _damaged(ref: Ref, what: str) -> LakeError:
+def damaged(ref: Ref, what: str) -> LakeError:
+    """Return the error of a version that does not hold what its manifest says."""
     return LakeError(f"{ref} is damaged: {what}; run the stage again, which writes it anew")
 
 
@@ -256,7 +283,7 @@ def _readable(ref: Ref) -> Iterator[None]:
     try:
         yield
     except pa.ArrowInvalid as error:
-        raise _damaged(ref, str(error)) from error
+        raise damaged(ref, str(error)) from error
 
 
 def _cannot_write(name: str, root: Path, error: OSError) -> str:
@@ -279,8 +306,18 @@ def _manifests(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.json") if _VERSION.fullmatch(path.stem)]
 
 
-def _name(root: Path, folder: Path) -> str:
-    return folder.relative_to(root).as_posix()
+def named_by(paths: Iterable[str]) -> list[str]:
+    """Return the data sets whose manifests are among paths relative to a lake, in alphabetical order."""
+    found = set()
+    for folder, _, file in (path.rpartition("/") for path in paths):
+        inside = any(_PART.fullmatch(part) for part in folder.split("/"))
+        if not inside and file.endswith(".json") and _VERSION.fullmatch(file.removesuffix(".json")):
+            found.add(folder)
+    return sorted(found)
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _newest_s(path: Path) -> float:

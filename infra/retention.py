@@ -14,8 +14,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import completion
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
+from infra.shared import SharedLake, open_lake
 
 _REFERENCE = re.compile(r"[a-z0-9_]+(?:/[a-z0-9_]+)*@[0-9a-f]{16}")
 
@@ -25,9 +27,9 @@ class Gone:
     """One thing that is taken away.
 
     Attributes:
-        what: `run`, `lake version`, `unfinished part`, `scratch`, `index` or `study`.
+        what: `run`, `completions`, `lake version`, `unfinished part`, `unfinished upload`, `scratch`, `index`, `study`.
         name: of it.
-        path: what is removed, or None for a lake version.
+        path: what is removed, or None for what is not a path here.
         ref: the lake version.
         n_bytes: set free on disk.
     """
@@ -55,24 +57,25 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
     if busy:
         raise BadInput(f"run {', '.join(busy)} is going on; clean when it has ended")
     old = runs[keep:]
-    lake = Lake(home / "lake")
-    completions = lake.root / "completions"
-    named, dropped = (
-        {text for path in some for text in _references(path, completions / path.name)} for some in (runs[:keep], old)
-    )
+    lake, records = open_lake(home), completion.records(home)
+    kept, leaving = {path.name for path in runs[:keep]}, {path.name for path in old}
+    if isinstance(lake, SharedLake):
+        kept = records.keys() - leaving  # a run that is not of this home is another machine's
+    named = _references([run / "run.json" for run in runs[:keep]], (records.get(name, ()) for name in kept))
+    dropped = _references([run / "run.json" for run in old], (records.get(name, ()) for name in leaving))
     gone = [Gone("run", path.name, path, _size(path)) for path in old]
     gone += [
-        Gone("completions", path.name, path, _size(path))
-        for path in sorted(completions.glob("*"))
-        if path.name not in {run.name for run in runs[:keep]}
+        Gone("completions", name, None, sum(map(len, texts))) for name, texts in records.items() if name not in kept
     ]
     there = {str(ref): ref for ref in _versions(lake)}
     for text in sorted((dropped - named) & there.keys()):
-        if any(path.parent.as_uri() in registered for path in lake.files(there[text])):
+        if any(path.parent.as_uri() in registered for path, _ in lake.entries(there[text])):
             continue
         size = sum(entry["bytes"] for entry in lake.manifest(there[text])["files"])
         gone.append(Gone("lake version", text, None, size, there[text]))
     gone += [Gone("unfinished part", str(path.relative_to(home)), path, _size(path)) for path in lake.orphans()]
+    if isinstance(lake, SharedLake):
+        gone += [Gone("unfinished upload", name, None, size) for name, size in lake.unfinished().items()]
     gone += [Gone("scratch", path.name, path, _size(path)) for path in sorted((home / "scratch").glob("*"))]
     gone += [Gone("index", path.name, path, _size(path)) for path in _unused(home / "index", old)]
     gone += [Gone("study", path.name, path, _size(path)) for path in _newest_first(home / "studies")[keep:]]
@@ -81,10 +84,16 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
 
 def carry_out(home: Path, items: Iterable[Gone]) -> int:
     """Take things away, one after another; return the bytes set free."""
-    lake, freed = Lake(home / "lake"), 0
+    lake, freed = open_lake(home), 0
     for item in items:
         if item.ref is not None:
             freed += lake.remove(item.ref)
+        elif item.what == "completions":
+            completion.forget(home, item.name)
+            freed += item.n_bytes
+        elif item.what == "unfinished upload" and isinstance(lake, SharedLake):
+            lake.discard(item.name)
+            freed += item.n_bytes
         elif item.path is not None:
             if item.path.is_dir():
                 shutil.rmtree(item.path, ignore_errors=True)
@@ -119,18 +128,14 @@ def _is_busy(run: Path) -> bool:
     return False
 
 
-def _references(run: Path, completions: Path) -> set[str]:
-    """Return every lake version that a run's records name."""
-    found: set[str] = set()
-    for path in [run / "run.json", *completions.glob("*.json")]:
-        if path.exists():
-            found |= set(_REFERENCE.findall(json.dumps(json.loads(path.read_text()))))
-    return found
+def _references(runs: Iterable[Path], records: Iterable[Iterable[str]]) -> set[str]:
+    """Return every lake version that reports and completion records of runs name."""
+    texts = [path.read_text() for path in runs if path.exists()] + [text for some in records for text in some]
+    return {reference for text in texts for reference in _REFERENCE.findall(json.dumps(json.loads(text)))}
 
 
 def _versions(lake: Lake) -> list[Ref]:
-    folders = sorted(path for path in lake.root.glob("*/*") if path.is_dir() and path.parent.name != "completions")
-    return [ref for folder in folders for ref in lake.versions(folder.relative_to(lake.root).as_posix())]
+    return [ref for name in lake.names() if name.count("/") == 1 for ref in lake.versions(name)]
 
 
 def _size(path: Path) -> int:

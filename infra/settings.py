@@ -61,6 +61,11 @@ class Settings(BaseSettings):
 
     home: Path = Field(Path(".ketcycle"), description="State folder.")
     ledger_url: str = Field("", description="Database URL of the runtime queue's ledger; empty = SQLite in the home.")
+    lake_url: str = Field(
+        "",
+        description="Store that several machines share for lake, evidence and records, e.g. s3://bucket/prefix; "
+        "empty = the home.",
+    )
     tracking_uri: str = Field("", description="MLflow tracking address; empty = SQLite in the home.")
     prefect_url: str = Field("", description="Prefect API to use; empty = this home's running one, else one per run.")
     dask_address: str = Field(
@@ -130,6 +135,18 @@ class Settings(BaseSettings):
     @classmethod
     def _unset(cls, value: Any) -> Any:
         return None if value == "" else value  # TOML has no null
+
+    @field_validator("lake_url")
+    @classmethod
+    def _is_store(cls, value: str) -> str:
+        protocol, separator, place = value.partition("://")
+        if value and not (separator and place.strip("/")):
+            raise ValueError("an object store has an address like s3://bucket/prefix")
+        if protocol in ("file", "local"):
+            raise ValueError("a folder that machines share is used as home; lake_url is for object stores")
+        if "@" in place.partition("/")[0]:
+            raise ValueError("no credentials in the address; the store's client finds them, e.g. in AWS_ACCESS_KEY_ID")
+        return value
 
     @classmethod
     def settings_customise_sources(

@@ -27,6 +27,7 @@ from infra.evidence import Evidence, EvidenceRow, Status, orchestration_row, sta
 from infra.runtime.backends import open_backend
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 from infra.settings import Objective
+from infra.shared import open_evidence
 from tasks import policy
 from tasks.contract import Arm, Bench, Decision, Kind, Method, Outcome, Subtask, content_key
 from tasks.stage import Context, State
@@ -84,7 +85,7 @@ class Workbench:
     @property
     def evidence(self) -> Evidence:
         """The evidence of the installation."""
-        return Evidence(self.home / "evidence")
+        return open_evidence(self.home)
 
     @cached_property
     def runtime(self) -> Runtime:
@@ -204,7 +205,7 @@ def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss
     row = stage_row(
         context.run_id, context.stage, usage, problem=part, energy_source=source, decision=note, **_provenance()
     )
-    Evidence(context.home / "evidence").append([row])
+    open_evidence(context.home).append([row])
 
 
 def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float) -> None:
@@ -212,7 +213,7 @@ def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float)
 
     That is scheduling, tracking, the ledger, scoring. Each call adds a row for what came since the call before.
     """
-    evidence = Evidence(home / "evidence")
+    evidence = open_evidence(home)
     rows = evidence.read(run_id=run_id)
     booked = sum(row.total.cpu_s for row in rows if row.created_at >= since)
     before = sum(row.arm == "orchestration" for row in rows)

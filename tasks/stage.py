@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel
 
 from infra.lake import Lake, Ref
+from infra.shared import open_lake
 from tasks.contract import Subtask
 
 STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference", "monitoring")
@@ -51,7 +52,7 @@ class Context:
     @property
     def lake(self) -> Lake:
         """The lake of the installation."""
-        return Lake(self.home / "lake")
+        return open_lake(self.home)
 
     @property
     def scratch(self) -> Path:

@@ -110,9 +110,9 @@ def _export(loaded: Settings, run_id: str | None, coefficients: Path | None, kin
 def _list(loaded: Settings, run_id: str | None, subtask: str | None, as_json: bool) -> None:
     from rich.table import Table
 
-    from infra.evidence import Evidence
+    from infra.shared import open_evidence
 
-    rows = Evidence(loaded.home / "evidence").read(run_id=run_id, subtask=subtask)
+    rows = open_evidence(loaded.home).read(run_id=run_id, subtask=subtask)
     if as_json:
         print_value([row.asdict() for row in rows], as_json)
         return

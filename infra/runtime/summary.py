@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from infra.energy.model import Band, Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BadInput
-from infra.evidence import Evidence
 from infra.runtime.ledger import DONE, STATES, Ledger
 from infra.runtime.schema import batches, calls, charges, parts
+from infra.shared import open_evidence
 
 
 def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
     with ledger.database.read() as connection:
         backends = connection.scalars(sa.select(calls.c.backend).where(calls.c.run == run).distinct()).all()
         found = [_of_backend(connection, run, backend) for backend in sorted(backends)]
-    total = sum((row.total for row in Evidence(home / "evidence").read(run_id=run)), Usage())
+    total = sum((row.total for row in open_evidence(home).read(run_id=run)), Usage())
     energy = Coefficients.load().cpu_energy_j(total)
     return {"run": run, "backends": found, "cpu_energy_j": _points(energy), "cpu_s": total.cpu_s}
 

@@ -377,9 +377,9 @@ def _hours(lake: Lake, name: str, since: datetime | None = None, until: datetime
     """Yield the data sets of the hours that hold `since` to `until`, both included."""
     first = f"{since.astimezone(UTC):{HOUR}}" if since else ""
     last = f"{until.astimezone(UTC):{HOUR}}" if until else "~"
-    for folder in sorted((lake.root / name).glob("*")):
-        if folder.is_dir() and first <= folder.name <= last:
-            yield f"{name}/{folder.name}"
+    for hour in lake.names(name):
+        if first <= hour.rpartition("/")[2] <= last:
+            yield hour
 
 
 def _parts(lake: Lake, name: str, since: datetime | None, until: datetime | None) -> Iterator[pa.Table]:

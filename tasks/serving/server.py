@@ -20,7 +20,8 @@ import uvicorn
 
 from infra.access import Guard, require_guard, shown
 from infra.errors import BadInput
-from infra.lake import Lake, write_atomic
+from infra.lake import write_atomic
+from infra.shared import open_lake
 from tasks.serving.app import create_app
 from tasks.serving.engine import ROWS, Engine
 from tasks.serving.request_log import RequestLog, Rules
@@ -98,7 +99,7 @@ def serve(asked: Serving) -> None:
 
         engine = load(asked.source.find())
         log.info("%s, version %s, %d texts side by side", asked.source.name, engine.version, engine.rows)
-        service = Service(engine, RequestLog(Lake(asked.home / "lake"), asked.rules), asked.source, load)
+        service = Service(engine, RequestLog(open_lake(asked.home), asked.rules), asked.source, load)
         certificate = asked.guard.certificate
         config = uvicorn.Config(
             create_app(service, key, asked.follow_s),

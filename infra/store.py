@@ -1,0 +1,158 @@
+"""What several machines share: objects under keys, in S3 or another store that fsspec reaches. Knows files only.
+
+An object appears whole or not at all, and whoever asks after that finds it: what S3 promises, and why a mounted folder
+will not do. Credentials come from where the store's own client looks for them, for S3 the variables `AWS_*` or
+`~/.aws`; an address that is not Amazon's stands in `AWS_ENDPOINT_URL`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra import settings
+from infra.errors import BadInput, LakeError
+
+CONNECT_S, ATTEMPTS = 10, 3
+FOLDER = "stores"  # below the home: what was fetched from each store
+
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {"config_kwargs": {"connect_timeout": CONNECT_S, "retries": {"mode": "standard", "max_attempts": ATTEMPTS}}},
+}
+_ADVICE = {
+    "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials",
+    "PermissionError": "see whether the key is right (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) and may read, write, "
+    "list and delete there",
+    "FileNotFoundError": "make the bucket, or correct lake_url",
+    "EndpointConnectionError": "see whether the store runs and AWS_ENDPOINT_URL is its address",
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects below one address.
+
+    Attributes:
+        url: e.g. `s3://bucket/prefix`.
+    """
+
+    url: str
+
+    @classmethod
+    def of(cls, home: Path) -> Store | None:
+        """Return the store that the settings name, None where everything is in the home."""
+        url = settings.load(home=home).lake_url
+        return cls(url.rstrip("/")) if url else None
+
+    def mirror(self, home: Path) -> Path:
+        """Return the folder of a home that holds what was fetched from this store, a folder for each store."""
+        return home / FOLDER / hashlib.sha256(self.url.encode()).hexdigest()[:12]
+
+    def put(self, key: str, path: Path) -> None:
+        """Send a file.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not take it.
+        """
+        with self._asked() as (files, root):
+            files.put_file(str(path), f"{root}/{key}")
+
+    def put_text(self, key: str, text: str) -> None:
+        """Send a text.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not take it.
+        """
+        with self._asked() as (files, root):
+            files.pipe_file(f"{root}/{key}", text.encode())
+
+    def get(self, key: str, path: Path) -> bool:
+        """Fetch an object into a file; False where there is none.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not answer.
+        """
+        with self._asked() as (files, root):
+            try:
+                files.get_file(f"{root}/{key}", str(path))
+            except FileNotFoundError:
+                return False
+        return True
+
+    def text(self, key: str) -> str | None:
+        """Return an object as text, None where there is none.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not answer.
+        """
+        with self._asked() as (files, root):
+            try:
+                return str(files.cat_file(f"{root}/{key}").decode())
+            except FileNotFoundError:
+                return None
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the key of every object below a folder, and its bytes.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not answer.
+        """
+        with self._asked() as (files, root):
+            found = files.find(f"{root}/{prefix}", detail=True)
+            if not found:
+                files.info(files._strip_protocol(root).partition("/")[0])  # noqa: SLF001  (no bucket is not empty)
+            start = len(files._strip_protocol(root)) + 1  # noqa: SLF001
+        return {name[start:]: int(entry["size"]) for name, entry in found.items()}
+
+    def age_s(self, key: str, now: float) -> float:
+        """Return how long an object has been there.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not answer, or there is no such object.
+        """
+        with self._asked() as (files, root):
+            return now - float(files.modified(f"{root}/{key}").timestamp())
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Take objects away; one that is gone already is no error.
+
+        Raises:
+            BadInput: the client of such a store is not installed.
+            LakeError: the store did not answer.
+        """
+        with self._asked() as (files, root):
+            for key in keys:
+                try:
+                    files.rm_file(f"{root}/{key}")
+                except FileNotFoundError:
+                    continue
+
+    @contextmanager
+    def _asked(self) -> Iterator[tuple[Any, str]]:
+        """Yield the client and the root; what it raises becomes an error that says what to do."""
+        import fsspec  # takes a moment, and only an installation with a store needs it
+
+        protocol = self.url.partition("://")[0]
+        try:
+            files, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False, **_OPTIONS.get(protocol, {}))
+        except (ImportError, ValueError) as error:
+            extra = "pip install 'ketcycle[s3]'" if protocol == "s3" else f"install the fsspec client of {protocol}"
+            raise BadInput(f"lake_url {self.url}: {error}; {extra}") from None
+        try:
+            yield files, root
+        except Exception as error:  # seam: every store has errors of its own
+            kinds = [kind.__name__ for kind in type(error).__mro__]
+            advice = next((_ADVICE[kind] for kind in kinds if kind in _ADVICE), "see whether the store can be reached")
+            raise LakeError(
+                f"the store {self.url} failed: {type(error).__name__}: {error}; {advice}, then continue with --resume"
+            ) from error
