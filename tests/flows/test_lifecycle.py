@@ -187,6 +187,14 @@ def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> No
     assert all(tracking.find(RUN, stage) for stage in STAGES)
 
 
+def test_the_first_model_is_champion(finished: Finished) -> None:
+    gate = finished.report["gate"]
+    assert (gate["version"], gate["against"], gate["passed"]) == (1, None, True)
+    assert "champion of ketcycle: nothing -> version 1" in gate["then"]
+    assert tracking_of(finished.home).pointed_at("ketcycle", "champion") is not None
+    assert f"gate: {gate['said']}" in (finished.home / "runs" / RUN / "report.md").read_text()
+
+
 def test_a_run_that_exists_is_not_overwritten(finished: Finished) -> None:
     done = subprocess.run(
         command("run", "--run", RUN, "--home", str(finished.home)), cwd=ROOT, capture_output=True, text=True
