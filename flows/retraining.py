@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
@@ -18,16 +19,21 @@ from flows.lifecycle import lifecycle
 from infra import completion, settings
 from infra.claims import Claims
 from infra.energy.model import Coefficients
+from infra.errors import LakeError
 from infra.events import Drift, emit
+from infra.lake import Ref, write_atomic
 from infra.runtime.budget import remaining
 from infra.runtime.ledger import Ledger
 from infra.settings import Settings
-from infra.shared import open_evidence
+from infra.shared import open_evidence, open_lake
+from tasks.curation.sample import sample_path
+from tasks.monitoring.asked import apart, documents, texts_of
 
 log = logging.getLogger("ketcycle.retraining")
 
 SCOPE = "retrain-on-drift"
 DAYS = 30
+FEWEST_ASKED = 5  # texts of a window that are judged on
 STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference")
 
 
@@ -40,6 +46,7 @@ class Rules(BaseModel):
     energy_kj: float = Field(
         5000.0, ge=0, description="Modelled CPU energy that retrainings of the last 30 days may take together, kJ."
     )
+    learn: bool = Field(True, description="Train on the window's texts too, where the request log keeps texts.")
     name: str = Field("ketcycle", description="Name of the model in the registry.")
 
 
@@ -57,7 +64,7 @@ def retrain_on_drift(
     """Train a challenger, once for each streak of drifted windows, and tell whether it may take the champion's place.
 
     Args:
-        drift: What was seen; its lake reference tells which held-out documents resemble the drifted requests.
+        drift: What was seen; its lake reference leads to the drifted requests.
         config: How the challenger is trained.
         rules: When it is trained.
         gate: When it may serve.
@@ -71,12 +78,35 @@ def retrain_on_drift(
             claims.release(drift.streak, me())
             return skipped(reason)
         run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
-        lifecycle(config.model_copy(update={"run_id": run_id}), gate=None)
-        judged = judge_run(loaded, run_id, gate, drift)
-        return done(str(judged or f"run {run_id} registered no model; nothing to judge"))
+        learned, judged_on, said = _asked(loaded, drift) if rules.learn else ([], [], "")
+        corpus = _with_requests(loaded, run_id, config.corpus, learned) if learned else config.corpus
+        lifecycle(config.model_copy(update={"run_id": run_id, "corpus": corpus}), gate=None)
+        judged = judge_run(loaded, run_id, gate, drift, judged_on)
+        return done(f"{judged or f'run {run_id} registered no new model'}{said}")
     except Exception:
         claims.release(drift.streak, me())
         raise
+
+
+def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
+    """Return the window's texts to learn from, those to judge on, and a word about them."""
+    try:
+        texts = texts_of(open_lake(loaded.home), Ref.parse(drift.data), drift.window) if drift.data else []
+    except LakeError as error:
+        log.warning("the drifted requests cannot be read: %s", error)
+        texts = []
+    learned, judged_on = apart(texts)
+    if len(judged_on) < FEWEST_ASKED:
+        return [], [], f"; trained without the window's texts, of which the request log keeps {len(texts)}"
+    return learned, judged_on, f"; {len(learned)} texts of the window were learned, {len(judged_on)} judged on"
+
+
+def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
+    """Return the corpus and a file of requests, put together into documents."""
+    path = loaded.home / "runs" / run_id / "requests.jsonl"
+    rows = [{"id": f"requests-{k}", "text": text, "source": "requests"} for k, text in enumerate(documents(texts))]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return (*(corpus or (str(sample_path("base")),)), str(path))
 
 
 def _too_soon(claims: Claims, drift: Drift, rules: Rules) -> str:

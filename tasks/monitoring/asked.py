@@ -1,0 +1,63 @@
+"""What people asked in a drifted window: text to train a challenger on, and text to judge it on, never the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.lake import Lake, Ref
+from tasks.serving.request_log import read_requests
+
+PARTS = 5  # of the texts one part is judged on
+WORDS = 200  # of a document put together; single requests are too short for the rules of curation
+
+
+def texts_of(lake: Lake, data: Ref, window: str) -> list[str]:
+    """Return the distinct texts asked in a window, as far as the request log still holds them.
+
+    Args:
+        lake: where window and log are.
+        data: the data set of the window, as the watch wrote it; one without requests' names has no texts.
+        window: its name.
+
+    Raises:
+        LakeError: the data set is not there any more.
+    """
+    table = lake.read(data)
+    if not {"window", "request_id", "time"} <= set(table.column_names):
+        return []
+    table = table.filter(pc.equal(table["window"], window))
+    if not table.num_rows:
+        return []
+    span = pc.min_max(table["time"]).as_py()
+    requests = read_requests(lake, since=span["min"], until=span["max"] + timedelta(microseconds=1))
+    requests = requests.filter(pc.is_in(requests["request_id"], pa.array(table["request_id"].to_pylist(), pa.string())))
+    return list(dict.fromkeys(text for text in requests["prompt"].to_pylist() if text and text.strip()))
+
+
+def apart(texts: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Divide texts by a hash of their words, whatever their case: (to learn from, to be judged on)."""
+    learned: list[str] = []
+    judged: list[str] = []
+    for text in texts:
+        digest = hashlib.sha256(" ".join(text.lower().split()).encode()).digest()
+        (learned if int.from_bytes(digest, "big") % PARTS else judged).append(text)
+    return learned, judged
+
+
+def documents(texts: Sequence[str], words: int = WORDS) -> list[str]:
+    """Put texts together, in their order, into documents of at least so many words; what is left joins the last."""
+    found: list[list[str]] = []
+    waiting: list[str] = []
+    for text in texts:
+        waiting.append(text)
+        if sum(len(part.split()) for part in waiting) >= words:
+            found.append(waiting)
+            waiting = []
+    if waiting:
+        found[-1:] = [[*found[-1], *waiting]] if found else [waiting]
+    return ["\n\n".join(parts) for parts in found]
