@@ -26,7 +26,7 @@ from flows.report import build_report, metrics, write_report
 from flows.stages import join, run_name, start_shadows
 from infra import completion, settings
 from infra.compute import cluster, task_runner
-from infra.energy.processes import ProcessTree
+from infra.energy.processes import ProcessTree, machine, whereabouts
 from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
 from infra.lake import write_atomic
@@ -66,7 +66,8 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
         cancellable(config.run_id),
     ):
         tracking = background.submit(open_tracking)  # its database takes seconds to open
-        tree = ProcessTree(_pids())
+        near, far = _workers()
+        tree = ProcessTree(near, lambda: _workers()[1] if far else {})
         run = _begun(folder / "run.json", config)
         try:
             failure = _run_stages(config, loaded, run, lambda: _note(folder, run))
@@ -215,9 +216,19 @@ def _stage_flow(name: str) -> Any:
     return getattr(import_module(f"flows.{name}"), name)
 
 
-def _pids() -> list[int]:
-    """Return the worker processes, which may be those of a standing cluster."""
-    return list(distributed.get_client().run(os.getpid).values())
+def _workers() -> tuple[list[int], dict[str, float]]:
+    """Return the processes that keep the workers here, and the CPU seconds of those on other machines."""
+    client = distributed.get_client()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    found = {
+        (place, pid): cpu_s
+        for kept in (True, False)  # a worker that is killed counts with the nanny that keeps it
+        if (those := [address for address, about in workers.items() if bool(about["nanny"]) is kept])
+        for place, pid, cpu_s in client.run(whereabouts, workers=those, nanny=kept).values()
+    }
+    here = machine()
+    near = [pid for place, pid in found if place == here]
+    return near, {f"{place} {pid}": cpu_s for (place, pid), cpu_s in found.items() if place != here}
 
 
 def _track(loaded: Settings, tracking: Tracking, config: RunConfig, report: Mapping[str, Any]) -> None:

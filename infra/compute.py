@@ -21,7 +21,7 @@ import psutil
 from infra import versions
 from infra.access import Certificate
 from infra.errors import BadInput, KetcycleError
-from infra.settings import Settings, environment, hand_on
+from infra.settings import Settings, environment, hand_on, load, shared
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -87,7 +87,7 @@ def cluster(settings: Settings) -> Iterator[str]:
     address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
         with dask.config.set(certificates(settings.home, address)), distributed.Client(address) as client:
-            require_same_versions(client)
+            require_same(client, settings)
             yield _address(client)
         return
     local = settings.home / "dask"
@@ -147,15 +147,19 @@ def certificates(home: Path, address: str) -> dict[str, Any]:
     }
 
 
-def require_same_versions(client: Any) -> None:
-    """See to it that the workers of a cluster run the same code as this process.
+def _installation() -> dict[str, str]:
+    return versions.installed() | shared(load())
+
+
+def require_same(client: Any, settings: Settings) -> None:
+    """See to it that the workers of a cluster run the same code as this process and share its stores.
 
     Raises:
-        BadInput: a worker has another version of something; the message names both.
+        BadInput: a worker has another version, or another value of a setting; the message names both.
     """
-    mine = versions.installed()
+    mine = versions.installed() | shared(settings)
     try:
-        theirs: dict[str, dict[str, str]] = client.run(versions.installed)
+        theirs: dict[str, dict[str, str]] = client.run(_installation)
     except Exception as error:  # whatever a foreign installation answers, it is not ours
         raise BadInput(
             f"a worker of {_address(client)} cannot say its versions ({type(error).__name__}: {error}); this client "
@@ -169,7 +173,8 @@ def require_same_versions(client: Any) -> None:
         ]
         if other:
             raise BadInput(
-                f"the worker {worker} and this client differ: {', '.join(other)} here; install the same on all machines"
+                f"the worker {worker} and this client differ: {', '.join(other)} here; install and set the same on all "
+                "machines"
             )
 
 

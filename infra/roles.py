@@ -73,7 +73,8 @@ def _mlflow(
     folder = settings.home / "mlflow"
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", settings.tracking, "--artifacts-destination", str(folder / "artifacts")]
+    kept = settings.model_copy(update={"tracking_uri": ""}) if settings.tracking.startswith("http") else settings
+    command += ["--backend-store-uri", kept.tracking, "--artifacts-destination", str(folder / "artifacts")]
     command += ["--allowed-hosts", f"{shown(host)}:{port},localhost:{port},127.0.0.1:{port}"]
     if certificate:
         command += ["--uvicorn-opts", f"--ssl-certfile {certificate.chain} --ssl-keyfile {certificate.key}"]
@@ -116,6 +117,8 @@ def _worker(settings: Settings, host: str, certificate: Certificate | None, serv
             f"{settings.dask_address} wants certificates and {settings.home / 'tls'} has none; copy that folder from "
             "the machine on which `ketcycle up --init-tls` was typed"
         )
+    if settings.prefect_url:
+        hand_on(PREFECT_API_URL=settings.prefect_url)  # to which its tasks tell events
     local = settings.home / "dask"
     local.mkdir(parents=True, exist_ok=True)
     command = ["dask", "worker", settings.dask_address, "--host", host, *_tls(certificate), "--no-dashboard"]

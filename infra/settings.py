@@ -210,6 +210,23 @@ def load(**flags: Any) -> Settings:
     return settings.model_copy(update={"home": home})
 
 
+def home_here(home: Path) -> Path:
+    """Return the state folder on this machine for what came from another one.
+
+    With a store (`lake_url`) every machine has its own; without one they see the same folder under the same path.
+    """
+    loaded = _read({})
+    return loaded.home.expanduser().absolute() if loaded.lake_url else home
+
+
+def shared(loaded: Settings) -> dict[str, str]:
+    """Return the settings that machines must have in common to work on one run, passwords left out."""
+    if not loaded.lake_url:
+        return {"lake_url": "none"}
+    found = {"lake_url": loaded.lake_url, "ledger_url": loaded.ledger, "tracking_uri": loaded.tracking}
+    return {name: _masked(value) for name, value in found.items()}
+
+
 def show(**flags: Any) -> list[Setting]:
     """Return every setting with its value and where that comes from.
 

@@ -26,7 +26,7 @@ from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.evidence import Evidence, EvidenceRow, Status, orchestration_row, stage_row
 from infra.runtime.backends import open_backend
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
-from infra.settings import Objective
+from infra.settings import Objective, home_here
 from infra.shared import open_evidence
 from tasks import policy
 from tasks.contract import Arm, Bench, Decision, Kind, Method, Outcome, Subtask, content_key
@@ -48,7 +48,7 @@ class Workbench:
 
     Attributes:
         run_id: the run.
-        home: the state folder.
+        home: the state folder; unpickled on another machine it may be that one's.
         ledger: URL of the runtime queue's ledger.
         backend: `aer`, `noisy:<fake device>`.
         seed: seed of the run.
@@ -100,6 +100,9 @@ class Workbench:
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "runtime"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, home=home_here(state["home"]))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """Independent parts of a stage's own work, beside each other on the Dask workers of the run, or one after another.
 
+They pass files to each other, so they stay on workers that see the same home.
+
 A part that was on a worker that died is done again on another one. What parts on other workers took is recorded there,
 so that the sum over the rows stays the sum over the processes.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import distributed
 from threadpoolctl import threadpool_limits
 
+from infra import settings
 from infra.energy.meter import Meter
 from tasks.settle import record_work
 from tasks.stage import Context
@@ -44,11 +47,19 @@ class Spread:
         if len(items) < LEAST:
             return [function(item) for item in items]
         with distributed.worker_client() as client:
-            if len(client.scheduler_info(n_workers=-1)["workers"]) < 2:
+            workers, alone = client.scheduler_info(n_workers=-1)["workers"], bool(settings.load().lake_url)
+            here = _place(workers[distributed.get_worker().address])
+            near = [address for address, about in workers.items() if not alone or _place(about) == here]
+            if len(near) < LEAST:
                 return [function(item) for item in items]
-            home = _Booked(function, self.context, self.part, os.getpid())
-            futures = client.map(home, list(items), pure=False, priority=10)
-            return list(client.gather(futures))
+            booked = _Booked(function, self.context, self.part, os.getpid())
+            placed = {"workers": near, "allow_other_workers": not alone}
+            return list(client.gather(client.map(booked, list(items), pure=False, priority=10, **placed)))
+
+
+def _place(worker: Mapping[str, Any]) -> tuple[str, Path]:
+    """Return the machine of a worker and the folder in which all workers of its home have theirs."""
+    return worker["host"], Path(worker["local_directory"]).parent
 
 
 @dataclass(frozen=True)

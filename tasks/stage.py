@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import BaseModel
 
 from infra.lake import Lake, Ref
+from infra.settings import home_here
 from infra.shared import open_lake
 from tasks.contract import Subtask
 
@@ -36,7 +37,7 @@ class Context:
     Attributes:
         run_id: the run.
         stage: the stage.
-        home: the state folder of the installation.
+        home: the state folder of the installation; unpickled on another machine it may be that one's.
         seed: seed of the run; derive every generator from it with `rng`.
         options: the profile's settings of this stage, not yet validated.
         inputs: lake references published by the stages before, by name, e.g. `curation/kept`.
@@ -48,6 +49,9 @@ class Context:
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, Ref] = field(default_factory=dict)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, home=home_here(state["home"]))
 
     @property
     def lake(self) -> Lake:

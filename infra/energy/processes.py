@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 
 SAMPLE_S = 1.0
+
+
+def machine() -> str:
+    """Name the set of processes among which a process id means one process: a kernel, or a container of it."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    return socket.gethostname()
+
+
+def whereabouts() -> tuple[str, int, float]:
+    """Return machine, id and CPU seconds of this process with all it started."""
+    me = psutil.Process()
+    return machine(), me.pid, sum(_cpu_s(process) for process in (me, *me.children(recursive=True)))
 
 
 class ProcessTree:
@@ -20,9 +37,12 @@ class ProcessTree:
 
     Args:
         others: process ids besides this one; a descendant of this process may be among them.
+        far: returns the CPU seconds, by name, of further processes with theirs, which are on other machines; their
+            memory is not watched.
     """
 
-    def __init__(self, others: Iterable[int] = ()) -> None:
+    def __init__(self, others: Iterable[int] = (), far: Callable[[], Mapping[str, float]] = dict) -> None:
+        self._far, self._far_start = far, dict(far())
         me = psutil.Process()
         self._roots = [me, *(psutil.Process(pid) for pid in dict.fromkeys(others) if pid != me.pid)]
         own = {process.pid for process in (me, *me.children(recursive=True))}
@@ -33,13 +53,17 @@ class ProcessTree:
 
     def cpu_s(self) -> float:
         """Return the CPU seconds used so far."""
-        return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in self._family())
+        near = sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in self._family())
+        return near + self._far_cpu_s()
 
     def elsewhere_cpu_s(self) -> float:
         """Return the part of it that was not used by this process and those it started."""
         own = {process.pid for process in (self._roots[0], *self._roots[0].children(recursive=True))}
         others = (process for process in self._family() if process.pid not in own)
-        return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in others)
+        return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in others) + self._far_cpu_s()
+
+    def _far_cpu_s(self) -> float:
+        return sum(now - self._far_start.get(name, 0.0) for name, now in self._far().items())
 
     def stop(self) -> None:
         """Stop watching the memory."""

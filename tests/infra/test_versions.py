@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infra import versions
-from infra.compute import require_same_versions
+from infra import settings, versions
+from infra.compute import require_same
 from infra.errors import BadInput
 
 
@@ -27,20 +28,37 @@ def test_versions_name_the_code_too() -> None:
     assert found["distributed"][:4].isdigit()
 
 
-def test_the_same_versions_pass() -> None:
-    require_same_versions(_Cluster())
+def test_the_same_versions_pass(tmp_path: Path) -> None:
+    require_same(_Cluster(), settings.load(home=tmp_path))
 
 
-def test_a_worker_with_another_version_is_refused_with_both_named() -> None:
+def test_a_worker_with_another_version_is_refused_with_both_named(tmp_path: Path) -> None:
     mine = versions.installed()["torch"]
     with pytest.raises(BadInput, match=rf"worker tcp://b:2 .* torch 1\.0 against {re.escape(mine)} here"):
-        require_same_versions(_Cluster(torch="1.0"))
+        require_same(_Cluster(torch="1.0"), settings.load(home=tmp_path))
 
 
-def test_a_worker_that_cannot_say_is_refused() -> None:
+def test_a_worker_that_cannot_say_is_refused(tmp_path: Path) -> None:
     class Foreign(_Cluster):
         def run(self, function: Any) -> dict[str, dict[str, str]]:
             raise ModuleNotFoundError("No module named 'infra'")
 
     with pytest.raises(BadInput, match=r"cannot say its versions .*No module named 'infra'.*install the same"):
-        require_same_versions(Foreign())
+        require_same(Foreign(), settings.load(home=tmp_path))
+
+
+def test_workers_that_do_not_share_the_stores_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path / "there"))
+    here = settings.load(home=tmp_path / "here", lake_url="s3://b/x")
+    with pytest.raises(BadInput, match=r"differ: lake_url none against s3://b/x,"):
+        require_same(_Cluster(), here)
+    monkeypatch.setenv("KETCYCLE_LAKE_URL", "s3://b/x")
+    with pytest.raises(BadInput, match=r"ledger_url sqlite:.*there/ledger.db against .*here/ledger.db, tracking_uri"):
+        require_same(_Cluster(), here)
+    stores = {"ledger_url": "postgresql+pg8000://me:hush@db/k", "tracking_uri": "https://mlflow:5000"}
+    for name, value in stores.items():
+        monkeypatch.setenv(f"KETCYCLE_{name.upper()}", value)
+    require_same(_Cluster(), settings.load(home=tmp_path / "here", lake_url="s3://b/x"))
+    with pytest.raises(BadInput) as error:
+        require_same(_Cluster(), settings.load(home=tmp_path, lake_url="s3://b/x", ledger_url=""))
+    assert "hush" not in str(error.value)

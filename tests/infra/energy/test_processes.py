@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from infra.energy.processes import ProcessTree
+from infra.energy.processes import ProcessTree, machine, whereabouts
 
 WAIT = (
     "import time\ntime.sleep(1)\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ntime.sleep(60)"
@@ -39,3 +39,24 @@ def test_what_a_process_of_somebody_else_used_is_known_apart() -> None:
         tree.stop()
     finally:
         orphan.kill()
+
+
+def test_what_other_machines_used_counts_from_when_the_tree_was_made() -> None:
+    far = {"b 7": 100.0}
+    tree = ProcessTree((), lambda: far)
+    assert tree.elsewhere_cpu_s() == pytest.approx(0.0)
+    far.update({"b 7": 103.0, "c 9": 2.0})  # a machine that came later counts whole
+    assert tree.elsewhere_cpu_s() == pytest.approx(5.0)
+    assert tree.cpu_s() > 5.0
+    tree.stop()
+
+
+def test_a_process_says_where_it_is() -> None:
+    place, pid, cpu_s = whereabouts()
+    assert (place, pid) == (machine(), psutil.Process().pid)
+    assert cpu_s > 0
+    other = subprocess.run(
+        [sys.executable, "-c", "from infra.energy.processes import machine; print(machine())"],
+        check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdout.strip() == place

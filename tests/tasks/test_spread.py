@@ -1,0 +1,69 @@
+"""Where a stage's own work is done when the workers of a run see different homes."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import distributed
+import pytest
+
+from infra.shared import open_evidence
+from tasks.settle import Workbench
+from tasks.spread import Spread
+from tasks.stage import Context
+
+
+def test_what_comes_from_another_machine_takes_the_home_of_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = [
+        pickle.dumps(item)
+        for item in (Context("r", "curation", tmp_path / "there", 0), Workbench("r", tmp_path / "there", "l"))
+    ]
+    monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path / "here"))
+    homes = [pickle.loads(item).home.name for item in sent]  # noqa: S301
+    assert homes == ["there", "there"], "one folder that all machines see"
+    monkeypatch.setenv("KETCYCLE_LAKE_URL", "s3://bucket/prefix")
+    assert [pickle.loads(item).home.name for item in sent] == ["here", "here"]  # noqa: S301
+
+
+@pytest.fixture
+def client(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[distributed.Client]:
+    """Three workers, two of them of one home."""
+    monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path / "own"))
+    options = {"host": "127.0.0.1", "nthreads": 1, "dashboard": False}
+    workers = {
+        i: {"cls": distributed.Nanny, "options": {**options, "local_directory": str(tmp_path / home / "dask")}}
+        for i, home in enumerate(("b", "c", "c"))
+    }
+    scheduler = {"cls": distributed.Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    with distributed.SpecCluster(workers, scheduler, silence_logs=False) as cluster, distributed.Client(cluster) as own:
+        own.wait_for_workers(3, timeout=60)
+        yield own
+
+
+@pytest.mark.engine
+def test_parts_stay_where_their_files_are(client: distributed.Client, tmp_path: Path, bucket: str) -> None:
+    def part(item: int) -> Path:
+        time.sleep(0.2)
+        return Path(distributed.get_worker().local_directory)
+
+    def stage(lake_url: str) -> list[str]:
+        import os
+
+        os.environ["KETCYCLE_LAKE_URL"] = lake_url
+        found: Any = Spread(Context("r", "curation", tmp_path / "own", 0), "parts")(part, range(6))
+        return sorted({path.parents[2].name for path in found})
+
+    addresses = {about["local_directory"]: name for name, about in client.scheduler_info()["workers"].items()}
+    on = {Path(folder).parents[2].name: name for folder, name in addresses.items()}
+    client.run(lambda: __import__("os").environ.update(KETCYCLE_LAKE_URL=bucket))
+    assert client.submit(stage, bucket, workers=[on["b"]], pure=False).result(timeout=60) == ["b"]
+    assert client.submit(stage, bucket, workers=[on["c"]], pure=False).result(timeout=60) == ["c"]
+    client.run(lambda: __import__("os").environ.update(KETCYCLE_LAKE_URL=""))
+    assert client.submit(stage, "", workers=[on["b"]], pure=False).result(timeout=60) == ["b", "c"]
+    assert {row.problem.split()[0] for row in open_evidence(tmp_path / "own").read("r")} == {"parts"}
