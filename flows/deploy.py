@@ -299,7 +299,8 @@ def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prefect_deploy(path: Path, names: Sequence[str]) -> None:
-    which = ["--all"] if not names else [part for name in names for part in ("--name", name)]
+    # By the bare names: after a slash prefect takes a dotted entrypoint for the flow's name and finds nothing.
+    which = [part for name in names for part in ("--name", name.partition("/")[2])] or ["--all"]
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(path), *which]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:

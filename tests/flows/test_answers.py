@@ -171,3 +171,16 @@ def test_drift_in_the_cool_down_or_paused_trains_nothing(installed: Installation
     events.emit("drift.detected", DRIFT | {"streak": "s2"})
     time.sleep(10)
     assert len(installed.runs("retrain-on-drift")) == 1
+
+
+def test_the_clock_starts_what_is_scheduled(installed: Installation) -> None:
+    (found,) = [d for d in installed.ask("/deployments/filter") if d["name"] == "corpus-watch"]
+    (schedule,) = found["schedules"]
+    change = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}, "active": True}
+    where = f"{installed.url}/deployments/{found['id']}/schedules/{schedule['id']}"
+    httpx.patch(where, json=change).raise_for_status()
+    until(
+        lambda: any(r["auto_scheduled"] and r["state"]["type"] == "COMPLETED" for r in installed.runs("corpus-watch"))
+    )
+    changed = installed.deploy("--schedules", "off")
+    assert {change["kind"] for change in changed} == {"deployment", "schedule"}, "what stands in the file comes back"

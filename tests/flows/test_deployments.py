@@ -57,3 +57,8 @@ def test_automations_are_only_of_deployments_that_are_there() -> None:
         "ketcycle.quality.regressed",
         "ketcycle.budget.exhausted",
     }
+
+
+def test_names_of_deployments_are_their_own() -> None:
+    names = [entry["name"] for entry in DEPLOYMENTS]
+    assert len(set(names)) == len(names), "prefect deploys some of them by these names"
