@@ -106,7 +106,7 @@ def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
         found = judge_run(loaded, run_id, gate)
     except Exception as error:  # seam: what a registry or a server does takes nothing from a finished run
         log.warning("the new model was not judged: %s; ketcycle run --resume %s judges it", error, run_id)
-        return {}
+        return {"gate": {"said": f"not judged: {error}"}}
     return {"gate": vars(found) | {"said": str(found)}} if found else {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -104,8 +105,9 @@ def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
 def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
     """Return the corpus and a file of requests, put together into documents."""
     path = loaded.home / "runs" / run_id / "requests.jsonl"
-    rows = [{"id": f"requests-{k}", "text": text, "source": "requests"} for k, text in enumerate(documents(texts))]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
+    # Named by what they say, so that a text is held out in every retraining or in none.
+    rows = [{"id": f"asked-{sha256(text.encode()).hexdigest()[:16]}", "text": text} for text in documents(texts)]
+    write_atomic(path, "".join(json.dumps(row | {"source": "requests"}) + "\n" for row in rows))
     return (*(corpus or (str(sample_path("base")),)), str(path))
 
 

@@ -13,6 +13,7 @@ from infra.lake import Lake, Ref
 from tasks.serving.request_log import read_requests
 
 PARTS = 5  # of the texts one part is judged on
+RUN = 5  # words that follow one another, by which texts are compared
 WORDS = 200  # of a document put together; single requests are too short for the rules of curation
 
 
@@ -40,13 +41,22 @@ def texts_of(lake: Lake, data: Ref, window: str) -> list[str]:
 
 
 def apart(texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Divide texts by a hash of their words, whatever their case: (to learn from, to be judged on)."""
+    """Divide texts by a hash of their words, whatever their case: (to learn from, to be judged on).
+
+    What says half of what is judged on already, in runs of five words, is not learned.
+    """
     learned: list[str] = []
     judged: list[str] = []
     for text in texts:
         digest = hashlib.sha256(" ".join(text.lower().split()).encode()).digest()
         (learned if int.from_bytes(digest, "big") % PARTS else judged).append(text)
-    return learned, judged
+    held = {part for text in judged for part in _runs(text)}
+    return [text for text in learned if 2 * len(_runs(text) & held) < len(_runs(text))], judged
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = text.lower().split()
+    return {tuple(words[k : k + RUN]) for k in range(max(1, len(words) - RUN + 1))}
 
 
 def documents(texts: Sequence[str], words: int = WORDS) -> list[str]:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from flows import retraining
@@ -14,7 +16,12 @@ from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.events import Drift
 from infra.evidence import Evidence, orchestration_row
+from infra.lake import Lake
 from infra.settings import Settings
+from tasks.curation.read import Reader
+from tasks.curation.sample import sample_path
+from tasks.serving.request_log import REQUESTS, SCHEMA
+from tasks.text.embeddings import DIMENSION
 
 DRIFT = Drift(model="m", window="w", streak="s2", requests=40, p_value=0.001, state="alert")
 
@@ -52,3 +59,26 @@ def test_the_energy_of_earlier_retrainings_and_one_more_must_fit(
     reason = retraining._too_dear(loaded, RunConfig(), Rules(energy_kj=needed * 0.999))
     assert "energy: 2 retrainings took" in reason
     assert told == [("budget.exhausted", {"what": "retraining of ketcycle", "reason": reason})]
+
+
+def test_texts_of_the_window_join_the_corpus_and_others_judge(loaded: Settings) -> None:
+    lake, at = Lake(loaded.home / "lake"), datetime(2026, 9, 21, 8, 30, tzinfo=UTC)
+    texts = [" ".join(f"word{k}x{n}" for n in range(30)) for k in range(100)]
+    blank = dict.fromkeys(SCHEMA.names) | {"run_id": "serve", "time": at, "embedding": [0.0] * DIMENSION}
+    rows = [blank | {"request_id": str(k), "prompt": text} for k, text in enumerate(texts)]
+    window = pa.table({"window": ["w"] * 100, "request_id": [str(k) for k in range(100)], "time": [at] * 100})
+    data = str(lake.write("monitoring/watch_windows", window))
+    drift = DRIFT.model_copy(update={"data": data})
+    assert retraining._asked(loaded, drift) == (
+        [], [], "; trained without the window's texts, of which the request log keeps 0"
+    )  # fmt: skip
+    lake.write(f"{REQUESTS}/20260921t08", pa.Table.from_pylist(rows, SCHEMA))
+    learned, judged, said = retraining._asked(loaded, drift)
+    assert sorted([*learned, *judged]) == sorted(texts)
+    assert said == f"; {len(learned)} texts of the window were learned, {len(judged)} judged on"
+    *given, file = retraining._with_requests(loaded, "r", (), learned)
+    assert given == [str(sample_path("base"))]
+    found = [document for batch in Reader("base").read([Path(file)]) for document in batch]
+    assert "\n\n".join(document.text for document in found) == "\n\n".join(learned)
+    assert all(document.doc_id.startswith("asked-") for document in found)
+    assert retraining._asked(loaded, DRIFT)[:2] == ([], [])

@@ -47,6 +47,15 @@ def test_what_is_judged_on_is_never_learned() -> None:
     assert 300 < len(judged) < 500
 
 
+def test_what_repeats_a_judged_text_is_not_learned() -> None:
+    said = [" ".join(f"word{k}x{n}" for n in range(20)) for k in range(50)]
+    changed = [" ".join([*text.split()[:-2], "another", "end"]) for text in said]
+    learned, judged = apart([*said, *changed])
+    assert len(judged) > 10
+    assert not {text.split()[0] for text in learned} & {text.split()[0] for text in judged}
+    assert len(learned) + len({text.split()[0] for text in judged}) * 2 >= 100
+
+
 @given(st.lists(st.text("ab ", min_size=1), max_size=30), st.integers(1, 9))
 def test_documents_hold_all_texts_in_order(texts: list[str], words: int) -> None:
     found = documents(texts, words)
