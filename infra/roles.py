@@ -74,7 +74,8 @@ def _mlflow(
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     kept = settings.model_copy(update={"tracking_uri": ""}) if settings.tracking.startswith("http") else settings
-    command += ["--backend-store-uri", kept.tracking, "--artifacts-destination", str(folder / "artifacts")]
+    hand_on(MLFLOW_BACKEND_STORE_URI=kept.tracking)  # a command can be read by everybody on the machine
+    command += ["--artifacts-destination", str(folder / "artifacts")]
     command += ["--allowed-hosts", f"{shown(host)}:{port},localhost:{port},127.0.0.1:{port}"]
     if certificate:
         command += ["--uvicorn-opts", f"--ssl-certfile {certificate.chain} --ssl-keyfile {certificate.key}"]

@@ -161,7 +161,8 @@ class Services:
         folder = self.home / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", settings.tracking, "--artifacts-destination", str(folder / "artifacts")]
+        hand_on(MLFLOW_BACKEND_STORE_URI=settings.tracking)  # a command can be read by everybody on the machine
+        command += ["--artifacts-destination", str(folder / "artifacts")]
         self.start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
         self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
 

@@ -18,10 +18,15 @@ from infra import settings
 from infra.errors import BadInput, LakeError
 
 CONNECT_S, ATTEMPTS = 10, 3
+PARTS, PART_BYTES = 2, 16 * 2**20  # of a file in memory at once; S3 takes 10,000 for one file
 FOLDER = "stores"  # below the home: what was fetched from each store
 
 _OPTIONS: dict[str, dict[str, Any]] = {
-    "s3": {"config_kwargs": {"connect_timeout": CONNECT_S, "retries": {"mode": "standard", "max_attempts": ATTEMPTS}}},
+    "s3": {
+        "config_kwargs": {"connect_timeout": CONNECT_S, "retries": {"mode": "standard", "max_attempts": ATTEMPTS}},
+        "max_concurrency": PARTS,
+        "default_block_size": PART_BYTES,
+    },
 }
 _ADVICE = {
     "NoCredentialsError": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write ~/.aws/credentials",

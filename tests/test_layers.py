@@ -74,6 +74,15 @@ def test_only_settings_reads_the_environment() -> None:
                 assert "getenv" not in text, named(path)
 
 
+def test_lake_and_evidence_are_opened_where_the_store_is_known() -> None:
+    for package in ("flows", "tasks", "infra"):
+        for path in modules(package):
+            if named(path) != "infra/shared.py":
+                calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+                called = {function.id for function in calls if isinstance(function, ast.Name)}
+                assert not called & {"Lake", "SharedLake", "Evidence"}, f"{named(path)}: use infra.shared"
+
+
 def test_stage_flows_are_short_and_alike() -> None:
     for stage in STAGES:
         assert len((ROOT / "flows" / f"{stage}.py").read_text().splitlines()) <= 60

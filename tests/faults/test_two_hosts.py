@@ -1,4 +1,4 @@
-"""Two hosts that share no folder: services on one, workers on the other, lake in S3, ledger in PostgreSQL.
+"""Two hosts that share no folder: services on one, workers on the other, lake in S3, all tables in PostgreSQL.
 
 Each is processes with a home and a work folder of their own, on addresses of their own. A worker process is killed in
 the middle of curation, and all of a worker machine in the middle of training; the run ends as one in a single home that
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -47,15 +48,26 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def ketcycle(home: Path, *arguments: str) -> subprocess.Popen[str]:
+def ketcycle(home: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """Type a command in the work folder beside a home, where its `ketcycle.toml` is."""
     work = home.with_name(f"{home.name}-work")
     work.mkdir(exist_ok=True)
     with (work / f"{'-'.join(arguments[:3])}.log").open("w") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.cli", *arguments, "--home", str(home)],
-            cwd=work, env=environment(), stdout=subprocess.DEVNULL, stderr=output, text=True, start_new_session=True,
+            cwd=work, env={**environment(), **variables}, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=output, text=True,
         )  # fmt: skip
+
+
+@contextmanager
+def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
 
 
 def said(home: Path, *arguments: str) -> str:
@@ -69,6 +81,21 @@ def until(condition: Any, what: str, seconds: float = START_S) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError(what)
+
+
+def tables(postgres: str) -> dict[str, str]:
+    """Return what sets a server to databases of its own, which are made."""
+    server = sa.create_engine(postgres, isolation_level="AUTOCOMMIT")
+    names = {name: f"{name}_{uuid.uuid4().hex}" for name in ("prefect", "mlflow")}
+    with server.connect() as connection:
+        for name in names.values():
+            connection.execute(sa.text(f"create database {name}"))
+    server.dispose()
+    base = postgres.rpartition("/")[0]
+    return {
+        "PREFECT_API_DATABASE_CONNECTION_URL": f"{base.replace('pg8000', 'asyncpg')}/{names['prefect']}",
+        "KETCYCLE_TRACKING_URI": f"{base}/{names['mlflow']}",
+    }
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
@@ -102,8 +129,8 @@ def left_by(home: Path, ledger: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     home = tmp_path_factory.mktemp("alone") / "home"
-    process = ketcycle(home, *RUNNING)
-    assert process.wait(900) == 0, said(home, *RUNNING)
+    with running(ketcycle(home, *RUNNING)) as process:
+        assert process.wait(900) == 0, said(home, *RUNNING)
     return left_by(home, f"sqlite:///{home}/ledger.db")
 
 
@@ -140,8 +167,9 @@ def hosts(bucket: str, postgres: str, tmp_path: Path) -> Iterator[Hosts]:
         home.with_name(f"{home.name}-work").mkdir()
         (home.with_name(f"{home.name}-work") / "ketcycle.toml").write_text(text)
     with ExitStack() as stack:
-        for role in ("server", "scheduler"):
-            process = stack.enter_context(running(ketcycle(first, "up", "--role", role, "--address", SERVER)))
+        for role, variables in (("server", tables(postgres)), ("scheduler", {})):
+            command = ("up", "--role", role, "--address", SERVER)
+            process = stack.enter_context(running(ketcycle(first, *command, **variables)))
             until(lambda: "ready;" in said(first, "up", "--role", role) or process.poll() is not None, role)  # noqa: B023
             assert process.poll() is None, said(first, "up", "--role", role)
         machines = {}
@@ -158,42 +186,33 @@ def hosts(bucket: str, postgres: str, tmp_path: Path) -> Iterator[Hosts]:
         yield Hosts(first, machines, client, postgres)
 
 
-@contextmanager
-def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-            process.wait(60)
-
-
 def test_a_run_on_two_hosts_with_workers_killed_ends_as_on_one_undisturbed(
     undisturbed: dict[str, Any], hosts: Hosts
 ) -> None:
-    process = ketcycle(hosts.first, *RUNNING)
+    with running(ketcycle(hosts.first, *RUNNING)) as process:
 
-    def progress() -> str:
-        assert process.poll() is None, said(hosts.first, *RUNNING)
-        return said(hosts.first, *RUNNING)
+        def progress() -> str:
+            assert process.poll() is None, said(hosts.first, *RUNNING)
+            return said(hosts.first, *RUNNING)
 
-    shards, checkpoints = "index/curation/shards/*", f"runs/{RUN}/scratch/training/checkpoints/*"
-    victim = until(lambda: progress() and hosts.where(shards), "a worker reads the corpus")
-    address = next(name for name in hosts.client.scheduler_info(n_workers=-1)["workers"] if f"//{victim}:" in name)
-    (pid,) = hosts.client.run(os.getpid, workers=[address]).values()
-    os.kill(pid, signal.SIGKILL)
-    victim = until(lambda: progress() and hosts.where(checkpoints), "a worker trains", 600)
-    kill_all(hosts.workers[victim])
-    assert process.wait(900) == 0, said(hosts.first, *RUNNING)
-    lines = said(hosts.first, *RUNNING)
-    assert lines.count("curation: prepare") == 2, "curation was interrupted"
-    assert lines.count("training: publish") == 2, "training was interrupted"
+        shards, checkpoints = "index/curation/shards/*", f"runs/{RUN}/scratch/training/checkpoints/[0-9a-f]*"
+        victim = until(lambda: progress() and hosts.where(shards), "a worker reads the corpus")
+        address = next(name for name in hosts.client.scheduler_info(n_workers=-1)["workers"] if f"//{victim}:" in name)
+        (pid,) = hosts.client.run(os.getpid, workers=[address]).values()
+        os.kill(pid, signal.SIGKILL)
+        victim = until(lambda: progress() and hosts.where(checkpoints), "a worker trains", 600)
+        kill_all(hosts.workers[victim])
+        assert process.wait(900) == 0, said(hosts.first, *RUNNING)
+        lines = said(hosts.first, *RUNNING)
+        assert lines.count("curation: prepare") == 2, "curation was interrupted"
+        assert lines.count("training: publish") == 2, "training was interrupted"
 
     left = left_by(hosts.first, hosts.ledger)
     assert set(left["stages"]) == set(STAGES)
     for name in undisturbed:
         assert left[name] == undisturbed[name], name
     assert not (hosts.first / "lake").exists(), "the lake is in the store alone"
+    assert {path.name for path in hosts.first.rglob("*.db")} == {"auth.db"}, "all other tables are in PostgreSQL"
     with Ledger(hosts.ledger, create=False).database.read() as connection:
         paid = connection.execute(sa.select(batches.c.tag).where(batches.c.state == DONE)).scalars().all()
         used = connection.execute(sa.select(parts.c.batch, parts.c.result.is_(None))).all()
