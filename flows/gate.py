@@ -91,7 +91,8 @@ def judge_run(
     if done is None or registered is None:
         return None
     name, version = str(registered["name"]), int(registered["version"])
-    before = open_tracking().pointed_at(name, gate.champion)
+    tracking = open_tracking()
+    before = tracking.pointed_at(name, gate.champion)
     if before and before[0] == version:
         return None
     if before is None:
@@ -107,6 +108,7 @@ def judge_run(
         verdict = judge(champion, challenger, like, gate.margin)
     judged = Judged(name, version, before[0] if before else None, verdict.passed, verdict.reason)
     judged = _followed(judged, verdict, run_id, gate)
+    tracking.describe(name, version, f"Gate: {judged}")
     log.info("%s", judged)
     create_markdown_artifact(
         f"**{judged}**\n\n{_about(drift)}", key="ketcycle-gate", description=f"Champion against challenger of {run_id}"

@@ -211,6 +211,10 @@ class Tracking:
                 raise BadInput(f"{name} version {version} cannot become {alias}: {error.message}") from None
         return before[0] if before else None
 
+    def describe(self, name: str, version: int, text: str) -> None:
+        """Say something about a version, for the registry's page."""
+        self._client.update_model_version(name, str(version), description=text)
+
     def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         import mlflow
 

@@ -77,6 +77,8 @@ def test_the_first_model_passes_and_a_run_without_a_model_is_not_judged(
     judged = judge_run(loaded, "one")
     assert judged == Judged("demo", 1, None, True, "there is no champion yet", "promote-on-validation moves champion")
     assert told == [("model.validated", "1 one")]
+    described = open_tracking()._client.get_model_version("demo", "1").description
+    assert described == f"Gate: {judged}"
     open_tracking().promote("demo", 1, "champion")
     assert judge_run(loaded, "one") is None, "the champion is not judged against itself"
 
