@@ -6,6 +6,7 @@ import fcntl
 import json
 import logging
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -234,16 +235,24 @@ def running_prefect(settings: Settings) -> str | None:
 
 
 def _answers(url: str) -> bool:
+    authority = environment("PREFECT_API_SSL_CERT_FILE") if url.startswith("https:") else None
     try:
-        return httpx.get(f"{url}/health", timeout=2).status_code == httpx.codes.OK
+        verify = ssl.create_default_context(cafile=authority) if authority else True
+        return httpx.get(f"{url}/health", timeout=2, verify=verify).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 
 
-def prefect_command(port: int, host: str = "127.0.0.1") -> list[str]:
-    """Return the command of a Prefect server that ends with the process that starts it."""
-    server = ["prefect", "server", "start", "--host", host, "--port", str(port)]
-    return [sys.executable, "-m", "infra.child", *server]
+def prefect_command(port: int, host: str = "127.0.0.1", certificate: Certificate | None = None) -> list[str]:
+    """Return the command of a Prefect server that ends with the process that starts it.
+
+    `prefect server start` knows no TLS; with a certificate its application is served by what it serves it with.
+    """
+    server = ["prefect", "server", "start"]
+    if certificate:
+        server = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
+        server += ["--ssl-certfile", str(certificate.chain), "--ssl-keyfile", str(certificate.key)]
+    return [sys.executable, "-m", "infra.child", *server, "--host", host, "--port", str(port)]
 
 
 @contextmanager

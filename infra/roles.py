@@ -57,12 +57,12 @@ def _server(settings: Settings, host: str, guard: Guard, services: Services, sta
     secret, ports = guard.key(), {n: choose_port(settings, n, host) for n in ("prefect_port", "mlflow_port")}
     if secret:
         hand_on(PREFECT_SERVER_API_AUTH_STRING=f"{USER}:{secret}", PREFECT_API_AUTH_STRING=f"{USER}:{secret}")
-    url = services.prefect(ports["prefect_port"], shown(host), settings.home)
+    url = services.prefect(ports["prefect_port"], host, settings.home, guard.certificate)
     page = _mlflow(settings, host, ports["mlflow_port"], guard.certificate, secret, services)
     address, stop = serve_metrics(settings.ledger, choose_port(settings, "metrics_port", host), host, guard.certificate)
     stack.callback(stop)
     services.show(f"queue metrics  {address}{' (asks for a certificate of ours)' if guard.certificate else ''}")
-    services.wait("Prefect", f"{url}/health", (USER, secret) if secret else None)
+    services.wait("Prefect", f"{url}/health", (USER, secret) if secret else None, guard.certificate)
     services.wait("MLflow", f"{page}/health", certificate=guard.certificate)
     services.show(f"ready; clients and workers set\nprefect_url = {url!r}\ntracking_uri = {page!r}".replace("'", '"'))
 

@@ -303,7 +303,8 @@ def quiet_libraries(home: Path) -> None:
         os.environ.setdefault("PREFECT_API_AUTH_STRING", f"{USER}:{secret}")
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", secret)
-        os.environ.setdefault("MLFLOW_TRACKING_SERVER_CERT_PATH", str(home / "tls" / "ca.pem"))
+        for library in ("PREFECT_API_SSL_CERT_FILE", "MLFLOW_TRACKING_SERVER_CERT_PATH"):
+            os.environ.setdefault(library, str(home / "tls" / "ca.pem"))
 
 
 def hand_on(**variables: str) -> None:

@@ -22,7 +22,7 @@ from typing import IO, Any
 import httpx
 import psutil
 
-from infra.access import Certificate
+from infra.access import Certificate, shown
 from infra.compute import free_port, prefect_command, read_note, stop_families, wait_for_prefect, write_note
 from infra.errors import BadInput, KetcycleError
 from infra.settings import Settings, hand_on
@@ -144,12 +144,15 @@ class Services:
         self.show = show
         self._note({})
 
-    def prefect(self, port: int, host: str = "127.0.0.1", home: Path | None = None) -> str:
+    def prefect(
+        self, port: int, host: str = "127.0.0.1", home: Path | None = None, certificate: Certificate | None = None
+    ) -> str:
         """Start the Prefect server and return the address of its API."""
-        url, folder = f"http://{host}:{port}/api", (home or self.home) / "prefect"
+        url = f"{'https' if certificate else 'http'}://{shown(host)}:{port}/api"
+        folder = (home or self.home) / "prefect"
         hand_on(PREFECT_SERVER_UI_API_URL=url, PREFECT_API_URL=url)
         folder.mkdir(parents=True, exist_ok=True)
-        self.start("Prefect", prefect_command(port, host), folder / "server.log")
+        self.start("Prefect", prefect_command(port, host, certificate), folder / "server.log")
         self.addresses["prefect_url"] = url
         return url
 

@@ -155,7 +155,7 @@ def hosts(bucket: str, postgres: str, tmp_path: Path) -> Iterator[Hosts]:
     shared = {
         "lake_url": bucket,
         "ledger_url": postgres,
-        "prefect_url": f"http://{SERVER}:{ports['prefect']}/api",
+        "prefect_url": f"https://{SERVER}:{ports['prefect']}/api",
         "tracking_uri": f"https://{SERVER}:{ports['mlflow']}",
         "dask_address": f"tls://{SERVER}:{ports['scheduler']}",
     }

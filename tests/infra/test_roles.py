@@ -6,12 +6,14 @@ import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from infra import compute, settings
@@ -99,3 +101,32 @@ def test_a_worker_wants_a_scheduler_and_its_certificates(tmp_path: Path) -> None
         play("worker", settings.load(home=tmp_path), "127.0.0.1", print)
     with pytest.raises(BadInput, match="copy that folder"):
         play("worker", settings.load(home=tmp_path, dask_address="tls://127.0.0.2:1"), "127.0.0.1", print)
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_the_pages_of_a_server_are_reached_by_tls_and_the_secret_only(tmp_path: Path) -> None:
+    home, host = tmp_path / "home", "127.0.0.2"
+    certificate = init_tls(home / "tls", [host])
+    ports = [f"--{name}-port={compute.free_port()}" for name in ("prefect", "mlflow", "metrics")]
+    server = start(home, "--role", "server", "--address", host, *ports)
+    try:
+        url = said(home, r"https://127\.0\.0\.2:\d+/api(?=\")")
+        ours = ssl.create_default_context(cafile=str(certificate.authority))
+        secret = (home / "tls" / "secret").read_text().strip()
+        counted = f"{url}/flows/count"
+        assert httpx.post(counted, verify=ours, auth=(settings.USER, secret)).json() == 0
+        assert httpx.post(counted, verify=ours).status_code == httpx.codes.UNAUTHORIZED
+        with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
+            httpx.post(counted, auth=(settings.USER, secret))
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(counted.replace("https:", "http:"))
+        told = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "deploy", "--dry-run", "--json", "--home", str(home)],
+            cwd=home.with_name("home-work"), env={**os.environ, "PYTHONPATH": str(ROOT), "KETCYCLE_PREFECT_URL": url},
+            capture_output=True, text=True,
+        )  # fmt: skip
+        assert told.returncode == 0, told.stderr
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
