@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 from infra.energy.nvml import open_devices
 from infra.energy.rapl import find_domains
-from infra.errors import KetcycleError
+from infra.errors import KetcycleError, NoLedger
 from infra.settings import FILE, Settings, environment
 
 Level = Literal["ok", "note", "wrong"]
@@ -113,12 +113,15 @@ def _versions() -> Iterator[Finding]:
 def _stores(settings: Settings) -> Iterator[Finding]:
     from infra.runtime.ledger import Ledger
 
+    none_yet = Finding("ledger", "ok", "none yet; it appears with the first quantum call")
     if settings.ledger.startswith("sqlite:///") and not Path(settings.ledger.removeprefix("sqlite:///")).exists():
-        yield Finding("ledger", "ok", "none yet; it appears with the first quantum call")
+        yield none_yet
     else:
         try:
             Ledger(settings.ledger, create=False)
             yield Finding("ledger", "ok", "can be read")
+        except NoLedger:
+            yield none_yet
         except KetcycleError as error:
             yield Finding("ledger", "wrong", str(error), "see the message")
 

@@ -3,6 +3,7 @@
 KetcycleError
 |- BadInput             what the user gave cannot be used; the message says what to do
 |  |- NoDocuments       a corpus without a usable document
+|  |- NoLedger          a database without the tables of the runtime queue
 |- LakeError            a data set is missing, incomplete or damaged
 |- StageFailed          a stage stopped; the others are skipped
 |  |- StageRefused      it could not use what the user gave (a BadInput too)
@@ -30,6 +31,10 @@ class BadInput(KetcycleError):
 
 class NoDocuments(BadInput):
     """A corpus holds no usable document."""
+
+
+class NoLedger(BadInput):
+    """A database holds no ledger; the first quantum call makes it."""
 
 
 class LakeError(KetcycleError):

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from infra.errors import BadInput, RuntimeQueueError
+from infra.errors import BadInput, NoLedger, RuntimeQueueError
 
 SCHEMA_VERSION = 3
 BUSY_S = 30.0
@@ -167,7 +167,7 @@ class Database:
             may lose the last second, which costs a simulation that runs again, but would pay a device twice.
 
     Raises:
-        BadInput: there is no ledger and none is to be created, or it has a newer schema version.
+        BadInput: there is no ledger and none is to be created (NoLedger), or it has a newer schema version.
         RuntimeQueueError: the database cannot be used; the message says what to do.
 
     Attributes:
@@ -216,7 +216,7 @@ class Database:
         with self.read() as connection:
             found = _version(connection)
         if found is None and not create:
-            raise BadInput(f"{self.name} holds no ledger; check the path")
+            raise NoLedger(f"{self.name} holds no ledger; check the path")
         if found is None or found in _MIGRATIONS:
             with self.write() as connection:
                 if connection.dialect.name == "postgresql":  # two processes may come here at once

@@ -59,3 +59,17 @@ def test_looking_loads_nothing_heavy(tmp_path):
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_fresh_database_server_is_usable(found, postgres):
+    assert found(ledger_url=postgres)["ledger"].level == "ok"
+
+
+def test_a_store_is_asked(found, bucket, monkeypatch):
+    monkeypatch.setenv("KETCYCLE_LAKE_URL", bucket)
+    items = found()
+    assert (items["store"].found, items["evidence"].level) == (bucket, "ok")
+    monkeypatch.setenv("KETCYCLE_LAKE_URL", "s3://no-such-bucket-here/x")
+    items = found()
+    assert items["evidence"].level == "wrong"
+    assert "make the bucket" in items["evidence"].found
