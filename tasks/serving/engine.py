@@ -144,7 +144,7 @@ class Engine:
             BadPrompt: there is nothing to read.
         """
         with self._tokenizing:
-            ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+            ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         return self._fitting(text, started(self.tokenizer, ids), int(separator(self.tokenizer) is not None), truncate)
 
     def conversation(self, messages: Sequence[dict[str, str]], *, truncate: bool = False) -> Prompt:
@@ -161,7 +161,7 @@ class Engine:
                 text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
             except TemplateError as error:
                 raise BadPrompt(f"the model's chat template refuses these messages: {error}") from None
-            ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+            ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
         return self._fitting(str(text), ids, 0, truncate)
 
     def _fitting(self, text: str, ids: list[int], lead: int, truncate: bool) -> Prompt:
