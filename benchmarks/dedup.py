@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -231,6 +231,17 @@ def on_workers(source: Path, folder: Path, workers: int) -> dict[str, float]:
     return {"wall_s": wall_s, "workers_s": sum(cpu), "own_s": mine, "peak_mb": max(peaks.values())}
 
 
+def at_once(source: Path, folder: Path, number: int) -> float:
+    """Do all of the work in several processes at once; return the mean of their CPU seconds."""
+    command = [sys.executable, "-m", "benchmarks.dedup", "--run-ours", str(source)]
+    environment = {**os.environ, **ONE_CORE}
+    begun = [
+        subprocess.Popen([*command, str(folder / f"copy-{k}")], stdout=subprocess.PIPE, text=True, env=environment)
+        for k in range(number)
+    ]
+    return fmean(json.loads(process.communicate()[0].splitlines()[-1])["cpu_s"] for process in begun)
+
+
 def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
@@ -398,12 +409,14 @@ def run_ours(source: Path, target: Path) -> None:
 
 
 def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> None:
-    """Compare numbers of workers, in turns."""
+    """Compare numbers of workers, in turns, and beside them as many copies of the work at once."""
     runs: dict[int, list[dict[str, float]]] = {n: [] for n in numbers}
+    copies: dict[int, list[float]] = {n: [] for n in numbers}
     for k in range(rounds):
         for n in numbers:
             (folder / f"{k}-{n}").mkdir()
             runs[n].append(on_workers(corpus, folder / f"{k}-{n}", n))
+            copies[n].append(at_once(corpus, folder / f"{k}-{n}", n))
     for n, found in runs.items():
         said = []
         for what, unit in (("workers_s", "CPU s of the workers"), ("wall_s", "s wall")):
@@ -412,6 +425,9 @@ def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> None
             said.append(f"{value:.2f} {unit}, ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
         own_s, peak = median(run["own_s"] for run in found), max(run["peak_mb"] for run in found)
         print(f"{n} workers: {'; '.join(said)}; {own_s:.2f} CPU s of the client, peak {peak:.0f} MiB a worker")
+        ratios = [some / one for some, one in zip(copies[n], copies[numbers[0]], strict=True)]
+        said = f"{median(copies[n]):.2f} CPU s each, ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        print(f"control, {n} processes that each do all of it, without Dask: {said}")
 
 
 if __name__ == "__main__":
