@@ -68,6 +68,16 @@ class Plan:
             weights: what every document is worth, by number.
             name: gives the id of a document.
         """
+        if len(pairs) == 1:  # as most components are: the heavier stays, of equal ones the first
+            first, second = pairs[0].tolist()
+            kept, gone = (second, first) if weights[second] > weights[first] else (first, second)
+            self._note([first, second], [gone], [kept], jaccard.tolist(), "clique")
+        else:
+            self._decide(pairs, jaccard, weights, name)
+
+    def _decide(
+        self, pairs: I64, jaccard: NDArray[np.float64], weights: NDArray[np.float64], name: Callable[[int], str]
+    ) -> None:
         members, inside = np.unique(pairs, return_inverse=True)
         graph = Graph.of(weights[members].tolist(), inside.reshape(pairs.shape))
         number, clique = len(self.how), graph.is_clique
@@ -82,20 +92,27 @@ class Plan:
         gone, at = np.unique(both[:, 0], return_index=True)
         if len(gone) + len(kept) != len(members):
             raise ValueError(f"the component of {name(int(members[0]))} would lose a document without a kept witness")
-        self.how.append("clique" if clique else "greedy")
-        self.sizes[len(members)] += 1
-        self.largest = max(self.largest, len(members))
-        self._members.extend(members.tolist())
-        self._member_of.extend([number] * len(members))
-        self._gone.extend(members[gone].tolist())
-        self._witness.extend(members[both[at, 1]].tolist())
-        self._similarity.extend(value[at].tolist())
-        self._gone_of.extend([number] * len(gone))
+        witness = members[both[at, 1]].tolist()
+        self._note(
+            members.tolist(), members[gone].tolist(), witness, value[at].tolist(), "clique" if clique else "greedy"
+        )
         if not clique and len(members) <= self.largest_posed and self.posed:
             self.how[number] = "posed"
             heappush(self._waiting, (-int(name_order(name(int(members[0]))), 16), number))
             if len(self._waiting) > self.posed:  # the one with the largest digest steps back
                 self.how[heappop(self._waiting)[1]] = "greedy"
+
+    def _note(self, members: list[int], gone: list[int], witness: list[int], similarity: list[float], how: str) -> None:
+        number = len(self.how)
+        self.how.append(how)
+        self.sizes[len(members)] += 1
+        self.largest = max(self.largest, len(members))
+        self._members.extend(members)
+        self._member_of.extend([number] * len(members))
+        self._gone.extend(gone)
+        self._witness.extend(witness)
+        self._similarity.extend(similarity)
+        self._gone_of.extend([number] * len(gone))
 
     def members(self) -> tuple[I64, I64]:
         """Return the documents of all components, and the number of the component of each."""

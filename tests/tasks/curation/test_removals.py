@@ -76,3 +76,13 @@ def test_every_removed_document_has_a_kept_witness_at_the_threshold(n: int, data
         assert names.index(row.witness) in kept
         assert row.similarity >= 0.7
         assert row.similarity == similarity.get((row.removed, row.witness), similarity.get((row.witness, row.removed)))
+
+
+@given(st.floats(0.1, 9), st.floats(0.1, 9))
+def test_a_pair_is_decided_as_any_other_component(a: float, b: float) -> None:
+    short, long = Plan(0, 0), Plan(0, 0)
+    component = np.array([[0, 1]]), np.array([0.8]), np.array([a, b]), "ab".__getitem__
+    short.decide(*component)
+    long._decide(*component)
+    assert [x.tolist() for x in short.removals()[:3]] == [x.tolist() for x in long.removals()[:3]]
+    assert short.how == long.how
