@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from statistics import median
 
@@ -35,7 +36,7 @@ def side_by_side(name: str, peer: Callable[[], object], ours: Callable[[], objec
         seconds.append(cost)
     peer_s, ours_s = (median(column) for column in zip(*seconds, strict=True))
     line = (
-        f"{name}: {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}], peer {peer_s:.3f} s, ours {ours_s:.3f} s"
+        f"{name}: {median(ratios):.3f} [{min(ratios):.3f}, {max(ratios):.3f}], peer {peer_s:.3f} s, ours {ours_s:.3f} s"
     )
     sys.stdout.write(line + "\n")
 
@@ -61,7 +62,7 @@ def fidelities() -> None:
 
 
 def tokenizer() -> None:
-    """The shipped corpus: training a vocabulary of 4,096 and encoding, against `tokenizers`, one thread each."""
+    """Training a vocabulary of 4,096 on the shipped corpus and encoding, against `tokenizers`, one thread each."""
     import os
 
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -71,6 +72,7 @@ def tokenizer() -> None:
     from tokenizers.trainers import BpeTrainer
     from transformers import PreTrainedTokenizerFast
 
+    from benchmarks.dedup import passages
     from tasks.preprocessing.bpe import train_bpe
     from tasks.preprocessing.encode import choose_encoder
     from tasks.text.samples import sample_documents
@@ -88,10 +90,19 @@ def tokenizer() -> None:
     wrapped = PreTrainedTokenizerFast(tokenizer_object=train_bpe(iter(texts), 4096))
     backend = wrapped.backend_tokenizer
 
-    def ours() -> object:
-        return choose_encoder(wrapped, texts[:1])[0](texts)  # cold: a new encoder, and its check
+    longer = [text for _, text in islice(passages(np.random.default_rng(0)), 10_000)]
+    for what, some in (("shipped corpus", texts), ("files of the installed packages", longer)):
 
-    side_by_side("encoding, cold / tokenizers", lambda: backend.encode_batch(texts, add_special_tokens=False), ours)
+        def theirs(some: list[str] = some) -> object:
+            return backend.encode_batch(some, add_special_tokens=False)
+
+        def ours(some: list[str] = some) -> object:
+            return choose_encoder(wrapped, some[:1])[0](some)  # cold: a new encoder, and its check
+
+        megabytes = sum(len(text.encode()) for text in some) / 1e6
+        same = all((a.ids == b[0]).all() for a, b in zip(theirs(), ours(), strict=True))
+        sys.stdout.write(f"{what}, {megabytes:.1f} MB, ids {'the same' if same else 'DIFFERENT'}\n")
+        side_by_side("encoding, cold / tokenizers", theirs, ours)
 
 
 def decoder() -> None:

@@ -22,7 +22,7 @@ from tasks.model.windows import token_bytes
 
 log = logging.getLogger("ketcycle.preprocessing")
 
-Encoded = tuple[NDArray[np.uint32], NDArray[np.int64]]
+Encoded = tuple[NDArray[np.uint32], NDArray[np.int32]]
 Encode = Callable[[Sequence[str]], list[Encoded]]
 
 
@@ -54,7 +54,7 @@ def _fast(tokenizer: PreTrainedTokenizerFast) -> Encode | None:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         log.info("the fast encoder does not know this tokenizer (%s); tokenizers encodes", str(error).split("\n")[0])
         return None
-    widths = np.zeros(1 + max(encoder.vocab), np.int64)
+    widths = np.zeros(1 + max(encoder.vocab), np.int32)
     for token, piece in encoder.vocab.items():
         widths[token] = len(piece)
 
@@ -74,7 +74,7 @@ def _reference(tokenizer: PreTrainedTokenizerFast) -> Encode:
     def encode(texts: Sequence[str]) -> list[Encoded]:
         found = backend.encode_batch(list(texts), add_special_tokens=False)
         return [
-            (np.asarray(row.ids, np.uint32), token_bytes(text, [end for _, end in row.offsets]))
+            (np.asarray(row.ids, np.uint32), token_bytes(text, [end for _, end in row.offsets]).astype(np.int32))
             for text, row in zip(texts, found, strict=True)
         ]
 
