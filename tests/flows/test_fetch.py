@@ -319,7 +319,11 @@ def test_ctrl_c_finishes_the_file(tmp_path):
     with serving({name: html(page(name)) for name in names}) as site:
         listed = written(tmp_path, *map(site.at, names))
         arguments = ("--urls", listed, "--delay", 0.1, "--allow-loopback")
-        process = subprocess.Popen(command(tmp_path, *arguments), stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command(tmp_path, *arguments), stderr=subprocess.PIPE, text=True,
+            # A shell starts what runs in the background with SIGINT ignored, and that is passed on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
         while len(site.log) < 4:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
