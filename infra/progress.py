@@ -19,6 +19,15 @@ class _Forward(logging.Handler):
             distributed.get_worker().log_event(TOPIC, {"message": record.getMessage(), "level": record.levelno})
 
 
+class _Show(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__()
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
 def forward_from_worker() -> None:
     """Let the project's log lines of this worker process travel to whoever listens."""
     logger = logging.getLogger("ketcycle")
@@ -45,11 +54,9 @@ def console(show: Callable[[str], None]) -> Callable[[str], None]:
     def timed(message: str) -> None:
         show(f"{time.monotonic() - began:6.1f} s  {message}")
 
-    class Show(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            timed(record.getMessage())
-
     logger = logging.getLogger("ketcycle")
     logger.setLevel(logging.INFO)
-    logger.addHandler(Show())
+    for earlier in [each for each in logger.handlers if isinstance(each, _Show)]:
+        logger.removeHandler(earlier)
+    logger.addHandler(_Show(timed))
     return timed

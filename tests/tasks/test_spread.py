@@ -48,22 +48,28 @@ def client(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.mark.engine
 def test_parts_stay_where_their_files_are(client: distributed.Client, tmp_path: Path, bucket: str) -> None:
-    def part(item: int) -> Path:
-        time.sleep(0.2)
-        return Path(distributed.get_worker().local_directory)
+    def part(seen: Path) -> Path:
+        """Wait until parts have been on all three workers, or long enough that they would have been."""
+        here, end_s = Path(distributed.get_worker().local_directory), time.monotonic() + (30 if seen == wide else 0.2)
+        seen.mkdir(exist_ok=True)
+        (seen / here.name).touch()
+        while len(list(seen.iterdir())) < 3 and time.monotonic() < end_s:
+            time.sleep(0.05)
+        return here
 
-    def stage(lake_url: str) -> list[str]:
+    def stage(lake_url: str, seen: Path) -> list[str]:
         import os
 
         os.environ["KETCYCLE_LAKE_URL"] = lake_url
-        found: Any = Spread(Context("r", "curation", tmp_path / "own", 0), "parts")(part, range(6))
+        found: Any = Spread(Context("r", "curation", tmp_path / "own", 0), "parts")(part, [seen] * 6)
         return sorted({path.parents[2].name for path in found})
 
+    wide = tmp_path / "wide"
     addresses = {about["local_directory"]: name for name, about in client.scheduler_info()["workers"].items()}
     on = {Path(folder).parents[2].name: name for folder, name in addresses.items()}
     client.run(lambda: __import__("os").environ.update(KETCYCLE_LAKE_URL=bucket))
-    assert client.submit(stage, bucket, workers=[on["b"]], pure=False).result(timeout=60) == ["b"]
-    assert client.submit(stage, bucket, workers=[on["c"]], pure=False).result(timeout=60) == ["c"]
+    assert client.submit(stage, bucket, tmp_path / "in b", workers=[on["b"]], pure=False).result(timeout=60) == ["b"]
+    assert client.submit(stage, bucket, tmp_path / "in c", workers=[on["c"]], pure=False).result(timeout=60) == ["c"]
     client.run(lambda: __import__("os").environ.update(KETCYCLE_LAKE_URL=""))
-    assert client.submit(stage, "", workers=[on["b"]], pure=False).result(timeout=60) == ["b", "c"]
+    assert client.submit(stage, "", wide, workers=[on["b"]], pure=False).result(timeout=60) == ["b", "c"]
     assert {row.problem.split()[0] for row in open_evidence(tmp_path / "own").read("r")} == {"parts"}

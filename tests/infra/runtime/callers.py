@@ -121,10 +121,19 @@ def hang(spec):
     time.sleep(3600)
 
 
+def fork_while_leading(spec):
+    """Fork as if this process were leading; the child's call is answered all the same."""
+    runtime = Runtime(spec["ledger"])
+    loop(runtime.sampler(scope("r", 1)), 1, 1)
+    dispatcher.Leader._leading.add((runtime.open().database.url, "aer"))
+    child = fork(lambda: loop(runtime.sampler(scope("r", 2)), 2, 1))
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
 def main():
     spec = json.loads(sys.argv[1])
-    if spec.get("mode") == "hang":
-        hang(spec)
+    if "mode" in spec:
+        {"hang": hang, "fork": fork_while_leading}[spec["mode"]](spec)
         return
     backends.fake_device("fake_torino").target  # noqa: B018  (what every leader needs, loaded once before the fork)
     backends.open_backend("aer")

@@ -1,7 +1,6 @@
 """Several processes on one ledger, some of them killed, and no dispatcher process anywhere."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from infra.runtime.dispatcher import Leader
 from infra.runtime.inspect import list_calls, show_call
 from infra.runtime.ledger import DONE
 from infra.runtime.queue import Runtime
@@ -100,15 +98,7 @@ def test_a_killed_leader_is_followed_at_once(tmp_path, submitted):
 
 
 def test_a_forked_child_leads_on_its_own(tmp_path):
-    runtime = Runtime(tmp_path / "ledger.db")
-    runtime.sampler(callers.scope("r", 1)).run([(callers.build(1), [[0.3]])], shots=50).result()
-    Leader._leading.add((runtime.open().database.url, "aer"))  # as if the parent were leading while it forks
-    try:
-        child = os.fork()
-        if child == 0:
-            job = runtime.sampler(callers.scope("r", 2)).run([(callers.build(2), [[0.3]])], shots=50)
-            os._exit(0 if job.result()[0].data.meas.num_shots == 50 else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    finally:
-        Leader._leading.clear()
-    assert {row["state"] for row in list_calls(tmp_path / "ledger.db")} == {DONE}
+    parent = start(ledger=tmp_path / "ledger.db", mode="fork")
+    _, errors = parent.communicate(timeout=120)
+    assert parent.returncode == 0, errors
+    assert [row["state"] for row in list_calls(tmp_path / "ledger.db")] == [DONE, DONE]
