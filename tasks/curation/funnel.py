@@ -76,10 +76,10 @@ class Funnel:
         passed = self._passing(texts, batch.column("replaced"))
         sketches = sketch(texts if len(passed) == len(batch) else texts.take(pa.array(passed)))
         new: list[int] = []
-        for k, mark in enumerate(sketches.fingerprints):
+        marks = sketches.fingerprints.view("V16").ravel().tolist()
+        for k, (mark, place) in enumerate(zip(marks, (passed - len(batch)).tolist(), strict=True)):
             number = len(self._first)
-            slot = self._first.setdefault(mark.tobytes(), number)
-            self.slot[passed[k] - len(batch)] = slot
+            self.slot[place] = slot = self._first.setdefault(mark, number)
             if slot == number:
                 new.append(k)
         chosen = np.array(new, np.int64)

@@ -11,7 +11,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -219,22 +219,26 @@ class Reader:
     def _documents(
         name: str, row: int, chunk: pa.RecordBatch, text: str, key: str | None, score: str | None
     ) -> pa.RecordBatch:
-        def strings(column: str | None, empty: pa.Array) -> pa.Array:
+        def strings(column: str | None, other: Callable[[], pa.Array]) -> pa.Array:
             """Return a column as text, with something else where it holds nothing."""
             if column is None or column not in chunk.schema.names:
-                return empty
+                return other()
             found = chunk.column(column)
             if not pa.types.is_string(found.type):
                 found = pa.array([None if v is None else str(v) for v in found.to_pylist()], pa.string())
-            found = pc.fill_null(found, "")
-            return pc.if_else(pc.equal(found, ""), empty, found)
+            empty = pc.fill_null(pc.equal(found, ""), True)
+            return pc.if_else(empty, other(), found) if pc.any(empty).as_py() else found
+
+        def numbered() -> pa.Array:
+            return pa.array([f"{name}#{row + k:07d}" for k in range(n)], pa.string())
 
         n = len(chunk)
-        numbered = pa.array([f"{name}#{row + k:07d}" for k in range(n)], pa.string())
-        named, none = pa.array([name] * n, pa.string()), pa.array([""] * n, pa.string())
         body = pc.fill_null(chunk.column(text).cast(pa.large_string()), "")
-        columns = [strings(key, numbered), strings("source", named), strings("label", none), body]
-        worth = pa.array([_worth(v) for v in chunk.column(score).to_pylist()] if score else [None] * n, pa.float64())
+        source, label = strings("source", lambda: pa.repeat(name, n)), strings("label", lambda: pa.repeat("", n))
+        columns = [strings(key, numbered), source, label, body]
+        worth = pa.nulls(n, pa.float64())
+        if score:
+            worth = pa.array([_worth(v) for v in chunk.column(score).to_pylist()], pa.float64())
         return pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(n, np.int64)), worth], schema=DOCUMENTS)
 
     def _lines(self, name: str, path: Path) -> Iterator[Document]:
