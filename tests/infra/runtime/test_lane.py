@@ -41,8 +41,10 @@ def test_a_leader_on_this_machine_is_not_taken_over_while_it_lives(ledger):
 def test_a_dead_process_is_taken_over_at_once(ledger):
     child = os.fork()
     if child == 0:
-        Lane.acquire(Ledger(ledger.database.url, durable=False), "aer", 3600)
-        os._exit(0)
+        try:
+            Lane.acquire(Ledger(ledger.database.url, durable=False), "aer", 3600)
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
     assert Lane.acquire(ledger, "aer", 60) is not None
 
