@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -155,6 +157,61 @@ def database_url(location: str | Path) -> str:
     return text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
 
 
+class _Forks:
+    """Lets the process fork only while no thread has a connection open, and closes the idle ones before.
+
+    SQLite keeps the locks of a process in its memory: a child that is made in the middle of a transaction of another
+    thread believes for ever that the file is locked.
+    """
+
+    def __init__(self) -> None:
+        self.engines: WeakSet[Engine] = WeakSet()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._still, self._mine = threading.Condition(threading.Lock()), threading.local()
+        self._open = self._forking = 0
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """Hold forks of other threads off, after those that wait already."""
+        depth = getattr(self._mine, "depth", 0)
+        with self._still:
+            self._still.wait_for(lambda: depth or not self._forking)
+            self._open += 1
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            with self._still:
+                self._open -= 1
+                self._still.notify_all()
+
+    def before(self) -> None:
+        """Wait for the other threads, and keep them waiting until the fork is made."""
+        self._still.acquire()
+        self._forking += 1
+        self._still.wait_for(lambda: self._open <= getattr(self._mine, "depth", 0), BUSY_S)
+        for engine in list(self.engines):
+            engine.dispose()
+
+    def after(self) -> None:
+        """Let the threads of the parent go on."""
+        self._forking -= 1
+        self._still.notify_all()
+        self._still.release()
+
+    def in_child(self) -> None:
+        """Begin with nothing open: the threads of a parent do not exist in its child."""
+        self.engines.clear()
+        self._begin_anew()
+
+
+_FORKS = _Forks()
+os.register_at_fork(before=_FORKS.before, after_in_parent=_FORKS.after, after_in_child=_FORKS.in_child)
+
+
 class Database:
     """A ledger's database, opened once per process.
 
@@ -203,13 +260,13 @@ class Database:
             Duplicate: a row with this key is there already.
             RuntimeQueueError: anything else the database refuses.
         """
-        with self._explained(), self._engine(wait=wait).begin() as connection:
+        with _FORKS.held_off(), self._explained(), self._engine(wait=wait).begin() as connection:
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a connection that only reads."""
-        with self._explained(), self._engine(wait=False).connect() as connection:
+        with _FORKS.held_off(), self._explained(), self._engine(wait=False).connect() as connection:
             yield connection.execution_options(ketcycle_read=True)
 
     def _check_schema(self, create: bool) -> None:
@@ -332,6 +389,7 @@ def _engine(url: str, durable: bool, pid: int) -> Engine:
                 "postgresql+pg8000://user:password@host/database"
             ) from error
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S})
+    _FORKS.engines.add(engine)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:

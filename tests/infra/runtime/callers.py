@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from qiskit.circuit import Parameter
 from infra.runtime import backends, dispatcher
 from infra.runtime.lane import Lane, Limits
 from infra.runtime.queue import Runtime, Scope
+from infra.runtime.schema import Database, meta
 
 
 def build(arm):
@@ -130,10 +132,38 @@ def fork_while_leading(spec):
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
+def fork_amid_writes(spec):
+    """Fork again and again while a thread writes without a pause; every child writes once."""
+    database, over = Database(spec["ledger"], durable=False), threading.Event()
+
+    def note(name):
+        with database.write() as connection:
+            connection.execute(meta.insert().values(name=name, value="x"))
+
+    def write():
+        number = 0
+        while not over.is_set():
+            note(f"thread {number}")
+            number += 1
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        children = []
+        for number in range(20):
+            children.append(fork(lambda number=number: note(f"child {number}")))
+            time.sleep(0.005)
+        ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    finally:
+        over.set()
+        thread.join()
+    assert ended == [0] * 20, ended
+
+
 def main():
     spec = json.loads(sys.argv[1])
     if "mode" in spec:
-        {"hang": hang, "fork": fork_while_leading}[spec["mode"]](spec)
+        {"hang": hang, "fork": fork_while_leading, "fork amid writes": fork_amid_writes}[spec["mode"]](spec)
         return
     backends.fake_device("fake_torino").target  # noqa: B018  (what every leader needs, loaded once before the fork)
     backends.open_backend("aer")

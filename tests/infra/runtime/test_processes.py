@@ -102,3 +102,9 @@ def test_a_forked_child_leads_on_its_own(tmp_path):
     _, errors = parent.communicate(timeout=120)
     assert parent.returncode == 0, errors
     assert [row["state"] for row in list_calls(tmp_path / "ledger.db")] == [DONE, DONE]
+
+
+def test_a_child_forked_amid_the_writes_of_another_thread_finds_the_ledger_free(tmp_path):
+    herd = start(ledger=tmp_path / "ledger.db", mode="fork amid writes")
+    _, errors = herd.communicate(timeout=120)
+    assert herd.returncode == 0, errors
