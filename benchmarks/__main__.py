@@ -139,9 +139,9 @@ def near_duplicates() -> None:
     """1,000 texts to near-duplicate pairs: ours, verified, against datasketch's objects, unverified."""
     from datasketch import MinHash, MinHashLSH
 
-    from tasks.curation.near_duplicates import normalised_words
-    from tasks.curation.search import find_edges
-    from tasks.curation.shards import Index, Recipe, make_shard, plan_shards
+    from tasks.curation.index.near_duplicates import normalised_words
+    from tasks.curation.index.search import find_edges
+    from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
 
     source = resources.files("deployments") / "sample" / "second.parquet"
     with resources.as_file(source) as path:

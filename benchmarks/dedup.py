@@ -131,11 +131,11 @@ def make_corpus(path: Path, documents: int, seed: int = 0) -> str:
 
 def ours(source: Path, target: Path, spread: Spread) -> dict[str, float]:
     """Remove near duplicates: sketch, band join, exact Jaccard, weighted independent set, filtered copy."""
-    from tasks.curation.corpus import Corpus
-    from tasks.curation.near_duplicates import by_component, component_of
+    from tasks.curation.index.corpus import Corpus
+    from tasks.curation.index.near_duplicates import by_component, component_of
+    from tasks.curation.index.search import find_edges
+    from tasks.curation.index.shards import Index, Recipe, plan_shards
     from tasks.curation.removals import Plan
-    from tasks.curation.search import find_edges
-    from tasks.curation.shards import Index, Recipe, plan_shards
 
     recipe, marks = Recipe(texts=False), [time.process_time()]
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
@@ -178,7 +178,7 @@ class Sketch:
     recipe: Any
 
     def __call__(self, work: Any) -> Path:
-        from tasks.curation.shards import make_shard
+        from tasks.curation.index.shards import make_shard
 
         return make_shard(self.root, work, self.recipe)
 
@@ -254,7 +254,7 @@ def true_pairs(source: Path, folder: Path) -> tuple[list[str], np.ndarray]:
     """
     import duckdb
 
-    from tasks.curation.shingles import distinct, intersection_over_union, sketch
+    from tasks.curation.index.shingles import distinct, intersection_over_union, sketch
 
     ids: list[str] = []
     rows, values, ends = [], [], [np.zeros(1, np.int64)]

@@ -30,9 +30,9 @@ from scipy.stats import beta
 
 from infra.errors import BadInput
 from tasks.contract import Bench
-from tasks.monitoring import drift as arms
-from tasks.monitoring.bank import SHIFTS as TEXT_SHIFTS
-from tasks.monitoring.drift_problem import Drift
+from tasks.monitoring.drift import arms
+from tasks.monitoring.drift.bank import SHIFTS as TEXT_SHIFTS
+from tasks.monitoring.drift.problem import Drift
 from tasks.monitoring.states import Rules, average_run_length, follow
 from tasks.monitoring.two_sample import (
     linear_time_terms,

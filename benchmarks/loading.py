@@ -26,12 +26,13 @@ from qiskit import QuantumCircuit
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
 
-from infra.runtime.backends import fake_device
-from infra.runtime.estimate import REP_DELAY_S, project
-from infra.runtime.noisy import LEVEL, SEED_TRANSPILER, NoisySimulator
-from infra.runtime.payload import circuit_digest
+from infra.runtime.backends.noisy import LEVEL, SEED_TRANSPILER, NoisySimulator
+from infra.runtime.backends.projection import project
+from infra.runtime.backends.snapshots import fake_device
+from infra.runtime.backends.usage import REP_DELAY_S
+from infra.runtime.circuits.payload import circuit_digest
 from infra.runtime.queue import Runtime, Scope
-from tasks.preprocessing.vector_codes import FloatArray, principal_axes, rounded
+from tasks.preprocessing.state_loading.codes import FloatArray, principal_axes, rounded
 from tasks.quantum.encodings import amplitude_angles, amplitude_circuit, tree_angles, tree_states, unloading_angles
 from tasks.quantum.qram import LARGEST, qram_angles, qram_circuit, qram_parameters, qram_values, success_probability
 from tasks.quantum.staircase import fit_staircase, staircase_circuit, staircase_states

@@ -22,11 +22,11 @@ from qiskit.circuit import Parameter
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer.primitives import SamplerV2
 
-from infra.runtime import backends
+from infra.runtime.backends import registry as backends
+from infra.runtime.backends.projection import project
+from infra.runtime.circuits.payload import circuit_digest
 from infra.runtime.dispatcher import Leader
-from infra.runtime.estimate import project
-from infra.runtime.lane import Limits
-from infra.runtime.payload import circuit_digest
+from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 
 SHOTS = 64

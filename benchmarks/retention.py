@@ -26,9 +26,9 @@ from transformers import PreTrainedTokenizerFast
 
 from tasks.architecture.config import build_model, shape_of_dial
 from tasks.combinatorial.independent_set import Graph, branch_and_bound, greedy, heaviest
-from tasks.curation.near_duplicates import normalised_words
-from tasks.curation.sample import sample_path
-from tasks.curation.shards import length_weights
+from tasks.corpus.sample import sample_path
+from tasks.curation.index.near_duplicates import normalised_words
+from tasks.curation.index.shards import length_weights
 from tasks.model.score import bits_per_byte
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows

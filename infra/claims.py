@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from infra.runtime.schema import Database, Duplicate
+from infra.runtime.ledger.database import Database, Duplicate
 
 _META = sa.MetaData()
 _claims = sa.Table(

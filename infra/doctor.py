@@ -111,7 +111,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _stores(settings: Settings) -> Iterator[Finding]:
-    from infra.runtime.ledger import Ledger
+    from infra.runtime.ledger.ledger import Ledger
 
     none_yet = Finding("ledger", "ok", "none yet; it appears with the first quantum call")
     if settings.ledger.startswith("sqlite:///") and not Path(settings.ledger.removeprefix("sqlite:///")).exists():
@@ -174,7 +174,7 @@ def _backend(name: str) -> Iterator[Finding]:
             "IBM credentials", "ok" if where else "note", f"{where}: present" if where else "none, and none needed"
         )
         return
-    from infra.runtime.ibm_check import check
+    from infra.runtime.readiness import check
 
     for item in check(name):
         yield Finding(item.about, "ok" if item.ok else "wrong", item.found, item.advice)

@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.errors import LakeError
+from infra.errors import BadInput, LakeError
 
 ROW_GROUP, GROUP_BYTES = 10_000, 64 * 2**20
 _NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)*")
@@ -378,3 +378,15 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
             waiting, rows, n_bytes = [], 0, 0
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder that is to get the tables.
+
+    Raises:
+        BadInput: it cannot be made.
+    """
+    try:
+        folder.expanduser().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--out {folder} cannot be made a folder ({error.strerror}); choose another one") from None

@@ -52,7 +52,7 @@ def play(role: Role, settings: Settings, host: str, show: Show) -> None:
 
 
 def _server(settings: Settings, host: str, guard: Guard, services: Services, stack: ExitStack) -> None:
-    from infra.runtime.metrics import serve_metrics
+    from infra.runtime.figures.metrics import serve_metrics
 
     secret, ports = guard.key(), {n: choose_port(settings, n, host) for n in ("prefect_port", "mlflow_port")}
     if secret:

@@ -265,7 +265,7 @@ def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
-    from infra.runtime.metrics import serve_metrics
+    from infra.runtime.figures.metrics import serve_metrics
 
     address, stop = serve_metrics(settings.ledger, port)
     try:

@@ -24,7 +24,7 @@ from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.evidence import Evidence, EvidenceRow, Status, orchestration_row, stage_row
-from infra.runtime.backends import open_backend
+from infra.runtime.backends.registry import open_backend
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 from infra.settings import Objective, home_here
 from infra.shared import open_evidence

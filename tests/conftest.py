@@ -44,8 +44,8 @@ def ibm(ibm_double: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The platform without jobs and faults, and this process set to it; it polls fast and backs off at once."""
     from qiskit_ibm_runtime.api.session import PostForcelistRetry
 
-    from infra.runtime import backends
-    from infra.runtime.ibm import IBMDevice
+    from infra.runtime.backends import registry as backends
+    from infra.runtime.backends.ibm.device import IBMDevice
 
     ibm_double.reset()
     for name, value in ibm_double.environment().items():

@@ -47,7 +47,7 @@ def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
 
-    names = run("-c", "from tasks.monitoring.drift import DRIFT; print(*(arm.name for arm in DRIFT.arms))")
+    names = run("-c", "from tasks.monitoring.drift.arms import DRIFT; print(*(arm.name for arm in DRIFT.arms))")
     assert "energy-distance" in names.stdout.split(), names.stderr
     chosen = "drift and not bank and not one_problem"  # what an arm has no part in takes the longest
     done = run("-m", "pytest", "tests/contracts/test_subtasks.py", "-k", chosen, "-p", "no:cacheprovider")

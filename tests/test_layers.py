@@ -61,7 +61,7 @@ def test_only_the_backend_factory_imports_the_vendor_client() -> None:
         for p in modules(package)
         if any(n.split(".")[0] == "qiskit_ibm_runtime" for n in imports(p))
     ]
-    allowed = {"infra/runtime/backends.py", "infra/runtime/estimate.py"}
+    allowed = {"infra/runtime/backends/registry.py", "infra/runtime/backends/projection.py"}
     assert all(name in allowed or name.startswith("infra/runtime/ibm") for name in users), users
 
 

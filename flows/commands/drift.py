@@ -39,10 +39,10 @@ def drift(
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
-        from flows import drift as flow
-        from flows.drift_pages import comparison, walked
+        from flows.reports.drift import comparison, walked
         from infra.lake import write_atomic
-        from infra.runtime.backends import canonical_name
+        from infra.runtime.backends.registry import canonical_name
+        from tasks.monitoring import two_tables as flow
         from tasks.monitoring.states import Rules
 
         canonical_name(backend)
@@ -87,6 +87,6 @@ def _progress(step: Any, rows: int) -> str:
 
 
 def _closing(found: dict[str, Any]) -> Any:
-    from flows.drift_pages import compared, stream_lines
+    from flows.reports.drift import compared, stream_lines
 
     return compared(found) if "views" in found else stream_lines(found)

@@ -37,8 +37,8 @@ def fetch(
     robots.txt is obeyed, one request at a time goes to a host, and no host is asked that the list or the sitemap's own
     address does not name. Links are not followed. urls.csv in the folder says of each address what became of it.
     """
-    from flows.fetch import Order, fetch, render
     from infra import progress
+    from tasks.corpus.fetch import Order, fetch, render
 
     with clear_errors():
         loaded = settings.load(home=home)

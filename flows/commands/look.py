@@ -25,12 +25,12 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print the report of a run."""
-    from flows.render import closing, read_report
+    from flows.reports.text import closing, read_report
 
     with clear_errors():
         loaded = settings.load(home=home)
         if html:
-            from flows.report import remake
+            from flows.reports.run import remake
 
             path = remake(loaded, run_id)
             if open_at:
@@ -48,7 +48,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: parameters, time, energy, decisions, quality, data and model."""
-    from flows import compare as sides
+    from flows.reports import compare as sides
     from infra.energy.model import Coefficients
 
     with clear_errors():
@@ -83,7 +83,7 @@ def evidence(
 
 
 def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: bool, as_json: bool) -> None:
-    from flows.recompute import recompute, render, rewrite
+    from flows.reports.recompute import recompute, render, rewrite
     from infra.energy.model import Coefficients
 
     if path is None:
@@ -95,7 +95,7 @@ def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: b
 
 
 def _export(loaded: Settings, run_id: str | None, coefficients: Path | None, kind: str, path: Path) -> None:
-    from flows.export import export_csv, export_spdx
+    from flows.reports.export import export_csv, export_spdx
     from infra.energy.model import Coefficients
 
     if kind not in ("csv", "spdx"):

@@ -28,7 +28,7 @@ def deploy(
         settings.quiet_libraries(loaded.home)
         _use_prefect(loaded)
         err.print("reading the flows and comparing them with the server", highlight=False)
-        from flows import deploy as deploying
+        from deployments import deploy as deploying
 
         found = deploying.deploy(loaded, dry_run=dry_run, schedules=None if schedules is None else schedules == "on")
         rows = [asdict(change) for change in found]

@@ -36,7 +36,7 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the calls in the ledger of the runtime queue."""
-    from infra.runtime.inspect import list_calls
+    from infra.runtime.figures.inspect import list_calls
 
     with clear_errors():
         loaded = settings.load(home=home)
@@ -72,7 +72,7 @@ def _leaving(call: dict[str, Any]) -> bool:
 
 
 def _print_summary(loaded: settings.Settings, run_id: str | None, as_json: bool) -> None:
-    from infra.runtime.summary import rows, summarise
+    from infra.runtime.figures.summary import rows, summarise
 
     if run_id is None:
         raise BadInput("a summary is of one run; name it with --run")
@@ -90,7 +90,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one call: what was sent, where, what came back, what it used."""
-    from infra.runtime.inspect import show_call
+    from infra.runtime.figures.inspect import show_call
 
     with clear_errors():
         call = show_call(settings.load(home=home).ledger, key)
@@ -108,7 +108,7 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show what is open until nothing is, or Ctrl-C; with --json a line for each look that differs."""
-    from infra.runtime.inspect import list_leaders, list_open
+    from infra.runtime.figures.inspect import list_leaders, list_open
 
     with clear_errors():
         ledger = settings.load(home=home).ledger
@@ -196,12 +196,12 @@ def drain(
 
     Arms whose remote results were late are completed, with the reports of their runs.
     """
-    from infra.runtime.inspect import lanes_with_work
+    from infra.runtime.figures.inspect import lanes_with_work
 
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
-        from flows.pending import complete_pending
+        from flows.lifecycle.pending import complete_pending
 
         lanes = [backend] if backend else lanes_with_work(loaded.ledger)
         done, completed = [], []
@@ -227,7 +227,7 @@ def _drain_lane(loaded: settings.Settings, lane: str) -> int:
     settings.quiet_libraries(loaded.home)
     from concurrent.futures import ThreadPoolExecutor
 
-    from infra.runtime.inspect import list_leaders, list_open
+    from infra.runtime.figures.inspect import list_leaders, list_open
     from infra.runtime.queue import Runtime
 
     runtime = Runtime(loaded.ledger, lane, home=loaded.home, projection=loaded.projection_device)
@@ -262,8 +262,8 @@ def resolve(
     as_json: AsJson = False,
 ) -> None:
     """List the batches whose job may or may not exist, or say what became of one."""
-    from infra.runtime.inspect import list_parked
-    from infra.runtime.ledger import Ledger
+    from infra.runtime.figures.inspect import list_parked
+    from infra.runtime.ledger.ledger import Ledger
 
     with clear_errors():
         ledger = settings.load(home=home).ledger
@@ -311,8 +311,8 @@ def budget(context: typer.Context, home: Home = None, as_json: AsJson = False) -
     """Show the limits, what is reserved and what was billed; `budget set` changes a limit while runs go on."""
     if context.invoked_subcommand is not None:
         return
-    from infra.runtime.budget import overview
-    from infra.runtime.ledger import Ledger
+    from infra.runtime.ledger.budget import overview
+    from infra.runtime.ledger.ledger import Ledger
 
     with clear_errors():
         found = overview(Ledger(settings.load(home=home).ledger, create=False))
@@ -330,8 +330,8 @@ def set_(
     home: Home = None,
 ) -> None:
     """Set a limit, or lift it; it holds from the next job on, for runs under way too."""
-    from infra.runtime.budget import set_limit
-    from infra.runtime.ledger import Ledger
+    from infra.runtime.ledger.budget import set_limit
+    from infra.runtime.ledger.ledger import Ledger
 
     with clear_errors():
         try:
@@ -345,8 +345,8 @@ def set_(
 @app.command("calibration")
 def calibration(home: Home = None, as_json: AsJson = False) -> None:
     """Show by how much the bills exceed the estimates, for each backend, with the error of that factor."""
-    from infra.runtime.calibration import calibration_table
-    from infra.runtime.ledger import Ledger
+    from infra.runtime.figures.calibration import calibration_table
+    from infra.runtime.ledger.ledger import Ledger
 
     with clear_errors():
         found = calibration_table(Ledger(settings.load(home=home).ledger, create=False))

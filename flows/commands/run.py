@@ -17,7 +17,7 @@ from infra.errors import BadInput, StageFailed
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from flows.config import RunConfig
+    from flows.lifecycle.config import RunConfig
 
 Corpus = Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated. Default: the sample.")]
 Second = Annotated[list[str] | None, typer.Option(help="File or folder of the second domain; may be repeated.")]
@@ -127,7 +127,8 @@ def stage(
         "seed": seed,
     }
     with clear_errors():
-        from flows.tables import check_folder, export_tables
+        from flows.reports.tables import export_tables
+        from infra.lake import check_folder
 
         if out is not None:
             check_folder(out)
@@ -142,9 +143,9 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     settings.quiet_libraries(loaded.home)
     from pydantic import ValidationError
 
-    from flows.checks import check_backend, check_run
-    from flows.config import RunConfig, explain, load_profile
-    from flows.render import closing
+    from flows.lifecycle.checks import check_backend, check_run
+    from flows.lifecycle.config import RunConfig, explain, load_profile
+    from flows.reports.text import closing
     from infra import completion, progress
 
     for option, value in {**chosen, "resume": resume, "run": run_id}.items():
@@ -174,7 +175,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     with services(loaded) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.lifecycle import close_books, lifecycle
+        from flows.lifecycle.lifecycle import close_books, lifecycle
 
         try:
             lifecycle(config)

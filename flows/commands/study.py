@@ -66,7 +66,7 @@ def study(
 
 
 def _list(loaded: Settings, as_json: bool) -> None:
-    from flows.bank import list_banks
+    from tasks.evaluation.bank import list_banks
 
     rows = list_banks(loaded)
     if as_json:
@@ -86,9 +86,9 @@ def _list(loaded: Settings, as_json: bool) -> None:
 
 
 def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
-    from flows.bank import find_subtask
-    from flows.study_report import build_study
-    from flows.study_text import write_study
+    from flows.reports.study_page import write_study
+    from tasks.evaluation.study import build_study
+    from tasks.registry import find_subtask
 
     record = _record(loaded, study_id)
     found = build_study(loaded, find_subtask(record["config"]["subtask"]), record)
@@ -97,7 +97,7 @@ def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
 
 
 def _record(loaded: Settings, study_id: str) -> dict[str, Any]:
-    from flows.bank import load_record
+    from flows.study.config import load_record
 
     record = load_record(loaded.home, study_id)
     if record is None:
@@ -109,9 +109,10 @@ def _record(loaded: Settings, study_id: str) -> dict[str, Any]:
 def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool) -> None:
     from pydantic import ValidationError
 
-    from flows.bank import StudyConfig, find_subtask
+    from flows.study.config import StudyConfig
     from infra import progress
-    from infra.runtime.backends import canonical_name
+    from infra.runtime.backends.registry import canonical_name
+    from tasks.registry import find_subtask
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
@@ -136,7 +137,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     with services(loaded) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.study import study as flow  # prefect reads its address when it is imported
+        from flows.study.study import study as flow  # prefect reads its address when it is imported
 
         found = flow(config)
     print_value(found if as_json else _closing(found), as_json)
@@ -152,8 +153,8 @@ def _closing(found: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.render import table
-    from flows.study_text import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
+    from flows.reports.study import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
+    from flows.reports.text import table
 
     return Group(
         Text(title(found)),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from infra.errors import BadInput, KetcycleError
-from infra.runtime.inspect import full_key, lanes_with_work
-from infra.runtime.ledger import Ledger
+from infra.runtime.figures.inspect import full_key, lanes_with_work
+from infra.runtime.ledger.ledger import Ledger
 from infra.settings import Settings
 
 log = logging.getLogger("ketcycle.queue")

@@ -18,10 +18,22 @@ from dataclasses import dataclass, field
 from math import inf
 
 from infra.errors import BackendFailed, BadInput, KetcycleError, NoAnswer, RuntimeQueueError, SubmissionUnclear
-from infra.runtime.backends import Backend, JobState, open_backend
-from infra.runtime.budget import usd_per_qpu_s
-from infra.runtime.lane import Batch, Bill, Delivery, Lane, LeaseLost, Standing, Tariff
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, OUT, PREPARED, SUBMITTED, SUBMITTING, UNKNOWN, Ledger
+from infra.runtime.backends.contract import Backend, JobState
+from infra.runtime.backends.registry import open_backend
+from infra.runtime.ledger.budget import usd_per_qpu_s
+from infra.runtime.ledger.lane import Batch, Bill, Delivery, Lane, LeaseLost, Standing, Tariff
+from infra.runtime.ledger.ledger import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    FINAL,
+    OUT,
+    PREPARED,
+    SUBMITTED,
+    SUBMITTING,
+    UNKNOWN,
+    Ledger,
+)
 from infra.runtime.overhead import OVERHEAD
 from infra.runtime.parcels import CIRCUIT_CACHE, delivery_of, sentence, task_of
 
@@ -273,7 +285,7 @@ class Rounds:
 def _tariff(ledger: Ledger, backend: Backend) -> Tariff | None:
     if not backend.priced:
         return None
-    from infra.runtime.calibration import correction  # only where something is billed
+    from infra.runtime.figures.calibration import correction  # only where something is billed
 
     return Tariff(correction(ledger, backend.name).factor, usd_per_qpu_s())
 

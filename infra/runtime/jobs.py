@@ -9,10 +9,10 @@ from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
 
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BadInput, BudgetExceeded, RuntimeQueueError, StillQueued
+from infra.runtime.circuits.pubs import Request
 from infra.runtime.dispatcher import Leader, Manner
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger
+from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger
 from infra.runtime.overhead import OVERHEAD
-from infra.runtime.pubs import Request
 
 PAUSE_S = 0.001
 LONGEST_PAUSE_S = 0.1

@@ -12,12 +12,12 @@ from qiskit import QuantumCircuit
 
 from infra.energy.usage import Usage
 from infra.errors import KetcycleError, RuntimeQueueError
-from infra.runtime.backends import SEED_STEP, Executed, Task, derive_seed
-from infra.runtime.estimate import is_lower_bound, project
-from infra.runtime.lane import Delivery, Item
-from infra.runtime.ledger import Ledger
-from infra.runtime.observables import decode_observables
-from infra.runtime.payload import decode_arrays, decode_circuit, encode_arrays
+from infra.runtime.backends.contract import SEED_STEP, Executed, Task, derive_seed
+from infra.runtime.backends.projection import is_lower_bound, project
+from infra.runtime.circuits.observables import decode_observables
+from infra.runtime.circuits.payload import decode_arrays, decode_circuit, encode_arrays
+from infra.runtime.ledger.lane import Delivery, Item
+from infra.runtime.ledger.ledger import Ledger
 
 log = logging.getLogger("ketcycle.queue")
 

@@ -25,15 +25,16 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 from infra.energy.usage import Usage
 from infra.errors import BadInput, BudgetExceeded, ConcurrentCall, ReplayDiverged, RuntimeQueueError
 from infra.events import emit
-from infra.runtime.backends import Backend, calibration_of, canonical_name, derive_seed, open_backend
+from infra.runtime.backends.contract import Backend, derive_seed
+from infra.runtime.backends.registry import calibration_of, canonical_name, open_backend
+from infra.runtime.circuits.payload import circuit_digest, encode_circuit, fingerprint
+from infra.runtime.circuits.pubs import EstimatorRequest, Request, SamplerRequest
 from infra.runtime.dispatcher import Manner, lead
 from infra.runtime.jobs import QueuedJob
-from infra.runtime.lane import Lane
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, Call, Ledger, Part
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, Call, Ledger, Part
 from infra.runtime.overhead import OVERHEAD
 from infra.runtime.parcels import CIRCUIT_CACHE
-from infra.runtime.payload import circuit_digest, encode_circuit, fingerprint
-from infra.runtime.pubs import EstimatorRequest, Request, SamplerRequest
 
 
 @dataclass(frozen=True)

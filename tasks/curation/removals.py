@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.combinatorial.independent_set import Graph, greedy, heaviest
-from tasks.curation.shingles import I64
+from tasks.curation.index.shingles import I64
 
 
 class Removal(NamedTuple):

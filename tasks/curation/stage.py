@@ -19,10 +19,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra.errors import BadInput, NoDocuments
 from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
+from tasks.corpus.filters import RuleSet, source_digest
+from tasks.corpus.sample import sample_path
 from tasks.curation import outcome
-from tasks.curation.corpus import Corpus
-from tasks.curation.filters import RuleSet, source_digest
-from tasks.curation.near_duplicates import by_component, choose_bands, component_of
+from tasks.curation.index.corpus import Corpus
+from tasks.curation.index.near_duplicates import by_component, choose_bands, component_of
+from tasks.curation.index.search import find_edges
+from tasks.curation.index.shards import WORTHLESS, Index, Recipe, Work, make_shard, plan_shards
+from tasks.curation.index.shingles import I64
+from tasks.curation.index.truth import agreement, found_pairs, true_pairs
 from tasks.curation.outcome import DECISIONS, DROPPED, EXACT
 from tasks.curation.removals import (
     Plan,
@@ -30,13 +35,8 @@ from tasks.curation.removals import (
     component_graph,
     removals,
 )
-from tasks.curation.representatives import REPRESENTATIVES, Components, Kept
-from tasks.curation.sample import sample_path
-from tasks.curation.search import find_edges
-from tasks.curation.semantic_clusters import SEMANTIC_CLUSTERS, Clustering, Duplicates
-from tasks.curation.shards import WORTHLESS, Index, Recipe, Work, make_shard, plan_shards
-from tasks.curation.shingles import I64
-from tasks.curation.truth import agreement, found_pairs, true_pairs
+from tasks.curation.representatives.arms import REPRESENTATIVES, Components, Kept
+from tasks.curation.semantic_clusters.arms import SEMANTIC_CLUSTERS, Clustering, Duplicates
 from tasks.spread import Spread
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from infra.errors import BadInput
 from infra.lake import Ref
 from tasks.contract import Subtask
-from tasks.finetuning.adapter import add_lora, count_trainable, merge, save_adapter
 from tasks.model.causal import load_model, save_model
+from tasks.model.lora import add_lora, count_trainable, merge, save_adapter
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, train

@@ -22,12 +22,12 @@ from infra.errors import BadInput
 from infra.lake import Ref
 from infra.tracking import register_model
 from tasks.contract import Subtask
-from tasks.inference.blocks import without_blocks
-from tasks.inference.losses import Pruning, Removal, examine_surrogate, expected_s, loss_curve, prove_optimum
-from tasks.inference.pruning import PRUNING
-from tasks.inference.units import BLOCK, Layout, Unit, choose_units, whole_blocks, zero_units
-from tasks.inference.variables import least_harmful, leave_one_out
-from tasks.inference.walk import unit_sizes
+from tasks.inference.pruning.arms import PRUNING
+from tasks.inference.pruning.blocks import without_blocks
+from tasks.inference.pruning.problem import Pruning, Removal, examine_surrogate, expected_s, loss_curve, prove_optimum
+from tasks.inference.pruning.units import BLOCK, Layout, Unit, choose_units, whole_blocks, zero_units
+from tasks.inference.pruning.variables import least_harmful, leave_one_out
+from tasks.inference.pruning.walk import unit_sizes
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads

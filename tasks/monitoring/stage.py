@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
-from tasks.monitoring.anomaly import ANOMALY, Scores
-from tasks.monitoring.anomaly_bank import Anomaly
-from tasks.monitoring.drift import DRIFT, Verdicts, measured_power
-from tasks.monitoring.drift_problem import Drift
+from tasks.monitoring.anomaly.arms import ANOMALY, Scores
+from tasks.monitoring.anomaly.bank import Anomaly
+from tasks.monitoring.drift.arms import DRIFT, Verdicts, measured_power
+from tasks.monitoring.drift.problem import Drift
 from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
 from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
 from tasks.monitoring.states import Rules, Watch, follow, step

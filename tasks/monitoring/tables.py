@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
-from tasks.monitoring.drift_problem import Vectors
+from tasks.monitoring.drift.problem import Vectors
 from tasks.text.embeddings import embed
 
 LEVELS = 20  # distinct values up to which a short string is a category and not a text

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from tasks.monitoring.drift import ReferencePool
+from tasks.monitoring.drift.arms import ReferencePool
 from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
 from tasks.monitoring.states import Level, Rules, Watch, step
 from tasks.monitoring.tables import Reader, choose_columns

@@ -26,7 +26,7 @@ from tasks.preprocessing.decontaminate import HeldOut
 from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
-from tasks.preprocessing.state_loading import PIECE, STATE_LOADING, Loaded, Loading
+from tasks.preprocessing.state_loading.arms import PIECE, STATE_LOADING, Loaded, Loading
 from tasks.preprocessing.wordpiece import train_wordpiece
 from tasks.stage import Context, State
 from tasks.text.embeddings import embed

@@ -30,7 +30,7 @@ from infra.energy.usage import Usage
 from infra.errors import LakeError
 from infra.lake import Lake
 from infra.settings import LogText
-from tasks.curation.redact import redacted
+from tasks.corpus.redact import redacted
 from tasks.text.embeddings import DIMENSION, embed
 
 log = logging.getLogger("ketcycle.serving")

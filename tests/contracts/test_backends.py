@@ -16,7 +16,7 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit.quantum_info import SparsePauliOp
 
 from infra.errors import BadInput, KetcycleError
-from infra.runtime.budget import set_limit
+from infra.runtime.ledger.budget import set_limit
 from infra.runtime.queue import Runtime, Scope
 
 REAL = os.environ.get("KETCYCLE_IBM_TEST") == "1"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from infra.runtime.lane import Lane
-from infra.runtime.ledger import Ledger
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.ledger import Ledger
 
 # Each write of the ledger: before it, when all is written but not committed, after it.
 WRITES = {

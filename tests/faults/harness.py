@@ -22,11 +22,11 @@ from qiskit.circuit import Parameter
 
 from infra.errors import KetcycleError, SubmissionUnclear
 from infra.runtime import dispatcher
-from infra.runtime.budget import overview, set_limit
-from infra.runtime.inspect import list_open, list_parked
-from infra.runtime.ledger import FINAL, Ledger
+from infra.runtime.figures.inspect import list_open, list_parked
+from infra.runtime.ledger.budget import overview, set_limit
+from infra.runtime.ledger.ledger import FINAL, Ledger
+from infra.runtime.ledger.schema import batches, parts
 from infra.runtime.queue import Runtime, Scope
-from infra.runtime.schema import batches, parts
 
 PROJECTION = "fake_manila"
 STEPS, SHOTS = 2, 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from harness import Job, loop, runtime, scope
 
-from infra.runtime import backends
+from infra.runtime.backends import registry as backends
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "doubles"))
 from ibm_platform import Double

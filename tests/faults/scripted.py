@@ -14,11 +14,11 @@ from pathlib import Path
 from harness import PROJECTION, Job, loop, scope
 
 from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
-from infra.runtime import backends
-from infra.runtime.backends import JobState
-from infra.runtime.budget import usd_per_qpu_s
-from infra.runtime.calibration import recorded
-from infra.runtime.lane import Limits
+from infra.runtime.backends import registry as backends
+from infra.runtime.backends.contract import JobState
+from infra.runtime.figures.calibration import recorded
+from infra.runtime.ledger.budget import usd_per_qpu_s
+from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime
 
 NAME = "scripted"

@@ -9,7 +9,7 @@ import harness
 import pytest
 import scripted
 
-from infra.runtime.ledger import Ledger
+from infra.runtime.ledger.ledger import Ledger
 from tasks.text.samples import sample_documents
 
 EDGES = ("submit: after", "status: before", "deliver: before", "release: before")

@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from infra.evidence import Evidence
-from infra.runtime.inspect import list_calls
+from infra.runtime.figures.inspect import list_calls
 from infra.tracking import Tracking
 from tasks.stage import STAGES
 

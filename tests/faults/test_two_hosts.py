@@ -29,9 +29,9 @@ import sqlalchemy as sa
 
 from infra import compute, settings
 from infra.access import init_tls
-from infra.runtime.inspect import list_calls
-from infra.runtime.ledger import DONE, Ledger
-from infra.runtime.schema import batches, parts
+from infra.runtime.figures.inspect import list_calls
+from infra.runtime.ledger.ledger import DONE, Ledger
+from infra.runtime.ledger.schema import batches, parts
 from tasks.stage import STAGES
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]

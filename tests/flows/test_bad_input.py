@@ -24,10 +24,10 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands.run import _take_name
-from flows.config import RunConfig
+from flows.lifecycle.config import RunConfig
 from infra.errors import BadInput, LakeError
 from infra.lake import Lake
-from infra.runtime.noisy import NoisySimulator
+from infra.runtime.backends.noisy import NoisySimulator
 from tasks.curation import stage as curation
 from tasks.preprocessing import stage as preprocessing
 from tasks.stage import Context, State
@@ -242,7 +242,7 @@ def test_of_runs_that_take_a_name_at_the_same_moment_one_gets_it(tmp_path: Path)
 
 
 def test_a_circuit_larger_than_the_device() -> None:
-    from infra.runtime.backends import fake_device
+    from infra.runtime.backends.snapshots import fake_device
 
     circuit = QuantumCircuit(8, 8)
     circuit.measure(range(8), range(8))

@@ -9,7 +9,7 @@ import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from flows.automations import ANSWERS, WHOLE_PAYLOAD, automations
+from deployments.automations import ANSWERS, WHOLE_PAYLOAD, automations
 from infra.events import PAYLOADS
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]

@@ -11,8 +11,9 @@ from qiskit import QuantumCircuit
 from typer.testing import CliRunner
 
 from flows.commands.queue import app
-from infra.runtime.lane import Lane, Limits
-from infra.runtime.ledger import PREPARED, SUBMITTED, UNKNOWN, Ledger
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.ledger import PREPARED, SUBMITTED, UNKNOWN, Ledger
+from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 
 ROOT = Path(__file__).parents[2]

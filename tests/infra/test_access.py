@@ -10,7 +10,7 @@ from cryptography import x509
 
 from infra.access import Certificate, Guard, init_tls, is_loopback, read_secret, require_guard
 from infra.errors import BadInput
-from infra.runtime.metrics import serve_metrics
+from infra.runtime.figures.metrics import serve_metrics
 
 
 @pytest.fixture(scope="module")

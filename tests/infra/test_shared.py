@@ -316,7 +316,7 @@ def test_a_store_without_its_client_says_what_to_install(tmp_path: Path) -> None
 
 
 def test_a_resumed_run_looks_at_the_store(homes: tuple[Path, Path], shared: Store) -> None:
-    from flows.stages import _changed, _newest
+    from flows.lifecycle.walk import _changed, _newest
 
     first, second = both(homes)
     with pytest.raises(BadInput, match="is empty; run the stages before first"):

@@ -15,7 +15,7 @@ from qiskit import QuantumCircuit
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
-from infra.runtime.inspect import list_calls
+from infra.runtime.figures.inspect import list_calls
 from tasks import settle as bridge
 from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
 from tasks.settle import Workbench, run_shadow, settle

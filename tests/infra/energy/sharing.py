@@ -17,8 +17,8 @@ from qiskit.circuit import Parameter
 
 from infra.energy.arms import measure_arms
 from infra.energy.meter import Counters, Meter
-from infra.runtime.inspect import list_calls
-from infra.runtime.lane import Lane
+from infra.runtime.figures.inspect import list_calls
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 
 SETS = {"small": 16, "large": 48}

@@ -19,10 +19,13 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
-from infra.runtime import backends, dispatcher
-from infra.runtime.lane import Lane, Limits
+from infra.runtime import dispatcher
+from infra.runtime.backends import registry as backends
+from infra.runtime.ledger.database import Database
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.schema import meta
+from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
-from infra.runtime.schema import Database, meta
 
 
 def build(arm):

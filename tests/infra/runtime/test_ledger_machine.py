@@ -17,13 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
 from infra.runtime import dispatcher
-from infra.runtime import lease as leases
-from infra.runtime.backends import JobState
-from infra.runtime.budget import limits, set_limit, spending
+from infra.runtime.backends.contract import JobState
 from infra.runtime.dispatcher import Manner, Rounds
-from infra.runtime.lane import Delivery, Lane, LeaseLost, Limits, Tariff
-from infra.runtime.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
-from infra.runtime.schema import batches, charges, parts
+from infra.runtime.ledger import lease as leases
+from infra.runtime.ledger.budget import limits, set_limit, spending
+from infra.runtime.ledger.lane import Delivery, Lane, LeaseLost, Tariff
+from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
+from infra.runtime.ledger.schema import batches, charges, parts
+from infra.runtime.limits import Limits
 
 LANES = ("ibm:left", "ibm:right")
 USD_PER_S = 2.0

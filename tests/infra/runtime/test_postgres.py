@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from infra.errors import BadInput, RuntimeQueueError
-from infra.runtime.budget import set_limit, spending
-from infra.runtime.inspect import list_calls
-from infra.runtime.lane import Bill, Delivery, Lane, Limits, Tariff
-from infra.runtime.ledger import CANCELLED, DONE, PREPARED, SUBMITTED, UNKNOWN, Call, Ledger, Part
-from infra.runtime.schema import meta
+from infra.runtime.figures.inspect import list_calls
+from infra.runtime.ledger.budget import set_limit, spending
+from infra.runtime.ledger.lane import Bill, Delivery, Lane, Tariff
+from infra.runtime.ledger.ledger import CANCELLED, DONE, PREPARED, SUBMITTED, UNKNOWN, Call, Ledger, Part
+from infra.runtime.ledger.schema import meta
+from infra.runtime.limits import Limits
 
 TARIFF = Tariff(1.0, 1.6)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from infra.runtime.inspect import list_calls, show_call
-from infra.runtime.ledger import DONE
+from infra.runtime.figures.inspect import list_calls, show_call
+from infra.runtime.ledger.ledger import DONE
 from infra.runtime.queue import Runtime
 
 SCRIPT = Path(__file__).with_name("callers.py")

@@ -11,9 +11,9 @@ from qiskit.quantum_info import SparsePauliOp, Statevector
 
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BadInput, ConcurrentCall, ReplayDiverged, RuntimeQueueError, StillQueued
-from infra.runtime.inspect import list_calls, show_call
-from infra.runtime.lane import Lane
-from infra.runtime.ledger import CANCELLED, DONE, PREPARED
+from infra.runtime.figures.inspect import list_calls, show_call
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.ledger import CANCELLED, DONE, PREPARED
 from infra.runtime.queue import Runtime, Scope, dispatched_usage
 
 

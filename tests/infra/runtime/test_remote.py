@@ -10,12 +10,13 @@ import pytest
 from qiskit import QuantumCircuit
 
 from infra.errors import BackendFailed, StillQueued, SubmissionUnclear
-from infra.runtime import backends
-from infra.runtime import lease as leases
-from infra.runtime.backends import JobState
-from infra.runtime.inspect import show_call
-from infra.runtime.lane import Lane, Limits
-from infra.runtime.ledger import DONE, SUBMITTED
+from infra.runtime.backends import registry as backends
+from infra.runtime.backends.contract import JobState
+from infra.runtime.figures.inspect import show_call
+from infra.runtime.ledger import lease as leases
+from infra.runtime.ledger.lane import Lane
+from infra.runtime.ledger.ledger import DONE, SUBMITTED
+from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from infra.lake import Lake, Ref
+from tasks.curation.index.shards import CANDIDATES
 from tasks.curation.outcome import DECISIONS, DROPPED, dropped, final_decisions, kept, totals, worth_comparing
-from tasks.curation.shards import CANDIDATES
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from infra.errors import BadInput, NoDocuments
 from tasks.contract import Bench
+from tasks.corpus.sample import sample_path
 from tasks.curation import stage
-from tasks.curation.sample import sample_path
-from tasks.curation.shingles import sketch
+from tasks.curation.index.shingles import sketch
 from tasks.stage import Context, State
 
 torch.set_num_threads(1)

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from infra.errors import BadInput
 from tasks.finetuning import stage
-from tasks.finetuning.adapter import load_adapter, merge
 from tasks.model import train as training
 from tasks.model.causal import load_model, load_tokenizer
+from tasks.model.lora import load_adapter, merge
 from tasks.model.score import bits_per_byte
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State

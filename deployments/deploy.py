@@ -1,0 +1,307 @@
+"""What `ketcycle deploy` does: pool, queues, limits, block, deployments, automations, as they stand in the repository.
+
+What is there is compared with what should be, and only what differs is changed. What people set in the pages stays: a
+paused queue or automation, and whether a schedule is active.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module, metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import yaml
+
+from deployments.automations import TAG, automations
+from infra.compute import TRAINERS
+from infra.errors import BadInput, KetcycleError
+from infra.settings import Settings, environment, hand_on
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+POOL = "ketcycle"
+BLOCK = "ketcycle-notify"
+BLOCK_TYPE = "custom-webhook"
+QUEUES = {
+    "default": "Whatever needs no place of its own.",
+    "training": "Runs that train: as many at once as there are accelerators.",
+    "quantum": "The dispatcher of the runtime queue: one at once.",
+    "events": "Short runs that answer events and look for them.",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between what is there and what should be.
+
+    Attributes:
+        kind: `pool`, `queue`, `limit`, `block`, `deployment`, `schedule` or `automation`.
+        name: of the thing.
+        action: `create`, `update` or `delete`.
+        detail: what differs.
+    """
+
+    kind: str
+    name: str
+    action: str
+    detail: str = ""
+
+
+def project_file() -> Path | None:
+    """Return the prefect.yaml beside the packages, where they are a repository."""
+    path = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
+    return path if path.exists() else None
+
+
+def version(folder: Path) -> str:
+    """Return what names the code: the state of its git repository, else the package's version."""
+    asked = ["git", "-C", str(folder), "describe", "--always", "--tags", "--dirty"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return metadata.version("ketcycle")
+
+
+def deploy(loaded: Settings, *, dry_run: bool = False, schedules: bool | None = None) -> list[Change]:
+    """Bring a Prefect server to what the repository says, and return what was changed, or would be.
+
+    Args:
+        loaded: the settings.
+        dry_run: whether nothing is changed.
+        schedules: whether all schedules are to be active; None = as they are, in a new installation none.
+
+    Raises:
+        BadInput: there is no prefect.yaml beside the packages.
+        KetcycleError: the server refused something.
+    """
+    from prefect.client.orchestration import get_client
+
+    path = project_file()
+    if path is None:
+        raise BadInput("there is no prefect.yaml beside the packages; deploy from a clone of the repository")
+    named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git says it by the variable
+    hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # where flows run: the folder with the settings
+    with get_client(sync_client=True) as client:
+        steps = _Steps(client, path, dry_run)
+        changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url)]
+        return [*changes, *steps.deployments(schedules), *steps.automations()]
+
+
+class _Steps:
+    """Each compares one kind of thing and changes it unless it is a dry run."""
+
+    def __init__(self, client: SyncPrefectClient, path: Path, dry_run: bool) -> None:
+        self._client, self._path, self._dry = client, path, dry_run
+
+    def pool(self) -> Iterator[Change]:
+        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            self._client.read_work_pool(POOL)
+            there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=POOL)}
+        except ObjectNotFound:
+            yield Change("pool", POOL, "create", "type process")
+            there = {}
+            if not self._dry:
+                description = "Processes on the machine of the worker."
+                self._client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description=description))
+                there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=POOL)}
+        limits = {"training": trainers(), "quantum": 1}
+        for name, description in QUEUES.items():
+            wanted = {"description": description, "concurrency_limit": limits.get(name)}
+            found = there.get(name)
+            differs = [key for key, value in wanted.items() if found is None or getattr(found, key) != value]
+            if not differs:
+                continue
+            said = f"at most {limits[name]} at once" if name in limits else ""
+            yield Change("queue", f"{POOL}/{name}", "update" if found else "create", said)
+            if self._dry:
+                continue
+            queue = found or self._client.create_work_queue(name=name, work_pool_name=POOL)
+            self._client.update_work_queue(queue.id, **wanted, is_paused=queue.is_paused)
+
+    def limits(self) -> Iterator[Change]:
+        from prefect.exceptions import ObjectNotFound
+
+        wanted = trainers()
+        try:
+            found = self._client.read_global_concurrency_limit_by_name(TRAINERS).limit
+        except ObjectNotFound:
+            found = None
+        if found == wanted:
+            return
+        yield Change("limit", TRAINERS, "update" if found else "create", f"{found or 'none'} -> {wanted}")
+        if not self._dry:
+            self._client.upsert_global_concurrency_limit_by_name(TRAINERS, wanted)
+
+    def block(self, url: str) -> Iterator[Change]:
+        found = self._block()
+        data = {"name": "ketcycle", "url": url, "method": "POST"}
+        data |= {"json_data": {"subject": "{{subject}}", "text": "{{body}}"}}  # type: ignore[dict-item]
+        if not url:
+            if found is not None:
+                yield Change("block", BLOCK, "delete", "notify_url is empty")
+                if not self._dry:
+                    self._client.delete_block_document(found.id)
+            return
+        if found is not None and all(found.data.get(name) == value for name, value in data.items()):
+            return
+        yield Change("block", BLOCK, "update" if found else "create", "posts to notify_url")
+        if not self._dry:
+            from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+            CustomWebhookNotificationBlock.model_validate(data).save(BLOCK, overwrite=True)
+
+    def _block(self) -> Any:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            return self._client.read_block_document_by_name(BLOCK, BLOCK_TYPE, include_secrets=True)
+        except ObjectNotFound:
+            return None
+
+    def deployments(self, schedules: bool | None) -> Iterator[Change]:
+        wanted = _wanted(self._path)
+        before = self._deployed()
+        changes = list(_compare(wanted, before))
+        yield from changes
+        if changes and not self._dry:
+            differing = [change.name for change in changes]
+            _prefect_deploy(self._path, [] if len(differing) == len(wanted) else differing)
+        for name, entry in wanted.items():
+            known = {item.slug: item for item in before[name].schedules} if name in before else {}
+            now = (self._deployed() if changes and not self._dry and entry["schedules"] else before).get(name)
+            if now is None:
+                continue
+            for item in now.schedules:
+                was = known[item.slug].active if item.slug in known else item.active
+                active = was if schedules is None else schedules
+                if active != was:
+                    yield Change("schedule", f"{name} {item.slug}", "update", "on" if active else "off")
+                if active != item.active and not self._dry:
+                    self._client.update_deployment_schedule(now.id, item.id, active=active)
+
+    def _deployed(self) -> dict[str, Any]:
+        from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
+
+        ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+        flows = {flow.id: flow.name for flow in self._client.read_flows()}
+        return {f"{flows[d.flow_id]}/{d.name}": d for d in self._client.read_deployments(work_pool_filter=ours)}
+
+    def automations(self) -> Iterator[Change]:
+        block = self._block()
+        ids = {name: deployment.id for name, deployment in self._deployed().items()}
+        if self._dry:  # those that would be made have no id yet
+            ids |= {name: UUID(int=0) for name in _wanted(self._path) if name not in ids}
+        wanted = {item.name: item for item in automations(ids, block.id if block else None)}
+        there = {item.name: item for item in self._client.read_automations() if TAG in item.tags}
+        for name, item in wanted.items():
+            found = there.get(name)
+            if found is None:
+                yield Change("automation", name, "create", item.description)
+                if not self._dry:
+                    self._client.create_automation(item)
+            elif _plain(found) != _plain(item):
+                yield Change("automation", name, "update", "paused, and stays so" if not found.enabled else "")
+                if not self._dry:
+                    self._client.update_automation(found.id, item.model_copy(update={"enabled": found.enabled}))
+        for name in there.keys() - wanted.keys():
+            yield Change("automation", name, "delete", "no longer in the code")
+            if not self._dry:
+                self._client.delete_automation(there[name].id)
+
+
+def trainers() -> int:
+    """Return how many runs may train at once: one for each GPU, and one where there is none."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _plain(automation: Any) -> dict[str, Any]:
+    """Return what makes an automation what it is, apart from ids and whether it is paused."""
+    found = json.loads(automation.model_dump_json(include={"description", "tags", "trigger", "actions"}))
+    found["trigger"].pop("id", None)
+    return dict(found)
+
+
+def _wanted(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the deployments of prefect.yaml by flow/name, with what the flow itself says of its parameters."""
+    from prefect.utilities.callables import parameter_schema
+    from prefect.utilities.templating import apply_values
+
+    content = yaml.safe_load(path.read_text())
+    pull = apply_values(content["pull"], {}, remove_notset=False)
+    found = {}
+    entries: Any = apply_values(content["deployments"], {}, remove_notset=False)
+    for entry in entries:
+        module, _, name = entry["entrypoint"].rpartition(".")
+        flow = getattr(import_module(module), name)
+        limit = entry.get("concurrency_limit") or {}
+        found[f"{flow.name}/{entry['name']}"] = {
+            "entrypoint": entry["entrypoint"],
+            "version": entry["version"],
+            "description": entry.get("description") or flow.description,
+            "tags": sorted(entry["tags"]),
+            "parameters": entry.get("parameters", {}),
+            "parameter_openapi_schema": _filled(parameter_schema(flow).model_dump_for_openapi()),
+            "pull_steps": pull,
+            "queue": entry["work_pool"]["work_queue_name"],
+            "job_variables": entry["work_pool"]["job_variables"],
+            "limit": limit.get("limit"),
+            "collision": limit.get("collision_strategy"),
+            "schedules": {item["slug"]: (item["cron"], item["timezone"]) for item in entry.get("schedules", ())},
+        }
+    return found
+
+
+def _compare(wanted: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]) -> Iterator[Change]:
+    for name, entry in wanted.items():
+        if name not in before:
+            yield Change("deployment", name, "create", str(entry["version"]))
+            continue
+        found = _flat(before[name])
+        differs = [key for key, value in entry.items() if found[key] != json.loads(json.dumps(value))]
+        said = [f"version {found['version']} -> {entry['version']}" if key == "version" else key for key in differs]
+        if differs:
+            yield Change("deployment", name, "update", ", ".join(said))
+
+
+def _flat(deployment: Any) -> dict[str, Any]:
+    limit, options = deployment.global_concurrency_limit, deployment.concurrency_options
+    flat = {
+        name: getattr(deployment, name)
+        for name in ("entrypoint", "version", "description", "parameters", "parameter_openapi_schema", "job_variables")
+    }
+    flat["parameter_openapi_schema"] = _filled(flat["parameter_openapi_schema"])
+    flat |= {
+        "tags": sorted(deployment.tags),
+        "pull_steps": deployment.pull_steps,
+        "queue": deployment.work_queue_name,
+        "limit": limit.limit if limit else None,
+        "collision": options.collision_strategy if options else None,
+        "schedules": {item.slug: (item.schedule.cron, item.schedule.timezone) for item in deployment.schedules},
+    }
+    return dict(json.loads(json.dumps(flat, default=str)))
+
+
+def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a schema without its empty parts, which a server does not keep."""
+    return {name: value for name, value in schema.items() if value}
+
+
+def _prefect_deploy(path: Path, names: Sequence[str]) -> None:
+    # By the bare names: after a slash prefect takes a dotted entrypoint for the flow's name and finds nothing.
+    which = [part for name in names for part in ("--name", name.partition("/")[2])] or ["--all"]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(path), *which]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise KetcycleError(f"prefect deploy failed: {done.stdout[-1500:]}{done.stderr[-1500:]}")

@@ -1,0 +1,1 @@
+"""The parent flow and the walk through a stage."""

@@ -1,0 +1,79 @@
+"""Cancelling a run reaches its remote jobs: by Ctrl-C, by SIGTERM, or by *Cancel* in the Prefect page."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from infra import settings
+from infra.runtime.cancel import cancel_run
+
+log = logging.getLogger("ketcycle.lifecycle")
+
+LOOK_S = 5.0
+_pressed: set[str] = set()  # flow runs of this process that someone cancelled
+
+
+@contextmanager
+def cancellable(run_id: str) -> Iterator[None]:
+    """Watch the current flow run; if the block is interrupted, cancel the run's calls and their remote jobs.
+
+    A flow run that no Prefect worker supervises is only marked when someone presses *Cancel*, so this looks.
+    """
+    from prefect.runtime import flow_run
+
+    over = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(str(flow_run.id), over), daemon=True)
+    watcher.start()
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            cancelled = cancel_run(settings.load(), run_id)
+            log.warning("run %s is stopped; %d quantum calls cancelled", run_id, cancelled)
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def on_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
+    """Cancel the remote jobs of a flow run whose process a Prefect worker has stopped."""
+    del flow, state
+    from flows.lifecycle.config import RunConfig, named_after
+
+    given = flow_run.parameters.get("config") or {}
+    config = given if isinstance(given, RunConfig) else RunConfig(**given)
+    cancel_run(settings.load(), config.run_id or named_after(str(flow_run.id)))
+
+
+def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
+    """Call a flow run cancelled, not crashed, if it was interrupted because someone pressed *Cancel*."""
+    del flow, state
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelled
+
+    if str(flow_run.id) in _pressed:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled, with its remote jobs"), force=True)
+
+
+def _watch(flow_run_id: str, over: threading.Event) -> None:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        while not over.wait(LOOK_S):
+            try:
+                state = client.read_flow_run(UUID(flow_run_id)).state
+            except Exception as error:  # seam: a server that does not answer is no reason to stop a run
+                log.debug("the flow run's state was not read: %s", error)
+                continue
+            if state is not None and (state.is_cancelling() or state.is_cancelled()):
+                _pressed.add(flow_run_id)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return

@@ -1,0 +1,108 @@
+"""What a run was given, looked at before anything is started: an error here costs a second, not a minute."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.lifecycle.config import RunConfig, load_profile
+from infra.energy.coefficients import read_coefficients
+from infra.errors import BadInput
+from infra.runtime.backends.registry import canonical_name, open_backend
+from infra.settings import Settings
+
+
+def check_run(config: RunConfig, settings: Settings) -> None:
+    """Look at everything that the parameters of a run and the settings of the installation name.
+
+    Raises:
+        BadInput: something cannot be used; the message says what was expected, what was found and what to do.
+    """
+    load_profile(config.profile)
+    check_backend(config.backend)
+    check_settings(settings)
+    for option, paths in (("corpus", config.corpus), ("second", config.second)):
+        if paths:
+            check_corpus(option, paths, config.text_column)
+    if config.threshold is not None and "curation" not in config.stages:
+        raise BadInput("--threshold is for curation, which is not among the stages; leave it out")
+    if config.model:
+        from tasks.model.pretrained import check_folder
+
+        check_folder(Path(config.model).expanduser())
+    if config.evaluate:
+        check_text(Path(config.evaluate).expanduser())
+
+
+def check_backend(name: str) -> None:
+    """Look whether there is such a backend, and for hardware whether it can be reached with the account that is there.
+
+    Raises:
+        BadInput: there is none, or the platform refuses the account or knows no such device.
+    """
+    if canonical_name(name).startswith("ibm:"):
+        from infra.runtime.backends.ibm.account import ADVICE, find_account
+
+        if find_account() is None:
+            raise BadInput(f"{name} needs an account of the quantum platform and none was found; {ADVICE}")
+        open_backend(name)
+
+
+def check_settings(settings: Settings) -> None:
+    """Look whether the settings name things that are there.
+
+    Raises:
+        BadInput: a country, a device or a file that does not exist.
+    """
+    carbon = read_coefficients()[0].carbon
+    for country in (settings.country, settings.qpu_country):
+        carbon.intensity(country)
+    if settings.carbon_series is not None and not settings.carbon_series.expanduser().is_file():
+        raise BadInput(f"carbon_series names {settings.carbon_series}, which is no file; give a CSV or Parquet file")
+
+
+def check_corpus(option: str, paths: Sequence[str], text_column: str = "") -> None:
+    """Look whether at least one document can be read from files and folders.
+
+    Args:
+        option: what they were given by, for the message.
+        paths: the files and folders.
+        text_column: the column that holds the text; empty = the usual ones.
+
+    Raises:
+        BadInput: a path is not there, or none of them holds a document.
+    """
+    from tasks.corpus.read import KNOWN, Reader
+
+    missing = [path for path in paths if not Path(path).expanduser().exists()]
+    if missing:
+        raise BadInput(f"no such file or folder: {', '.join(missing)}; give --{option} what is there")
+    reader = Reader("base", text_column)
+    batches = reader.read([Path(path).expanduser() for path in paths])
+    if any(document.text.strip() for batch in batches for document in batch):
+        return
+    where = ", ".join(paths)
+    if not reader.quarantined:
+        aside = f", {reader.skipped} files of other kinds" if reader.skipped else ""
+        raise BadInput(f"no text in {where}{aside}; give --{option} files or folders of {', '.join(KNOWN)}")
+    reasons = ", ".join(f"{name} ({n})" for name, n in Counter(q.reason for q in reader.quarantined).items())
+    first = reader.quarantined[0]
+    raise BadInput(f"no document can be read from {where}: {reasons}; {first.path}: {first.detail}")
+
+
+def check_text(path: Path) -> None:
+    """Look whether a file of plain text can be read.
+
+    Raises:
+        BadInput: it cannot.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            found = stream.read(4096).strip()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); give a text file") from None
+    except OSError as error:
+        raise BadInput(f"{path} cannot be read ({error.strerror}); give --evaluate a text file") from None
+    if not found:
+        raise BadInput(f"{path} begins with nothing but blanks; give --evaluate a text file")

@@ -1,0 +1,161 @@
+"""The gate between a new model and the one that serves: both read the same held-out text, and the better one serves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow.compute as pc
+from prefect.artifacts import create_markdown_artifact
+from pydantic import BaseModel, ConfigDict, Field
+
+from deployments.automations import answered
+from flows.lifecycle.promotion import promote_on_validation
+from infra import completion
+from infra.errors import LakeError
+from infra.events import Drift, ModelValidated, emit
+from infra.lake import Lake, Ref
+from infra.settings import Settings
+from infra.shared import open_lake
+from infra.tracking import open_tracking
+from tasks.model.compare import Verdict, document_bits, judge, nearest
+from tasks.text.embeddings import embed
+
+log = logging.getLogger("ketcycle.gate")
+
+CHARACTERS = 2000  # of a held-out document that is judged on
+
+
+class Gate(BaseModel):
+    """When a new model may take the champion's place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    margin: float = Field(0.01, ge=0, description="Bits per byte that it may lose over all held-out documents.")
+    documents: int = Field(200, ge=20, description="Held-out documents that both models are judged on at most.")
+    champion: str = Field("champion", description="Alias of the model that serves.")
+
+
+GATE = Gate()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What became of the model that a run registered.
+
+    Attributes:
+        name: its name in the registry.
+        version: its version.
+        against: the champion's version; None where there was none.
+        passed: whether it may serve.
+        reason: the figures behind it.
+        then: what followed from it.
+    """
+
+    name: str
+    version: int
+    against: int | None
+    passed: bool
+    reason: str
+    then: str = ""
+
+    def __str__(self) -> str:
+        versus = f"version {self.against}" if self.against else "nothing"
+        passed = "passed" if self.passed else "not passed"
+        said = f"{self.name} version {self.version} against {versus}: {passed}; {self.reason}"
+        return f"{said}; {self.then}" if self.then else said
+
+
+def judge_run(
+    loaded: Settings, run_id: str, gate: Gate = GATE, drift: Drift | None = None, asked: Sequence[str] = ()
+) -> Judged | None:
+    """Judge the model that a run registered against the champion, tell the verdict and see to what follows.
+
+    Where the Prefect server has the automation that answers `model.validated`, moving the alias is left to it, also
+    while it is paused; elsewhere the alias is moved at once.
+
+    Args:
+        loaded: the settings.
+        run_id: the run, whose inference stage is done.
+        gate: when the model may serve.
+        drift: the drifted window that it was trained for; the model must be better on what resembles it.
+        asked: texts of that window that were kept out of training, to be judged on instead of what resembles them.
+
+    Returns:
+        The verdict; None where the run registered no model, or the champion itself.
+    """
+    done = completion.find(loaded.home, run_id, "inference")
+    registered = done.result["facts"].get("registered") if done else None
+    if done is None or registered is None:
+        return None
+    name, version = str(registered["name"]), int(registered["version"])
+    tracking = open_tracking()
+    before = tracking.pointed_at(name, gate.champion)
+    if before and before[0] == version:
+        return None
+    if before is None:
+        verdict = Verdict(True, f"there is no {gate.champion} yet", 0.0, (0.0, 0.0), 0)
+    else:
+        lake = open_lake(loaded.home)
+        texts = _held_out(lake, Ref.parse(done.parts["inputs"]["preprocessing/holdout"]), gate.documents)
+        like = _like_the_window(lake, drift, texts) if drift and not asked else []
+        like += range(len(texts), len(texts) + len(asked))
+        made = lake.folder(Ref.parse(done.result["refs"]["inference/model"]))
+        log.info("reading %d documents with version %d and version %d", len(texts) + len(asked), before[0], version)
+        champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in (before[1], made))
+        verdict = judge(champion, challenger, like, gate.margin)
+    judged = Judged(name, version, before[0] if before else None, verdict.passed, verdict.reason)
+    judged = _followed(judged, verdict, run_id, gate)
+    tracking.describe(name, version, f"Gate: {judged}")
+    log.info("%s", judged)
+    create_markdown_artifact(
+        f"**{judged}**\n\n{_about(drift)}", key="ketcycle-gate", description=f"Champion against challenger of {run_id}"
+    )
+    return judged
+
+
+def _about(drift: Drift | None) -> str:
+    if drift is None:
+        return ""
+    return f"Drift: window `{drift.window}`, p = {drift.p_value:.3g}, {drift.requests} requests, data `{drift.data}`."
+
+
+def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judged:
+    """Tell the verdict, and move the alias where nothing else does."""
+    once = f"{judged.version} {run_id}"
+    if verdict.worse and not verdict.passed:
+        about = {"model": f"{judged.name} version {judged.version}", "against": f"version {judged.against}"}
+        figures = {"metric": "minus bits per byte", "difference": verdict.gain, "interval": verdict.interval}
+        emit("quality.regressed", {**about, **figures, "run_id": run_id}, once=once)
+    if not verdict.passed:
+        return judged
+    fact = ModelValidated(name=judged.name, version=judged.version, by="gate", reason=judged.reason)
+    emit("model.validated", fact, once=once)
+    if answered("model.validated"):
+        return replace(judged, then=f"promote-on-validation moves {gate.champion}")
+    state = promote_on_validation(fact, gate.champion, return_state=True)
+    return replace(judged, then=str(state.message))
+
+
+def _held_out(lake: Lake, holdout: Ref, limit: int) -> list[str]:
+    """Return heads of test documents, evenly spaced; the run's model was not trained on them."""
+    table = lake.read(holdout, ["split", "text"])
+    texts = [text[:CHARACTERS] for text in table.filter(pc.equal(table["split"], "test"))["text"].to_pylist() if text]
+    return texts if len(texts) <= limit else [texts[i * len(texts) // limit] for i in range(limit)]
+
+
+def _like_the_window(lake: Lake, drift: Drift, texts: list[str]) -> list[int]:
+    """Return which documents resemble the window's requests; none where the window is not there any more."""
+    if drift.data is None or not texts:
+        return []
+    try:
+        table = lake.read(Ref.parse(drift.data))
+    except LakeError as error:
+        log.warning("the drifted requests cannot be read: %s", error)
+        return []
+    if not {"window", "embedding"} <= set(table.column_names):
+        return []
+    requests = table.filter(pc.equal(table["window"], drift.window))["embedding"].to_pylist()
+    return nearest(embed(texts), np.asarray(requests)) if requests else []

@@ -1,0 +1,256 @@
+"""The parent flow: the chosen stages in order, the shadow arms joined once, one report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import distributed
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from flows.lifecycle.cancel import cancellable, on_cancellation, on_crashed
+from flows.lifecycle.config import RunConfig
+from flows.lifecycle.gate import GATE, Gate, judge_run
+from flows.lifecycle.pending import complete_run
+from flows.lifecycle.walk import join, run_name, start_shadows
+from flows.reports.run import build_report, metrics, write_report
+from flows.reports.text import markdown
+from infra import completion, settings
+from infra.compute import cluster, task_runner
+from infra.energy.processes import ProcessTree, machine, whereabouts
+from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
+from infra.events import emit
+from infra.lake import write_atomic
+from infra.runtime.figures.summary import summary_of
+from infra.settings import Settings
+from infra.shared import open_evidence
+from infra.tracking import Tracking, open_tracking
+from tasks.settle import record_orchestration
+from tasks.stage import STAGES
+
+log = logging.getLogger("ketcycle.lifecycle")
+
+
+@flow(
+    name="lifecycle",
+    flow_run_name=run_name,
+    task_runner=task_runner(),
+    log_prints=True,
+    on_cancellation=[on_cancellation],
+    on_crashed=[on_crashed],
+)
+def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
+    """Run the stages in order, have the new model judged, and report what each decision cost and gained.
+
+    Args:
+        config: The run: what is trained on what, and how decisions pick their arms.
+        gate: When a new model may serve; none = it is not judged here.
+    """
+    config = config.named()
+    loaded = settings.load()
+    began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
+    folder = loaded.home / "runs" / config.run_id
+    with (
+        completion.claimed(loaded.home, config.run_id),
+        cluster(loaded),
+        ThreadPoolExecutor(1) as background,
+        cancellable(config.run_id),
+    ):
+        tracking = background.submit(open_tracking)  # its database takes seconds to open
+        near, far = _workers()
+        tree = ProcessTree(near, lambda: _workers()[1] if far else {})
+        run = _begun(folder / "run.json", config)
+        try:
+            failure = _run_stages(config, loaded, run, lambda: _note(folder, run))
+        except BaseException:
+            _note(folder, run | {"status": "stopped"})
+            raise
+        if gate and "inference" in config.stages:
+            run |= _judged(loaded, config.run_id, gate)
+        run |= {
+            "status": "failed" if failure else "done",
+            "wall_s": time.monotonic() - began,
+            "peak_mb": tree.peak_mb,
+            "elsewhere_cpu_s": tree.elsewhere_cpu_s(),
+        }
+        record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
+        tree.stop()
+        open_evidence(loaded.home).compact()
+        _note(folder, run)
+        report = _report(loaded, config.run_id)
+        try:
+            _track(loaded, tracking.result(), config, report)
+        except Exception as error:  # seam: a tracking server that fails takes nothing from a finished run
+            log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, config.run_id)
+    create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
+    if queued := summary_of(loaded.ledger, loaded.home, config.run_id):
+        create_markdown_artifact(queued, key="ketcycle-queue", description=f"Quantum calls of {config.run_id}")
+    emit("run.finished", {"status": run["status"]}, once=config.run_id, resource=f"ketcycle.run.{config.run_id}")
+    if failure:
+        raise type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
+    return report
+
+
+def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
+    """Return what the gate says of the run's model, for the report."""
+    try:
+        found = judge_run(loaded, run_id, gate)
+    except Exception as error:  # seam: what a registry or a server does takes nothing from a finished run
+        log.warning("the new model was not judged: %s; ketcycle run --resume %s judges it", error, run_id)
+        return {"gate": {"said": f"not judged: {error}"}}
+    return {"gate": vars(found) | {"said": str(found)}} if found else {}
+
+
+def close_books(run_id: str, since: str) -> dict[str, Any]:
+    """Book what stopping the services took, once they have stopped, and return the final report.
+
+    Args:
+        run_id: the run.
+        since: when this process began with it, as rows are stamped.
+    """
+    loaded = settings.load()
+    run = json.loads((loaded.home / "runs" / run_id / "run.json").read_text())
+    elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
+    record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
+    report = _report(loaded, run_id)
+    # What that report took stands in the next one.
+    record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
+    return report
+
+
+def _tree_cpu_s() -> float:
+    """Return the CPU seconds of this process and of those that it has started and waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _report(loaded: Settings, run_id: str) -> dict[str, Any]:
+    folder = loaded.home / "runs" / run_id
+    report = build_report(loaded, run_id, json.loads((folder / "run.json").read_text()))
+    write_report(folder, report)
+    return report
+
+
+def _begun(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Return the record of a run that begins or goes on; what it has of stages that are not run now stays."""
+    before = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
+    plain = config.model_dump(mode="json")
+    plain["stages"] = [name for name in STAGES if name in (*config.stages, *kept)]
+    now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept, "gate": before.get("gate")}
+    write_atomic(path, json.dumps(now, indent=1, default=str))
+    return now
+
+
+def _note(folder: Path, run: Mapping[str, Any]) -> None:
+    stages = {name: run["stages"][name] for name in STAGES if name in run["stages"]}
+    write_atomic(folder / "run.json", json.dumps({**run, "stages": stages}, indent=1, default=str))
+
+
+def _run_stages(
+    config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]
+) -> StageFailed | None:
+    """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
+    inputs: dict[str, str] = {}
+    for stage in _stages_before(config):
+        found = completion.find(loaded.home, config.run_id, stage)
+        inputs |= found.result["refs"] if found else {}
+    whole = config.stages[0] == "curation" or bool(inputs)
+    pending: list[Any] = []
+    failure: StageFailed | None = None
+    for name in config.stages:
+        if failure:
+            failed = next(stage for stage in config.stages if run["stages"][stage]["status"] == "failed")
+            run["stages"][name] = {"status": "skipped", "reason": f"{failed} failed"}
+            continue
+        try:
+            result = _stage_flow(name)(config, inputs if whole else None, join_shadows=False)
+        except BadInput as error:
+            failure = StageRefused(f"{name}: {error}")
+        except KetcycleError as error:
+            failure = StageFailed(f"{name}: {error}")
+        except Exception as error:  # a stage may fail in any way; the report of the others must still be written
+            log.exception("%s failed", name)
+            failure = StageFailed(f"{name}: {type(error).__name__}: {error}")
+        if failure:
+            run["stages"][name] = {"status": "failed", "reason": str(failure).removeprefix(f"{name}: ")}
+            note()
+            continue
+        run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
+        note()
+        inputs |= result.refs
+        pending += start_shadows(result.shadows)
+    _say_what_ran({name: run["stages"][name] for name in config.stages})
+    if pending:
+        log.info("waiting for the arms that run beside: %d decisions", len(pending))
+    join(pending)
+    late = [item for item in complete_run(loaded, config.run_id) if item.status == "pending"]
+    if late:
+        log.info("%d arms wait for a remote queue; ketcycle queue drain completes the report", len(late))
+    return failure
+
+
+def _say_what_ran(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Say which stages of a continued run were done again, and why."""
+    done = {name: entry for name, entry in stages.items() if entry["status"] == "done"}
+    again = [f"{name}: {entry['reason']}" for name, entry in done.items() if entry["reason"]]
+    reused = [name for name, entry in done.items() if entry["reused"]]
+    if again or reused:
+        log.info("reused: %s; run again: %s", ", ".join(reused) or "none", "; ".join(again) or "none")
+
+
+def _stages_before(config: RunConfig) -> tuple[str, ...]:
+    return STAGES[: STAGES.index(config.stages[0])]
+
+
+def _stage_flow(name: str) -> Any:
+    return getattr(import_module(f"flows.{name}"), name)
+
+
+def _workers() -> tuple[list[int], dict[str, float]]:
+    """Return the processes that keep the workers here, and the CPU seconds of those on other machines."""
+    client = distributed.get_client()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    found = {
+        (place, pid): cpu_s
+        for kept in (True, False)  # a worker that is killed counts with the nanny that keeps it
+        if (those := [address for address, about in workers.items() if bool(about["nanny"]) is kept])
+        for place, pid, cpu_s in client.run(whereabouts, workers=those, nanny=kept).values()
+    }
+    here = machine()
+    near = [pid for place, pid in found if place == here]
+    return near, {f"{place} {pid}": cpu_s for (place, pid), cpu_s in found.items() if place != here}
+
+
+def _track(loaded: Settings, tracking: Tracking, config: RunConfig, report: Mapping[str, Any]) -> None:
+    """Put the report's figures into MLflow: a parent run, a child for each stage."""
+    tags = {"ketcycle_profile": config.profile, "ketcycle_method": config.method, "ketcycle_backend": config.backend}
+    params = config.model_dump(mode="json", exclude={"run_id"})
+    options = {stage["stage"]: _options(loaded, config.run_id, stage["stage"]) for stage in report["stages"]}
+    params |= {f"{stage}.{name}": value for stage, found in options.items() for name, value in found.items()}
+    parent = tracking.open(config.run_id, "lifecycle", report["began_s"], params, tags)
+    tracking.log(parent, metrics(report))
+    for ending in ("json", "md", "html"):
+        tracking.artifact(parent, loaded.home / "runs" / config.run_id / f"report.{ending}")
+    for stage in report["stages"]:
+        if stage["began_s"] is not None:
+            name = stage["stage"]
+            params = {"seed": config.seed, "method": config.method, "backend": config.backend, **options[name]}
+            child = tracking.open(config.run_id, name, stage["began_s"], params, tags, parent)
+            tracking.log(child, metrics(report, name))
+            tracking.finish(child, stage["began_s"] + stage["wall_s"], failed=stage["status"] == "failed")
+    tracking.finish(parent, time.time(), failed=report["status"] == "failed")
+
+
+def _options(loaded: Settings, run_id: str, stage: str) -> dict[str, Any]:
+    found = completion.find(loaded.home, run_id, stage)
+    return dict(found.parts["options"]) if found else {}

@@ -1,0 +1,116 @@
+"""Pending rows: an arm whose remote result was late is executed again once it is there, and its run's report made anew.
+
+Executing again is free of QPU time: finished calls are answered from the ledger. The run's products stay as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+
+from flows.lifecycle.walk import bench_of, context_of, shadows_of
+from flows.reports.run import remake
+from infra import completion
+from infra.errors import BadInput
+from infra.evidence import Evidence, EvidenceRow, Status
+from infra.runtime.ledger.ledger import CANCELLED, FAILED, FINAL, UNKNOWN, Ledger
+from infra.runtime.ledger.schema import calls
+from infra.settings import Settings
+from infra.shared import open_evidence
+from tasks import steps
+from tasks.settle import SHARED
+
+log = logging.getLogger("ketcycle.pending")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What became of a pending row: its status now, or `pending` still."""
+
+    run_id: str
+    stage: str
+    subtask: str
+    arm: str
+    status: str
+
+
+def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Completed]:
+    """Complete the pending rows whose calls have ended, and make the reports of their runs anew.
+
+    Rows of a run that is going on are left to it.
+
+    Args:
+        loaded: the settings.
+        run_id: only this run.
+    """
+    rows = open_evidence(loaded.home).read(run_id=run_id, status="pending")
+    completed: list[Completed] = []
+    for name in sorted({row.run_id for row in rows}):
+        try:
+            with completion.claimed(loaded.home, name):
+                found = complete_run(loaded, name)
+                has_report = (loaded.home / "runs" / name / "run.json").exists()
+                if has_report and any(item.status != "pending" for item in found):
+                    log.info("report of %s made anew: %s", name, remake(loaded, name))
+                completed += found
+        except BadInput as error:
+            log.info("pending rows of %s are left: %s", name, error)
+    return completed
+
+
+def complete_run(loaded: Settings, run_id: str) -> list[Completed]:
+    """Complete the pending rows of one run whose calls have ended; its report is left to the caller."""
+    by_decision: dict[tuple[str, str, str], list[EvidenceRow]] = defaultdict(list)
+    for row in open_evidence(loaded.home).read(run_id=run_id, status="pending"):
+        by_decision[row.stage, row.subtask, row.problem].append(row)
+    found: list[Completed] = []
+    for decision in by_decision.values():
+        found += _complete_decision(loaded, run_id, decision)
+    return found
+
+
+def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow]) -> list[Completed]:
+    stage, subtask, problem = rows[0].stage, rows[0].subtask, rows[0].problem
+    done = completion.find(loaded.home, run_id, stage)
+    if done is None:
+        return []  # the stage was stopped; the run decides anew when it goes on
+    context = context_of(loaded, run_id, stage, done.parts)
+    # Nobody waits here: what an arm asks next is sent with the next dispatch.
+    bench = replace(bench_of(loaded, run_id, done.parts, done.result["data"]), remote_deadline_s=0.0)
+    left = shadows_of(done, context, bench)
+    shadow = next((s for s in left if (s.subtask, s.problem) == (subtask, problem)), None)
+    ready = []
+    for row in rows:
+        states = _states(loaded, row)
+        if shadow is None:
+            _end(bench.evidence, row, "skipped", "the run went on with other parameters")
+        elif ended := sorted(states & {FAILED, CANCELLED, UNKNOWN}):
+            _end(bench.evidence, row, "failed", f"{row.reason}; its call is {', '.join(ended)} now")
+        elif states <= set(FINAL):
+            ready.append(row.arm)
+    if shadow is not None and ready:
+        log.info("%s/%s of %s: results of %s are in", stage, subtask, run_id, ", ".join(ready))
+        steps.run_beside(replace(shadow, arms=tuple(ready)))
+    now = bench.evidence.read(run_id=run_id, stage=stage, subtask=subtask, problem=problem)
+    arms = {row.arm for row in rows}
+    return [Completed(run_id, stage, subtask, row.arm, row.status) for row in now if row.arm in arms]
+
+
+def _end(evidence: Evidence, row: EvidenceRow, status: Status, reason: str) -> None:
+    stamp = datetime.now(UTC).isoformat(timespec="microseconds")
+    evidence.append([replace(row, status=status, reason=reason, created_at=stamp)])
+
+
+def _states(loaded: Settings, row: EvidenceRow) -> set[str]:
+    """Return the states of the calls that an arm waits for: its own so far, else those of what it shares."""
+    same = {"run": row.run_id, "stage": row.stage, "subtask": row.subtask, "problem": row.problem}
+    query = sa.select(calls.c.state).where(*(calls.c[name] == value for name, value in same.items()))
+    query = query.where(calls.c.repetition == row.repetition)
+    with Ledger(loaded.ledger, create=False).database.read() as connection:
+        own = set(connection.scalars(query.where(calls.c.arm == row.arm)))
+        return own or set(connection.scalars(query.where(calls.c.arm.startswith(f"{SHARED} "))))

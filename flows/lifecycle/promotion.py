@@ -1,0 +1,42 @@
+"""Answers `model.validated`: the alias that the server follows moves to the validated version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import State, flow
+
+from flows.lifecycle.answers import done, me, named_by, skipped, taken
+from infra import settings
+from infra.claims import Claims
+from infra.events import ModelValidated
+from infra.tracking import open_tracking
+
+SCOPE = "promote-on-validation"
+
+
+@flow(name="promote-on-validation", flow_run_name=lambda: named_by("model", "name", "version"))
+def promote_on_validation(model: ModelValidated, alias: str = "champion") -> State[Any]:
+    """Let the alias point to a validated version, never back to an older one; the one before becomes `previous`.
+
+    Args:
+        model: The version that was found fit.
+        alias: The alias that moves.
+
+    Raises:
+        BadInput: the registry has no such version.
+    """
+    claims, what = Claims(settings.load().ledger, SCOPE), f"{model.name} {model.version} as {alias}"
+    if other := claims.claim(what, me(), model.name):
+        return taken(f"{model.name} version {model.version}", other)
+    try:
+        tracking = open_tracking()
+        before = tracking.pointed_at(model.name, alias)
+        if before and before[0] >= model.version:
+            return skipped(f"{alias} of {model.name} is version {before[0]} already, not older than {model.version}")
+        tracking.promote(model.name, model.version, alias)
+    except Exception:
+        claims.release(what, me())
+        raise
+    was = f"version {before[0]}" if before else "nothing"
+    return done(f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")

@@ -1,0 +1,241 @@
+"""How every stage runs: prepare, decide each subtask, publish; done stages are not done again."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from importlib import import_module
+from typing import Any, cast
+
+import distributed
+from dask.base import annotate
+from prefect.runtime import flow_run
+
+from flows.lifecycle.config import RunConfig, load_profile, named_after
+from infra import completion, settings
+from infra.compute import cluster
+from infra.errors import BadInput, LakeError
+from infra.lake import Lake, Ref
+from infra.settings import Settings
+from infra.shared import open_lake
+from tasks import steps
+from tasks.contract import Method
+from tasks.settle import Shadow, Workbench
+from tasks.stage import Context, Stage, State
+
+log = logging.getLogger("ketcycle.flows")
+
+# What a stage's options take from the run's parameters.
+FROM_RUN = {
+    "curation": ("corpus", "second", "text_column", "id_column", "weight_column", "threshold", "alone"),
+    "preprocessing": ("model",),
+    "architecture": ("model",),
+    "training": ("model", "evaluate"),
+}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage flow leaves behind.
+
+    Attributes:
+        stage: the stage.
+        status: `done`.
+        reused: whether a completion record of this run stood already, so that nothing was done again.
+        reason: why it was done again although a record stood.
+        data: fingerprint of the data that its evidence rests on.
+        began_s: when it began, seconds since the epoch.
+        wall_s: elapsed seconds of the stage's own road, shadows apart.
+        refs: its products, name to lake reference.
+        facts: figures for the report.
+        decisions: why each arm was chosen, by subtask.
+        shadows: arms still to be run beside, for the caller to join.
+    """
+
+    stage: str
+    status: str
+    began_s: float
+    wall_s: float
+    refs: dict[str, str]
+    facts: dict[str, Any]
+    decisions: dict[str, dict[str, Any]]
+    reused: bool = False
+    reason: str = ""
+    data: str = ""
+    shadows: tuple[Shadow, ...] = field(default=())
+
+
+def stage_module(name: str) -> Stage:
+    """Return the module of a stage."""
+    return cast("Stage", import_module(f"tasks.{name}.stage"))
+
+
+def run_name() -> str:
+    """Name a flow run for people: the flow and the run that it belongs to."""
+    given = flow_run.parameters["config"]
+    run_id = given.get("run_id") if isinstance(given, Mapping) else given.run_id
+    return f"{flow_run.flow_name} {run_id or named_after(str(flow_run.id))}"
+
+
+def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *, join_shadows: bool) -> StageResult:
+    """Run one stage on the current Dask cluster, or return what a finished run of it left."""
+    config = config.named()
+    loaded = settings.load()
+    profile = load_profile(config.profile)
+    options = dict(profile.get(name, {}))
+    options |= {item: value for item in FROM_RUN.get(name, ()) if (value := getattr(config, item))}
+    lake = open_lake(loaded.home)
+    refs = _newest(lake) if inputs is None else dict(inputs)
+    module = stage_module(name)
+    parts = {
+        "inputs": refs,
+        "options": options,
+        "settle": profile.get("settle", {}),
+        "seed": config.seed,
+        "method": str(config.method),
+        "objective": config.objective,
+        "backend": config.backend,
+        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in module.SUBTASKS},
+    }
+    data = completion.digest(
+        corpus=config.corpus, second=config.second, **({"model": config.model} if config.model else {})
+    )
+    context, bench = context_of(loaded, config.run_id, name, parts), bench_of(loaded, config.run_id, parts, data)
+    found = completion.find(loaded.home, config.run_id, name)
+    reason = _changed(lake, found, parts) if found else ""
+    with cluster(loaded):
+        if found and not reason:
+            log.info("%s: done already, nothing to do", name)
+            shadows = (shadow.left() for shadow in shadows_of(found, context, bench))
+            left = tuple(shadow for shadow in shadows if shadow.arms)
+            result = StageResult(**{**found.result, "reused": True, "reason": "", "shadows": left})
+        else:
+            if reason:
+                log.info("%s: %s: runs again", name, reason)
+            _sweep(context)
+            result = replace(_walk(context, module, bench), reason=reason, data=data)
+            completion.record(loaded.home, config.run_id, name, parts, _plain(result))
+        if join_shadows:
+            join(start_shadows(result.shadows))
+    return result
+
+
+def context_of(loaded: Settings, run_id: str, stage: str, parts: Mapping[str, Any]) -> Context:
+    """Return what a stage is given, from the parts of its digest."""
+    inputs = {name: Ref.parse(text) for name, text in parts["inputs"].items()}
+    return Context(run_id, stage, loaded.home, parts["seed"], parts["options"], inputs)
+
+
+def bench_of(loaded: Settings, run_id: str, parts: Mapping[str, Any], data: str) -> Workbench:
+    """Return what the decisions of a stage work with, from the parts of its digest."""
+    return Workbench(
+        run_id=run_id,
+        home=loaded.home,
+        ledger=loaded.ledger,
+        backend=parts["backend"],
+        seed=parts["seed"],
+        method=Method(parts["method"]),
+        objective=parts["objective"],
+        country=loaded.country,
+        projection_device=loaded.projection_device,
+        simulation_limit_s=loaded.simulation_limit_s,
+        remote_deadline_s=loaded.remote_deadline_s,
+        data=data,
+        **parts["settle"],
+    )
+
+
+def shadows_of(done: completion.Completion, context: Context, bench: Workbench) -> Iterator[Shadow]:
+    """Yield the arms that a finished stage left to be run beside, one item for each decision."""
+    for item in done.result["shadows"]:
+        state = State({name: Ref.parse(text) for name, text in item["refs"].items()})
+        arms = tuple(item["arms"])
+        yield Shadow(context, state, item["subtask"], item["problem"], arms, bench, item["since"])
+
+
+def _changed(lake: Lake, found: completion.Completion, parts: Mapping[str, Any]) -> str:
+    """Say why a finished stage must run again; empty if it need not."""
+    if different := completion.differences(found.parts, parts):
+        return different
+    for text in found.result["refs"].values():
+        try:
+            lake.check(Ref.parse(text))
+        except LakeError as error:
+            return f"its product is gone ({error})"
+    return ""
+
+
+def _sweep(context: Context) -> None:
+    """Take away the temporary folders of an attempt that was killed; checkpoints stay."""
+    for folder in context.scratch.glob("tmp*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plain(result: StageResult) -> dict[str, Any]:
+    shadows = [
+        {
+            "subtask": s.subtask,
+            "problem": s.problem,
+            "arms": s.arms,
+            "since": s.since,
+            "refs": {k: str(r) for k, r in s.state.refs.items()},
+        }
+        for s in result.shadows
+    ]
+    return {f.name: getattr(result, f.name) for f in fields(result)} | {"shadows": shadows}
+
+
+def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
+    began_s, began = time.time(), time.monotonic()
+    since = datetime.fromtimestamp(began_s, UTC).isoformat(timespec="microseconds")
+    state = steps.prepare.submit(context).result()
+    decisions: dict[str, dict[str, Any]] = {}
+    shadows: list[Shadow] = []
+    for subtask in module.SUBTASKS:
+        step = steps.decide.submit(context, state, subtask.name, bench, since).result()
+        state = step.state
+        if step.decision is not None and step.beside is not None:
+            decisions[subtask.name] = asdict(step.decision) | {"problem": step.beside.problem}
+            shadows.append(step.beside)
+    state = steps.publish.submit(context, state).result()
+    return StageResult(
+        stage=context.stage,
+        status="done",
+        began_s=began_s,
+        wall_s=time.monotonic() - began,
+        refs={name: str(ref) for name, ref in state.refs.items()},
+        facts=dict(state.facts),
+        decisions=decisions,
+        shadows=tuple(shadows),
+    )
+
+
+def start_shadows(shadows: Iterable[Shadow]) -> list[Any]:
+    """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them.
+
+    A worker that dies comes back under another address: then any worker will do.
+    """
+    workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
+    place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
+    with annotate(priority=-10, **place):
+        return [steps.shadow.submit(shadow) for shadow in shadows if shadow.arms]
+
+
+def join(futures: Iterable[Any]) -> None:
+    """Wait for the shadow arms; each has recorded its own failure, so none is raised here."""
+    for future in futures:
+        future.result(raise_on_failure=False)
+
+
+def _newest(lake: Lake) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in lake.names():
+        if name.count("/") == 1:  # deeper ones are the request log's
+            found[name] = str(lake.versions(name)[-1])
+    if not found:
+        raise BadInput(f"the lake at {lake.place} is empty; run the stages before first, or the whole lifecycle")
+    return found

@@ -1,0 +1,1 @@
+"""What runs by itself: schedules, arrivals, drift watch, retraining, greenest start, dispatch."""

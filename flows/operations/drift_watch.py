@@ -1,0 +1,187 @@
+"""Watches the request log of the served model: a window at each call, judged against the model's first requests.
+
+What is kept between two calls stands in `watch/MODEL.json` of the state folder. A window ends at a full hour, so a call
+that was killed and comes again judges the same window, and what it tells is the same event.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from prefect import State, flow
+from prefect.artifacts import create_table_artifact
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.lifecycle.answers import done, skipped
+from infra import settings
+from infra.events import emit
+from infra.lake import Lake, Ref, write_atomic
+from infra.settings import Settings
+from infra.shared import open_lake
+from tasks.monitoring.states import Level, Rules
+from tasks.monitoring.watch import Standing, Watched, watch_window
+from tasks.serving.request_log import read_requests
+
+REFERENCE, WINDOWS = "monitoring/watch_reference", "monitoring/watch_windows"
+KEPT = ("request_id", "time", "model_version", "prompt_tokens", "mean_logprob", "embedding")
+SERVED = "serve"  # whose requests `ketcycle serve` logs; those that a stage sends to try a model are not traffic
+HISTORY = 24 * 14
+
+
+class Watching(BaseModel):
+    """How requests are watched."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reference: int = Field(200, ge=6, description="First requests of a model that the later ones are held against.")
+    minimum: int = Field(40, ge=2, description="Requests that a window needs; until then it grows.")
+    level: float = Field(0.01, gt=0, lt=1, description="p-value at or below which a window counts as drifted.")
+    debounce: int = Field(2, ge=1, description="Drifted windows in a row until an alert.")
+    recovery: int = Field(2, ge=1, description="Quiet windows in a row until it is over.")
+    cool_down: int = Field(3, ge=0, description="Windows after an announced alert without another one.")
+    columns: tuple[str, ...] = Field(("embedding",), description="Columns of the request log that are watched.")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is kept between two windows of a model.
+
+    Attributes:
+        reference: lake reference of its first requests.
+        until: end of the last window, ISO 8601.
+        standing: state of the watch.
+        streak: the window at which the present run of drifted windows began, empty where there is none.
+        history: what the last windows came to.
+    """
+
+    reference: str
+    until: str
+    standing: Standing
+    streak: str = ""
+    history: tuple[Mapping[str, Any], ...] = ()
+
+
+WATCHING = Watching()
+
+
+@flow(name="drift-watch")
+def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) -> State[Any]:
+    """Judge the requests since the last window and tell of warnings, drift, its end, and worse quality.
+
+    Args:
+        watching: How they are judged.
+        until: End of the window; none = the last full hour.
+    """
+    loaded = settings.load()
+    end = (until or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)).astimezone(UTC)
+    lake = open_lake(loaded.home)
+    model = _newest_model(lake, end)
+    if model is None:
+        return skipped("no requests were logged in the last two weeks; is `ketcycle serve` running?")
+    memory = _remembered(loaded, model) or _begin(lake, loaded, model, end, watching)
+    if memory is None:
+        return skipped(f"{model}: fewer than {watching.reference} requests yet, its reference is not full")
+    current = _of(read_requests(lake, SERVED, since=datetime.fromisoformat(memory.until), until=end), model)
+    if current.num_rows < watching.minimum:
+        return skipped(f"{model}: {current.num_rows} requests since {memory.until}, {watching.minimum} make a window")
+    window = f"{end:%Y-%m-%dT%H:%M:%SZ}"
+    rules = Rules(watching.level, watching.minimum, watching.debounce, watching.recovery, watching.cool_down)
+    reference = lake.read(Ref.parse(memory.reference))
+    found = watch_window(reference, current, memory.standing, rules, columns=watching.columns)
+    memory = _follow(memory, found, window, end)
+    _tell(lake, model, window, memory, found, current)
+    _remember(loaded, model, memory)
+    create_table_artifact(
+        [dict(row) for row in reversed(memory.history)],
+        key="ketcycle-watch",
+        description=f"Windows of {model}, the newest first",
+    )
+    told = f", told {found.event}" if found.event else ""
+    return done(f"{model} {window}: {found.state}, {current.num_rows} requests{told}")
+
+
+def _follow(memory: Memory, found: Watched, window: str, end: datetime) -> Memory:
+    """Return what is kept after a window; a streak lasts from its first drifted window until the watch is ok again."""
+    drifted = found.standing.drift.drifted > 0 or found.standing.drift.standing is Level.ALERT
+    p_value = found.payload["p_value"]
+    row = {
+        "window": window,
+        "requests": found.payload["requests"],
+        "p": None if p_value is None else round(p_value, 4),
+        "state": found.state,
+        "quality": found.payload["quality"],
+        "told": found.event or "",
+    }
+    streak = (memory.streak or window) if drifted else ""
+    history = (*memory.history, row)[-HISTORY:]
+    return Memory(memory.reference, end.isoformat(), found.standing, streak, history)
+
+
+def _tell(lake: Lake, model: str, window: str, memory: Memory, found: Watched, current: pa.Table) -> None:
+    if found.event is None:
+        return
+    if found.event == "quality.regressed":
+        harm = found.harm
+        if harm is not None:
+            figures = {"difference": harm.difference, "interval": (harm.low, harm.high)}
+            what = {"against": "its first requests", "metric": "mean log-likelihood per token, nats"}
+            emit(found.event, {"model": model, **what, **figures}, once=f"{model} {window}")
+        return
+    named = current.append_column("window", pa.array([window] * current.num_rows))
+    payload = {
+        "model": model,
+        "window": window,
+        "data": str(lake.write(WINDOWS, named, {"model": model, "window": window})),
+        "streak": f"{model} {memory.streak or window}",
+        "requests": current.num_rows,
+        "p_value": found.payload["p_value"],
+        "state": found.state,
+        "mean_logprob": pc.mean(current["mean_logprob"]).as_py(),
+    }
+    emit(found.event, payload, once=f"{model} {window}")
+
+
+def _newest_model(lake: Lake, end: datetime) -> str | None:
+    recent = read_requests(lake, SERVED, since=end - timedelta(days=14), until=end)
+    return str(recent["model_version"][-1].as_py()) if recent.num_rows else None
+
+
+def _of(requests: pa.Table, model: str) -> pa.Table:
+    return requests.filter(pc.equal(requests["model_version"], model)).select(list(KEPT))
+
+
+def _begin(lake: Lake, loaded: Settings, model: str, end: datetime, watching: Watching) -> Memory | None:
+    """Fix the reference of a model once it has answered enough requests."""
+    first = _of(read_requests(lake, SERVED, until=end), model).slice(0, watching.reference)
+    if first.num_rows < watching.reference:
+        return None
+    after = first["time"][-1].as_py() + timedelta(microseconds=1)
+    memory = Memory(str(lake.write(REFERENCE, first, {"model": model})), after.isoformat(), Standing())
+    _remember(loaded, model, memory)
+    return memory
+
+
+def _path(loaded: Settings, model: str) -> Path:
+    return loaded.home / "watch" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}.json"
+
+
+def _remembered(loaded: Settings, model: str) -> Memory | None:
+    try:
+        found = json.loads(_path(loaded, model).read_text())
+    except FileNotFoundError:
+        return None
+    memory = Memory(**found)
+    return replace(memory, standing=Standing.parse(found["standing"]), history=tuple(found["history"]))
+
+
+def _remember(loaded: Settings, model: str, memory: Memory) -> None:
+    plain = {**vars(memory), "standing": memory.standing.asdict(), "history": list(memory.history)}
+    write_atomic(_path(loaded, model), json.dumps(plain, indent=1))

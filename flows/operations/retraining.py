@@ -1,0 +1,152 @@
+"""Answers `drift.detected`: trains a challenger, and has it judged against the champion."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+from prefect import State, flow
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.lifecycle.answers import done, me, named_by, skipped, taken
+from flows.lifecycle.cancel import on_cancellation
+from flows.lifecycle.config import RunConfig
+from flows.lifecycle.gate import GATE, Gate, judge_run
+from flows.lifecycle.lifecycle import lifecycle
+from infra import completion, settings
+from infra.claims import Claims
+from infra.energy.model import Coefficients
+from infra.errors import LakeError
+from infra.events import Drift, emit
+from infra.lake import Ref, write_atomic
+from infra.runtime.ledger.budget import remaining
+from infra.runtime.ledger.ledger import Ledger
+from infra.settings import Settings
+from infra.shared import open_evidence, open_lake
+from tasks.corpus.sample import sample_path
+from tasks.monitoring.asked import apart, documents, texts_of
+
+log = logging.getLogger("ketcycle.retraining")
+
+SCOPE = "retrain-on-drift"
+DAYS = 30
+FEWEST_ASKED = 5  # texts of a window that are judged on
+STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference")
+
+
+class Rules(BaseModel):
+    """When a drift is answered by training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cool_down_h: float = Field(24.0, ge=0, description="Hours after one retraining of a model without another.")
+    energy_kj: float = Field(
+        5000.0, ge=0, description="Modelled CPU energy that retrainings of the last 30 days may take together, kJ."
+    )
+    learn: bool = Field(True, description="Train on the window's texts too, where the request log keeps texts.")
+    name: str = Field("ketcycle", description="Name of the model in the registry.")
+
+
+CHALLENGER, RULES = RunConfig(stages=STAGES), Rules()
+
+
+@flow(
+    name="retrain-on-drift",
+    flow_run_name=lambda: named_by("drift", "window"),
+    on_cancellation=[on_cancellation],
+)
+def retrain_on_drift(
+    drift: Drift, config: RunConfig = CHALLENGER, rules: Rules = RULES, gate: Gate = GATE
+) -> State[Any]:
+    """Train a challenger, once for each streak of drifted windows, and tell whether it may take the champion's place.
+
+    Args:
+        drift: What was seen; its lake reference leads to the drifted requests.
+        config: How the challenger is trained.
+        rules: When it is trained.
+        gate: When it may serve.
+    """
+    loaded = settings.load()
+    claims = Claims(loaded.ledger, SCOPE)
+    if other := claims.claim(drift.streak, me(), rules.name):
+        return taken(f"streak {drift.streak}", other)
+    try:
+        if reason := _too_soon(claims, drift, rules) or _too_dear(loaded, config, rules):
+            claims.release(drift.streak, me())
+            return skipped(reason)
+        run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
+        learned, judged_on, said = _asked(loaded, drift) if rules.learn else ([], [], "")
+        corpus = _with_requests(loaded, run_id, config.corpus, learned) if learned else config.corpus
+        lifecycle(config.model_copy(update={"run_id": run_id, "corpus": corpus}), gate=None)
+        judged = judge_run(loaded, run_id, gate, drift, judged_on)
+        return done(f"{judged or f'run {run_id} registered no new model'}{said}")
+    except Exception:
+        claims.release(drift.streak, me())
+        raise
+
+
+def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
+    """Return the window's texts to learn from, those to judge on, and a word about them."""
+    try:
+        texts = texts_of(open_lake(loaded.home), Ref.parse(drift.data), drift.window) if drift.data else []
+    except LakeError as error:
+        log.warning("the drifted requests cannot be read: %s", error)
+        texts = []
+    learned, judged_on = apart(texts)
+    if len(judged_on) < FEWEST_ASKED:
+        return [], [], f"; trained without the window's texts, of which the request log keeps {len(texts)}"
+    return learned, judged_on, f"; {len(learned)} texts of the window were learned, {len(judged_on)} judged on"
+
+
+def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
+    """Return the corpus and a file of requests, put together into documents."""
+    path = loaded.home / "runs" / run_id / "requests.jsonl"
+    # Named by what they say, so that a text is held out in every retraining or in none.
+    rows = [{"id": f"asked-{sha256(text.encode()).hexdigest()[:16]}", "text": text} for text in documents(texts)]
+    write_atomic(path, "".join(json.dumps(row | {"source": "requests"}) + "\n" for row in rows))
+    return (*(corpus or (str(sample_path("base")),)), str(path))
+
+
+def _too_soon(claims: Claims, drift: Drift, rules: Rules) -> str:
+    last = claims.newest(rules.name, drift.streak)
+    hours = (time.time() - last.at) / 3600 if last else np.inf
+    if last is None or hours >= rules.cool_down_h:
+        return ""
+    return (
+        f"cool-down: {rules.name} was retrained {hours:.1f} h ago by flow run {last.holder}; "
+        f"{rules.cool_down_h:g} h must pass"
+    )
+
+
+def _too_dear(loaded: Settings, config: RunConfig, rules: Rules) -> str:
+    """Say which budget does not allow a retraining, and tell it; the first one of all is taken to cost nothing."""
+    spent = _spent_kj(loaded)
+    dearest = max(spent.values(), default=0.0)
+    reason = ""
+    if sum(spent.values()) + dearest > rules.energy_kj:
+        reason = (
+            f"energy: {len(spent)} retrainings took {sum(spent.values()):.3g} kJ (modelled) in {DAYS} days and the "
+            f"next one may take {dearest:.3g} kJ, the limit is {rules.energy_kj:g} kJ"
+        )
+    elif config.backend.startswith("ibm:"):
+        over = [f"{scope} {unit}" for (scope, unit), left in remaining(Ledger(loaded.ledger)).items() if left <= 0]
+        reason = f"nothing is left of the quantum budget per {', '.join(over)}" if over else ""
+    if reason:
+        emit("budget.exhausted", {"what": f"retraining of {rules.name}", "reason": reason})
+    return reason
+
+
+def _spent_kj(loaded: Settings) -> dict[str, float]:
+    """Return the modelled CPU energy of each retraining of the last days."""
+    coefficients, since = Coefficients.load(), time.time() - DAYS * 86400
+    spent: dict[str, float] = {}
+    for folder in (loaded.home / "runs").glob("retrain-*"):
+        if folder.stat().st_mtime >= since:
+            rows = open_evidence(loaded.home).scan(folder.name)
+            joules = (coefficients.cpu_energy_j(row.total, "narrow", row.energy_source).p50 for row in rows)
+            spent[folder.name] = sum(joules) / 1000
+    return spent

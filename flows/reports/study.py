@@ -1,0 +1,154 @@
+"""What people read of a study: cells of its tables, notes, Markdown, and the files of its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flows.reports.text import band, number, pipes
+
+Row = Mapping[str, Any]
+
+ARM_HEADER = ("arm", "kind", "n (sources)", "quality [95 %]", "difference [95 %]", "won/lost", "P hit", "J a solve",
+              "J to solution", "verdict")  # fmt: skip
+ENERGY_HEADER = ("arm", "QPU J, projected or billed", "simulation J", "best classical J", "circuits", "shots",
+                 "QPU s, projected", "break-even W")  # fmt: skip
+
+
+def arm_cells(found: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the table of arms, the oracle first."""
+    oracle = found["oracle"]
+    said = "proven optimum" if oracle["proven"] else "best value that any arm reached"
+    spread = _spread(oracle["difference"], oracle["difference_interval"], "+")
+    first = ("oracle", "-", str(oracle["n"]), _spread(oracle["quality"], None), spread, "-", "1", "0", "0", said)
+    return [first] + [
+        (
+            row["arm"],
+            row["kind"],
+            f"{row['n']} ({row['of_sources']})",
+            _spread(row["quality"], (row["quality_lo"], row["quality_hi"])),
+            "-" if row["arm"] == found["incumbent"] else _spread(row["difference"], row["difference_interval"], "+"),
+            "-" if row["arm"] == found["incumbent"] else f"{row['wins']}/{row['losses']}",
+            number(row["p_hit"]),
+            band(row["energy"]["spent"]["narrow"]),
+            number(row["energy_to_solution_j"]),
+            row["verdict"] if row["status"] == "done" else f"{row['status']}: {row['reason']}",
+        )
+        for row in found["arms"]
+    ]
+
+
+def energy_cells(found: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the three energies: one row for each arm that ran circuits, a mean solve each."""
+    cells: list[tuple[str, ...]] = []
+    for row in found["arms"]:
+        energy = row["energy"]
+        if not energy["qpu"]:
+            continue
+        best, power = energy["best_classical"], energy["break_even_power_w"]
+        cells.append(
+            (
+                f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
+                f"{band(energy['qpu']['narrow'])} {'projected' if energy['qpu']['projected'] else 'billed'}, modelled",
+                f"{band(energy['simulation']['narrow'])} {energy['simulation']['by']}",
+                f"{band(best['narrow'])} {best['arm']}" if best else "-",
+                f"{row['circuits']} ({row['total']['circuits']} in all)",
+                f"{row['shots']}",
+                number(row["qpu_s_projected"]),
+                number(power[1]) if power else "-",
+            )
+        )
+    return cells
+
+
+def notes(found: Row) -> list[str]:
+    """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
+    beside = [
+        f"{a['arm']} against {a['other']}: {_spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
+        for a in found["against"]
+    ]
+    return [*beside, *_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
+
+
+def _headroom_notes(found: Row) -> list[str]:
+    head, lines = found["headroom"], []
+    share = head["share"]
+    if head["gap"] is not None:
+        relative = f", {head['effect']:.2%} of it" if head["effect"] is not None else ""
+        lines.append(
+            f"headroom: oracle {number(head['oracle'], 4)} at zero joules; {found['incumbent']} is "
+            f"{number(head['gap'])} below{relative}"
+        )
+    if share:
+        lines.append(
+            f"headroom: the decision took {number(100 * share['share'])} % of the energy of run {share['run']} "
+            f"({share['profile']}): the most that any solver on any hardware could save by deciding for nothing; "
+            f"effect x share = {number(100 * head['bound'])} %"
+        )
+    else:
+        lines.append("headroom: share of the lifecycle's energy unknown, no complete run in this home: ketcycle run")
+    inverse = head["inverse_break_even"]
+    if inverse:
+        error, rate = inverse["two_qubit_error"], number(inverse["shots_per_s_projected"])
+        lines.append(
+            f"inverse break-even against {inverse['against']}: a QPU system of {number(inverse['system_power_w'])} W, "
+            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (projected: {rate})"
+            + (f"; two-qubit error {number(error)} leaves half the shots without one" if error else "")
+        )
+    return lines
+
+
+def _routing_notes(found: Row) -> list[str]:
+    return [f"auto at sizes {r['sizes']} would now take {r['arm']}: {r['reason']}" for r in found["routing"]]
+
+
+def _prediction_notes(found: Row) -> list[str]:
+    scored = found["predictions"]
+    if not scored or scored["brier"] is None:
+        return []
+    misses = [
+        f"{r['arm']} {r['probability']:g} -> {r['outcome']:g}"
+        for r in scored["arms"]
+        if r["outcome"] is not None and r["probability"] is not None and abs(r["probability"] - r["outcome"]) >= 0.5
+    ]
+    missed = f"; surprises: {', '.join(misses)}" if misses else "; no surprise beyond one half"
+    return [
+        f"predicted beforehand: {scored['verdict'].strip()}",
+        f"Brier score of the predicted verdicts {number(scored['brier'])} (always one half: .25){missed}",
+    ]
+
+
+def _spread(value: float | None, interval: Sequence[float | None] | None, sign: str = "") -> str:
+    if value is None:
+        return "-"
+    text = f"{value:{sign}.4g}"
+    if interval and interval[0] is not None and interval[1] is not None:
+        text += f" [{interval[0]:{sign}.3g}, {interval[1]:{sign}.3g}]"
+    return text
+
+
+def title(found: Row) -> str:
+    """Return the study in one line."""
+    sources = ", ".join(f"{name} {n}" for name, n in found["sources"].items())
+    sizes = ", ".join(f"{size}: {n}" for size, n in found["buckets"].items())
+    return (
+        f"study {found['study']}: {found['subtask']} on {found['backend']}, {found['instances']} instances ({sources}; "
+        f"sizes {sizes}), {found['repeats']} execution(s) each, {number(found['record']['wall_s'])} s; "
+        f"{found['metric']}, tolerance {found['tolerance']:g}"
+    )
+
+
+def markdown(found: Row) -> str:
+    """Return the study as Markdown."""
+    parts = [
+        f"# {found['subtask']}",
+        title(found),
+        pipes(ARM_HEADER, arm_cells(found)),
+        "## Three energies of a mean solve",
+        "A projection is no measurement; quality reached on an ideal simulator is that of a noiseless device.",
+        pipes(ENERGY_HEADER, energy_cells(found)),
+        "## What it means",
+        "\n".join(f"* {line}" for line in notes(found)),
+        found["statistics"],
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,1 @@
+"""The seven stage flows, alike."""

@@ -1,0 +1,22 @@
+"""Stage flow `finetuning`."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.lifecycle.config import RunConfig
+from flows.lifecycle.walk import StageResult, run_name, run_stage
+from infra.compute import task_runner, trainer
+
+
+@flow(name="finetuning", flow_run_name=run_name, task_runner=task_runner())
+def finetuning(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
+    """Adapt the model to the second domain.
+
+    Args:
+        config: The run that the stage belongs to.
+        inputs: Lake references by the name of the data set; none = the newest products in the lake.
+        join_shadows: Whether the arms that run beside are waited for.
+    """
+    with trainer():
+        return run_stage("finetuning", config, inputs, join_shadows=join_shadows)

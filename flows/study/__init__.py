@@ -1,0 +1,1 @@
+"""All arms of one decision over its instance bank."""

@@ -1,0 +1,74 @@
+"""What is studied: the decisions, the texts that their instance banks are made of, and the instances drawn.
+
+Knows nothing of the orchestrator, which must not be imported before its address is known.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from infra.errors import BadInput
+from infra.settings import Objective
+from tasks.contract import Instance, Material
+from tasks.registry import find_subtask
+
+
+class StudyConfig(BaseModel):
+    """One study, as people ask for it and as the Prefect page shows it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study_id: str = Field(description="Name of the study.")
+    subtask: str = Field(description="The decision, e.g. inference/pruning.")
+    arms: tuple[str, ...] = Field((), description="Arms to run; the incumbent always runs; empty = all.")
+    sizes: tuple[int, int] | None = Field(None, description="Smallest and largest instance; empty = all.")
+    instances: int = Field(0, ge=0, description="Instances at most, sources in turns; 0 = the whole bank.")
+    repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
+    seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
+    backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
+    corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
+    second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
+    objective: Objective = Field("energy", description="What the verdict minimises.")
+    seed: int = Field(0, ge=0, description="Seed of everything random.")
+
+    @field_validator("subtask")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        find_subtask(value)
+        return value
+
+
+def draw_instances(config: StudyConfig, material: Material) -> list[Instance[Any]]:
+    """Return the instances that a study asks for, sources in turns."""
+    subtask = find_subtask(config.subtask)
+    low, high = config.sizes or (0, 1 << 62)
+    found: dict[tuple[str, str], Instance[Any]] = {}
+    for seed in range(config.seed, config.seed + config.seeds):
+        for instance in subtask.bank(material, np.random.default_rng([seed, 7])):
+            if low <= instance.size <= high:
+                found.setdefault((instance.source, instance.name), instance)
+    chosen = list(found.values())[: config.instances or None]
+    if not chosen:
+        raise BadInput(
+            f"the bank of {config.subtask} has no instance of size {low} to {high}; see ketcycle study --list"
+        )
+    return chosen
+
+
+def record_path(home: Path, study_id: str) -> Path:
+    """Return where a study notes what it has done."""
+    return home / "studies" / study_id / "record.json"
+
+
+def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
+    """Return what a study has noted so far, or None where there is no such study."""
+    try:
+        record: dict[str, Any] = json.loads(record_path(home, study_id).read_text())
+    except FileNotFoundError:
+        return None
+    return record

@@ -1,0 +1,170 @@
+"""`ketcycle study`: all arms of one decision over its instance bank, as one resumable flow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+
+from flows.reports.study import markdown
+from flows.reports.study_page import write_study
+from flows.study.config import StudyConfig, draw_instances, load_record, record_path
+from infra import completion, settings
+from infra.compute import cluster, task_runner
+from infra.errors import StageFailed
+from infra.lake import write_atomic
+from infra.progress import forward_from_worker
+from infra.settings import Settings
+from infra.shared import open_evidence
+from tasks.contract import Instance, Material, Method, content_key
+from tasks.evaluation.bank import gather_material
+from tasks.evaluation.study import build_study
+from tasks.registry import find_subtask
+from tasks.settle import Workbench, run_shadow
+
+log = logging.getLogger("ketcycle.study")
+
+LOOP_S, BLOCKS = 0.1, 2  # over a bank of forty instances a short arm is looped for seconds in eighty blocks
+
+Done = frozenset[tuple[str, str, int]]
+
+
+@task(name="instance", task_run_name="{label}")
+def run_instance(
+    label: str,  # noqa: ARG001  (names the task run)
+    subtask: str,
+    instance: Instance[Any],
+    arms: tuple[str, ...],
+    repeats: int,
+    done: Done,
+    bench: Workbench,
+) -> dict[str, Any]:
+    """Pose one instance and run on it the arms that have not run yet."""
+    forward_from_worker()
+    found = find_subtask(subtask)
+    with _only_warnings():
+        problem = instance.pose()
+        key, executed = content_key(problem), 0
+        for repetition in range(repeats):
+            left = [arm for arm in arms if (key, arm, repetition) not in done]
+            if left:
+                executed += run_shadow(found, problem, left, replace(bench, repetition=repetition))
+    about = {"source": instance.source, "name": instance.name, "size": found.size(problem)}
+    return {"problem": key, "executed": executed, **about}
+
+
+@contextmanager
+def _only_warnings() -> Iterator[None]:
+    """Keep the arms' own progress out of the study's: a line for each instance is enough."""
+    logger = logging.getLogger("ketcycle")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
+@flow(name="study", flow_run_name="study-{config.study_id}", task_runner=task_runner(), log_prints=True)
+def study(config: StudyConfig) -> dict[str, Any]:
+    """Run the arms over the bank, append evidence, and write table and plots."""
+    loaded = settings.load()
+    began = time.monotonic()
+    record = load_record(loaded.home, config.study_id) or _new_record(config)
+    material = gather_material(loaded, config.corpus, config.second)
+    record["sources"] = _about(material)
+    instances = draw_instances(config, material)
+    log.info(
+        "%s: %d instances from %s", config.subtask, len(instances), ", ".join(sorted({i.source for i in instances}))
+    )
+    with cluster(loaded):
+        for result in _run_all(config, instances, _bench(config, loaded)):
+            known = {item["problem"] for item in record["instances"]}
+            if result["problem"] not in known:
+                record["instances"].append({k: result[k] for k in ("problem", "source", "name", "size")})
+            _write(loaded.home, record)
+    record |= {"status": "done", "wall_s": record["wall_s"] + time.monotonic() - began}
+    _write(loaded.home, record)
+    open_evidence(loaded.home).compact()
+    found = build_study(loaded, find_subtask(config.subtask), record)
+    write_study(loaded.home / "studies" / config.study_id, found)
+    create_markdown_artifact(markdown(found), key="ketcycle-study", description=f"Study {config.study_id}")
+    return found
+
+
+def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench) -> Iterator[dict[str, Any]]:
+    """Submit an instance a task; yield what each came to, in order, with a progress line and the time left."""
+    began = time.monotonic()
+    subtask = find_subtask(config.subtask)
+    asked = config.arms or tuple(arm.name for arm in subtask.arms)
+    for name in asked:
+        subtask.arm(name)
+    arms = tuple(arm.name for arm in subtask.arms if arm.name in {*asked, subtask.incumbent.name})
+    rows = bench.evidence.read(run_id=config.study_id)
+    done = frozenset((row.problem, row.arm, row.repetition) for row in rows if row.status == "done")
+    if done:
+        log.info("%d executions stand in the evidence already and are not run again", len(done))
+    labels = [f"{instance.source}: {instance.name}" for instance in instances]
+    futures = [
+        run_instance.submit(label, config.subtask, instance, arms, config.repeats, done, bench)
+        for label, instance in zip(labels, instances, strict=True)
+    ]
+    failed = ""
+    for number, (label, future) in enumerate(zip(labels, futures, strict=True), 1):
+        result: Any = future.result(raise_on_failure=False)
+        if not isinstance(result, dict):
+            failed = f"{label}: {result}"
+            log.error("%d/%d %s failed: %s", number, len(instances), label, result)
+            continue
+        left_s = (time.monotonic() - began) / number * (len(instances) - number)
+        log.info("%d/%d %s, %d executed, about %.0f s left", number, len(instances), label, result["executed"], left_s)
+        yield result
+    if failed:
+        raise StageFailed(f"{failed}; continue with: ketcycle study {config.subtask} --resume {config.study_id}")
+
+
+def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
+    return Workbench(
+        run_id=config.study_id,
+        home=loaded.home,
+        ledger=loaded.ledger,
+        backend=config.backend,
+        seed=config.seed,
+        method=Method.SHADOW,
+        objective=config.objective,
+        country=loaded.country,
+        projection_device=loaded.projection_device,
+        simulation_limit_s=loaded.simulation_limit_s,
+        minimum_s=LOOP_S,
+        blocks=BLOCKS,
+        probe=True,
+        data=completion.digest(corpus=config.corpus, second=config.second),
+    )
+
+
+def _new_record(config: StudyConfig) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json"), "status": "running", "wall_s": 0.0, "instances": []}
+
+
+def _about(material: Material) -> dict[str, dict[str, Any]]:
+    """Return how many texts each source has and their digest: docstrings depend on the installed versions."""
+    about = {}
+    for name, texts in sorted(material.texts.items()):
+        digest = hashlib.sha256()
+        for text in texts:
+            digest.update(text.encode("utf-8", "surrogatepass"))
+        about[name] = {"texts": len(texts), "sha256": digest.hexdigest()[:16]}
+    return about
+
+
+def _write(home: Path, record: Mapping[str, Any]) -> None:
+    write_atomic(record_path(home, record["config"]["study_id"]), json.dumps(record, indent=1))

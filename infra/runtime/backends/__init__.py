@@ -1,0 +1,1 @@
+"""Where circuits run: Aer, noisy Aer, IBM devices."""

@@ -1,0 +1,1 @@
+"""The road to IBM hardware; the only place that imports the vendor's client."""

@@ -1,0 +1,38 @@
+"""The documented usage formula, and gate counts in closed form."""
+
+from __future__ import annotations
+
+from math import ceil
+
+SUB_JOB_S = 2.0
+
+
+REP_DELAY_S = 250e-6
+
+
+MAX_EXECUTIONS = 5_000_000
+
+
+LEVEL = 2
+
+
+SEED_TRANSPILER = 11
+
+
+def usage_s(executions: int, duration_s: float, rep_delay_s: float = REP_DELAY_S) -> float:
+    """Return the billed seconds of a call by the vendor's formula, without any correction by earlier bills.
+
+    Args:
+        executions: circuits times shots.
+        duration_s: of one execution.
+        rep_delay_s: between two executions.
+    """
+    return SUB_JOB_S * ceil(executions / MAX_EXECUTIONS) + (rep_delay_s + duration_s) * executions
+
+
+def shannon_gates(qubits: int) -> int:
+    """Return the two-qubit gates of a dense unitary by quantum Shannon decomposition, before routing.
+
+    23/48 4^n - 3/2 2^n + 4/3 (Shende, Bullock, Markov, IEEE TCAD 25, 1000 (2006), table 1).
+    """
+    return int((23 * 4**qubits - 72 * 2**qubits + 64) / 48)

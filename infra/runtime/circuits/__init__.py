@@ -1,0 +1,1 @@
+"""Circuits, observables and results as bytes."""

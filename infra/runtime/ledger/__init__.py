@@ -1,0 +1,1 @@
+"""The write-ahead record of the queue, its leases and its budget."""

@@ -1,0 +1,38 @@
+"""Reservations and settlements: what a call may spend and has spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import sqlalchemy as sa
+
+from infra.runtime.ledger.schema import charges
+
+Spender = tuple[str, str]  # run and stage
+
+
+Amounts = Mapping[Spender, float]  # QPU seconds
+
+
+def reserve(connection: sa.Connection, tag: str, wish: Amounts, day: str, usd_per_s: float) -> None:
+    """Reserve amounts for a batch in the caller's transaction."""
+    total = sum(wish.values())
+    for (run, stage), seconds in wish.items():
+        share = seconds / total if total > 0 else 1 / len(wish)
+        row = {"tag": tag, "run": run, "stage": stage, "day": day, "share": share, "usd_per_s": usd_per_s}
+        connection.execute(charges.insert().values(**row, reserved_s=seconds, billed_s=0.0))
+
+
+def reserve_again(connection: sa.Connection, tag: str, duplicate: str) -> None:
+    """Reserve for a duplicate that the service made what was reserved for its original, whatever the limits say."""
+    columns = [charges.c[name] for name in ("run", "stage", "day", "share", "usd_per_s")]
+    seconds = sa.select(sa.func.sum(charges.c.reserved_s)).where(charges.c.tag == tag).scalar_subquery()
+    rows = sa.select(sa.literal(duplicate), *columns, charges.c.share * seconds, sa.literal(0.0))
+    names = ["tag", *(column.name for column in columns), "reserved_s", "billed_s"]
+    connection.execute(charges.insert().from_select(names, rows.where(charges.c.tag == tag)))
+
+
+def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
+    """Book a batch's bill by the shares of who travelled in it, and release its reservation."""
+    booked = charges.update().where(charges.c.tag == tag)
+    connection.execute(booked.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))

@@ -1,0 +1,292 @@
+"""The ledger's database: SQLite in write-ahead mode or PostgreSQL, brought up to the current schema."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from infra.errors import BadInput, NoLedger, RuntimeQueueError
+from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limits, meta, parts
+
+SCHEMA_VERSION = 3
+
+
+BUSY_S = 30.0
+
+
+_LOCK = 0x6B6574  # names the making of the tables among PostgreSQL's advisory locks
+
+
+class Duplicate(RuntimeQueueError):
+    """A row with this key is there already."""
+
+
+def database_url(location: str | Path) -> str:
+    """Return the SQLAlchemy URL of a ledger given by path or URL."""
+    text = str(location)
+    return text if "://" in text else f"sqlite:///{Path(text).expanduser().absolute()}"
+
+
+class _Forks:
+    """Lets the process fork only while no thread has a connection open, and closes the idle ones before.
+
+    SQLite keeps the locks of a process in its memory: a child that is made in the middle of a transaction of another
+    thread believes for ever that the file is locked.
+    """
+
+    def __init__(self) -> None:
+        self.engines: WeakSet[Engine] = WeakSet()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._still, self._mine = threading.Condition(threading.Lock()), threading.local()
+        self._open = self._forking = 0
+
+    @contextmanager
+    def held_off(self) -> Iterator[None]:
+        """Hold forks of other threads off, after those that wait already."""
+        depth = getattr(self._mine, "depth", 0)
+        with self._still:
+            self._still.wait_for(lambda: depth or not self._forking)
+            self._open += 1
+        self._mine.depth = depth + 1
+        try:
+            yield
+        finally:
+            self._mine.depth = depth
+            with self._still:
+                self._open -= 1
+                self._still.notify_all()
+
+    def before(self) -> None:
+        """Wait for the other threads, and keep them waiting until the fork is made."""
+        self._still.acquire()
+        self._forking += 1
+        self._still.wait_for(lambda: self._open <= getattr(self._mine, "depth", 0), BUSY_S)
+        for engine in list(self.engines):
+            engine.dispose()
+
+    def after(self) -> None:
+        """Let the threads of the parent go on."""
+        self._forking -= 1
+        self._still.notify_all()
+        self._still.release()
+
+    def in_child(self) -> None:
+        """Begin with nothing open: the threads of a parent do not exist in its child."""
+        self.engines.clear()
+        self._begin_anew()
+
+
+_FORKS = _Forks()
+os.register_at_fork(before=_FORKS.before, after_in_parent=_FORKS.after, after_in_child=_FORKS.in_child)
+
+
+class Database:
+    """A ledger's database, opened once per process.
+
+    A database of an older schema is brought up to date where it stands.
+
+    Args:
+        location: a path (SQLite) or any SQLAlchemy URL.
+        create: make the tables where there are none.
+        durable: wait for the disk at each write. A killed process loses nothing either way; without it, a power cut
+            may lose the last second, which costs a simulation that runs again, but would pay a device twice.
+
+    Raises:
+        BadInput: there is no ledger and none is to be created (NoLedger), or it has a newer schema version.
+        RuntimeQueueError: the database cannot be used; the message says what to do.
+
+    Attributes:
+        url: where it is, with the password if there is one.
+        name: the same without it, for messages.
+    """
+
+    def __init__(self, location: str | Path, *, create: bool = True, durable: bool = True) -> None:
+        self.url = database_url(location)
+        url = _parse(self.url)
+        self.name = url.render_as_string(hide_password=True)
+        if url.get_backend_name() == "sqlite" and url.database and not Path(url.database).exists():
+            if not create:
+                raise BadInput(f"there is no ledger at {url.database}; it appears with the first quantum call of a run")
+            with self._explained():
+                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        self._durable = durable
+        self._check_schema(create)
+
+    def _engine(self, *, wait: bool) -> Engine:
+        """The engine of this process; connections do not survive a fork."""
+        return _engine(self.url, self._durable and wait, os.getpid())
+
+    @contextmanager
+    def write(self, *, wait: bool = True) -> Iterator[Connection]:
+        """Open a transaction that writes.
+
+        Args:
+            wait: for the disk, where writes are durable. Not needed where nothing outside depends on this one alone:
+                the next one that waits, which precedes whatever leaves the machine, carries it along.
+
+        Raises:
+            Duplicate: a row with this key is there already.
+            RuntimeQueueError: anything else the database refuses.
+        """
+        with _FORKS.held_off(), self._explained(), self._engine(wait=wait).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Open a connection that only reads."""
+        with _FORKS.held_off(), self._explained(), self._engine(wait=False).connect() as connection:
+            yield connection.execution_options(ketcycle_read=True)
+
+    def _check_schema(self, create: bool) -> None:
+        with self.read() as connection:
+            found = _version(connection)
+        if found is None and not create:
+            raise NoLedger(f"{self.name} holds no ledger; check the path")
+        if found is None or found in _MIGRATIONS:
+            with self.write() as connection:
+                if connection.dialect.name == "postgresql":  # two processes may come here at once
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+                found = _bring_up(connection)
+        if found != SCHEMA_VERSION:
+            raise BadInput(
+                f"the ledger {self.name} has schema version {found}, this program writes version {SCHEMA_VERSION}; "
+                "move the ledger away or use the program that wrote it"
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what a database or a file system says into what a person can do about it."""
+        try:
+            yield
+        except IntegrityError as error:
+            raise Duplicate(f"the ledger {self.name} has this row already ({error.orig})") from error
+        except (DBAPIError, OSError, sqlite3.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            raise RuntimeQueueError(f"the ledger {self.name} failed ({cause}): {_advice(str(cause))}") from error
+
+
+def _version(connection: Connection) -> int | None:
+    if not sa.inspect(connection).has_table("meta"):
+        return None
+    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "schema"))
+    return None if found is None else int(found)
+
+
+def _bring_up(connection: Connection) -> int:
+    """Make the tables, or bring those of an older version up to date, and return the version."""
+    found = _version(connection)
+    if found is None:
+        METADATA.create_all(connection)
+        connection.execute(meta.insert().values(name="schema", value=str(SCHEMA_VERSION)))
+        return SCHEMA_VERSION
+    while found in _MIGRATIONS:
+        _MIGRATIONS[found](connection)
+        found += 1
+        connection.execute(meta.update().where(meta.c.name == "schema").values(value=str(found)))
+    return found
+
+
+def _from_2(connection: Connection) -> None:
+    """Version 3: estimates and bills, duplicates, budget, requests to cancel."""
+    new = (
+        calls.c.cancel_requested,
+        *(parts.c[name] for name in ("estimate_s", "overhead_s")),
+        *(batches.c[name] for name in ("estimate_s", "max_qpu_s", "billed_s", "flagged", "duplicate_of")),
+    )
+    for column in new:
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+    for table in (limits, charges):
+        table.create(connection)
+    next(index for index in batches.indexes if index.name == "batches_unbilled").create(connection)
+    over = batches.c.state.in_(("DONE", "FAILED", "CANCELLED"))  # until then there were simulators only
+    connection.execute(batches.update().where(over).values(billed_s=0.0))
+
+
+_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2}
+
+
+def _parse(url: str) -> sa.URL:
+    try:
+        return sa.engine.make_url(url)
+    except (sa.exc.ArgumentError, ValueError) as error:
+        raise BadInput(f"{url!r} is neither a path nor a database URL such as sqlite:////folder/ledger.db") from error
+
+
+def _advice(text: str) -> str:
+    text = text.lower()
+    if "locked" in text or "busy" in text:
+        return f"another process has held it for {BUSY_S:.0f} s; stop that process or wait, then run again"
+    if "full" in text or "no space" in text or "i/o error" in text:
+        return "the disk is full or failing; free space and resume the run, finished calls are kept"
+    if "malformed" in text or "not a database" in text:
+        return "the file is damaged; restore a copy or move it away (its finished calls are then lost), and run again"
+    if "connect" in text or "refused" in text or "authentication" in text:
+        return "the database server does not answer or does not let this user in; check the URL and the server"
+    if "unable to open" in text or "readonly" in text or "permission" in text:
+        return "it cannot be opened for writing; check that its folder exists and may be written"
+    return "see the database's own message"
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Let readers not wait for the writer.
+
+    SQLite does not wait for another process while it converts a new file, so several that open it at once have to.
+    """
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+@lru_cache(maxsize=16)
+def _engine(url: str, durable: bool, pid: int) -> Engine:
+    """Return the engine of the process with this id."""
+    del pid
+    if not url.startswith("sqlite"):
+        try:
+            return sa.create_engine(url, pool_pre_ping=True)
+        except (ImportError, sa.exc.NoSuchModuleError) as error:
+            raise BadInput(
+                f"no driver for the ledger's database ({error}); for PostgreSQL install ketcycle[postgres] and write "
+                "postgresql+pg8000://user:password@host/database"
+            ) from error
+    engine = sa.create_engine(url, connect_args={"timeout": BUSY_S})
+    _FORKS.engines.add(engine)
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # the driver begins transactions too late; see _begin
+        cursor = connection.cursor()
+        _write_ahead(cursor)
+        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Any) -> None:
+        # A transaction that reads first and then writes would fail at once, not wait, where another one wrote between.
+        reading = connection.get_execution_options().get("ketcycle_read", False)
+        connection.connection.dbapi_connection.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine

@@ -1,0 +1,426 @@
+"""What the leader of a lane may do with the ledger.
+
+A lane is a road to one backend; whoever holds its lease (`infra.runtime.ledger.lease`) dispatches for everybody. What
+a batch may spend is reserved in the transaction that claims it, and what it was billed is booked when it ends.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+import sqlalchemy as sa
+
+from infra.runtime.ledger.budget import HEADROOM, Gate, Room
+from infra.runtime.ledger.charges import Amounts, Spender, reserve_again, settle
+from infra.runtime.ledger.lease import Lease, LeaseLost
+from infra.runtime.ledger.ledger import (
+    CANCELLED,
+    CANCELLED_BY_CALLER,
+    DONE,
+    FAILED,
+    OPEN,
+    OUT,
+    PREPARED,
+    SUBMITTED,
+    SUBMITTING,
+    UNKNOWN,
+    Part,
+    calls_of,
+    follow_parts,
+    move,
+    move_call,
+    wait_again,
+)
+from infra.runtime.ledger.schema import batches, calls, parts
+from infra.runtime.limits import Limits
+
+__all__ = ["Batch", "Bill", "Delivery", "Item", "Lane", "LeaseLost", "Limits", "Standing", "Tariff"]
+
+LOADED = 32  # calls whose parts are read at once
+REFUSED = "BudgetExceeded: "
+
+
+@dataclass(frozen=True)
+class Item:
+    """A part on its way, with what the backend needs to know of its call; `slot` is its place in the job."""
+
+    part: Part
+    slot: int
+    seed: int
+    primitive: str
+    projection: str
+    call_executions: int
+    options: Mapping[str, Any]
+    run: str = ""
+    stage: str = ""
+
+    @property
+    def executions(self) -> int:
+        """Circuits times shots of the part."""
+        return self.part.executions
+
+    @cached_property
+    def manner(self) -> str:
+        """How the part is to be run: what a device that runs all parts of a job alike must have in common."""
+        return json.dumps([self.primitive, self.part.shots, self.options.get("effective", {})], sort_keys=True)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items that travel in one job.
+
+    Attributes:
+        tag: what the job is found by after a crash.
+        items: the parts whose results are not there yet.
+        size: parts in the job, those included whose results are.
+        max_qpu_s: QPU seconds that the job may use; None where nothing is billed.
+    """
+
+    tag: str
+    items: tuple[Item, ...]
+    size: int
+    max_qpu_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A batch that is not over, or not billed yet, as its leader sees it in each round.
+
+    Attributes:
+        tag: what the job is found by.
+        state: state in the ledger.
+        job_id: id of the job once it was sent.
+        created: when the batch was claimed, before it was sent.
+        duplicate_of: tag of the batch that the service made this job from a second time.
+        unwanted: whether a call in it was cancelled by its caller.
+    """
+
+    tag: str
+    state: str
+    job_id: str | None
+    created: float
+    duplicate_of: str | None
+    unwanted: bool = False
+
+
+@dataclass(frozen=True)
+class Tariff:
+    """What a claim reserves with.
+
+    Attributes:
+        factor: what an estimate is multiplied with, from earlier bills.
+        usd_per_s: price of a QPU second.
+    """
+
+    factor: float
+    usd_per_s: float
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a job that is over came to.
+
+    Attributes:
+        seconds: QPU seconds billed; None while the service does not say.
+        duplicates: further jobs that the service made of the same batch.
+        free: whether nothing was reserved, because nothing is billed there.
+    """
+
+    seconds: float | None = 0.0
+    duplicates: tuple[str, ...] = ()
+    free: bool = False
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """The result of one part, or why there is none."""
+
+    part: Part
+    result: bytes = b""
+    usage: Mapping[str, float] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Return what is stored of a result.
+
+        The request goes: the fingerprint is enough to recognise a replay, and thousands of parameter sets would fill
+        the disk.
+        """
+        stored = {"result": self.result, "usage": json.dumps(dict(self.usage)), "request": b""}
+        return {**_same(self.part), **stored, "facts": json.dumps(dict(self.facts), default=str)}
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_WAITING = sa.select(calls.c.key).where(calls.c.backend == sa.bindparam("lane"), calls.c.state == PREPARED)
+_LONGEST_FIRST = (
+    _WAITING.order_by(calls.c.created, calls.c.key).limit(sa.bindparam("most", type_=sa.Integer)).with_for_update()
+)
+_ANY_WAITING = _WAITING.limit(1)
+_STANDING = (
+    sa.select(batches.c.tag, batches.c.state, batches.c.job_id, batches.c.created, batches.c.duplicate_of)
+    .where(batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None))
+    .order_by(batches.c.created)
+)
+_PART_COLUMNS = tuple(parts.c[f.name] for f in fields(Part))
+_OF_CALL = tuple(calls.c[name] for name in ("seed", "primitive", "projection", "executions", "options", "run", "stage"))
+_OPEN_ITEMS = (
+    sa.select(*_PART_COLUMNS, parts.c.slot, *_OF_CALL)
+    .join(calls, calls.c.key == parts.c.call)
+    .where(parts.c.result.is_(None))
+    .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
+)
+_LOOSE = _OPEN_ITEMS.where(parts.c.call.in_(sa.bindparam("keys", expanding=True)), parts.c.batch.is_(None))
+_INSIDE = _OPEN_ITEMS.where(parts.c.batch == sa.bindparam("its_tag"))
+_SAME_PART = tuple(parts.c[name] == sa.bindparam(f"its_{name}") for name in ("call", "position", "part"))
+_BOARD = parts.update().where(*_SAME_PART)
+_STORE = parts.update().where(*_SAME_PART, parts.c.result.is_(None))
+_BATCH = batches.update().where(batches.c.tag == sa.bindparam("its_tag"))
+_LEFT = sa.select(calls.c.key).where(
+    calls.c.key.in_(sa.select(parts.c.call).where(parts.c.batch == sa.bindparam("its_tag"))), calls.c.state.in_(OUT)
+)
+
+
+class Lane(Lease):
+    """A lane whose lease this process holds."""
+
+    def look(self) -> tuple[bool, list[Standing]]:
+        """Say whether calls wait, and return the batches that are not over or not billed yet, the oldest first."""
+        with self.ledger.database.read() as connection:
+            waits = connection.execute(_ANY_WAITING, {"lane": self.name}).first() is not None
+            rows = connection.execute(_STANDING, {"lane": self.name}).mappings().all()
+            unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
+        return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
+
+    def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None, *, sent: bool = False) -> list[Batch]:
+        """Turn the calls that wait longest into batches within the limits; empty if none waits.
+
+        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. A batch
+        is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved; a call that no limit
+        will ever leave room for is refused, one that only reservations of jobs that are out stand in the way of waits.
+
+        Args:
+            backend: where the calls go.
+            limits: of its jobs.
+            tariff: what is reserved with; None where nothing is billed.
+            sent: whether a batch counts as sent at once, with its tag as its job: for jobs that die with the process.
+        """
+        now = time.time()
+        with self.fenced(wait=False) as connection:
+            gate = Gate(connection, now, tariff.usd_per_s) if tariff else None
+            factor = tariff.factor if tariff else 1.0
+            chosen: list[Item] = []
+            keys: list[str] = []
+            load = 0
+            for key, more in _waiting(connection, backend, limits.parts):
+                load += sum(item.part.executions for item in more)
+                fits = limits.admit(len(chosen) + len(more), load) and limits.mix((*chosen[:1], *more))
+                if chosen and not fits:
+                    break
+                room = gate.room(needed(limits.split((*chosen, *more)), factor)) if gate and gate.limited else Room()
+                if room.scale < 1:
+                    load -= sum(item.part.executions for item in more)
+                    if room.final:
+                        move_call(connection, key, OPEN, state=FAILED, error=REFUSED + room.reason)
+                    continue
+                keys.append(key)
+                chosen.extend(more)
+            groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
+            scale = min(HEADROOM, gate.room(needed(groups, factor)).scale) if gate else 1.0
+            claimed = [self._write_batch(connection, group, now, gate, factor * scale, sent) for group in groups]
+            for key in keys:
+                move_call(connection, key, (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
+            for key in set(keys) - {item.part.call for item in chosen}:
+                follow_parts(connection, key, OUT)  # a call of no PUBs, or whose parts all survived a crash
+            return claimed
+
+    def _write_batch(
+        self,
+        connection: sa.Connection,
+        items: tuple[Item, ...],
+        now: float,
+        gate: Gate | None,
+        factor: float,
+        sent: bool,
+    ) -> Batch:
+        wish = needed((items,), factor)
+        batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
+        row = {"tag": batch.tag, "lane": self.name, "state": PREPARED, "fence": self.fence, "created": now}
+        row |= {"state": SUBMITTED, "job_id": batch.tag} if sent else {}
+        row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
+        row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
+        connection.execute(batches.insert(), row)
+        connection.execute(_BOARD, [{**_same(item.part), "batch": batch.tag, "slot": item.slot} for item in items])
+        if gate is not None:
+            gate.reserve(batch.tag, wish)
+        return batch
+
+    def leaving(self, tag: str) -> None:
+        """Record that a batch is about to be sent: from here on a job of it may exist.
+
+        Raises:
+            LeaseLost: someone else leads now; it must not be sent.
+        """
+        with self.fenced() as connection:
+            connection.execute(_BATCH, {"its_tag": tag, "state": SUBMITTING})
+
+    def submitted(self, tag: str, job_id: str, duplicates: Sequence[str] = ()) -> bool:
+        """Record that a batch has left under this job id; False if it was ended or put back meanwhile.
+
+        Args:
+            tag: of the batch.
+            job_id: the job that is followed.
+            duplicates: further jobs that the service made of it.
+        """
+        with self.fenced() as connection:
+            open_ = batches.update().where(batches.c.tag == tag, batches.c.state.in_((*OPEN, UNKNOWN)))
+            values = {"state": SUBMITTED, "job_id": job_id, "error": None, "fence": self.fence, "updated": time.time()}
+            if connection.execute(open_.values(**values)).rowcount != 1:
+                return False
+            self._note_duplicates(connection, tag, duplicates)
+            alone = sa.select(batches.c.tag).where(batches.c.state.in_((PREPARED, SUBMITTING, UNKNOWN)))
+            elsewhere = sa.select(parts.c.call).where(parts.c.batch.in_(alone), parts.c.result.is_(None))
+            whole = sa.and_(calls.c.key.in_(calls_of(tag)), calls.c.key.not_in(elsewhere))
+            move(connection, whole, (SUBMITTING, UNKNOWN), state=SUBMITTED, error=None)
+            return True
+
+    def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None, bill: Bill | None = None) -> None:
+        """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED.
+
+        Args:
+            deliveries: what came back.
+            last_of: tag of the batch that is over with them; a call that it left without a result is FAILED.
+            bill: of that batch.
+        """
+        with self.fenced() as connection:
+            if last_of is not None:  # first, because who wants a call again holds it back by this row
+                self._end(connection, last_of, DONE, None, bill or Bill())
+            if results := [item.row() for item in deliveries if item.error is None]:
+                connection.execute(_STORE, results)
+            for key in dict.fromkeys(item.part.call for item in deliveries):
+                errors = [item.error for item in deliveries if item.part.call == key and item.error]
+                if errors:
+                    move_call(connection, key, OUT, state=FAILED, error=errors[0])
+                else:
+                    follow_parts(connection, key, (*OUT, UNKNOWN))
+            if last_of is not None:
+                for key in list(connection.scalars(_LEFT, {"its_tag": last_of})):
+                    follow_parts(connection, key, OUT)
+
+    def close(self, tag: str, state: str, error: str, bill: Bill | None = None) -> None:
+        """End a batch without results; the calls in it that are not finished end with it."""
+        with self.fenced() as connection:
+            self._end(connection, tag, state, error, bill or Bill(None if state == UNKNOWN else 0.0))
+            move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), state=state, error=error)
+
+    def put_back(self, tag: str, reason: str) -> None:
+        """Let the calls of a batch that never left, or died with its process, wait again."""
+        with self.fenced() as connection:
+            self._end(connection, tag, FAILED, reason, Bill())
+            wait_again(connection, tag)
+
+    def settle(self, tag: str, seconds: float) -> None:
+        """Book the bill of a batch that was over before it was known."""
+        with self.fenced() as connection:
+            connection.execute(_BATCH, {"its_tag": tag, "billed_s": seconds})
+            settle(connection, tag, seconds)
+
+    def leave(self, tag: str) -> bool:
+        """Let calls that were cancelled leave a batch that others travel in; False if nobody else does."""
+        inside, asked = calls.c.key.in_(calls_of(tag)), calls.c.cancel_requested.is_not(None)
+        with self.fenced() as connection:
+            out = sa.select(calls.c.key).where(inside, calls.c.state.in_(OUT), ~asked).limit(1)
+            if connection.execute(out).first() is None:
+                return False
+            move(connection, sa.and_(inside, asked), OUT, state=CANCELLED, error=CANCELLED_BY_CALLER)
+            return True
+
+    def load(self, tag: str) -> Batch:
+        """Return a batch with the parts that have no result yet."""
+        with self.ledger.database.read() as connection:
+            columns = (batches.c.parts, batches.c.max_qpu_s)
+            row = connection.execute(sa.select(*columns).where(batches.c.tag == tag)).one()
+            return Batch(tag, _items(connection.execute(_INSIDE, {"its_tag": tag})), *row)
+
+    def _end(self, connection: sa.Connection, tag: str, state: str, error: str | None, bill: Bill) -> None:
+        values = {"state": state, "error": error, "billed_s": bill.seconds, "updated": time.time()}
+        connection.execute(_BATCH, {"its_tag": tag, **values})
+        self._note_duplicates(connection, tag, bill.duplicates)
+        if bill.seconds is not None and not bill.free:
+            settle(connection, tag, bill.seconds)
+
+    def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> None:
+        """Write down jobs that the service made of a batch again, and reserve what they may cost."""
+        if not jobs:
+            return
+        same = sa.select(batches.c.job_id).where(sa.or_(batches.c.tag == tag, batches.c.duplicate_of == tag))
+        known, now = set(connection.scalars(same)), time.time()
+        for job_id in dict.fromkeys(jobs):
+            if job_id not in known:
+                row = {"tag": uuid.uuid4().hex, "lane": self.name, "state": SUBMITTED, "fence": self.fence}
+                row |= {"job_id": job_id, "parts": 0, "executions": 0, "created": now, "updated": now}
+                connection.execute(batches.insert().values(**row, duplicate_of=tag, flagged=True))
+                reserve_again(connection, tag, str(row["tag"]))
+                connection.execute(_BATCH, {"its_tag": tag, "flagged": True})
+
+
+def needed(groups: Iterable[Sequence[Item]], factor: float) -> Amounts:
+    """Return the QPU seconds that batches are expected to be billed, by run and stage.
+
+    What a job costs once is shared by its parts alike, so that who joins a job makes it dearer for nobody else.
+    """
+    amounts: dict[Spender, float] = defaultdict(float)
+    for group in groups:
+        once_s = max(item.part.overhead_s for item in group) / len(group)
+        for item in group:
+            own_s = item.part.estimate_s - item.part.overhead_s
+            amounts[item.run, item.stage] += factor * (own_s + once_s)
+    return amounts
+
+
+def _cancelled(lane: str) -> Any:
+    """Return the tags of batches not over in which a call was cancelled by its caller."""
+    asked = calls.c.cancel_requested.is_not(None), calls.c.state.in_((*OUT, CANCELLED))
+    inside = sa.select(parts.c.batch).join(calls, calls.c.key == parts.c.call)
+    return inside.join(batches, batches.c.tag == parts.c.batch).where(
+        batches.c.lane == lane, batches.c.billed_s.is_(None), *asked
+    )
+
+
+def _waiting(connection: sa.Connection, backend: str, most: int) -> Iterator[tuple[str, tuple[Item, ...]]]:
+    """Yield the calls that wait longest, each with its parts that are neither out nor answered."""
+    keys = list(connection.scalars(_LONGEST_FIRST, {"lane": backend, "most": most}))
+    for start in range(0, len(keys), LOADED):
+        some = keys[start : start + LOADED]
+        loose = _items(connection.execute(_LOOSE, {"keys": some}))
+        loaded = {key: tuple(items) for key, items in groupby(loose, lambda item: item.part.call)}
+        yield from ((key, loaded.get(key, ())) for key in some)
+
+
+def _same(part: Part) -> dict[str, Any]:
+    return {"its_call": part.call, "its_position": part.position, "its_part": part.part}
+
+
+def _items(rows: Iterable[Any]) -> tuple[Item, ...]:
+    return tuple(
+        Item(
+            part=Part(*row[: len(_PART_COLUMNS)]),
+            slot=row.slot or 0,
+            seed=row.seed,
+            primitive=row.primitive,
+            projection=row.projection,
+            call_executions=row.executions,
+            options=json.loads(row.options),
+            run=row.run,
+            stage=row.stage,
+        )
+        for row in rows
+    )

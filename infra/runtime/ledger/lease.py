@@ -1,0 +1,148 @@
+"""Who leads a lane: a lease in the ledger with a fencing number that rises with each new leader.
+
+Each write of a leader is one transaction that also renews the lease and fails if it has passed on, so a leader that was
+taken over, however late it wakes, changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from infra.errors import RuntimeQueueError
+from infra.runtime.ledger.database import Duplicate
+from infra.runtime.ledger.ledger import Ledger
+from infra.runtime.ledger.schema import leases
+
+STALL_S = 900.0  # a live leader on this machine may be deep in one simulation, where it cannot renew its lease
+
+
+class LeaseLost(RuntimeQueueError):
+    """The lane is led by someone else now; nothing was written."""
+
+
+# Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
+_OF_LANE = leases.c.lane == sa.bindparam("its_lane")
+_LOOK = sa.select(leases).where(_OF_LANE)
+_TAKE = leases.update().where(
+    _OF_LANE,
+    leases.c.fence == sa.bindparam("its_fence"),
+    sa.func.coalesce(leases.c.holder, "") == sa.bindparam("its_holder"),
+)
+
+
+class Lease:
+    """The lease of a lane, held by this process. Get one with `acquire`."""
+
+    def __init__(self, ledger: Ledger, name: str, fence: int, holder: str, ttl_s: float) -> None:
+        self.ledger, self.name, self.fence, self.ttl_s = ledger, name, fence, ttl_s
+        self._holder = holder
+
+    @classmethod
+    def acquire(cls, ledger: Ledger, name: str, ttl_s: float) -> Self | None:
+        """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
+        now = time.time()
+        with ledger.database.read() as connection:
+            row = connection.execute(_LOOK, {"its_lane": name}).mappings().first()
+        if row is None:
+            try:
+                with ledger.database.write(wait=False) as connection:
+                    connection.execute(leases.insert().values(lane=name, fence=0, expires=0.0))
+            except Duplicate:
+                return None
+            return cls.acquire(ledger, name, ttl_s)
+        unmoved_s = _SEEN.unmoved_s((ledger.database.url, name), (row["fence"], row["expires"]))
+        # By the clock that all machines set, and by this process's own: the former may have been set back.
+        overdue_s = max(now - row["expires"], unmoved_s - ttl_s)
+        if row["holder"] is not None and not _abandoned(dict(row), overdue_s):
+            return None
+        holder, fence = uuid.uuid4().hex, row["fence"] + 1
+        host, pid, started = _identity(os.getpid())
+        with ledger.database.write(wait=False) as connection:
+            taken = {"holder": holder, "host": host, "pid": pid, "started": started, "expires": now + ttl_s}
+            same = {"its_lane": name, "its_fence": row["fence"], "its_holder": row["holder"] or ""}
+            moved = connection.execute(_TAKE, {**same, **taken, "fence": fence})
+        return cls(ledger, name, fence, holder, ttl_s) if moved.rowcount == 1 else None
+
+    def renew(self) -> None:
+        """Keep the lease.
+
+        Raises:
+            LeaseLost: someone else leads now.
+        """
+        with self.fenced(wait=False):
+            pass
+
+    def release(self) -> None:
+        """Hand the lease on; nothing happens if it has passed on already."""
+        with self.ledger.database.write(wait=False) as connection:
+            connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
+
+    @contextmanager
+    def fenced(self, *, wait: bool = True) -> Iterator[sa.Connection]:
+        """Open a transaction that renews the lease, or fails if it is no longer ours; see `Database.write`."""
+        with self.ledger.database.write(wait=wait) as connection:
+            renewed = connection.execute(_TAKE, {**self._ours, "expires": time.time() + self.ttl_s})
+            if renewed.rowcount != 1:
+                raise LeaseLost(f"lane {self.name} was taken over from the leader with fence {self.fence}")
+            yield connection
+
+    @property
+    def _ours(self) -> dict[str, Any]:
+        return {"its_lane": self.name, "its_fence": self.fence, "its_holder": self._holder}
+
+
+class _Seen:
+    """How long a lease of another machine has not moved by this process's own clock, which cannot be set back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[tuple[str, str], tuple[tuple[int, float], float]] = {}
+
+    def unmoved_s(self, lane: tuple[str, str], state: tuple[int, float]) -> float:
+        """Return the seconds since the lease was first seen in this state."""
+        now = time.monotonic()
+        with self._lock:
+            known = self._since.get(lane)
+            if known is None or known[0] != state:
+                known = self._since[lane] = (state, now)
+            return now - known[1]
+
+
+_SEEN = _Seen()
+
+
+@cache
+def _identity(pid: int) -> tuple[str, int, str]:
+    """Return host, process id and start time of this process; the host names kernel boot and process namespace."""
+    host = socket.gethostname()
+    for path in (Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")):
+        if path.exists():
+            host += "|" + (path.read_text().strip() if path.name == "boot_id" else str(path.readlink()))
+    return host, pid, _started(pid) or ""
+
+
+def _started(pid: int) -> str | None:
+    """Return the start time of a process in clock ticks, or None if it does not run (a zombie does not)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def _abandoned(row: Mapping[str, Any], overdue_s: float) -> bool:
+    host, _, started = _identity(os.getpid())
+    if row["host"] == host and started:  # the kernel knows better than the clock
+        return _started(row["pid"]) != row["started"] or overdue_s > STALL_S
+    return overdue_s > 0

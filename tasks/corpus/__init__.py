@@ -1,0 +1,1 @@
+"""Reading, crawling and filtering of text."""

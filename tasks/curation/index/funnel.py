@@ -1,0 +1,120 @@
+"""The one pass over some files: quality rules, exact copies, and the sketches that near-duplicate search needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from tasks.corpus.filters import Rule, Text, first_objection
+from tasks.corpus.redact import redacted
+from tasks.curation.index.shingles import I64, U32, U64, distinct, signatures, sketch
+
+DROPPED = -1
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The documents of a batch that passed the rules and repeat no earlier one.
+
+    Attributes:
+        rows: their positions in the batch.
+        texts: their texts, redacted where that was asked for.
+        n_words: their numbers of words.
+        fingerprints: 128 bits for each sequence of words, (n, 2).
+        values: their shingle sets one after another, each rising.
+        ends: where each set ends.
+        signatures: MinHash values, (n, permutations).
+    """
+
+    rows: I64
+    texts: pa.Array
+    n_words: I64
+    fingerprints: U64
+    values: U64
+    ends: I64
+    signatures: U32
+
+
+@dataclass
+class Funnel:
+    """Takes batches of documents in and lets candidates through.
+
+    Attributes:
+        rules: the quality rules by name.
+        permutations: values of a signature.
+        redact: whether addresses and numbers that name a person are replaced.
+        read: documents seen.
+        rule: of each document seen, the rule that dropped it, or None.
+        detail: why.
+        slot: of each document seen, the number of the candidate that it is or repeats, or `DROPPED`.
+        replaced: bytes that were no UTF-8, over all documents.
+        redacted: what was replaced, by kind.
+    """
+
+    rules: Sequence[tuple[str, Rule]]
+    permutations: int
+    redact: bool = False
+    read: int = 0
+    rule: list[str | None] = field(default_factory=list)
+    detail: list[str | None] = field(default_factory=list)
+    slot: list[int] = field(default_factory=list)
+    replaced: int = 0
+    redacted: Counter[str] = field(default_factory=Counter)
+    _first: dict[bytes, int] = field(default_factory=dict)
+
+    def take(self, batch: pa.RecordBatch) -> Candidates:
+        """Return the candidates of a batch with the columns `text` and `replaced`."""
+        texts = batch.column("text")
+        self.read += len(batch)
+        self.replaced += sum(batch.column("replaced").to_pylist())
+        if self.redact:
+            texts = self._redacted(texts)
+        passed = self._passing(texts, batch.column("replaced"))
+        sketches = sketch(texts if len(passed) == len(batch) else texts.take(pa.array(passed)))
+        new: list[int] = []
+        marks = sketches.fingerprints.view("V16").ravel().tolist()
+        for k, (mark, place) in enumerate(zip(marks, (passed - len(batch)).tolist(), strict=True)):
+            number = len(self._first)
+            self.slot[place] = slot = self._first.setdefault(mark, number)
+            if slot == number:
+                new.append(k)
+        chosen = np.array(new, np.int64)
+        values, ends = distinct(sketches.shingles, sketches.ends, chosen)
+        rows = passed[chosen]
+        return Candidates(
+            rows,
+            texts.take(pa.array(rows)),
+            sketches.n_words[chosen],
+            sketches.fingerprints[chosen],
+            values,
+            ends,
+            signatures(values, ends, self.permutations),
+        )
+
+    def _passing(self, texts: pa.Array, replaced: pa.Array) -> I64:
+        """Write down what the rules say of each text; return the positions of those that pass."""
+        self.rule += [None] * len(texts)
+        self.detail += [None] * len(texts)
+        self.slot += [DROPPED] * len(texts)
+        if not self.rules:
+            return np.arange(len(texts))
+        passed: list[int] = []
+        for k, (text, count) in enumerate(zip(texts.to_pylist(), replaced.to_pylist(), strict=True)):
+            objection = first_objection(Text(text, count), self.rules)
+            if objection is None:
+                passed.append(k)
+            else:
+                self.rule[k - len(texts)], self.detail[k - len(texts)] = objection
+        return np.array(passed, np.int64)
+
+    def _redacted(self, texts: pa.Array) -> pa.Array:
+        changed: list[str] = []
+        for text in texts.to_pylist():
+            other, found = redacted(text)
+            self.redacted += found
+            changed.append(other)
+        return pa.array(changed, texts.type)

@@ -1,0 +1,403 @@
+"""The stored index of a corpus: shards, each made once from some files and never changed.
+
+A shard holds what near-duplicate search needs of its candidates (signatures, band keys, shingle sets), their texts,
+and what became of every document read. It is named by the digest of its files, their names and the recipe, so files
+that were seen before are not read again, a shard whose worker was killed is made again and no other, and the same
+corpus gives the same shards. Files are grouped by the digest of their names, so that a new file changes one group.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from tasks.corpus.filters import RuleSet
+from tasks.corpus.read import PARQUET, Piece, Reader
+from tasks.curation.index.funnel import Funnel
+from tasks.curation.index.shingles import I64, PERMUTATIONS, U32, U64, compiled
+
+LAYOUT = 2  # raised when what a shard holds is computed in another way
+BATCH = 256
+WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
+F64 = NDArray[np.float64]
+TOUCHED = 512  # candidates read from a map until it is let go; the kernel maps 64 KiB for each
+TEXT = pa.string()
+CANDIDATES = pa.schema(
+    {"doc_id": TEXT, "domain": TEXT, "source": TEXT, "label": TEXT, "text": pa.large_string()}
+    | {"n_words": pa.int64(), "n_bytes": pa.int64(), "weight": pa.float64()}
+)
+READ = pa.schema({"doc_id": TEXT, "rule": TEXT, "detail": TEXT, "slot": pa.int32()})
+ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT})
+_MIX = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How shards are made.
+
+    Attributes:
+        rules: quality rules, or None for none.
+        text_column: column that holds the text; empty = the usual ones.
+        id_column: column that names a document; empty = the usual ones.
+        weight_column: column that holds the worth of a document; empty = its length.
+        redact: whether what names a person is replaced.
+        permutations: values of a signature.
+        bands: bands of a signature.
+        band_rows: values of a band.
+        texts: whether the texts are kept in the shard.
+        own_code: digest of the user's own rules.
+    """
+
+    rules: RuleSet | None = None
+    text_column: str = ""
+    id_column: str = ""
+    weight_column: str = ""
+    redact: bool = False
+    permutations: int = PERMUTATIONS
+    bands: int = 32
+    band_rows: int = 4
+    texts: bool = True
+    own_code: str = ""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A shard to be made, or found.
+
+    Attributes:
+        key: its name.
+        domain: of its documents.
+        pieces: its files.
+    """
+
+    key: str
+    domain: str
+    pieces: tuple[Piece, ...]
+
+
+def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int) -> tuple[list[Work], int]:
+    """Return the shards of files and folders in order, and how many files were passed over for their ending.
+
+    Args:
+        domain: of the documents.
+        paths: the files and folders.
+        recipe: how the shards are made.
+        n_bytes: of the files of a shard, about.
+    """
+    reader = Reader(domain)
+    made = json.dumps([LAYOUT, domain, asdict(recipe)], sort_keys=True, default=str)
+    work: list[Work] = []
+    group: list[tuple[Piece, str]] = []
+    size = 0
+
+    def close() -> None:
+        nonlocal group, size
+        if group:
+            content = json.dumps([made, *((piece.name, piece.groups, digest) for piece, digest in group)])
+            key = hashlib.sha256(content.encode()).hexdigest()[:32]
+            work.append(Work(key, domain, tuple(piece for piece, _ in group)))
+        group, size = [], 0
+
+    for name, path in reader.files(paths):
+        digest, length = _digest(path), path.stat().st_size
+        for groups in _row_groups(path, n_bytes):
+            if groups is not None or size + length > n_bytes:
+                close()
+            group.append((Piece(name, path, groups), digest))
+            size += length
+            if groups is not None or hashlib.sha256(name.encode()).digest()[0] < 4:  # one name of 64
+                close()
+    close()
+    return work, reader.skipped
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        return f"unreadable {error.errno}"
+
+
+def _row_groups(path: Path, n_bytes: int) -> Iterator[tuple[int, int] | None]:
+    """Yield ranges of row groups of a large Parquet file, or None for a whole file."""
+    if path.suffix.lower() not in PARQUET or path.stat().st_size <= n_bytes:
+        yield None
+        return
+    try:
+        metadata = pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        yield None  # put aside by the reader
+        return
+    first, size = 0, 0
+    for group in range(metadata.num_row_groups):
+        packed = sum(metadata.row_group(group).column(c).total_compressed_size for c in range(metadata.num_columns))
+        if size and size + packed > n_bytes:
+            yield first, group
+            first, size = group, 0
+        size += packed
+    yield first, metadata.num_row_groups
+
+
+def length_weights(n_words: ArrayLike) -> F64:
+    """Return what documents are worth by their length: square roots of word counts, so that it counts, but tamely."""
+    found: F64 = np.sqrt(np.maximum(1, np.asarray(n_words, np.int64)))
+    return found
+
+
+def make_shard(root: Path, work: Work, recipe: Recipe) -> Path:
+    """Make a shard and return its folder; at once where it is there already."""
+    target = root / work.key
+    if (target / "facts.json").exists():
+        os.utime(target)
+        return target
+    draft = root / f".{work.key}.{uuid.uuid4().hex}"
+    draft.mkdir(parents=True)
+    try:
+        _fill(draft, work, recipe)
+        try:
+            draft.rename(target)
+        except OSError:  # another worker was faster; its shard is the same
+            if not (target / "facts.json").exists():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
+    reader = Reader(work.domain, recipe.text_column, recipe.id_column, recipe.weight_column)
+    funnel = Funnel(recipe.rules.build() if recipe.rules else (), recipe.permutations, recipe.redact)
+    names: list[pa.Array] = []
+    small: dict[str, list[Any]] = {"weights": [], "fingerprints": [], "ends": []}
+    signed: list[U32] = []
+    filled = 0
+    with (
+        pq.ParquetWriter(folder / "candidates.parquet", CANDIDATES, compression="lz4") as writer,
+        (folder / "sets").open("wb") as sets,
+    ):
+        for batch in reader.batches(work.pieces):
+            found = funnel.take(batch)
+            names.append(batch.column("doc_id"))
+            sets.write(found.values.data)
+            small["ends"].append(found.ends + filled)
+            filled += len(found.values)
+            weights = _weights(batch, found.rows, found.n_words, bool(recipe.weight_column))
+            small["weights"].append(weights)
+            small["fingerprints"].append(found.fingerprints)
+            signed.append(found.signatures)
+            if recipe.texts and len(found.rows):
+                writer.write_batch(_candidates(batch, work.domain, found.rows, found.texts, found.n_words, weights))
+    empty = {"weights": np.float64, "ends": np.int64, "fingerprints": np.uint64}
+    for name, parts in small.items():
+        shape = (0, 2) if name == "fingerprints" else (0,)
+        np.concatenate([np.zeros(shape, empty[name]), *parts]).tofile(folder / name)
+    signatures = np.concatenate([np.zeros((0, recipe.permutations), np.uint32), *signed])
+    signatures.tofile(folder / "signatures")
+    band_keys(signatures, recipe.bands, recipe.band_rows).tofile(folder / "bands")
+    ids = pa.chunked_array(names, TEXT)
+    columns = [ids, pa.array(funnel.rule, TEXT), pa.array(funnel.detail, TEXT), pa.array(funnel.slot, pa.int32())]
+    pq.write_table(pa.table(columns, schema=READ), folder / "read.parquet", compression="zstd")
+    aside = [dict(zip(ASIDE.names, (work.domain, q.path, q.reason, q.detail), strict=True)) for q in reader.quarantined]
+    pq.write_table(pa.Table.from_pylist(aside, ASIDE), folder / "aside.parquet")
+    facts = {
+        "domain": work.domain,
+        "read": funnel.read,
+        "candidates": len(signatures),
+        "quarantined": len(aside),
+        "replaced": funnel.replaced,
+        "redacted": dict(funnel.redacted),
+    }
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def _weights(batch: pa.RecordBatch, rows: I64, n_words: I64, given: bool) -> F64:
+    """Return what documents are worth: their own score, next to nothing without one, or by their length."""
+    if not given:
+        return length_weights(n_words)
+    found: F64 = pc.fill_null(batch.column("score").take(pa.array(rows)), WORTHLESS).to_numpy(zero_copy_only=False)
+    return found
+
+
+def _candidates(
+    batch: pa.RecordBatch, domain: str, rows: I64, texts: pa.Array, n_words: I64, weights: F64
+) -> pa.RecordBatch:
+    chosen = pa.array(rows)
+    doc_id, source, label = (batch.column(name).take(chosen) for name in ("doc_id", "source", "label"))
+    n_bytes = pc.binary_length(texts).cast(pa.int64())
+    columns = [
+        doc_id,
+        pa.array([domain] * len(rows), TEXT),
+        source,
+        label,
+        texts,
+        pa.array(n_words),
+        n_bytes,
+        pa.array(weights),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=CANDIDATES)
+
+
+def band_keys(signatures: U32, bands: int, band_rows: int) -> U64:
+    """Return a key for each band of each signature, (bands, n)."""
+    return _band_keys(signatures, bands, band_rows)
+
+
+@compiled
+def _band_keys(signatures: U32, bands: int, band_rows: int) -> U64:
+    keys = np.empty((bands, len(signatures)), np.uint64)
+    for i in range(len(signatures)):
+        for band in range(bands):
+            key = np.uint64(0)
+            for p in range(band * band_rows, (band + 1) * band_rows):
+                key = (key ^ np.uint64(signatures[i, p])) * _MIX
+                key ^= key >> np.uint64(31)
+            keys[band, i] = key
+    return keys
+
+
+class Shard:
+    """A finished shard; large arrays are mapped, not loaded."""
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        self.folder, self.key = folder, folder.name
+        self.facts: dict[str, Any] = json.loads((folder / "facts.json").read_text())
+        self.size = int(self.facts["candidates"])
+        self.domain = str(self.facts["domain"])
+        self._recipe = recipe
+        self._maps: dict[str, mmap.mmap] = {}
+
+    def load(self, name: str) -> Any:
+        """Return `weights` or `fingerprints`."""
+        kind = np.uint64 if name == "fingerprints" else np.float64
+        found = np.fromfile(self.folder / name, kind)
+        return found.reshape(-1, 2) if name == "fingerprints" else found
+
+    def band(self, number: int) -> U64:
+        """Return the keys of a band."""
+        return np.fromfile(self.folder / "bands", np.uint64, self.size, offset=8 * self.size * number)
+
+    @property
+    def signatures(self) -> U32:
+        """The signatures, (n, permutations), mapped."""
+        found: U32 = self._mapped("signatures", np.uint32)
+        return found.reshape(-1, self._recipe.permutations)
+
+    @property
+    def sets(self) -> U64:
+        """The shingle sets, mapped."""
+        found: U64 = self._mapped("sets", np.uint64)
+        return found
+
+    @property
+    def ends(self) -> I64:
+        """Where each shingle set ends, mapped."""
+        found: I64 = self._mapped("ends", np.int64)
+        return found
+
+    def _mapped(self, name: str, kind: Any) -> Any:
+        if name not in self._maps:
+            path = self.folder / name
+            if path.stat().st_size == 0:
+                return np.zeros(0, kind)
+            with path.open("rb") as stream:
+                self._maps[name] = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(self._maps[name], kind)
+
+    def forget(self) -> None:
+        """Let the mapped pages go, so that they do not count as memory of this process."""
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Return what became of the documents, in the order in which they were read."""
+        return pq.read_table(self.folder / "read.parquet", columns=columns)
+
+    def aside(self) -> pa.Table:
+        """Return what was put aside."""
+        return pq.read_table(self.folder / "aside.parquet")
+
+    def candidates(self) -> Iterator[pa.RecordBatch]:
+        """Yield the candidates in the order of their slots."""
+        with pq.ParquetFile(self.folder / "candidates.parquet", pre_buffer=False) as file:
+            yield from file.iter_batches(BATCH)
+
+
+@dataclass
+class Index:
+    """The shards of a corpus, in its order; a candidate has one number over all of them."""
+
+    shards: Sequence[Shard]
+    starts: I64 = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starts = np.cumsum([0, *(shard.size for shard in self.shards)], dtype=np.int64)
+
+    @classmethod
+    def open(cls, folders: Iterable[Path], recipe: Recipe) -> Self:
+        """Open finished shards."""
+        return cls([Shard(folder, recipe) for folder in folders])
+
+    @property
+    def size(self) -> int:
+        """Number of candidates."""
+        return int(self.starts[-1])
+
+    def gather(self, name: str) -> Any:
+        """Return `weights` or `fingerprints` of all candidates."""
+        shape = (0, 2) if name == "fingerprints" else (0,)
+        kind = np.uint64 if name == "fingerprints" else np.float64
+        return np.concatenate([np.zeros(shape, kind), *(shard.load(name) for shard in self.shards)])
+
+    def signatures(self, rows: I64) -> U32:
+        """Return the signatures of some candidates, whose numbers rise."""
+        parts: list[U32] = []
+        for shard, inside in self._split(rows):
+            parts.append(shard.signatures[inside])
+            shard.forget()
+        return np.concatenate(parts)
+
+    def sets(self, rows: I64) -> tuple[U64, I64]:
+        """Return the shingle sets of some candidates, whose numbers rise, and where each ends."""
+        values, sizes = [], []
+        for shard, inside in self._split(rows):
+            ends = shard.ends
+            first, last = np.where(inside > 0, ends[inside - 1], 0), ends[inside]
+            values.append(_copied(shard.sets, first, last))
+            sizes.append(last - first)
+            shard.forget()
+        return np.concatenate(values), np.cumsum(np.concatenate(sizes))
+
+    def _split(self, rows: I64) -> Iterator[tuple[Shard, I64]]:
+        cuts = np.searchsorted(rows, self.starts)
+        for shard, start, a, b in zip(self.shards, self.starts, cuts, cuts[1:], strict=False):
+            for first in range(a, b, TOUCHED):
+                yield shard, rows[first : min(first + TOUCHED, b)] - start
+
+
+@compiled
+def _copied(values: U64, first: I64, last: I64) -> U64:
+    total = 0
+    for k in range(len(first)):
+        total += last[k] - first[k]
+    found = np.empty(total, np.uint64)
+    at = 0
+    for k in range(len(first)):
+        for s in range(first[k], last[k]):
+            found[at] = values[s]
+            at += 1
+    return found

@@ -1,0 +1,1 @@
+"""Which documents repeat others by meaning."""

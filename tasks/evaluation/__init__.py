@@ -1,0 +1,1 @@
+"""Every figure that is derived from evidence."""

@@ -1,0 +1,63 @@
+"""The texts that instance banks are made of, and what each bank holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.errors import BadInput
+from infra.settings import Settings
+from tasks.contract import Material
+from tasks.policy import size_bucket, sizes_of
+from tasks.registry import subtasks
+
+DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")}
+
+
+def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
+    """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
+    from tasks.text.docstrings import LIBRARIES, library_docstrings
+    from tasks.text.samples import sample_documents
+
+    texts: dict[str, Sequence[str]] = {name: library_docstrings(name) for name in LIBRARIES}
+    for option, given in (("corpus", corpus), ("second", second)):
+        name, domain = DOMAINS[option]
+        texts[option if given else name] = (
+            _read(option, given) if given else tuple(text for _, text in sample_documents(domain))
+        )
+    return Material(texts, loaded.home / "studies" / "cache")
+
+
+def _read(domain: str, paths: Sequence[str]) -> tuple[str, ...]:
+    from tasks.corpus.read import Reader
+
+    reader = Reader(domain)
+    found = tuple(d.text for batch in reader.read([Path(p).expanduser() for p in paths]) for d in batch)
+    if not found:
+        raise BadInput(f"no document can be read from {', '.join(paths)}; give text files, JSON lines or Parquet")
+    return found
+
+
+def list_banks(loaded: Settings) -> list[dict[str, Any]]:
+    """Return each decision's bank: instances by source and by size bucket."""
+    material, rows = gather_material(loaded), []
+    for key, subtask in subtasks().items():
+        bank = list(subtask.bank(material, np.random.default_rng([0, 7])))
+        buckets: dict[int, int] = {}
+        for instance in bank:
+            bucket = size_bucket(instance.size)
+            buckets[bucket] = buckets.get(bucket, 0) + 1
+        sources = {name: sum(i.source == name for i in bank) for name in sorted({i.source for i in bank})}
+        rows.append(
+            {
+                "decision": key,
+                "instances": len(bank),
+                "sources": sources,
+                "sizes": {sizes_of(b): buckets[b] for b in sorted(buckets)},
+                "arms": [arm.name for arm in subtask.arms],
+            }
+        )
+    return rows

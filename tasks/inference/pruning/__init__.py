@@ -1,0 +1,1 @@
+"""Which heads, feed-forward groups or blocks go."""

@@ -1,0 +1,101 @@
+"""The instance bank of pruning: small Llama models, each trained here for seconds on its own stretch of real text.
+
+They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance says what the
+methods do on a model of this kind, twelve units of which four go, as in the demo profile. Every model has its own
+text, its own seed and its own calibration and selection text behind what it was trained on. A trained model is kept
+in the bank's folder under a name made of its text, seed and recipe; training is deterministic on one machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tasks.contract import Instance, Material, in_turns
+from tasks.inference.pruning.problem import Pruning
+from tasks.inference.pruning.units import Layout, choose_units
+from tasks.model.causal import save_model
+from tasks.model.train import Recipe, train
+from tasks.model.windows import Windows
+
+CONTEXT = 64
+TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
+UNIT_LIMIT, SHARE, ALLOWANCE = 14, 1 / 3, 0.1  # as in a run
+LONGEST = 10  # instances of a source
+RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=16, matrix_lr=0.05)
+CONFIG = LlamaConfig(
+    vocab_size=256,
+    hidden_size=64,
+    intermediate_size=160,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=CONTEXT,
+    tie_word_embeddings=True,
+    bos_token_id=0,
+    eos_token_id=0,
+)
+UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
+
+
+def bank(material: Material, rng: Generator) -> Iterator[Instance[Pruning]]:
+    """Yield one decision for each model, sources in turns; the models are trained when they are posed."""
+    yield from in_turns(
+        [_of_source(name, material.texts[name], material.folder, rng) for name in sorted(material.texts)]
+    )
+
+
+def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) -> Iterator[Instance[Pruning]]:
+    text = "\n\n".join(texts).encode()
+    size = (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)
+    starts = rng.permutation(len(text) // size)[:LONGEST] * size
+    for number, start in zip(count(), starts.tolist()):
+        seed = int(rng.integers(2**31))
+        pose = partial(_pose, text[start : start + size], seed, folder)
+        yield Instance(source, f"model {number}, text from byte {start}, seed {seed}", len(UNITS), pose)
+
+
+def _pose(text: bytes, seed: int, folder: Path) -> Pruning:
+    windows = np.frombuffer(text, np.uint8).reshape(-1, CONTEXT + 1).astype(np.int64)
+    trained, calibration, selection = np.split(windows, np.cumsum((TRAINING, CALIBRATION)))
+    return Pruning(
+        model=_model(_windows(trained), seed, folder),
+        units=UNITS,
+        k=round(SHARE * len(UNITS)),
+        calibration=_windows(calibration),
+        selection=_windows(selection),
+        allowance=ALLOWANCE,
+    )
+
+
+def _windows(tokens: np.ndarray) -> Windows:
+    return Windows(tokens, np.full(len(tokens), CONTEXT, np.int64))
+
+
+def _model(windows: Windows, seed: int, folder: Path) -> Path:
+    about = f"{CONFIG.to_json_string()}{RECIPE}{seed}"
+    name = hashlib.sha256(about.encode() + windows.tokens.tobytes()).hexdigest()[:16]
+    target = folder / "models" / name
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(CONFIG)
+        train(model, windows, RECIPE)
+        made = Path(mkdtemp(dir=target.parent, prefix=f".{name}-"))
+        save_model(model, made)
+        if target.exists():  # another process was quicker with the same model
+            shutil.rmtree(made)
+        else:
+            made.replace(target)
+    return target

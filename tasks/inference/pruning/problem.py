@@ -1,0 +1,216 @@
+"""The pruning problem, the loss of a model without some of its units, and the pairwise expansion of that loss."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tasks.combinatorial.exact import minimise_cardinality
+from tasks.combinatorial.qubo import Qubo
+from tasks.combinatorial.repair import uniform_subsets
+from tasks.inference.pruning.units import Unit
+from tasks.inference.pruning.walk import Job, bits_per_byte_without, evaluate
+from tasks.model.windows import Windows
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import ArrayLike, NDArray
+
+    from tasks.contract import Map
+
+Removal = tuple[int, ...]
+
+log = logging.getLogger("ketcycle.inference")
+
+SLICES = 4
+ANNOUNCED_S = 10.0
+EVALUATED_SHARE = 0.6
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """Choose `k` of the units of a model.
+
+    Attributes:
+        model: folder of the model.
+        units: what can be removed.
+        k: how many of them go.
+        calibration: text that the arms may look at.
+        selection: text that the quality is measured on.
+        allowance: bits per byte that removing k units may cost before leaving the model alone is better.
+        optimum: lowest loss on the selection text that any k units allow, in bits per byte, where it was proven.
+        threads: torch threads of an evaluation; they change nothing but the time it takes.
+    """
+
+    model: Path
+    units: tuple[Unit, ...]
+    k: int
+    calibration: Windows
+    selection: Windows
+    allowance: float = 0.1
+    optimum: float | None = field(default=None, compare=False)
+    threads: int = field(default=1, compare=False)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.k < len(self.units):
+            raise ValueError(f"k ({self.k}) should lie between 1 and {len(self.units) - 1}, one less than the units")
+
+
+def in_one_process(function: Any, items: Sequence[Any], /) -> list[Any]:
+    """Apply a function to every item here."""
+    return [function(item) for item in items]
+
+
+def children(
+    problem: Pruning, removed: Removal, candidates: Sequence[int], apply: Map = in_one_process
+) -> NDArray[np.float64]:
+    """Return the calibration loss in bits per byte without `removed`, then without each candidate in addition.
+
+    The first is evaluated for the whole model only, else it is nan.
+    """
+    slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
+    windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
+    jobs = [
+        Job(problem.model, problem.units, part, removed, tuple(candidates), not removed, problem.threads)
+        for part in windows
+    ]
+    total = np.sum(apply(evaluate, jobs), axis=0)
+    losses: NDArray[np.float64] = total / (math.log(2) * problem.calibration.n_bytes.sum())
+    return losses
+
+
+def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = in_one_process) -> Qubo:
+    """Evaluate the loss without every pair of units and return the second-order expansion of the loss.
+
+    `E(x) = L + sum_i (L_i - L) x_i + sum_{i<j} (L_ij - L_i - L_j + L) x_i x_j`, exact for up to two units.
+
+    Args:
+        problem: what is pruned.
+        singles: loss of the whole model, then without each unit, as `children` returns them.
+        apply: where the evaluations run.
+    """
+    n = len(problem.units)
+    whole, single = singles[0], singles[1:]
+    text, later = problem.calibration, [tuple(range(i + 1, n)) for i in range(n - 1)]
+    jobs = [Job(problem.model, problem.units, text, (i,), js, False, problem.threads) for i, js in enumerate(later)]
+    upper, began, done = np.zeros((n, n)), time.monotonic(), 0
+    for i, job in enumerate(jobs):
+        [sums] = apply(evaluate, [job])
+        pair = sums[1:] / (math.log(2) * text.n_bytes.sum())
+        upper[i, i + 1 :] = pair - single[i] - single[i + 1 :] + whole
+        done += len(pair)
+        announce("pairs", done, n * (n - 1) // 2, began)
+    return Qubo(single - whole, upper + upper.T, float(whole))
+
+
+def prove_optimum(problem: Pruning) -> dict[str, Any]:
+    """Evaluate the loss on the selection text without every k-subset of the units.
+
+    Returns:
+        `bits_per_byte` of the best, its `removed` positions, how many `subsets` there were, and the `median` and
+        `highest` loss among them.
+    """
+    n, k, text, began = len(problem.units), problem.k, problem.selection, time.monotonic()
+    subsets: list[Removal] = []
+    losses: list[float] = []
+    for first in combinations(range(n - 1), k - 1):
+        last = tuple(range(first[-1] + 1 if first else 0, n))
+        job = Job(problem.model, problem.units, text, first, last, False, problem.threads)
+        losses += (evaluate(job)[1:] / (math.log(2) * text.n_bytes.sum())).tolist()
+        subsets += [(*first, unit) for unit in last]
+        announce("proof of the optimum, subsets", len(losses), math.comb(n, k), began)
+    best = int(np.argmin(losses))
+    return {
+        "bits_per_byte": losses[best],
+        "removed": list(subsets[best]),
+        "subsets": len(losses),
+        "median": float(np.median(losses)),
+        "highest": max(losses),
+    }
+
+
+def loss_curve(problem: Pruning, removed: Sequence[int]) -> list[tuple[int, float]]:
+    """Return how many units are gone and the loss on the selection text, those that are missed least going first."""
+    text = problem.selection
+    alone = evaluate(Job(problem.model, problem.units, text, (), tuple(removed), True, problem.threads))
+    order = [removed[i] for i in np.argsort(alone[1:], kind="stable")]
+    losses = [
+        bits_per_byte_without(problem.model, problem.units, text, order[:count], problem.threads)
+        for count in range(1, len(order) + 1)
+    ]
+    return list(enumerate([float(alone[0] / (math.log(2) * text.n_bytes.sum())), *losses]))
+
+
+def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
+    """Return about how many seconds the surrogate, the greedy opponent and one scoring take on this problem.
+
+    An evaluation begins at the first unit that is left out: on the mean a bit more than half of a pass.
+    """
+    n, k = len(problem.units), problem.k
+    one = EVALUATED_SHARE * problem.calibration.n_predicted / tokens_per_s
+    scored = problem.selection.n_predicted / tokens_per_s
+    return {
+        "surrogate": (1 + n + n * (n - 1) // 2) * one,
+        "greedy": (1 + sum(n - i for i in range(k))) * one,
+        "each answer": scored,
+        "proof of the optimum": EVALUATED_SHARE * (math.comb(n, k) + math.comb(n - 1, k - 1)) * scored,
+    }
+
+
+def announce(what: str, done: int, total: int, began: float) -> None:
+    """Log how far a long evaluation is and how many seconds are left, by the pace so far."""
+    spent = time.monotonic() - began
+    if spent >= ANNOUNCED_S and done < total:
+        log.info("%s: %d of %d evaluated, about %.0f s left", what, done, total, spent / done * (total - done))
+
+
+def examine_surrogate(problem: Pruning, masks: int, rng: Generator) -> dict[str, Any]:
+    """Compare the pairwise expansion with the true loss on the calibration text of a problem.
+
+    Returns:
+        `spearman`: rank correlation of both over `masks` uniform k-subsets; `interaction_gap_bpb`: true loss of the
+        choice without interactions minus that of the expansion's optimum; `tokens` and `masks` it was measured on;
+        `whole_bpb` and `optimum_bpb`, the true loss of the whole model and at the expansion's optimum over all
+        k-subsets; `random_bpb`: the lowest, median and highest true loss of the subsets.
+    """
+    n = len(problem.units)
+    singles = children(problem, (), range(n))
+    qubo = pairwise_qubo(problem, singles)
+
+    def true_loss(bits: ArrayLike) -> float:
+        return bits_per_byte_without(problem.model, problem.units, problem.calibration, removal(bits), problem.threads)
+
+    subsets, losses, began = uniform_subsets(n, problem.k, masks, rng), [], time.monotonic()
+    for bits in subsets:
+        losses.append(true_loss(bits))
+        announce("subsets", len(losses), masks, began)
+    additive = np.isin(np.arange(n), lowest(singles[1:], problem.k))
+    best_loss = true_loss(minimise_cardinality(qubo, problem.k))
+    return {
+        "spearman": float(spearmanr(qubo.energies(subsets), losses).statistic),
+        "interaction_gap_bpb": true_loss(additive) - best_loss,
+        "whole_bpb": float(singles[0]),
+        "optimum_bpb": best_loss,
+        "random_bpb": [float(np.min(losses)), float(np.median(losses)), float(np.max(losses))],
+        "tokens": problem.calibration.n_predicted,
+        "masks": masks,
+    }
+
+
+def removal(bits: ArrayLike) -> Removal:
+    """Return the positions of the ones."""
+    return tuple(int(i) for i in np.flatnonzero(bits))
+
+
+def lowest(scores: NDArray[np.float64], k: int) -> Removal:
+    """Return the positions of the k lowest scores."""
+    return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))

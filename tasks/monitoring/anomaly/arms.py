@@ -1,0 +1,180 @@
+"""Anomaly: which single requests are unlike the reference's?
+
+The vectors are embeddings; a score says how strange a request is, and only the order of the scores counts. The
+quantum one-class support vector machine reads fidelities of amplitude-encoded vectors, not centred: the squared
+cosine. Centred it was blind (AUROC .52), as directions from the centre are random for normal requests too. The quantum
+autoencoder reads sixteen amplitudes: the fifteen leading axes of the reference and the length of what they leave out,
+so that nothing of a vector's weight is lost.
+
+All arms see vectors of unit length, which served the classical ones best. Their settings come from 18 windows of
+questions and film reviews, which are in no bank: one-class machine, Gaussian at .25, .5, 1, 2 of the median distance
+AUROC .962, .982, .985, .985; nearest neighbours by 1, 3, 5, 10 .947, .950, .952, .958; isolation forest .942.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+from sklearn.ensemble import IsolationForest
+from sklearn.svm import OneClassSVM
+
+from tasks.contract import Arm, Bench, Kind, Subtask
+from tasks.monitoring.anomaly.bank import Anomaly, bank, example
+from tasks.monitoring.two_sample import FloatArray, median_distance, rbf, squared_distances
+from tasks.quantum.autoencoder import best_loss, train_autoencoder, trash_rates
+from tasks.quantum.kernels import estimate_pairs, exact_fidelities
+from tasks.text.embeddings import normalised
+
+NU = 0.1
+NEIGHBOURS = 10
+TREES = 200
+QUBITS, TRASH, LAYERS = 4, 2, 2
+STEPS, BATCH = 60, 16
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How strange each request is; the higher, the stranger. Not comparable between arms."""
+
+    values: tuple[float, ...]
+
+
+def _scores(values: NDArray[np.floating[Any]]) -> Scores:
+    return Scores(tuple(float(v) for v in values))
+
+
+def unit_vectors(problem: Anomaly) -> tuple[FloatArray, FloatArray]:
+    """Return reference and requests at unit length; a text without a token stays zero."""
+    return np.asarray(normalised(problem.reference), np.float64), np.asarray(normalised(problem.requests), np.float64)
+
+
+def solve_isolation_forest(problem: Anomaly, bench: Bench) -> Scores:
+    """Isolation forest (Liu, Ting, Zhou, ICDM 2008)."""
+    reference, requests = unit_vectors(problem)
+    forest = IsolationForest(n_estimators=TREES, random_state=int(bench.rng.integers(2**31)))
+    return _scores(-forest.fit(reference).score_samples(requests))
+
+
+def solve_nearest_neighbours(problem: Anomaly, _: Bench) -> Scores:
+    """Mean distance to the nearest neighbours in the reference (Ramaswamy, Rastogi, Shim, SIGMOD 2000)."""
+    reference, requests = unit_vectors(problem)
+    distances = np.sort(squared_distances(requests, reference), axis=1)
+    return _scores(distances[:, :NEIGHBOURS].mean(axis=1))
+
+
+def solve_one_class_svm(problem: Anomaly, _: Bench) -> Scores:
+    """One-class support vector machine (Scholkopf et al., Neural Computation 13 (2001)), Gaussian at the median."""
+    reference, requests = unit_vectors(problem)
+    bandwidth = median_distance(reference)
+    within = rbf(squared_distances(reference), bandwidth)
+    return _one_class(within, rbf(squared_distances(requests, reference), bandwidth))
+
+
+def _one_class(within: FloatArray, across: FloatArray) -> Scores:
+    """Fit on the kernel of the reference (r, r) and score the requests by theirs with it (m, r)."""
+    machine = OneClassSVM(kernel="precomputed", nu=NU).fit(within)
+    return _scores(-machine.decision_function(across))
+
+
+def kernel_states(problem: Anomaly) -> FloatArray:
+    """Return the states whose fidelity is the quantum kernel, the reference first; a text without a token is |0>."""
+    rows = np.vstack(unit_vectors(problem))
+    rows[~rows.any(axis=1), 0] = 1.0
+    return rows
+
+
+def solve_quantum_svm(problem: Anomaly, bench: Bench) -> Scores:
+    """One-class support vector machine on fidelities by compute-uncompute; all overlaps are one job."""
+    states, r = kernel_states(problem), len(problem.reference)
+    upper = np.stack(np.triu_indices(r, 1), axis=1)
+    rows, columns = np.divmod(np.arange(len(problem.requests) * r), r)
+    pairs = np.vstack([upper, np.stack([r + rows, columns], axis=1)])
+    found = estimate_pairs(states, pairs, bench.sampler, problem.shots)
+    within = np.eye(r)
+    within[upper[:, 0], upper[:, 1]] = within[upper[:, 1], upper[:, 0]] = found[: len(upper)]
+    return _one_class(within, found[len(upper) :].reshape(-1, r))
+
+
+def solve_quantum_svm_twin(problem: Anomaly, _: Bench) -> Scores:
+    """The same on exact fidelities: a quadratic polynomial kernel."""
+    states, r = kernel_states(problem), len(problem.reference)
+    return _one_class(exact_fidelities(states[:r], states[:r]), exact_fidelities(states[r:], states[:r]))
+
+
+def compressed_states(problem: Anomaly) -> tuple[FloatArray, FloatArray]:
+    """Return reference and requests in 16 amplitudes: along the 15 leading axes, and the length of the rest."""
+    reference, requests = unit_vectors(problem)
+    axes = np.linalg.svd(reference, full_matrices=False)[2][: (1 << QUBITS) - 1].T
+    found = []
+    for part in (reference, requests):
+        kept = np.zeros((len(part), 1 << QUBITS))
+        kept[:, : axes.shape[1]] = part @ axes
+        kept[:, -1] = np.sqrt(np.maximum(1 - np.square(kept).sum(axis=1), 1e-12))
+        found.append(kept)
+    return found[0], found[1]
+
+
+def solve_autoencoder(problem: Anomaly, bench: Bench) -> Scores:
+    """Train the encoder on the reference through the sampler, then read each request's trash."""
+    reference, requests = compressed_states(problem)
+    angles = train_autoencoder(
+        reference, TRASH, LAYERS, bench.sampler, bench.rng, steps=STEPS, batch=BATCH, shots=problem.shots
+    )
+    return _scores(trash_rates(requests, angles[None], TRASH, LAYERS, bench.sampler, problem.shots)[0])
+
+
+def solve_subspace(problem: Anomaly, _: Bench) -> Scores:
+    """What the best possible encoder would give: the weight outside the leading eigenvectors of the mean state."""
+    reference, requests = compressed_states(problem)
+    leading = best_loss(reference, QUBITS - TRASH)[0]
+    return _scores(1 - np.square(requests @ leading).sum(axis=1))
+
+
+def solve_nothing(problem: Anomaly, _: Bench) -> Scores:
+    """Find nothing strange."""
+    return Scores((0.0,) * len(problem.requests))
+
+
+def solve_random(problem: Anomaly, bench: Bench) -> Scores:
+    """Score at random."""
+    return _scores(bench.rng.uniform(size=len(problem.requests)))
+
+
+def quality(problem: Anomaly, solution: Scores) -> tuple[float, ...]:
+    """Area under the ROC curve (Mann-Whitney, ties count half); empty where the truth is not known or one-sided."""
+    truth = np.array(problem.truth, bool)
+    strange = int(truth.sum())
+    if not len(truth) or strange in (0, len(truth)):
+        return ()
+    ranks = rankdata(solution.values)
+    normal = len(truth) - strange
+    return (float((ranks[truth].sum() - strange * (strange + 1) / 2) / (strange * normal)),)
+
+
+ANOMALY: Subtask[Anomaly, Scores] = Subtask(
+    stage="monitoring",
+    name="anomaly",
+    incumbent=Arm("one-class-svm", Kind.CLASSICAL, solve_one_class_svm),
+    challenger=Arm("quantum-one-class-svm", Kind.QUANTUM, solve_quantum_svm),
+    others=(
+        Arm("quantum-one-class-svm-exact", Kind.TWIN, solve_quantum_svm_twin),
+        Arm("quantum-autoencoder", Kind.QUANTUM, solve_autoencoder),
+        Arm("subspace", Kind.DEQUANTISED, solve_subspace),
+        Arm("isolation-forest", Kind.CLASSICAL, solve_isolation_forest),
+        Arm("nearest-neighbours", Kind.CLASSICAL, solve_nearest_neighbours),
+        Arm("nothing", Kind.CONTROL, solve_nothing, does_nothing=True),
+        Arm("random", Kind.CONTROL, solve_random),
+    ),
+    quality=quality,
+    metric="AUROC",
+    size=lambda problem: len(problem.reference) + len(problem.requests),
+    tolerance=0.02,
+    bank=bank,
+    example=example,
+    oracle=lambda problem: (1.0,) * bool(any(problem.truth) and not all(problem.truth)),
+    floor=0.8,
+)

@@ -1,0 +1,1 @@
+"""Whether requests have drifted from the reference."""

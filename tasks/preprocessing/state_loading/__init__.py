@@ -1,0 +1,1 @@
+"""How dense vectors are prepared as quantum states."""

@@ -1,0 +1,156 @@
+"""The HTML report: self-contained, complete, and true to the stored data."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from flows.reports import charts as html_charts
+from flows.reports.html import page
+from flows.reports.merged import side_by_side
+from flows.reports.run import build_report, read_run
+from infra.settings import Settings
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Outline(HTMLParser):
+    """Collects tags, identifiers and attributes; raises where an element is not closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.headings: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src", "xlink:href", "action")]
+        self.anchors |= {value or "" for name, value in attrs if name == "id"}
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+@pytest.fixture(scope="module")
+def text(stored_home: Path) -> str:
+    return page(stored_home, build_report(Settings(home=stored_home), *read_run(stored_home, "r1")))
+
+
+def test_the_page_needs_nothing_but_itself(text: str) -> None:
+    outline = Outline(text)
+    assert not {"script", "link", "img", "iframe", "object", "embed", "base"} & set(outline.tags)
+    assert all(address.startswith("#") for address in outline.addresses)
+    assert {address[1:] for address in outline.addresses} <= outline.anchors
+    assert not re.search(r"@import|url\((?!#)", text)
+    names = set(re.findall(r"https?://[^\s\"'<]+", text))
+    assert names <= {"http://www.w3.org/1999/xlink", "http://www.w3.org/2000/svg"}
+    assert len(text) < 1_000_000
+
+
+def test_every_part_is_there(text: str) -> None:
+    headings = " ".join(Outline(text).headings)
+    for name in (
+        "Stages",
+        "Decisions",
+        "Three energies",
+        "Merged",
+        "Training",
+        "writes",
+        "Pruning",
+        "Drift",
+        "Provenance",
+    ):
+        assert name in headings
+    assert text.count("<svg") == 7  # stages, two of the decision, three energies, training, bits per byte, drift
+    assert "insufficient evidence (n=4, need 20)" in text
+    assert "-0.05 [-0.1, 0.01]" in text
+    assert "drift.detected" in text
+    assert "modelled, time projected" in text
+
+
+def test_texts_of_models_and_documents_are_escaped(text: str) -> None:
+    assert "&lt;b&gt;tags &amp; more&lt;/b&gt;" in text
+    assert "<b>tags" not in text
+
+
+def test_merged_documents_stand_side_by_side_with_their_difference_marked(text: str) -> None:
+    assert "<mark>three</mark>" in text
+    assert "<mark>drei</mark>" in text
+    assert "a copy to the letter" in text
+    assert "the text of lost is not kept" in text
+
+
+def test_a_run_without_its_data_sets_says_so(home: Path) -> None:
+    report = build_report(Settings(home=home), *read_run(home, "r1"))
+    shutil.rmtree(home / "lake")
+    text = page(home, report)
+    assert "the documents are not in the lake any more" in text
+    assert "This run holds no training curve." in text
+    assert "This run watched no window." in text
+
+
+def test_a_page_made_again_is_the_same_to_the_byte(stored_home: Path, text: str) -> None:
+    report = build_report(Settings(home=stored_home), *read_run(stored_home, "r1"))
+    assert page(stored_home, report) == text
+
+
+def test_kinds_differ_by_shape_and_by_colour() -> None:
+    assert len(set(html_charts.COLOURS.values())) == len(html_charts.COLOURS) == 5
+    assert len(set(html_charts.MARKERS.values())) == 5
+    assert html_charts.COLOURS.keys() == html_charts.MARKERS.keys()
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2.1."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("kind", html_charts.COLOURS)
+def test_marks_stand_out_from_white(kind: str) -> None:
+    """WCAG 2.1 asks 3 : 1 of graphical objects."""
+    assert 1.05 / (luminance(html_charts.COLOURS[kind]) + 0.05) >= 3
+
+
+def test_off_the_chart_is_what_would_hide_the_others() -> None:
+    rows = [{"quality": q} for q in (1.0, 0.999, 0.998, 0.46)]
+    assert html_charts._lowest(rows, 0.01) == pytest.approx(1.0 - 0.03)
+    assert html_charts._lowest(rows[:3], 0.01) == float("-inf")
+    assert html_charts._lowest([], 0.01) == float("-inf")
+
+
+def test_the_front_holds_what_no_arm_beats_on_both() -> None:
+    def arm(name: str, energy_j: float, quality: float) -> dict[str, object]:
+        return {"arm": name, "quality": quality, "energy": {"spent": {"narrow": [0, energy_j, 0]}}}
+
+    rows = [arm("dear", 9, 0.9), arm("cheap", 1, 0.5), arm("beaten", 2, 0.4), arm("good", 3, 0.9)]
+    assert [row["arm"] for row in html_charts._front(rows)] == ["cheap", "good"]
+
+
+def test_long_equal_parts_are_left_out_of_a_difference() -> None:
+    words = [f"w{i}" for i in range(100)]
+    left, right = side_by_side(" ".join(words), " ".join([*words[:50], "new", *words[51:]]))
+    assert [piece.text for piece in left if piece.differs] == ["w50"]
+    assert [piece.text for piece in right if piece.differs] == ["new"]
+    assert "…" in left[0].text
+    assert "w49" in left[0].text
+    assert "w0 " not in left[0].text

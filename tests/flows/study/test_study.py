@@ -1,0 +1,278 @@
+"""Studies: nested repeats, paired differences, verdicts, headroom, scored predictions; run without the engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.random import Generator
+from scipy import stats
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.reports.study import arm_cells, markdown, notes, title
+from flows.reports.study_page import forest, quality_energy, study_page, write_study
+from flows.study import config as banks
+from flows.study import study as module
+from flows.study.config import StudyConfig, draw_instances, load_record
+from flows.study.study import run_instance
+from infra import settings
+from infra.energy.usage import Usage
+from infra.errors import BadInput
+from infra.evidence import Evidence, EvidenceRow
+from infra.settings import Settings
+from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_turns
+from tasks.evaluation.headroom import energy_share, headroom, inverse_break_even
+from tasks.evaluation.paired import merge, qualities, student
+from tasks.evaluation.predictions import score as score_predictions
+from tasks.evaluation.study import build_study, judge_study
+from tasks.settle import Workbench
+from tasks.stage import STAGES
+
+RNG = np.random.default_rng(3)
+
+
+def row(arm: str, problem: int, quality: float, *, repetition: int = 0, cpu_s: float = 0.1, **more: Any) -> EvidenceRow:
+    kind = {"greedy": "classical", "qaoa": "quantum", "exact": "classical", "random": "control"}[arm]
+    circuits = {"circuits": 1, "shots": 100, "qpu_s_projected": 2.0, "two_qubit_gates": 10} if kind == "quantum" else {}
+    used = Usage(cpu_s=cpu_s, wall_s=cpu_s, **circuits)
+    values: dict[str, Any] = {
+        "run_id": "s1", "stage": "curation", "subtask": "made-up", "problem": f"p{problem:02d}", "arm": arm,
+        "kind": kind, "role": {"greedy": "incumbent", "qaoa": "challenger"}.get(arm, ""), "arm_version": "1",
+        "repetition": repetition, "probe": True, "size": 5, "backend": "aer", "calibration": "1", "data": "d",
+        "quality_backend": "aer", "metric": "share", "tolerance": 0.05, "qualities": (quality,), "oracle": (1.0,),
+        "usage": used, "total": used,
+    }  # fmt: skip
+    return EvidenceRow(**{**values, **more})
+
+
+def nothing(problem: float, bench: Bench) -> float:
+    return 0.0
+
+
+def half(problem: float, bench: Bench) -> float:
+    return problem / 2
+
+
+def whole(problem: float, bench: Bench) -> float:
+    return problem
+
+
+def bank(material: Material, rng: Generator) -> list[Instance[float]]:
+    sources = [
+        [Instance(name, f"number {k}", len(texts), partial(float, 100 * len(texts) + k)) for k in range(5)]
+        for name, texts in material.texts.items()
+    ]
+    return list(in_turns(sources))
+
+
+SUBTASK: Subtask[float, float] = Subtask(
+    stage="curation",
+    name="made-up",
+    incumbent=Arm("greedy", Kind.CLASSICAL, half),
+    challenger=Arm("qaoa", Kind.QUANTUM, half),
+    others=(Arm("exact", Kind.CLASSICAL, whole), Arm("random", Kind.CONTROL, nothing)),
+    quality=lambda problem, solution: (solution / problem,),
+    metric="share",
+    size=lambda problem: int(problem // 100),
+    tolerance=0.05,
+    bank=bank,
+    example=lambda rng: 1.0,
+    oracle=lambda problem: (1.0,),
+)
+MATERIAL = Material({"a": ["x"] * 4, "b": ["x"] * 6, "c": ["x"] * 9}, Path("nowhere"))
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Settings:
+    return settings.load(home=tmp_path)
+
+
+def test_repeats_are_nested_in_their_instance() -> None:
+    rows = [
+        row("greedy", p, q + r, repetition=k) for p, q in ((0, 0.2), (1, 0.6)) for k, r in enumerate((0.0, 0.1, 0.2))
+    ]
+    assert {k: pytest.approx(v) for k, v in qualities(rows)["greedy"].items()} == {"p00": 0.3, "p01": 0.7}
+    merged = merge(rows)["greedy"]
+    assert merged.qualities == pytest.approx((0.3, 0.7))
+    assert merged.oracle == (1.0, 1.0)
+    assert merged.usage.cpu_s == pytest.approx(0.1)  # of one solve
+    assert merged.total.cpu_s == pytest.approx(0.6)  # of all
+
+
+def test_the_interval_of_a_difference_is_student_s() -> None:
+    values = RNG.normal(0.3, 1.0, 17)
+    low, high = student(values) or (0.0, 0.0)
+    expected = stats.t.interval(0.95, 16, values.mean(), stats.sem(values))
+    assert (low, high) == pytest.approx(expected)
+    assert student(values[:1]) is None
+
+
+def test_a_failed_execution_counts_as_a_loss_and_no_arm_is_judged_on_repeats() -> None:
+    rows = [row("greedy", p, 0.9, cpu_s=1.0) for p in range(40)]
+    rows += [row("exact", p, 0.9, cpu_s=0.01) for p in range(40)]
+    assert judge_study(SUBTASK, rows, "energy")["exact"].holds
+    repeated = [replace(r, problem="p00", repetition=k) for k, r in enumerate(rows)]
+    assert "insufficient" in judge_study(SUBTASK, repeated, "energy")["exact"].reason
+    broken = [replace(r, status="failed", qualities=()) if r.arm == "exact" and r.problem < "p20" else r for r in rows]
+    assert not judge_study(SUBTASK, broken, "energy")["exact"].holds
+
+
+def test_predictions_are_scored_by_brier(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.yaml"
+    path.write_text(
+        "curation/made-up:\n  verdict: exact wins\n  probability: 0.8\n  arms:\n"
+        "    exact: {certified: 0.8, difference: 0.1}\n    qaoa: {certified: 0.1, difference: 0.0}\n"
+        "    random: {difference: -1.0}\n"
+    )
+    rows = [row(a, p, q, cpu_s=c) for p in range(40) for a, q, c in (("greedy", 0.5, 1.0), ("exact", 1.0, 0.01))]
+    rows += [row(a, p, q) for p in range(40) for a, q in (("qaoa", 0.1), ("random", 0.0))]
+    found = score_predictions("curation/made-up", qualities(rows), "greedy", judge_study(SUBTASK, rows, "energy"), path)
+    assert found is not None
+    assert found["brier"] == pytest.approx((0.2**2 + 0.1**2) / 2)
+    assert [r["difference"] for r in found["arms"]] == pytest.approx([0.5, -0.4, -0.5])
+    assert score_predictions("curation/other", qualities(rows), "greedy", {}, path) is None
+
+
+def test_every_prediction_is_of_a_decision_and_an_arm_that_exist() -> None:
+    import yaml
+
+    from tasks.evaluation.predictions import PREDICTIONS
+
+    predicted = yaml.safe_load(PREDICTIONS.read_text())
+    known = banks.subtasks()
+    assert set(predicted) == set(known)
+    for key, entry in predicted.items():
+        assert set(entry["arms"]) == {arm.name for arm in known[key].arms[1:]}
+        for arm, said in entry["arms"].items():
+            chosen = known[key].arm(arm)
+            assert ("certified" in said) == (chosen.kind is not Kind.CONTROL or chosen.does_nothing)
+            assert 0 <= said.get("certified", 0) <= 1
+
+
+def test_headroom_is_effect_times_share(tmp_path: Path) -> None:
+    def energy(joules: float) -> dict[str, Any]:
+        return {"narrow": [joules / 2, joules, joules * 2]}
+
+    stages = [{"stage": name, "energy": energy(10.0), "subtasks": []} for name in STAGES]
+    arms = [{"arm": a, "energy": {"spent": energy(j)}} for a, j in (("greedy", 20.0), ("exact", 500.0))]
+    stages[0]["subtasks"] = [{"name": "made-up", "chosen": "greedy", "rows": arms}]
+    report = {"run_id": "r1", "status": "done", "profile": "demo", "orchestration": {"energy": energy(10.0)}}
+    (tmp_path / "runs" / "r1").mkdir(parents=True)
+    (tmp_path / "runs" / "r1" / "report.json").write_text(json.dumps({**report, "stages": stages}))
+    share = energy_share(tmp_path, SUBTASK)
+    assert share is not None
+    assert share["share"] == pytest.approx(20 / (70 + 10 + 20))  # arms that ran beside are no part of the lifecycle
+    values = {"greedy": {"p0": 0.9, "p1": 0.7}}
+    found = headroom(tmp_path, SUBTASK, values, {"p0": 1.0, "p1": 1.0}, {})
+    assert (found["gap"], found["effect"]) == pytest.approx((0.2, 0.2))
+    assert found["bound"] == pytest.approx(0.04)
+    assert headroom(tmp_path / "empty", SUBTASK, values, {"p0": 1.0, "p1": 1.0}, {})["share"] is None
+
+
+def test_inverse_break_even_is_where_both_cost_the_same() -> None:
+    energy = {"best_classical": {"arm": "exact", "narrow": [1.0, 5.0, 9.0]}, "break_even_power_w": [1.0, 2.0, 3.0]}
+    challenger = {"energy": energy, "circuits": 4, "shots": 1000, "qpu_s_projected": 2.5, "two_qubit_gates": 40}
+    found = inverse_break_even(challenger)
+    assert found is not None
+    assert found["shots_per_s"] * 5.0 / 25_000 == pytest.approx(1000)  # at 25 kW five joules last for 200 us
+    assert (1 - found["two_qubit_error"]) ** 10 == pytest.approx(0.5)
+
+
+def study_of(loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1) -> tuple[dict[str, Any], int]:
+    """Run the made-up study as the flow does, without the engine."""
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
+    config = StudyConfig(study_id="s1", subtask="curation/made-up", repeats=repeats)
+    bench = Workbench("s1", loaded.home, loaded.ledger, minimum_s=0.0, probe=True, data="d")
+    done = frozenset((r.problem, r.arm, r.repetition) for r in bench.evidence.read(run_id="s1"))
+    record: dict[str, Any] = {"config": config.model_dump(), "wall_s": 1.0, "sources": {}, "instances": []}
+    executed = 0
+    for instance in draw_instances(config, MATERIAL):
+        arms = tuple(arm.name for arm in SUBTASK.arms)
+        result = run_instance.fn("", config.subtask, instance, arms, repeats, done, bench)
+        executed += result.pop("executed")
+        record["instances"].append(result)
+    return record, executed
+
+
+def test_a_study_runs_every_arm_once_and_a_resumed_one_none_again(
+    loaded: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, executed = study_of(loaded, monkeypatch, repeats=2)
+    assert executed == 15 * 4 * 2
+    rows = Evidence(loaded.home / "evidence").read(run_id="s1")
+    assert len(rows) == executed
+    assert all(r.probe and r.backend == "aer" and r.data == "d" and r.size for r in rows)
+    again, executed = study_of(loaded, monkeypatch, repeats=2)
+    assert executed == 0
+    assert again["instances"] == record["instances"]
+
+
+def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, _ = study_of(loaded, monkeypatch)
+    found = build_study(loaded, SUBTASK, record)
+    arms = {row["arm"]: row for row in found["arms"]}
+    assert found["instances"] == 15
+    assert found["sources"] == {"a": 5, "b": 5, "c": 5}
+    assert found["buckets"] == {"4-7": 10, "8-15": 5}
+    assert {row["n"] for row in arms.values()} == {15}
+    assert arms["exact"]["difference"] == pytest.approx(0.5)
+    assert arms["exact"]["wins"] == 15
+    assert arms["random"]["p_hit"] == 0.0
+    assert arms["random"]["verdict"] == "control, never chosen"
+    assert "insufficient evidence (n=15, need 20)" in arms["exact"]["verdict"]
+    assert all("insufficient evidence" in r["reason"] for r in found["routing"])
+    assert found["headroom"]["gap"] == pytest.approx(0.5)
+    for text in (markdown(found), study_page(found, [forest(found) or "", quality_energy(found) or ""])):
+        assert "exact" in text
+        assert "headroom" in text
+    assert [cells[0] for cells in arm_cells(found)] == ["oracle", "greedy", "qaoa", "exact", "random"]
+    assert found["oracle"]["difference"] == pytest.approx(0.5)
+    (beside,) = found["against"]
+    assert (beside["other"], beside["difference"]) == ("random", pytest.approx(0.5))
+    assert title(found).startswith("study s1: curation/made-up on aer, 15 instances")
+    assert any("headroom" in line for line in notes(found))
+    folder = loaded.home / "studies" / "s1"
+    write_study(folder, found)
+    assert {p.name for p in folder.iterdir()} == {
+        "study.json", "study.md", "study.html", "differences.svg", "quality-energy.svg",
+    }  # fmt: skip
+    assert json.loads((folder / "study.json").read_text())["arms"][0]["arm"] in arms
+
+
+def test_sizes_and_number_of_instances_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
+    config = StudyConfig(study_id="s1", subtask="curation/made-up", sizes=(5, 20), instances=4)
+    assert [i.source for i in draw_instances(config, MATERIAL)] == ["b", "c", "b", "c"]
+    with pytest.raises(BadInput, match="--list"):
+        draw_instances(config.model_copy(update={"sizes": (90, 99)}), MATERIAL)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "name a decision"),
+        (("curation/nonsense",), "inference/pruning"),
+        (("nowhere",), "there are curation/representatives"),
+        (("inference/pruning", "--arms", "greedy,magic"), "no arm 'magic'"),
+        (("inference/pruning", "--sizes", "few"), "MIN-MAX"),
+        (("--resume", "gone"), "no study gone"),
+        (("--show", "gone"), "no study gone"),
+        (("inference/pruning", "--objective", "beauty"), "objective"),
+    ],
+)
+def test_what_cannot_be_studied_is_said_with_code_two(tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(app, ["study", *arguments, "--home", str(tmp_path)])
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+
+
+def test_a_study_that_is_not_there_is_none(tmp_path: Path) -> None:
+    assert load_record(tmp_path, "s1") is None

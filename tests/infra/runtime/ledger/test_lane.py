@@ -1,0 +1,156 @@
+import os
+import time
+
+import pytest
+
+from infra.runtime.ledger import lease as leases
+from infra.runtime.ledger.lane import Delivery, Item, Lane, LeaseLost
+from infra.runtime.ledger.ledger import DONE, FAILED, PREPARED, SUBMITTED, SUBMITTING, Call, Ledger, Part
+from infra.runtime.limits import Limits
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger.db", durable=False)
+
+
+def prepare(ledger, key, count=1, backend="aer", shots=100):
+    scope = {"run": "r", "stage": "s", "subtask": "t", "problem": "p", "arm": "a", "repetition": 0}
+    call = Call(key, scope, 0, "sampler", backend, "", key, key, 5, count * shots, "fake_torino", {})
+    ledger.prepare(call, [Part(key, i, 0, 0, "d", b"r", 1, shots) for i in range(count)], {})
+
+
+def elsewhere(monkeypatch, pid=1):
+    """Let the next leaders come from another machine."""
+    monkeypatch.setattr(leases, "_identity", lambda _: ("another machine", pid, "1"))
+
+
+def test_one_leader_at_a_time(ledger):
+    first = Lane.acquire(ledger, "aer", 60)
+    assert Lane.acquire(ledger, "aer", 60) is None
+    assert Lane.acquire(ledger, "noisy:fake_manila", 60) is not None, "each backend has its own lane"
+    first.release()
+    second = Lane.acquire(ledger, "aer", 60)
+    assert second.fence == first.fence + 1
+
+
+def test_a_leader_on_this_machine_is_not_taken_over_while_it_lives(ledger):
+    Lane.acquire(ledger, "aer", -1)  # expired at once, but its process runs
+    assert Lane.acquire(ledger, "aer", 60) is None
+
+
+def test_a_dead_process_is_taken_over_at_once(ledger):
+    child = os.fork()
+    if child == 0:
+        try:
+            Lane.acquire(Ledger(ledger.database.url, durable=False), "aer", 3600)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert Lane.acquire(ledger, "aer", 60) is not None
+
+
+def test_a_leader_on_another_machine_is_taken_over_when_its_lease_expires(ledger, monkeypatch):
+    with monkeypatch.context() as patch:
+        elsewhere(patch)
+        Lane.acquire(ledger, "aer", 0.2)
+    assert Lane.acquire(ledger, "aer", 60) is None
+    time.sleep(0.25)
+    assert Lane.acquire(ledger, "aer", 60) is not None
+
+
+def test_a_leader_that_was_taken_over_writes_nothing_more(ledger, monkeypatch):
+    prepare(ledger, "k0")
+    with monkeypatch.context() as patch:
+        elsewhere(patch)
+        old = Lane.acquire(ledger, "aer", 0.0)
+    (batch,) = old.claim("aer", Limits())
+    old.ttl_s = 0.0
+    old.submitted(batch.tag, "job")
+    time.sleep(0.01)
+    new = Lane.acquire(ledger, "aer", 60)
+    late = [Delivery(batch.items[0].part, b"late", {})]
+    for write in (
+        lambda: old.deliver(late),
+        lambda: old.close(batch.tag, FAILED, "late"),
+        lambda: old.claim("aer", Limits()),
+        lambda: old.submitted(batch.tag, "again"),
+        lambda: old.put_back(batch.tag, "why"),
+        old.renew,
+    ):
+        with pytest.raises(LeaseLost):
+            write()
+    old.release()
+    new.renew()  # the old leader's release took nothing from the new one
+    (left,) = new.look()[1]
+    assert (left.tag, left.state, left.job_id) == (batch.tag, SUBMITTED, "job")
+    new.put_back(left.tag, "its leader died with the job")
+    assert ledger.state("k0")[0] == PREPARED
+    (again,) = new.claim("aer", Limits())
+    new.deliver([Delivery(again.items[0].part, b"right", {})])
+    assert ledger.results("k0")[0]["result"] == b"right"
+
+
+def test_parts_that_were_delivered_are_not_sent_again(ledger):
+    prepare(ledger, "k0", count=3)
+    lane = Lane.acquire(ledger, "aer", 60)
+    (batch,) = lane.claim("aer", Limits())
+    lane.deliver([Delivery(batch.items[1].part, b"kept", {})])
+    left = lane.load(batch.tag)
+    assert [item.part.position for item in left.items] == [0, 2]
+    assert left.size == 3
+    lane.put_back(batch.tag, "died")
+    (again,) = lane.claim("aer", Limits())
+    assert [item.part.position for item in again.items] == [0, 2]
+
+
+def test_waiting_calls_travel_together_up_to_the_limits(ledger):
+    for key in "abcd":
+        prepare(ledger, key, count=2)
+    prepare(ledger, "other", backend="noisy:fake_manila")
+    lane = Lane.acquire(ledger, "aer", 60)
+    (first,) = lane.claim("aer", Limits(parts=5))
+    assert [item.part.call for item in first.items] == ["a", "a", "b", "b"]
+    assert ledger.state("c")[0] == PREPARED
+    (second,) = lane.claim("aer", Limits(executions=400))
+    assert [item.part.call for item in second.items] == ["c", "c", "d", "d"]
+    assert lane.claim("aer", Limits()) == []
+
+
+def test_a_call_too_large_for_one_job_becomes_several(ledger):
+    prepare(ledger, "big", count=5)
+    lane = Lane.acquire(ledger, "aer", 60)
+    batches = lane.claim("aer", Limits(executions=200))
+    assert [len(batch.items) for batch in batches] == [2, 2, 1]
+    assert ledger.state("big")[0] == SUBMITTING
+    for batch in batches:
+        lane.deliver([Delivery(item.part, b"x", {}) for item in batch.items])
+    assert ledger.state("big")[0] == DONE
+
+
+def test_a_call_without_pubs_is_done_at_once(ledger):
+    prepare(ledger, "empty", count=0)
+    assert Lane.acquire(ledger, "aer", 60).claim("aer", Limits()) == []
+    assert ledger.state("empty")[0] == DONE
+
+
+@pytest.mark.parametrize(
+    ("limits", "shots", "expected"),
+    [
+        (Limits(sets=512), 100, 512),
+        (Limits(sets=512, samples=1000), 100, 10),
+        (Limits(sets=512, executions=5000), 100, 50),
+        (Limits(executions=10), 100, 1),
+        (Limits(sets=7, samples=1000), 0, 7),
+    ],
+)
+def test_a_pub_is_cut_so_that_its_parts_fit(limits, shots, expected):
+    assert limits.sets_per_part(shots) == expected
+
+
+def test_splitting_keeps_order_and_limits():
+    items = [
+        Item(Part("k", i, 0, 0, "d", b"", 1, shots), 0, 0, "sampler", "", 0, {}) for i, shots in enumerate([5, 9, 3, 3])
+    ]
+    groups = Limits(executions=8, parts=2).split(items)
+    assert [[item.part.position for item in group] for group in groups] == [[0], [1], [2, 3]]

@@ -1,0 +1,122 @@
+import gzip
+import io
+
+import pyarrow as pa
+import pytest
+
+from tasks.corpus.read import Reader
+from tasks.corpus.web import MAX_PAGE, html_text, warc_pages
+
+PROSE = "The runtime queue writes every call down before it leaves the machine, so that nothing is paid twice. " * 4
+PAGE = f"""<!doctype html><html><head><title>T</title><script>var secret = 1;</script></head><body>
+<nav><ul><li><a href="/">Home</a></li><li><a href="/about">About us</a></li></ul></nav>
+<main><article><h1>A queue</h1><p>{PROSE}</p><p>Zweiter Absatz: Größe und Maß. {PROSE}</p></article></main>
+<footer>Copyright notice of the site</footer></body></html>"""
+
+
+def response(address, body, kind="text/html; charset=utf-8", status="200 OK"):
+    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    head = (
+        f"WARC/1.1\r\nWARC-Type: response\r\nWARC-Target-URI: {address}\r\nWARC-Date: 2026-11-01T00:00:00Z\r\n"
+        f"WARC-Record-ID: <urn:uuid:{abs(hash(address)):032x}>\r\n"
+        f"Content-Type: application/http; msgtype=response\r\nContent-Length: {len(http)}\r\n\r\n"
+    )
+    return head.encode() + http + b"\r\n\r\n"
+
+
+ARCHIVE = [
+    response("https://a.example/queue", PAGE.encode()),
+    response("https://a.example/gone", PAGE.encode(), status="404 Not Found"),
+    response("https://a.example/picture", b"\x89PNG", kind="image/png"),
+    response("https://b.example/old", PAGE.encode("latin-1"), kind="text/html; charset=iso-8859-1"),
+    response("https://b.example/plain.txt", PROSE.encode(), kind="text/plain"),
+]
+
+
+def test_the_text_of_a_page_is_its_main_content():
+    text = html_text(PAGE.encode())
+    assert "Größe und Maß" in text
+    assert "A queue" in text
+    assert not any(part in text for part in ("secret", "About us", "Copyright notice"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
+def test_the_encoding_of_a_page_is_found_out(encoding):
+    assert "Größe und Maß" in html_text(PAGE.encode(encoding))
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\1\2\3", b"<html>", b"<p>" * 10_000, b"no markup at all"])
+def test_what_is_hardly_a_page_gives_hardly_any_text(data):
+    assert len(html_text(data)) <= len(data)
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
+def test_an_archive_gives_its_pages(tmp_path, packed):
+    path = tmp_path / f"crawl.warc{packed}"
+    if packed == ".gz":
+        path.write_bytes(b"".join(gzip.compress(record) for record in ARCHIVE))  # one member for each record
+    elif packed == ".zst":
+        path.write_bytes(pa.compress(b"".join(ARCHIVE), "zstd", asbytes=True))
+    else:
+        path.write_bytes(b"".join(ARCHIVE))
+    reader = Reader("base")
+    documents = [document for batch in reader.read([path]) for document in batch]
+    assert [d.doc_id for d in documents] == [
+        "https://a.example/queue",
+        "https://b.example/old",
+        "https://b.example/plain.txt",
+    ]
+    assert [d.source for d in documents] == ["a.example", "b.example", "b.example"]
+    assert all("paid twice" in d.text for d in documents)
+    assert "Größe" in documents[1].text
+    assert reader.quarantined == []
+
+
+def test_a_damaged_archive_keeps_the_pages_before_the_damage(tmp_path):
+    whole = b"".join(gzip.compress(record) for record in ARCHIVE)
+    (tmp_path / "crawl.warc.gz").write_bytes(whole[: len(whole) - 150])
+    (tmp_path / "page.html").write_text(PAGE)
+    reader = Reader("base")
+    documents = [document for batch in reader.read([tmp_path]) for document in batch]
+    assert {"https://a.example/queue", "page.html"} <= {d.doc_id for d in documents}
+    assert [(q.path, q.reason) for q in reader.quarantined] == [("crawl.warc.gz", "unreadable")]
+
+
+def test_a_page_beyond_the_limit_is_put_aside(monkeypatch):
+    monkeypatch.setattr("tasks.corpus.web.MAX_PAGE", 1000)
+    pages = list(warc_pages(io.BytesIO(ARCHIVE[0] + ARCHIVE[4])))
+    assert [page.problem is None for page in pages] == [False, True]
+    assert MAX_PAGE > 1000
+
+
+def test_odd_answers_are_read_or_put_aside_and_the_rest_goes_on(tmp_path):
+    packed = pa.compress(PAGE.encode(), "zstd", asbytes=True)
+    odd = [
+        response("https://a.example/zstd", packed, kind="text/html\r\nContent-Encoding: zstd"),
+        response("https://a.example/packed", gzip.compress(PAGE.encode()), kind="text/html\r\nContent-Encoding: gzip"),
+        response("https://a.example/no-coding", PAGE.encode(), kind="text/html\r\nContent-Encoding: UTF-8"),
+        response("https://a.example/empty", b""),
+        response("https://a.example/no-type", PAGE.encode(), kind=""),
+        response("https://a.example/charset", PAGE.encode("latin-1"), kind="text/html; charset=utf-16"),
+        response("https://a.example/unknown", PAGE.encode(), kind="text/html; charset=klingon"),
+    ]
+    (tmp_path / "odd.warc").write_bytes(b"".join(odd))
+    (tmp_path / "none.warc.gz").write_bytes(b"")
+    reader = Reader("base")
+    found = {d.doc_id.rpartition("/")[2]: d.text for batch in reader.read([tmp_path]) for d in batch}
+    assert found.keys() == {"packed", "no-coding", "empty", "charset", "unknown"}
+    assert found.pop("empty") == ""
+    assert all("Größe und Maß" in text for text in found.values())
+    assert [(q.path, q.reason) for q in reader.quarantined] == [
+        ("odd.warc: https://a.example/zstd", "cannot be unpacked")
+    ]
+
+
+@pytest.mark.parametrize("part", [b"WARC-Target-URI", b"Zweiter Absatz"])
+def test_a_file_that_ends_within_a_record_is_told(tmp_path, part):
+    whole, first = b"".join(ARCHIVE[::-1][3:] + ARCHIVE[:1]), len(ARCHIVE[1]) + len(ARCHIVE[0])
+    cut = whole[: whole.index(part, first)]
+    (tmp_path / "cut.warc").write_bytes(cut)
+    reader = Reader("base")
+    assert [d.doc_id for batch in reader.read([tmp_path]) for d in batch] == ["https://a.example/queue"]
+    assert [(q.path, q.reason) for q in reader.quarantined] == [("cut.warc", "unreadable")]
