@@ -174,7 +174,7 @@ def _backend(name: str) -> Iterator[Finding]:
             "IBM credentials", "ok" if where else "note", f"{where}: present" if where else "none, and none needed"
         )
         return
-    from infra.runtime.readiness import check
+    from infra.runtime.backends.ibm.readiness import check
 
     for item in check(name):
         yield Finding(item.about, "ok" if item.ok else "wrong", item.found, item.advice)

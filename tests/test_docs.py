@@ -37,7 +37,7 @@ def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
     for folder in ("tasks", "infra", "flows", "deployments", "tests"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    module = tmp_path / "tasks" / "monitoring" / "drift.py"
+    module = tmp_path / "tasks" / "monitoring" / "drift" / "arms.py"
     source = module.read_text()
     head, subtask = source.split("DRIFT: Subtask", 1)
     others, rest = subtask.split("\n    ),\n", 1)

@@ -4,7 +4,7 @@ import pytest
 from qiskit_ibm_runtime.accounts import management
 
 from infra.runtime.backends.ibm.account import find_account, redact
-from infra.runtime.readiness import check
+from infra.runtime.backends.ibm.readiness import check
 from infra.settings import Settings
 
 WRONG = "a-wrong-secret-of-forty-four-characters-0000"
