@@ -213,7 +213,7 @@ def _stages_before(config: RunConfig) -> tuple[str, ...]:
 
 
 def _stage_flow(name: str) -> Any:
-    return getattr(import_module(f"flows.{name}"), name)
+    return getattr(import_module(f"flows.stages.{name}"), name)
 
 
 def _workers() -> tuple[list[int], dict[str, float]]:

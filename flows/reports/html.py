@@ -37,7 +37,7 @@ Row = Mapping[str, Any]
 def templates() -> jinja2.Environment:
     """Return the templates of all pages, with the filters that write figures."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flows"),
+        loader=jinja2.PackageLoader("flows.reports"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
