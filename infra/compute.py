@@ -81,10 +81,12 @@ def cluster(settings: Settings) -> Iterator[str]:
     import distributed
 
     try:
-        yield _address(distributed.get_client())
+        current = _address(distributed.get_client())
+    except ValueError:  # no client in this process yet
+        current = ""
+    if current:  # outside the `try`: a ValueError of the caller's block is the caller's
+        yield current
         return
-    except ValueError:
-        pass  # no client in this process yet
     address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
         with dask.config.set(certificates(settings.home, address)), distributed.Client(address) as client:

@@ -1,4 +1,4 @@
-"""The command that gets pages from the web: `fetch`."""
+"""The command `fetch`: web pages into WARC files."""
 
 from __future__ import annotations
 
@@ -12,30 +12,38 @@ from infra import settings
 
 
 def fetch(
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the WARC files; again = go on there.")],
-    urls: Annotated[Path | None, typer.Option(help="Text file with an address a line.")] = None,
+    out_folder: Annotated[
+        Path, typer.Option("--out", help="Folder for the WARC files; an earlier crawl there is continued.")
+    ],
+    urls: Annotated[Path | None, typer.Option(help="Text file, one address a line.")] = None,
     sitemap: Annotated[
-        list[str] | None, typer.Option(help="Address of a sitemap (or robots.txt that names it); may be repeated.")
+        list[str] | None, typer.Option(help="Address of a sitemap, or of a robots.txt that names one; may be repeated.")
     ] = None,
     contact: Annotated[
-        str | None, typer.Option(help="Web or mail address of yours for the user agent; default the setting.")
+        str | None,
+        typer.Option(help="Your web or mail address, sent in the user agent; default: the setting `contact`."),
     ] = None,
-    delay: Annotated[float, typer.Option(min=0.01, help="Seconds of pause after each answer of a host.")] = 1.0,
-    max_bytes: Annotated[int, typer.Option(min=1, help="Bytes of a page, packed and unpacked.")] = 5_000_000,
-    max_pages: Annotated[int, typer.Option(min=1, help="Pages of one host.")] = 10_000,
-    max_total: Annotated[int, typer.Option(min=1, help="Pages of all hosts.")] = 100_000,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for one page.")] = 30.0,
-    retries: Annotated[int, typer.Option(min=0, help="Further tries of a page that could not be had.")] = 2,
+    delay: Annotated[float, typer.Option(min=0.01, help="Pause in seconds after each response of a host.")] = 1.0,
+    max_bytes: Annotated[
+        int, typer.Option(min=1, help="Largest page in bytes, compressed and decompressed.")
+    ] = 5_000_000,
+    max_pages: Annotated[int, typer.Option(min=1, help="Most pages of one host.")] = 10_000,
+    max_total: Annotated[int, typer.Option(min=1, help="Most pages of all hosts.")] = 100_000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Timeout of one page in seconds.")] = 30.0,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a failed page.")] = 2,
     allow_loopback: Annotated[
-        bool, typer.Option("--allow-loopback", help="Also ask this machine; else only the public internet is asked.")
+        bool,
+        typer.Option(
+            "--allow-loopback", help="Allow addresses of this machine; the default is the public internet only."
+        ),
     ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the pages of a list or a sitemap politely into WARC files, which --corpus reads.
 
-    robots.txt is obeyed, one request at a time goes to a host, and no host is asked that the list or the sitemap's own
-    address does not name. Links are not followed. urls.csv in the folder says of each address what became of it.
+    robots.txt is obeyed, a host gets one request at a time, and only hosts named by the list or by the address of a
+    sitemap are requested. Links are not followed. urls.csv in the folder has the outcome of each address.
     """
     from infra import progress
     from tasks.corpus.fetch import Order, fetch, render

@@ -1,6 +1,6 @@
-"""Examples of merged documents for the HTML report: both texts side by side, differing words marked.
+"""Examples of removed duplicates for the HTML report: both texts side by side, differing words marked.
 
-Knows the data sets that curation leaves: `decisions` (removed, witness, jaccard or cosine, subtask) and
+Reads the data sets of the curation stage: `decisions` (removed, witness, jaccard or cosine, subtask) and
 `candidates` (text).
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 from infra.errors import LakeError
 from infra.lake import Lake, Ref
 
-CONTEXT = 14  # equal words kept on either side of a difference
-LONGEST = 130  # words of one side
+CONTEXT = 14  # equal words shown on either side of a difference
+LONGEST = 130  # most words shown of one side
 _WORDS = re.compile(r"\S+")
 
 
@@ -30,7 +30,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Merged:
-    """A removed document beside the one that it repeats; no pieces where a text is not kept."""
+    """A removed document beside its witness; without pieces if a text was not stored."""
 
     removed: str
     witness: str
@@ -45,7 +45,7 @@ class Merged:
 def merged_documents(lake: Lake, refs: Mapping[str, str]) -> tuple[list[Merged], str]:
     """Return examples of merged documents, and a note on what is missing.
 
-    Of each way to remove a document the least and the middle similar pair are shown: those teach most.
+    For each subtask that removes documents: the pair with the lowest and the pair with the median similarity.
     """
     try:
         rows = _examples(lake.read(Ref.parse(refs["curation/decisions"])).to_pylist())
@@ -57,9 +57,9 @@ def merged_documents(lake: Lake, refs: Mapping[str, str]) -> tuple[list[Merged],
 
 
 def saved_training(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what duplicates that went would have cost in one pass of training; None where the run does not say.
+    """Return the cost of one training pass over the removed duplicates; None if a stage of the run is missing.
 
-    Tokens by the tokenizer of this run; joules a token are those of its training stage, evaluation included.
+    Tokens by the tokenizer of this run; joules per token from its training stage, evaluation included.
     """
     try:
         repeated = sum(stages["curation"]["facts"]["bytes_repeated"].values())
@@ -76,7 +76,7 @@ def _examples(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for way in dict.fromkeys(row["subtask"] for row in rows):
         group = sorted((r for r in rows if r["subtask"] == way), key=lambda r: (_similarity(r), r["removed"]))
-        alike = _similarity(group[0]) == _similarity(group[-1])  # exact copies: one is enough
+        alike = _similarity(group[0]) == _similarity(group[-1])  # exact copies: one example is enough
         found += [group[i] for i in sorted({0} if alike else {0, len(group) // 2})]
     return found
 
@@ -98,7 +98,7 @@ def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
     about = (row["removed"], row["witness"], row["kept"], _similarity(row), row["subtask"])
     missing = [name for name in (row["removed"], row["witness"]) if name not in texts]
     if missing:
-        # An exact copy is dropped while it is read; its text is that of the document it repeats.
+        # The text of an exact copy is not stored; it equals the text of its witness.
         copy = row["subtask"] == "exact_duplicates"
         if copy and row["witness"] in texts:
             words = _WORDS.findall(texts[row["witness"]])

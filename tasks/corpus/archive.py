@@ -1,7 +1,8 @@
-"""A folder of fetched pages: WARC files and `urls.csv`, the table that says of every address what became of it.
+"""A folder of fetched pages: WARC files and `urls.csv`, a table with the outcome of every address.
 
 A WARC file is written under a name that ends in `.open` and gets its own name when it is finished, one gzip member for
-each record; what a killed crawl left open is cut after its last whole record. Format: WARC 1.1 (ISO 28500:2017).
+each record; a file left open by a killed crawl is truncated after its last complete record. WARC 1.1
+(ISO 28500:2017).
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ SECRET = frozenset({"set-cookie", "set-cookie2", "cookie", "authorization", "pro
 
 @dataclass(frozen=True)
 class Exchange:
-    """One page as it was asked for and answered.
+    """One page: the request and the response.
 
     Attributes:
-        url: where it lies.
-        via: the address that led there, empty where it is the same.
-        asked: headers of the request.
+        url: the address of the response.
+        via: the address that redirected to `url`; empty without a redirect.
+        asked: request headers.
         status: code and phrase, such as `200 OK`.
-        answered: headers of the answer.
-        body: as it came, still compressed where `answered` says so.
+        answered: response headers.
+        body: the payload as received, still compressed if `answered` has a Content-Encoding.
         peer: IP address of the server, or empty.
-        seconds: from the request to the head of the answer.
+        seconds: from the request to the response headers.
     """
 
     url: str
@@ -58,18 +59,18 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one address.
+    """The outcome of one address.
 
     Attributes:
         url: as it was given.
         kind: `page` or `sitemap`.
-        outcome: `fetched`, `read` (a sitemap), or why it was passed over; those in `AGAIN` are tried again.
-        status: HTTP status, 0 where there was no answer.
-        final: where it led, if it is elsewhere.
-        bytes: of the body, as it came.
-        seconds: from the request to the head of the answer.
+        outcome: `fetched`, `read` (a sitemap), or why it was skipped; outcomes in `AGAIN` are retried by the next run.
+        status: HTTP status, 0 without a response.
+        final: address after redirects, empty without one.
+        bytes: size of the payload as received.
+        seconds: from the request to the response headers.
         file: the WARC file that holds it.
-        date: when, UTC.
+        date: time of the row, UTC.
         detail: more about the reason.
     """
 
@@ -89,12 +90,12 @@ COLUMNS = tuple(field.name for field in fields(Row))
 
 
 class Archive:
-    """Adds pages to the WARC files of a folder.
+    """Appends pages to the WARC files of a folder.
 
     Args:
-        folder: where the files lie.
-        info: what the `warcinfo` record at the head of each file says.
-        file_bytes: size after which the next file is begun.
+        folder: the folder of the files.
+        info: fields of the `warcinfo` record at the start of each file.
+        file_bytes: size after which a new file is started.
     """
 
     def __init__(self, folder: Path, info: Mapping[str, str], file_bytes: int = FILE_BYTES) -> None:
@@ -103,7 +104,7 @@ class Archive:
         self._path = folder
 
     def add(self, page: Exchange) -> str:
-        """Write response, request and metadata of a page; return the name that the file gets when it is finished.
+        """Write response, request and metadata of a page; return the final name of the file.
 
         Raises:
             OSError: the disk is full or the folder is not writable.
@@ -138,7 +139,7 @@ class Archive:
         return self._path.name
 
     def close(self) -> None:
-        """Finish the file that is open, if there is one."""
+        """Close the open file, if any, and give it its final name."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
@@ -153,7 +154,7 @@ class Archive:
 
 
 def finish_open_files(folder: Path) -> None:
-    """Cut what a killed crawl left open after its last whole record and give it its name."""
+    """Truncate files left open by a killed crawl after their last complete record, and give them their final names."""
     for path in sorted(folder.glob(f"*.warc.gz{OPEN}")):
         end = _whole_members(path)
         with path.open("rb+") as stream:
@@ -165,7 +166,7 @@ def finish_open_files(folder: Path) -> None:
 
 
 def archived(folder: Path) -> dict[str, str]:
-    """Return the address of each page and the finished file it is in; of a damaged file those before the damage."""
+    """Return the address of each archived page and its file; of a damaged file only pages before the damage."""
     found: dict[str, str] = {}
     for path in sorted(folder.glob("*.warc.gz")):
         with path.open("rb") as stream:
@@ -179,7 +180,7 @@ def archived(folder: Path) -> dict[str, str]:
 
 
 class Table:
-    """Adds rows to `urls.csv`, each of them whole on the disk before the next."""
+    """Appends rows to `urls.csv` and flushes after each."""
 
     def __init__(self, folder: Path) -> None:
         self._stream = (folder / TABLE).open("a", encoding="utf-8", newline="")
@@ -188,7 +189,7 @@ class Table:
             self._writer.writeheader()
 
     def add(self, row: Row) -> None:
-        """Write a row, with the time where it has none."""
+        """Write a row; a missing date becomes the current time."""
         values = asdict(row)
         values["date"] = row.date or f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         self._writer.writerow({k: " ".join(v.split()) if isinstance(v, str) else v for k, v in values.items()})
@@ -200,7 +201,7 @@ class Table:
 
 
 def read_table(folder: Path) -> Iterator[Row]:
-    """Yield what is known of each address, the newest row of each; a half line at the end is left out."""
+    """Yield the newest row of each address; an incomplete last line is ignored."""
     last: dict[tuple[str, str, bool], Row] = {}
     path = folder / TABLE
     whole = path.read_bytes() if path.exists() else b""
@@ -216,7 +217,7 @@ def read_table(folder: Path) -> Iterator[Row]:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """Return what a folder holds: pages, what was passed over and why, bytes and seconds of each host."""
+    """Return the contents of a folder: pages, skipped addresses by outcome, bytes and seconds of each host."""
     rows = list(read_table(folder))
     pages = [row for row in rows if row.outcome == FETCHED]
     skipped = Counter(row.outcome for row in rows if row.outcome not in (FETCHED, READ))
@@ -244,12 +245,12 @@ def _open(path: Path) -> Path:
 
 
 def _public(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Leave out what may be secret, and the coding of the transfer, which the body no longer has."""
+    """Drop headers that may hold secrets, and Transfer-Encoding, which the stored body no longer has."""
     return [(name, value) for name, value in headers if name.lower() not in SECRET | {"transfer-encoding"}]
 
 
 def _whole_members(path: Path) -> int:
-    """Return where the last whole gzip member of a file ends."""
+    """Return the offset at which the last complete gzip member of a file ends."""
     end = position = 0
     with path.open("rb") as stream:
         member = zlib.decompressobj(31)

@@ -1,8 +1,8 @@
-"""`python -m tasks.corpus.crawl`: fetches the pages of a list and of sitemaps into WARC, by Scrapy.
+"""`python -m tasks.corpus.crawl`: fetch the pages of a list and of sitemaps into WARC files with Scrapy.
 
 Reads a `Plan` as JSON from standard input, prints progress, and ends with 0, or with a reason on standard error and 2
-(what was given cannot be used) or 1. What is in the folder already is not asked for again. A process of its own, since
-Scrapy's event loop can be run once in a process and takes its signals.
+(bad input) or 1. Pages already in the folder are not requested again. It runs in a process of its own because Scrapy's
+event loop can run only once per process and takes over its signals.
 """
 
 from __future__ import annotations
@@ -72,21 +72,21 @@ TELL_S = 2.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to fetch and within which limits.
+    """What to fetch, and the limits.
 
     Attributes:
-        folder: gets the WARC files and the table.
-        urls: a file with an address a line, or empty.
+        folder: output folder of the WARC files and the table.
+        urls: text file, one address a line, or empty.
         sitemaps: addresses of sitemaps, or of a robots.txt that names them.
         agent: the user agent.
-        mail: address of who crawls, for the header From, or empty.
-        delay_s: pause after each answer of a host; not 0, with which Scrapy would send several requests at once.
-        timeout_s: for one page.
-        retries: of a page that could not be had.
-        max_bytes: of a page.
-        max_pages: asked of one host.
-        max_total: asked of all hosts.
-        loopback: this machine may be asked, too.
+        mail: mail address of the operator for the header From, or empty.
+        delay_s: pause after each response of a host; above 0, since with 0 Scrapy sends requests in parallel.
+        timeout_s: timeout of one page.
+        retries: retries of a failed page.
+        max_bytes: largest page.
+        max_pages: most pages of one host.
+        max_total: most pages of all hosts.
+        loopback: whether addresses of this machine are allowed.
     """
 
     folder: str
@@ -104,13 +104,13 @@ class Plan:
 
 
 class Pages(scrapy.Spider):
-    """Asks for the pages of a plan and writes down what became of each address.
+    """Requests the pages of a plan and records the outcome of each address.
 
     Attributes:
-        hosts: netlocs that may be asked.
-        seen: addresses that were given or reached.
-        closed: hosts that are left alone, and why.
-        without_robots: netlocs whose robots.txt could not be had, and why.
+        hosts: netlocs that may be requested.
+        seen: addresses given or reached by a redirect.
+        closed: hosts that get no further request, with the reason.
+        without_robots: netlocs whose robots.txt could not be fetched, with the reason.
     """
 
     name = AGENT
@@ -139,7 +139,7 @@ class Pages(scrapy.Spider):
 
     def tell(self, line: str) -> None:
         """Print a line of progress."""
-        print(line, flush=True)  # the parent shows it
+        print(line, flush=True)  # the parent process prints it
         self._told = monotonic()
 
     def _given(self) -> Iterator[str]:
@@ -147,7 +147,7 @@ class Pages(scrapy.Spider):
             try:
                 yield clean_address(address, self._plan.loopback)
             except Refused:
-                continue  # it gets its row when its turn comes
+                continue  # its row is written when its request would be sent
 
     def _page_request(self, address: str) -> Iterator[Request]:
         try:
@@ -277,7 +277,7 @@ class Pages(scrapy.Spider):
 
 
 def _lines(path: str) -> Iterator[str]:
-    """Yield the addresses of a list; empty lines and those that begin with # are none."""
+    """Yield the addresses of a list, without empty lines and comments (#)."""
     if path:
         with Path(path).open(encoding="utf-8-sig", errors="replace") as stream:
             while line := stream.readline(2**16):
@@ -289,7 +289,7 @@ def _entries(response: Response) -> tuple[str, Iterator[str]]:
     """Return the kind of a sitemap and its addresses.
 
     Raises:
-        Refused: it is none, or grows too large.
+        Refused: it is no sitemap, or too large.
     """
     body = response.body
     if response.url.endswith("/robots.txt"):
@@ -325,7 +325,7 @@ def _headers(message: Request | Response) -> list[tuple[str, str]]:
 
 
 def _shown(address: str) -> str:
-    """Return an address as it may stand in the table: short, without a password."""
+    """Return an address for the table: shortened, without user name and password."""
     scheme, middle, rest = address[:2000].partition("://")
     user, at, place = rest.partition("@")
     return f"{scheme}://***@{place}" if middle and at and "/" not in user else address[:2000]
@@ -422,14 +422,14 @@ def crawl(plan: Plan) -> str:
     archive.close()
     table.close()
     _compact(folder)
-    if reactor.threadpool is not None:  # after a SIGTERM nobody stopped the threads that look names up
+    if reactor.threadpool is not None:  # SIGTERM leaves the threads of the name resolver running
         reactor.threadpool.stop()
     spider: Any = crawler.spider
     return spider.problem if spider is not None else "the crawl did not begin; see .fetch.log in the folder"
 
 
 def main() -> int:
-    """Do what standard input says."""
+    """Run the plan on standard input."""
     given = json.load(sys.stdin)
     plan = Plan(**{**given, "sitemaps": tuple(given["sitemaps"])})
     folder = Path(plan.folder)

@@ -1,8 +1,8 @@
-"""What a crawl may ask for and how fast: the parts that Scrapy calls around every request.
+"""Which requests a crawl may send, and how fast: Scrapy middlewares, resolver and download handler.
 
-No address of a private network is asked, whatever a list, a redirect or a name server says. robots.txt is read as RFC
-9309 says: absent (4xx) permits all, unreachable (5xx, no answer) forbids all. One request at a time goes to a host, and
-the pause after each answer is the longest of the chosen delay, the host's Crawl-delay and what Retry-After asks.
+No request goes to a private network, whatever a list, a redirect or a name server says. robots.txt is read by RFC
+9309: absent (4xx) permits all, unreachable (5xx, no response) forbids all. A host gets one request at a time, and the
+pause after each response is the longest of the chosen delay, the host's Crawl-delay and its Retry-After.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ AGENT = "ketcycle"
 LOOPBACK = "KETCYCLE_LOOPBACK"
 MAX_URL = 2083
 MAX_ROBOTS = 2**20  # RFC 9309 asks for at least 500 KiB
-LONG_S = 5.0  # pauses that are told
+LONG_S = 5.0  # longer pauses are printed
 MAX_WAIT_S = 300.0  # longer pauses end the crawl of that host
 PORTS = {"http": 80, "https": 443}
 FORBID = b"User-agent: *\nDisallow: /"
 
 
 class Refused(IgnoreRequest):
-    """An address is passed over.
+    """An address is skipped.
 
     Attributes:
-        outcome: as it stands in the table.
-        detail: more about it.
+        outcome: value of the column `outcome` in the table.
+        detail: the reason in words.
     """
 
     def __init__(self, outcome: str, detail: str = "") -> None:
@@ -59,7 +59,7 @@ class Refused(IgnoreRequest):
 
 
 def clean_address(text: str, loopback: bool) -> str:
-    """Return an address as it is asked for: no fragment, no default port, characters quoted.
+    """Return an address in its canonical form: no fragment, no default port, characters quoted.
 
     Raises:
         Refused: it is no web address, names a user, or a place in a private network.
@@ -93,12 +93,12 @@ def clean_address(text: str, loopback: bool) -> str:
 
 
 def may_ask(address: IPv4Address, loopback: bool) -> bool:
-    """Say whether an IP address lies in the public internet, or is this machine where that is allowed."""
+    """Return whether an IP address is public, or is loopback and loopback is allowed."""
     return (address.is_global and not address.is_multicast) or (loopback and address.is_loopback)
 
 
 def media_type(headers: Headers) -> str:
-    """Return the media type of an answer without its parameters."""
+    """Return the media type of a response without its parameters."""
     return (headers.get("Content-Type") or b"").decode("latin-1").partition(";")[0].strip().lower()
 
 
@@ -115,20 +115,20 @@ def retry_after_s(header: bytes | None, now: datetime) -> float | None:
 
 
 class PublicResolver(CachingThreadedResolver):
-    """Gives no address of a private network, so that a public name cannot lead there."""
+    """Resolves names to public addresses only, so that a public name cannot lead into a private network."""
 
     refused: ClassVar[set[str]] = set()
     loopback = False
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, reactor: ReactorBase) -> Self:
-        """Make it, with the setting that lets loopback through."""
+        """Create the resolver with the crawl's loopback setting."""
         made = super().from_crawler(crawler, reactor)
         made.loopback = crawler.settings.getbool(LOOPBACK)
         return made
 
     def getHostByName(self, name: str, timeout: Sequence[int] = ()) -> Deferred[str]:  # noqa: N802
-        """Return the IPv4 address of a name, or an error."""
+        """Return the IPv4 address of a name; the result fails for a private one."""
         return super().getHostByName(name, timeout).addCallback(self._check, name)
 
     def _check(self, address: str, name: str) -> str:
@@ -139,13 +139,13 @@ class PublicResolver(CachingThreadedResolver):
 
 
 class Crawl(Protocol):
-    """What the rules read and note of the spider.
+    """The part of the spider that the rules read and write.
 
     Attributes:
-        hosts: netlocs that may be asked.
-        seen: addresses that were given or reached.
-        closed: hosts that are left alone, and why.
-        without_robots: netlocs whose robots.txt could not be had, and why.
+        hosts: netlocs that may be requested.
+        seen: addresses given or reached by a redirect.
+        closed: hosts that get no further request, with the reason.
+        without_robots: netlocs whose robots.txt could not be fetched, with the reason.
     """
 
     hosts: set[str]
@@ -154,19 +154,19 @@ class Crawl(Protocol):
     without_robots: dict[str, str]
 
     def tell(self, line: str) -> None:
-        """Say something to the person who waits."""
+        """Print a line of progress."""
         ...
 
 
 class _Part:
-    """A part of the crawl that knows its spider."""
+    """A Scrapy component with access to its spider."""
 
     def __init__(self, crawler: Crawler) -> None:
         self.crawler = crawler
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        """Make it for a crawl."""
+        """Create the component for a crawl."""
         return cls(crawler)
 
     @property
@@ -177,13 +177,13 @@ class _Part:
 
 
 class Gate(_Part):
-    """Lets through what may be asked: public addresses of the hosts that were named, each of them once."""
+    """Admits requests to public addresses of the hosts given, each address once."""
 
     def process_request(self, request: Request) -> None:
-        """Check a request, also after a redirect.
+        """Check a request, redirects included.
 
         Raises:
-            Refused: it is not to be sent.
+            Refused: the request must not be sent.
         """
         url = clean_address(request.url, self.crawler.settings.getbool(LOOPBACK))
         if request.meta.get("dont_obey_robotstxt"):
@@ -192,7 +192,7 @@ class Gate(_Part):
         spider, netloc = self.spider, urlsplit(url).netloc
         if netloc not in spider.hosts:
             raise Refused("off host", netloc)
-        if request.meta.get("admitted") != url:  # not a second try
+        if request.meta.get("admitted") != url:  # a new request, not a retry
             if request.meta.get("redirect_times") and url in spider.seen:
                 raise Refused("duplicate", f"leads to {url}")
             spider.seen.add(url)
@@ -200,7 +200,7 @@ class Gate(_Part):
 
 
 class Obey(RobotsTxtMiddleware):
-    """Scrapy's obedience to robots.txt, for one request of a site at a time.
+    """Scrapy's robots.txt middleware, one request of a site at a time.
 
     Of several requests that wait for the same robots.txt, Scrapy 2.19 gives the rules to the first alone; the others
     see none and pass (all of them await one Deferred, which hands its result on once).
@@ -217,10 +217,10 @@ class Obey(RobotsTxtMiddleware):
 
 
 class Robots(_Part):
-    """Turns the answers for robots.txt into what RFC 9309 takes them for, after the retries."""
+    """Interprets responses for robots.txt by RFC 9309, after the retries."""
 
     def process_response(self, request: Request, response: Response) -> Response:
-        """Return an answer whose body holds the rules that apply."""
+        """Return a response whose body holds the rules that apply."""
         if not request.meta.get("dont_obey_robotstxt") or response.status == 200:
             return response
         if response.status >= 500 or response.status == 429:
@@ -228,7 +228,7 @@ class Robots(_Part):
         return response.replace(body=b"")
 
     def process_exception(self, request: Request, exception: Exception) -> Response | None:
-        """Forbid all where there was no answer."""
+        """Forbid everything if there was no response."""
         if not request.meta.get("dont_obey_robotstxt") or isinstance(exception, IgnoreRequest):
             return None
         return self._forbid(request, f"{type(exception).__name__}: {exception}")
@@ -240,13 +240,13 @@ class Robots(_Part):
 
 
 class Handler(HTTP11DownloadHandler):
-    """Sends nothing more to a host that asked to be left alone, not even what waited for its turn."""
+    """Drops queued requests to a host that asked for too long a pause."""
 
     async def download_request(self, request: Request) -> Response:
-        """Send a request and return the answer.
+        """Send a request and return the response.
 
         Raises:
-            Refused: the host is not to be asked.
+            Refused: the host is closed.
         """
         spider: Any = self.crawler.spider
         host = urlsplit(request.url).hostname
@@ -256,29 +256,29 @@ class Handler(HTTP11DownloadHandler):
 
 
 class Wire(_Part):
-    """Stands next to the network: keeps answers as they came and reads no body of a type that is not wanted."""
+    """Closest to the network: keeps raw responses and aborts bodies of unwanted types."""
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
         crawler.signals.connect(self.headers_received, signals.headers_received)
 
     def headers_received(self, headers: Headers, request: Request) -> None:
-        """Stop an answer that is no text before its body comes.
+        """Abort a response that is no text before its body arrives.
 
         Raises:
-            StopDownload: the answer goes on without its body.
+            StopDownload: the response is delivered without its body.
         """
         if request.meta.get("kind") == "page" and media_type(headers) not in HTML + PLAIN:
             raise StopDownload(fail=False)
 
     def process_response(self, request: Request, response: Response) -> Response:
-        """Remember the answer before it is unpacked."""
+        """Keep the response before decompression."""
         request.meta["raw"] = response.copy()  # unpacking changes its headers
         return response
 
 
 class Pace(_Part):
-    """Sets the pause of each host after every answer, before the next request to it is chosen."""
+    """Sets the pause of each host after every response, before its next request is scheduled."""
 
     def __init__(self, crawler: Crawler) -> None:
         super().__init__(crawler)
@@ -287,7 +287,7 @@ class Pace(_Part):
         crawler.signals.connect(self.response_downloaded, signals.response_downloaded)
 
     def robots_parsed(self, robotparser: RobotParser, request: Request) -> None:
-        """Take a host's Crawl-delay over where it is longer than the chosen delay."""
+        """Use a host's Crawl-delay where it is longer than the chosen delay."""
         host = urlsplit(request.url).hostname or ""
         delay = max(robotparser.crawl_delay(AGENT) or 0.0, self._base(host))
         self._delay_s[host] = delay
@@ -297,7 +297,7 @@ class Pace(_Part):
             self._pause(host, delay)
 
     def response_downloaded(self, response: Response, request: Request) -> None:
-        """Let the host rest as long as it asks for."""
+        """Pause a host by its Retry-After, or exponentially without one."""
         host, pause = str(request.meta["download_slot"]), 0.0
         if response.status in (429, 503):
             asked = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
@@ -309,17 +309,17 @@ class Pace(_Part):
             if pause >= LONG_S:
                 self.spider.tell(f"{host} asks for a pause of {pause:.0f} s")
         since = monotonic() - self._downloader.slots[host].lastseen
-        self._pause(host, max(pause, self._base(host)) + since)  # counted from the answer on
+        self._pause(host, max(pause, self._base(host)) + since)  # counted from the response
 
     def _base(self, host: str) -> float:
         return self._delay_s.get(host, self.crawler.settings.getfloat("DOWNLOAD_DELAY"))
 
     def _leave_alone(self, host: str, why: str) -> None:
         self.spider.closed[host] = why
-        self._pause(host, 0.0)  # what waits is refused one by one
+        self._pause(host, 0.0)  # queued requests are refused one by one
 
     def _pause(self, host: str, seconds: float) -> None:
-        """Set what Scrapy keeps between the starts of two requests, also for a host that it forgets meanwhile."""
+        """Set the time between the starts of two requests, also in Scrapy's settings for slots that it recreates."""
         self._downloader.per_slot_settings[host] = {"concurrency": 1, "delay": seconds, "jitter": 0.0}
         if host in self._downloader.slots:
             self._downloader.slots[host].delay = seconds

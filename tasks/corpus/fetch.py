@@ -1,4 +1,4 @@
-"""Fetch pages of the web into a folder of WARC files, in a process of its own."""
+"""Fetch web pages into a folder of WARC files, in a child process."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STOP_S = 30.0  # for an interrupted crawl to finish its file
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be fetched and within which limits; `tasks.corpus.crawl.Plan` says more of each.
+    """What to fetch, and the limits; see `tasks.corpus.crawl.Plan`.
 
     Attributes:
-        out: folder that gets the WARC files and the table.
-        contact: web or mail address of who crawls.
-        urls: file with an address a line.
+        out: output folder of the WARC files and the table.
+        contact: web or mail address of the operator of the crawl.
+        urls: text file, one address a line.
         sitemaps: addresses of sitemaps.
         limits: the other fields of the plan.
     """
@@ -41,16 +41,16 @@ class Order:
 
 
 def fetch(order: Order, show: Callable[[str], None]) -> dict[str, Any]:
-    """Fetch what is not in the folder yet; return what the folder holds then.
+    """Fetch the pages that the folder does not hold yet; return a summary of the folder.
 
     Raises:
-        BadInput: something is missing or cannot be used.
-        FetchFailed: the crawl stopped, or nothing could be fetched.
+        BadInput: a missing or unusable option.
+        FetchFailed: the crawl stopped early, or no page was fetched.
     """
     plan = _plan(order)
     command = [sys.executable, "-m", "infra.child", "tasks.corpus.crawl"]
     pipe = subprocess.PIPE
-    # In a session of its own: Ctrl-C reaches this process alone, which then asks the crawl to stop in order.
+    # A session of its own: Ctrl-C reaches only this process, which then terminates the crawl gracefully.
     with subprocess.Popen(  # noqa: S603
         command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     ) as process:
@@ -73,16 +73,16 @@ def fetch(order: Order, show: Callable[[str], None]) -> dict[str, Any]:
             raise
     if code:
         reason = said.rpartition("\n")[2] or f"the crawl ended with {code}"
-        raise (BadInput if code == 2 else FetchFailed)(f"{reason}; what was fetched is kept")
+        raise (BadInput if code == 2 else FetchFailed)(f"{reason}; the pages fetched so far are kept")
     found = summary(order.out)
     if not found["fetched"]:
         why = ", ".join(f"{n} {outcome}" for outcome, n in found["skipped"].items()) or "no address was given"
-        raise FetchFailed(f"no page could be fetched ({why}); {found['table']} says why of each address")
+        raise FetchFailed(f"no page could be fetched ({why}); {found['table']} has the reason for each address")
     return found
 
 
 def render(found: dict[str, Any]) -> str:
-    """Return the summary for people."""
+    """Return the summary as text."""
     lines = [
         f"{found['fetched']} pages, {found['bytes'] / 1e6:.3g} MB, in {len(found['files'])} files of {found['folder']}"
     ]
@@ -91,10 +91,10 @@ def render(found: dict[str, Any]) -> str:
         for host, h in found["hosts"].items()
     ]
     if found["skipped"]:
-        lines.append("passed over: " + ", ".join(f"{n} {outcome}" for outcome, n in found["skipped"].items()))
+        lines.append("skipped: " + ", ".join(f"{n} {outcome}" for outcome, n in found["skipped"].items()))
         lines.append(f"the reason of each: {found['table']}")
     if found["again"]:
-        lines.append(f"{found['again']} may be had another time: type the same again")
+        lines.append(f"{found['again']} failed temporarily: run the same command again to retry them")
     lines.append(f"next: ketcycle stage curation --corpus {found['folder']} --out DIR")
     return "\n".join(lines)
 
@@ -109,7 +109,7 @@ def _plan(order: Order) -> dict[str, Any]:
     if not contact.isascii() or not (mail or re.fullmatch(r"https?://[^\s()<>@]+", contact)):
         raise BadInput(
             f"--contact must be a web or mail address at which a site's owner reaches you, not {contact!r}; "
-            "it stands in the user agent, as is the custom of crawlers (or the setting `contact`)"
+            "it is sent in the user agent; the setting `contact` is its default"
         )
     if order.urls is not None:
         _check_list(order.urls)

@@ -1,8 +1,8 @@
-"""Replace what names a person: e-mail addresses, public IP addresses, telephone and card numbers.
+"""Replace personal data: e-mail addresses, public IP addresses, telephone and card numbers.
 
-Addresses follow the formatter of FineWeb (Penedo et al. 2024, arXiv 2406.17557, appendix on PII); numbers are taken out
-only where they are marked as such (a leading `+`, or a valid check digit), because digits are what texts about software
-are full of. Names are left: no pattern finds them.
+Addresses follow the formatter of FineWeb (Penedo et al. 2024, arXiv 2406.17557, appendix on PII); numbers are replaced
+only if they are marked (a leading `+`, or a valid check digit), because texts about software are full of digits. Names
+are not detected.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CARD = re.compile(r"(?<![\d-])\d(?:[ -]?\d){12,18}(?![\d-])")
 
 
 def redacted(text: str) -> tuple[str, Counter[str]]:
-    """Return the text with `<email>`, `<ip>`, `<phone>` and `<card>` in their places, and how many of each."""
+    """Return the text with `<email>`, `<ip>`, `<phone>` and `<card>` for the matches, and their number by kind."""
     found: Counter[str] = Counter()
     for kind, pattern, counts in PATTERNS:
 

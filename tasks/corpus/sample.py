@@ -1,4 +1,4 @@
-"""Where the shipped corpus lies (`deployments/sample`): two domains of text and the true near-duplicate pairs."""
+"""The shipped corpus (`deployments/sample`): two domains of text and the true near-duplicate pairs."""
 
 from __future__ import annotations
 
