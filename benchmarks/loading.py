@@ -26,10 +26,10 @@ from qiskit import QuantumCircuit
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer import AerSimulator
 
-from infra.runtime.backends.noisy import LEVEL, SEED_TRANSPILER, NoisySimulator
+from infra.runtime.backends.noisy import NoisySimulator
 from infra.runtime.backends.projection import project
 from infra.runtime.backends.snapshots import fake_device
-from infra.runtime.backends.usage import REP_DELAY_S
+from infra.runtime.backends.usage import LEVEL, REP_DELAY_S, SEED_TRANSPILER
 from infra.runtime.circuits.payload import circuit_digest
 from infra.runtime.queue import Runtime, Scope
 from tasks.preprocessing.state_loading.codes import FloatArray, principal_axes, rounded

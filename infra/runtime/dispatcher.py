@@ -21,7 +21,8 @@ from infra.errors import BackendFailed, BadInput, KetcycleError, NoAnswer, Runti
 from infra.runtime.backends.contract import Backend, JobState
 from infra.runtime.backends.registry import open_backend
 from infra.runtime.ledger.budget import usd_per_qpu_s
-from infra.runtime.ledger.lane import Batch, Bill, Delivery, Lane, LeaseLost, Standing, Tariff
+from infra.runtime.ledger.lane import Batch, Bill, Delivery, Lane, Standing, Tariff
+from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import (
     CANCELLED,
     DONE,
@@ -296,7 +297,7 @@ def _send(lane: Lane, backend: Backend, batch: Batch) -> Standing | None:
     try:
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         tasks = [task_of(item, circuits[item.part.circuit]) for item in batch.items]
-    except Exception as error:  # seam: nothing has left, so the callers may be told
+    except Exception as error:  # noqa: BLE001  (nothing has left, so the callers may be told)
         lane.close(batch.tag, FAILED, sentence(error))
         raise
     if backend.local:  # what it holds dies with this process, and the claim has said so
@@ -381,7 +382,7 @@ class Leader(threading.Thread):
         """Lead, and keep what went wrong for the caller."""
         try:
             lead(self._lane, open_backend(self._lane.name), self._unanswered, self._manner, self._stop_leading)
-        except Exception as error:  # seam: the caller that waits raises it
+        except Exception as error:  # noqa: BLE001  (the caller that waits raises it)
             self._error = error
         finally:
             with self._lock:

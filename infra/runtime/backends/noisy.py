@@ -27,12 +27,10 @@ from infra.errors import BadInput
 from infra.runtime.backends.aer import Clock, Prepared, Simulator, branches, run_aer, unpack
 from infra.runtime.backends.contract import SEED_STEP, Task, derive_seed
 from infra.runtime.backends.templates import make_template
-from infra.runtime.backends.usage import shannon_gates
+from infra.runtime.backends.usage import LEVEL, SEED_TRANSPILER, shannon_gates
 from infra.runtime.circuits.observables import group_terms, parity
 from infra.runtime.limits import Limits
 
-LEVEL = 2  # of the transpiler: level 3 takes four times as long for 1-2 % fewer two-qubit gates
-SEED_TRANSPILER = 11
 DENSITY_QUBITS = 12  # a density matrix of 12 qubits holds 268 MB
 ROUTING = 5  # two-qubit gates of the device for each one of the algorithm
 DENSITY_FACTOR = 4  # measured: one density matrix costs as much as about 2^n / 4 trajectories

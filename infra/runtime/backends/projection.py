@@ -8,8 +8,9 @@ says so; who else happened to travel in the same job changes nothing.
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from statistics import median
 from typing import Protocol
 
@@ -22,9 +23,10 @@ from infra.runtime.backends.snapshots import fake_device
 from infra.runtime.backends.usage import LEVEL, SEED_TRANSPILER, shannon_gates, usage_s
 
 DENSE_QUBITS = 5
+KEPT = 4096  # projections in memory; the others are read from the store
 
 _lock = threading.Lock()
-_known: dict[tuple[str, str], Projection] = {}
+_known: OrderedDict[tuple[str, str], Projection] = OrderedDict()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ def project(circuit: QuantumCircuit, digest: str, device: str, store: Store) -> 
                 store.store_projection(digest, epoch, made.two_qubit_gates, made.duration_s, made.error)
                 stored = (made.two_qubit_gates, made.duration_s, made.error)
             _known[digest, epoch] = Projection(*stored)
+            if len(_known) > KEPT:
+                _known.popitem(last=False)
         return _known[digest, epoch]
 
 
@@ -115,7 +119,7 @@ def _without_dense(circuit: QuantumCircuit) -> tuple[QuantumCircuit, list[int]]:
     return rest, dense
 
 
-@cache
+@lru_cache(maxsize=8)
 def _two_qubit_s(device: str) -> float:
     """Return the median duration of a two-qubit gate of a device."""
     target = fake_device(device).target
@@ -129,7 +133,7 @@ def _two_qubit_s(device: str) -> float:
     return float(median(found))
 
 
-@cache
+@lru_cache(maxsize=8)
 def _compiler(device: str) -> PassManager:
     target = fake_device(device).target
     return generate_preset_pass_manager(LEVEL, target=target, seed_transpiler=SEED_TRANSPILER)

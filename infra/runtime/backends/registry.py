@@ -21,8 +21,6 @@ from infra.runtime.backends.snapshots import device_name, fake_device, simulator
 from infra.settings import hand_on
 
 _DEVICE = re.compile(r"[a-z][a-z0-9_]*")
-
-
 Factory = Callable[[str], Backend]
 
 _lock = threading.Lock()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qiskit.providers import BackendV2
 
 
-@cache
+@lru_cache(maxsize=1)
 def _fake_devices() -> dict[str, type[BackendV2]]:
     from qiskit_ibm_runtime import fake_provider
 
@@ -34,13 +34,13 @@ def device_name(name: str) -> str:
     raise BadInput(f"there is no fake device {name!r}; there are {', '.join(sorted(_fake_devices()))}")
 
 
-@cache
+@lru_cache(maxsize=8)  # a device of 133 qubits holds some 20 MB
 def fake_device(name: str) -> BackendV2:
     """Return a device snapshot shipped with the runtime client."""
     return _fake_devices()[device_name(name)]()
 
 
-@cache
+@lru_cache(maxsize=64)
 def simulator_calibration(device: str = "") -> str:
     """Return what names the state of a simulator that its results depend on: its version and that of the snapshot."""
     aer = f"aer-{version('qiskit-aer')}"

@@ -1,4 +1,4 @@
-"""By how much bills exceed estimates, learned from the jobs of each backend that are over.
+"""Ratio of billed to estimated QPU seconds, learned from the finished jobs of each backend.
 
 A bill is modelled as the estimate times a factor that scatters like a log-normal: the factor is the exponent of the
 mean log ratio, its interval that mean's Student t interval. Before a backend has `MIN_JOBS` jobs the factor of recorded
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ from infra.runtime.ledger.ledger import DONE, Ledger
 from infra.runtime.ledger.schema import batches
 
 MIN_JOBS = 3
-LEVEL = 0.95
+CONFIDENCE = 0.95
 RECENT = 200  # jobs that count; a device's overhead changes over the months
 
 
@@ -61,11 +61,11 @@ def fit(pairs: Sequence[tuple[float, float]]) -> Correction:
     logs = [math.log(billed / estimate) for estimate, billed in pairs]
     n, mean = len(logs), math.fsum(logs) / len(logs)
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in logs) / (n - 1))
-    half = float(stdtrit(n - 1, 0.5 + LEVEL / 2)) * deviation / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * deviation / math.sqrt(n)
     return Correction(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, math.exp(deviation))
 
 
-@cache
+@lru_cache(maxsize=1)
 def recorded() -> Correction:
     """Return the factor of recorded jobs, with the range that was seen."""
     from infra.energy.model import Coefficients

@@ -14,10 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.errors import BadInput
-from infra.runtime.ledger.ledger import PREPARED, STATES, SUBMITTED, SUBMITTING, UNKNOWN, Ledger
+from infra.runtime.ledger.ledger import OPEN, STATES, UNKNOWN, Ledger
 from infra.runtime.ledger.schema import batches, calls, leases, parts
 
-OPEN = (PREPARED, SUBMITTING, SUBMITTED)
 _SUMMED = ("cpu_s", "qpu_s_projected", "qpu_s_billed")
 
 

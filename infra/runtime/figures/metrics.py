@@ -20,10 +20,8 @@ from prometheus_client.registry import Collector
 from infra.access import Certificate
 from infra.errors import BadInput
 from infra.runtime.ledger.budget import remaining
-from infra.runtime.ledger.ledger import PREPARED, STATES, SUBMITTED, SUBMITTING, Ledger
+from infra.runtime.ledger.ledger import OPEN, PREPARED, STATES, Ledger
 from infra.runtime.ledger.schema import batches, calls
-
-OPEN = (PREPARED, SUBMITTING, SUBMITTED)
 
 
 class QueueCollector(Collector):

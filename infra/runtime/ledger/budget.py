@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -52,12 +52,12 @@ class Spending:
 
 @dataclass(frozen=True)
 class Room:
-    """How far a wish fits.
+    """How far an amount fits into the limits.
 
     Attributes:
-        scale: the wish may be multiplied by so much; below 1 it does not fit.
-        reason: of a scale below 1, the limit in the way, with its numbers.
-        final: of a scale below 1, whether it will not fit either when every reservation is released.
+        scale: headroom factor, limit left / amount requested; below 1 the amount does not fit.
+        reason: of a scale below 1, the limit that is exceeded, with its numbers.
+        final: of a scale below 1, whether the amount will not fit even once all current reservations are released.
     """
 
     scale: float = math.inf
@@ -150,7 +150,7 @@ def _row(connection: sa.Connection, scope: str, unit: str, limit: float | None, 
 
 
 class Gate:
-    """The limits and what was spent, as they stand in one transaction; no other dispatcher passes until its end."""
+    """The limits and what was spent, read in one transaction; other dispatchers wait for its end."""
 
     def __init__(self, connection: sa.Connection, now: float, usd_per_s: float) -> None:
         _lock(connection)
@@ -164,7 +164,7 @@ class Gate:
         return bool(self._limits)
 
     def room(self, wish: Amounts) -> Room:
-        """Say how far a wish fits into every limit that it touches."""
+        """Return how far an amount fits into every limit that applies to it."""
         rooms = [self._room(*asked) for asked in self._asked(wish)]
         return min(rooms, key=lambda room: (not room.final, room.scale), default=Room())
 
@@ -202,7 +202,7 @@ class Gate:
         )
 
 
-@cache
+@lru_cache(maxsize=1)
 def usd_per_qpu_s() -> float:
     """Return the price of a QPU second, from the coefficients of the energy model."""
     from infra.energy.model import Coefficients

@@ -9,8 +9,6 @@ import sqlalchemy as sa
 from infra.runtime.ledger.schema import charges
 
 Spender = tuple[str, str]  # run and stage
-
-
 Amounts = Mapping[Spender, float]  # QPU seconds
 
 

@@ -22,11 +22,7 @@ from infra.errors import BadInput, NoLedger, RuntimeQueueError
 from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limits, meta, parts
 
 SCHEMA_VERSION = 3
-
-
 BUSY_S = 30.0
-
-
 _LOCK = 0x6B6574  # names the making of the tables among PostgreSQL's advisory locks
 
 
@@ -44,7 +40,7 @@ class _Forks:
     """Lets the process fork only while no thread has a connection open, and closes the idle ones before.
 
     SQLite keeps the locks of a process in its memory: a child that is made in the middle of a transaction of another
-    thread believes for ever that the file is locked.
+    thread takes the file for locked for ever.
     """
 
     def __init__(self) -> None:
@@ -98,7 +94,7 @@ os.register_at_fork(before=_FORKS.before, after_in_parent=_FORKS.after, after_in
 class Database:
     """A ledger's database, opened once per process.
 
-    A database of an older schema is brought up to date where it stands.
+    A database of an older schema is migrated in place.
 
     Args:
         location: a path (SQLite) or any SQLAlchemy URL.

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from infra.runtime.ledger.budget import HEADROOM, Gate, Room
 from infra.runtime.ledger.charges import Amounts, Spender, reserve_again, settle
-from infra.runtime.ledger.lease import Lease, LeaseLost
+from infra.runtime.ledger.lease import Lease
 from infra.runtime.ledger.ledger import (
     CANCELLED,
     CANCELLED_BY_CALLER,
@@ -41,8 +41,6 @@ from infra.runtime.ledger.ledger import (
 )
 from infra.runtime.ledger.schema import batches, calls, parts
 from infra.runtime.limits import Limits
-
-__all__ = ["Batch", "Bill", "Delivery", "Item", "Lane", "LeaseLost", "Limits", "Standing", "Tariff"]
 
 LOADED = 32  # calls whose parts are read at once
 REFUSED = "BudgetExceeded: "

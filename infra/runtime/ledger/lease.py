@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -122,7 +122,7 @@ class _Seen:
 _SEEN = _Seen()
 
 
-@cache
+@lru_cache(maxsize=1)
 def _identity(pid: int) -> tuple[str, int, str]:
     """Return host, process id and start time of this process; the host names kernel boot and process namespace."""
     host = socket.gethostname()

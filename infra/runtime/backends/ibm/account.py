@@ -61,7 +61,7 @@ def find_account() -> Account | None:
         found = AccountManager.get()
     except AccountNotFoundError:
         return None
-    except Exception as error:  # seam: whatever a damaged file makes of the client
+    except Exception as error:  # noqa: BLE001  (whatever a damaged file makes of the client)
         raise BadInput(f"the vendor's account file cannot be read ({type(error).__name__}); save it again") from None
     source = "variable QISKIT_IBM_TOKEN" if named else "the vendor's account file"
     return Account(source, found.instance or "", found.token or "")

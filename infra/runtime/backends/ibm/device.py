@@ -146,7 +146,7 @@ class IBMDevice:
             add_note(pubs, service_estimate_s=self._rehearse(tag, tasks, pubs, limit))
         try:
             job = self._run(self._mode(), tag, tasks, pubs, limit)
-        except Exception as error:  # seam: whatever the client raises, it is decided whether there may be a job
+        except Exception as error:  # noqa: BLE001  (whatever the client raises, it is decided whether there may be a job)
             self._batch = None  # perhaps it is closed
             text = redact(error)
             if _unclear(error):
@@ -182,7 +182,7 @@ class IBMDevice:
             deadline = time.monotonic() + REHEARSAL_S
             while (found := job.usage_estimation["quantum_seconds"]) is None and time.monotonic() < deadline:
                 time.sleep(self.poll_s)
-        except Exception as error:  # seam: not every plan may ask; the formula does
+        except Exception as error:  # noqa: BLE001  (not every plan may ask; the formula does)
             log.warning("%s gives no estimate of its own: %s", self.name, redact(error))
             return None
         if found is not None and limit is not None and found > limit:
@@ -195,7 +195,7 @@ class IBMDevice:
         """Say how a job is."""
         try:
             return STATES[self._job(job_id).status()]
-        except Exception as error:  # seam: a question that can be asked again
+        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
             young = time.monotonic() - self._sent.get(job_id, -math.inf) < LISTING_DELAY_S
             if (isinstance(error, RuntimeJobNotFound) or _status_code(error) == 404) and not young:
                 return JobState.LOST
@@ -211,7 +211,7 @@ class IBMDevice:
             usage = self._job(job_id).metrics().get("usage", {})
         except RuntimeJobNotFound:
             return None
-        except Exception as error:  # seam: a question that can be asked again
+        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
         if usage.get("status", "pending") == "pending":
             return None
@@ -224,14 +224,14 @@ class IBMDevice:
             self._job(job_id).cancel()
         except (RuntimeInvalidStateError, RuntimeJobNotFound):
             return
-        except Exception as error:  # seam: a question that can be asked again
+        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
 
     def find(self, tag: str) -> tuple[str, ...]:
         """Return the jobs that were made under a tag, oldest first."""
         try:
             found = self._service.jobs(limit=LISTED, job_tags=[tag], descending=False)
-        except Exception as error:  # seam: a question that can be asked again
+        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
         self._jobs |= {job.job_id(): job for job in found}
         return tuple(job.job_id() for job in found)
@@ -248,7 +248,7 @@ class IBMDevice:
                 raise ValueError("it is empty")
         except (IBMError, RequestException) as error:
             raise NoAnswer(f"{self.name}: {redact(error)}") from None
-        except Exception as error:  # seam: a text that ends in the middle fails in whatever way it is read
+        except Exception as error:  # noqa: BLE001  (a text that ends in the middle fails in whatever way it is read)
             count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
             said = f"{self.name}: the result of job {job_id} cannot be read: {redact(error)[:200]}"
             if count < UNREADABLE:
@@ -279,7 +279,7 @@ class IBMDevice:
     def _ask_operational(self) -> None:
         try:
             status = self._device.status()
-        except Exception as error:  # seam: nothing was sent
+        except Exception as error:  # noqa: BLE001  (nothing was sent)
             raise BackendFailed(f"{self.name} does not answer, nothing was sent: {redact(error)}") from None
         if not status.operational:
             raise BackendFailed(f"{self.name} takes no jobs now: {status.status_msg}")
@@ -292,7 +292,7 @@ class IBMDevice:
     def _properties(self) -> Any:
         try:
             return self._device.properties()
-        except Exception as error:  # seam: the client's own text may hold the token
+        except Exception as error:  # noqa: BLE001  (the client's own text may hold the token)
             raise BackendFailed(f"{self.name} does not tell its properties: {redact(error)}") from None
 
     def _refresh(self) -> None:
@@ -304,7 +304,7 @@ class IBMDevice:
             self._refreshed = time.monotonic()
             try:
                 self._device.refresh()
-            except Exception:  # seam: the older properties do
+            except Exception:  # noqa: BLE001  (the older properties do)
                 return
             after = self._properties()
             if before and after and before.last_update_date != after.last_update_date:
@@ -320,7 +320,7 @@ def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBac
         raise
     except QiskitBackendNotFoundError:
         text = f"the account's instance has no device {device}"
-    except Exception as error:  # seam: the client's own text may hold the token
+    except Exception as error:  # noqa: BLE001  (the client's own text may hold the token)
         text = f"ibm:{device} cannot be opened: {redact(error)}"
         if _no_connection(error):  # which the client calls an invalid token
             text = f"ibm:{device} cannot be opened: the quantum platform does not answer; is there a network?"

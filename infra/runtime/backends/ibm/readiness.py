@@ -43,14 +43,14 @@ def check(name: str, settings: Settings | None = None) -> list[Check]:
     try:
         loaded = Settings() if settings is None else settings
         device = canonical_name(name).removeprefix("ibm:")
-    except Exception as error:  # seam: a report of what is wrong must not be another thing that is wrong
+    except Exception as error:  # noqa: BLE001  (a report of what is wrong must not be another thing that is wrong)
         return [Check("settings", False, redact(error), "correct ketcycle.toml or the KETCYCLE_ variables")]
     found: list[Check] = []
     try:
         found.extend(_checks(device, loaded))
     except _Stop as stop:
         found.append(stop.check)
-    except Exception as error:  # seam: as above
+    except Exception as error:  # noqa: BLE001  (as above)
         found.append(Check("platform", False, redact(error)[:300], "try again; if it stays, look at the address"))
     return found
 
@@ -115,7 +115,7 @@ def _address(what: str, url: str, variable: str) -> Check:
 def _connect(settings: Settings) -> QiskitRuntimeService:
     try:
         return connect(settings)
-    except Exception as error:  # seam: the client raises many kinds for a token that is refused
+    except Exception as error:  # noqa: BLE001  (the client raises many kinds for a token that is refused)
         raise _Stop(
             Check("access token", False, redact(error)[:300], f"check the API key and the instance; {ADVICE}")
         ) from None
@@ -156,5 +156,5 @@ def _seconds(service: QiskitRuntimeService) -> Check:
 def _quietly(ask: Callable[[], Any], otherwise: Any) -> Any:
     try:
         return ask()
-    except Exception:  # seam: an instance without devices raises in the client
+    except Exception:  # noqa: BLE001  (an instance without devices raises in the client)
         return otherwise

@@ -9,7 +9,7 @@ from infra.runtime.figures.calibration import MIN_JOBS, calibration_table, corre
 from infra.runtime.ledger.ledger import Ledger
 from infra.runtime.ledger.schema import batches
 
-RECORDED = Path(__file__).parents[3].parent / "shared/data/qpu_recorded_kangaroo"
+RECORDED = Path(__file__).parents[4].parent / "shared/data/qpu_recorded_kangaroo"
 
 
 @pytest.fixture

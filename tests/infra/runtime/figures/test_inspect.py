@@ -145,7 +145,7 @@ def test_metrics_are_served_on_loopback_before_there_is_a_ledger(tmp_path, ledge
 
 def test_looking_needs_no_circuits(ledger):
     code = (
-        "import sys; from infra.runtime import inspect, cancel, metrics; "
+        "import sys; from infra.runtime import cancel; from infra.runtime.figures import inspect, metrics; "
         f"inspect.list_open({ledger.database.url!r}); "
         "assert not {'qiskit', 'torch', 'prefect', 'mlflow'} & set(sys.modules)"
     )

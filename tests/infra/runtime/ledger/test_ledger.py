@@ -8,7 +8,7 @@ import pytest
 
 from infra.errors import BadInput, RuntimeQueueError
 from infra.runtime.figures.inspect import list_calls, show_call
-from infra.runtime.ledger import schema
+from infra.runtime.ledger import database
 from infra.runtime.ledger.lane import Delivery, Lane
 from infra.runtime.ledger.ledger import (
     CANCELLED,
@@ -169,7 +169,7 @@ def test_a_missing_ledger_is_not_created_by_looking(tmp_path):
 def test_another_schema_version_is_refused_with_both_versions(ledger, tmp_path):
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute("update meta set value='99' where name='schema'")
-    with pytest.raises(BadInput, match=f"version 99, this program writes version {schema.SCHEMA_VERSION}"):
+    with pytest.raises(BadInput, match=f"version 99, this program writes version {database.SCHEMA_VERSION}"):
         Ledger(tmp_path / "ledger.db", durable=False)
 
 
@@ -199,7 +199,7 @@ def test_a_full_disk_loses_nothing_that_was_written(ledger):
 
 
 def test_a_ledger_held_by_another_process_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "BUSY_S", 0.2)
+    monkeypatch.setattr(database, "BUSY_S", 0.2)
     ledger = Ledger(tmp_path / "held.db", durable=False)
     blocker = sqlite3.connect(tmp_path / "held.db", isolation_level=None)
     blocker.execute("begin immediate")
@@ -222,13 +222,13 @@ def test_only_writes_that_something_outside_depends_on_wait_for_the_disk(tmp_pat
 def test_what_leaves_the_machine_waits_for_the_disk(tmp_path, monkeypatch):
     """A claim may be lost by a power cut, but not after the batch was sent, nor a result that was told."""
     waited = []
-    original = schema.Database.write
+    original = database.Database.write
 
     def watched(self, *, wait=True):
         waited.append(wait)
         return original(self, wait=wait)
 
-    monkeypatch.setattr(schema.Database, "write", watched)
+    monkeypatch.setattr(database.Database, "write", watched)
     ledger = Ledger(tmp_path / "ledger.db", durable=True)
     ledger.prepare(call(), parts(count=1), {})
     lane = Lane.acquire(ledger, "aer", 60.0)

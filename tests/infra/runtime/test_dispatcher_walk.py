@@ -21,7 +21,8 @@ from infra.runtime.backends.contract import JobState
 from infra.runtime.dispatcher import Manner, Rounds
 from infra.runtime.ledger import lease as leases
 from infra.runtime.ledger.budget import limits, set_limit, spending
-from infra.runtime.ledger.lane import Delivery, Lane, LeaseLost, Tariff
+from infra.runtime.ledger.lane import Delivery, Lane, Tariff
+from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
 from infra.runtime.ledger.schema import batches, charges, parts
 from infra.runtime.limits import Limits

@@ -100,7 +100,7 @@ def test_two_dispatchers_cannot_overspend_together(postgres):
 
 
 def test_callers_in_two_processes_share_the_ledger(postgres, tmp_path):
-    script = Path(__file__).with_name("callers.py")
+    script = Path(__file__).parents[1] / "callers.py"
     spec = {
         "ledger": postgres,
         "out": str(tmp_path / "out"),
@@ -111,7 +111,7 @@ def test_callers_in_two_processes_share_the_ledger(postgres, tmp_path):
         "kills": 2,
     }
     done = subprocess.run(
-        [sys.executable, script, json.dumps(spec)], capture_output=True, text=True, cwd=script.parents[3], timeout=200
+        [sys.executable, script, json.dumps(spec)], capture_output=True, text=True, cwd=script.parents[4], timeout=200
     )
     assert done.returncode == 0, done.stderr
     rows = list_calls(postgres, limit=100)
