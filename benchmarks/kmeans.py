@@ -28,8 +28,9 @@ from infra.runtime.backends.projection import project
 from infra.runtime.backends.usage import shannon_gates
 from infra.runtime.circuits.payload import circuit_digest
 from infra.runtime.ledger.ledger import Ledger
-from tasks.curation.semantic_clusters.arms import ITERATIONS, Clustering, bank
-from tasks.curation.semantic_clusters.arms import project as onto_axes
+from tasks.curation.semantic_clusters.bank import ITERATIONS, bank
+from tasks.curation.semantic_clusters.bank import project as onto_axes
+from tasks.curation.semantic_clusters.problem import Clustering
 from tasks.evaluation.bank import gather_material
 from tasks.quantum.basis_change import basis_circuit
 from tasks.quantum.encodings import amplitude_circuit, overlap_circuit, qubits_for

@@ -23,7 +23,8 @@ from infra import settings
 from tasks.combinatorial.annealing import simulated_annealing
 from tasks.combinatorial.independent_set import Graph, best_repaired, greedy, independent_set_qubo, repair
 from tasks.combinatorial.qubo import Bits, Floats, Qubo
-from tasks.curation.representatives.arms import bank, best_known
+from tasks.curation.representatives.bank import bank
+from tasks.curation.representatives.problem import best_known
 from tasks.evaluation.bank import gather_material
 from tasks.quantum.qaoa import linear_ramp, qaoa_circuit, sample_qaoa, scale
 

@@ -10,13 +10,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from pydantic import BaseModel
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
+
+STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference", "monitoring")
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -43,8 +46,73 @@ class Method(StrEnum):
     AUTO = "auto"
 
 
+class OverBudget(Exception):
+    """An arm has used more than the budget of its problem allows."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each arm may use on a problem; a problem that has one keeps it in its field `budget`.
+
+    Attributes:
+        tokens: training tokens, as the arm reports them to `Bench.spend`.
+        cpu_s: CPU seconds of the arm, what it shares with other arms included.
+        joules: modelled or measured joules of the CPU (narrow boundary).
+        executions: circuits times shots.
+    """
+
+    tokens: int | None = None
+    cpu_s: float | None = None
+    joules: float | None = None
+    executions: int | None = None
+
+    def exceeded(self, used: Mapping[str, float]) -> str:
+        """Return which limit is exceeded and by how much, or an empty text.
+
+        Args:
+            used: amounts by the names of the fields; what is missing counts as 0.
+        """
+        for item in fields(self):
+            limit, amount = getattr(self, item.name), used.get(item.name, 0)
+            if limit is not None and amount > limit:
+                return f"{item.name} {amount:.6g} of {limit:.6g}"
+        return ""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A solution that is a folder of files, such as a trained adapter.
+
+    Two artifacts are the same solution when their digests are equal, wherever the folders are.
+
+    Attributes:
+        folder: where the files are.
+        digest: of the names and contents of the files.
+    """
+
+    folder: Path = field(compare=False)
+    digest: str
+
+    @classmethod
+    def of(cls, folder: Path) -> Artifact:
+        """Return the artifact of a finished folder."""
+        return cls(folder, content_key(folder))
+
+
+class Spend(Protocol):
+    """Counts what an arm uses against the budget of its problem."""
+
+    def __call__(self, *, tokens: int = 0) -> None:
+        """Add training tokens and check every limit; CPU seconds, joules and executions are counted by themselves.
+
+        Raises:
+            OverBudget: a limit is exceeded.
+        """
+        ...
+
+
 class Once(Protocol):
-    """Computes a value shared by several arms a single time; its full cost is booked to every arm that asks."""
+    """Computes a value shared by several arms a single time; its full cost is charged to every arm that uses it."""
 
     def __call__(self, key: str, make: Callable[[], T], /) -> T:
         """Return the value of `key`, made by `make` at the first call."""
@@ -59,6 +127,10 @@ class Map(Protocol):
         ...
 
 
+def _unlimited(*, tokens: int = 0) -> None:
+    del tokens
+
+
 @dataclass(frozen=True)
 class Bench:
     """What an arm may use besides the problem.
@@ -67,9 +139,13 @@ class Bench:
         rng: the only source of randomness of the arm.
         sampler: any Qiskit V2 sampler; the arm does not know where it runs.
         estimator: any Qiskit V2 estimator.
-        map: applies a picklable function to many items.
+        map: applies a picklable function to many items, on other workers where some are free.
         once: shares what several arms derive from the same problem.
-        scratch: a folder of this arm alone; what is left there is thrown away.
+        scratch: a folder of this arm alone, removed when its solution has been scored and applied; an `Artifact` may
+            lie in it.
+        resume: a folder of this arm alone that survives a kill; an arm that keeps checkpoints in it goes on from the
+            last one. Removed with the stage's other temporary files once the stage is complete.
+        spend: counts the arm's use against the budget of the problem.
         deadline: seconds since the epoch after which a remote result is not waited for, or None.
     """
 
@@ -79,6 +155,8 @@ class Bench:
     map: Map
     once: Once
     scratch: Path
+    resume: Path
+    spend: Spend = _unlimited
     deadline: float | None = None
 
 
@@ -137,6 +215,25 @@ def in_turns(sources: Iterable[Iterable[Instance[P]]]) -> Iterator[Instance[P]]:
 
 
 @dataclass(frozen=True)
+class Design:
+    """What counts as one independent observation of a decision, and how many a verdict needs.
+
+    Attributes:
+        unit: `instances` of the bank from several sources, or `cells` of seed x setting, as trainings have.
+        least: observations that a bank holds at least.
+        sources: independent sources that a bank draws from at least.
+    """
+
+    unit: Literal["instances", "cells"]
+    least: int
+    sources: int
+
+
+INSTANCES = Design("instances", least=20, sources=3)
+CELLS = Design("cells", least=10, sources=1)
+
+
+@dataclass(frozen=True)
 class Subtask(Generic[P, S]):
     """One decision inside a stage that has interchangeable arms.
 
@@ -144,7 +241,7 @@ class Subtask(Generic[P, S]):
         stage: name of the stage.
         name: name of the decision.
         incumbent: the named classical arm.
-        challenger: the named quantum arm.
+        challenger: the named quantum arm; None where no form of the decision runs on a quantum device.
         others: controls, twins and further opponents.
         quality: one value for each independent instance in the problem, higher is better; empty = no truth known.
         metric: printed name and unit of the quality.
@@ -154,12 +251,16 @@ class Subtask(Generic[P, S]):
         example: a small real problem with known truth, quick enough for every test.
         oracle: proven best quality for each instance, or None where the best value ever seen must serve.
         floor: quality that the incumbent reaches on the example at least (mean over instances).
+        design: what counts as one independent observation.
+        options: model of the decision's settings, `<stage>.<name>.<option>`.
+        pose: makes the problem from the stage's context, its state and the options; None = nothing to decide.
+        apply: does what follows, given the context, the state, the problem and the chosen solution; returns the state.
     """
 
     stage: str
     name: str
     incumbent: Arm[P, S]
-    challenger: Arm[P, S]
+    challenger: Arm[P, S] | None
     others: tuple[Arm[P, S], ...]
     quality: Callable[[P, S], tuple[float, ...]]
     metric: str
@@ -169,11 +270,23 @@ class Subtask(Generic[P, S]):
     example: Callable[[Generator], P]
     oracle: Callable[[P], tuple[float, ...]] | None = None
     floor: float = float("-inf")
+    design: Design = INSTANCES
+    options: type[BaseModel] | None = None
+    pose: Callable[[Any, Any, Any], P | None] | None = None
+    apply: Callable[[Any, Any, P, S], Any] | None = None
 
     @property
     def arms(self) -> tuple[Arm[P, S], ...]:
-        """All arms, the incumbent first, the challenger second."""
-        return (self.incumbent, self.challenger, *self.others)
+        """All arms, the incumbent first, the challenger second where there is one."""
+        return (self.incumbent, *((self.challenger,) if self.challenger else ()), *self.others)
+
+    @property
+    def always(self) -> tuple[Arm[P, S], ...]:
+        """The arms that every shadow run has: incumbent, challenger, twins and the first control."""
+        named = (self.incumbent, *((self.challenger,) if self.challenger else ()))
+        twins = (arm for arm in self.others if arm.kind is Kind.TWIN)
+        controls = (arm for arm in self.others if arm.kind is Kind.CONTROL)
+        return (*named, *twins, *islice(controls, 1))
 
     @property
     def key(self) -> str:

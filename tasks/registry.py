@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 from infra.errors import BadInput
-from tasks.contract import Subtask
-from tasks.stage import STAGES
+from tasks.contract import STAGES, Subtask
+from tasks.options import decisions_of
+from tasks.stage import decisions, stage_module
+
+
+def names() -> list[str]:
+    """Return all decisions as `stage/name`, without importing any of them."""
+    return [f"{stage}/{name}" for stage in STAGES for name in decisions_of(stage)]
 
 
 def subtasks() -> dict[str, Subtask[Any, Any]]:
     """Return all decisions by `stage/name`."""
-    return {subtask.key: subtask for stage in STAGES for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS}
+    return {subtask.key: subtask for stage in STAGES for subtask in decisions(stage_module(stage))}
 
 
 def find_subtask(key: str) -> Subtask[Any, Any]:
@@ -22,9 +27,6 @@ def find_subtask(key: str) -> Subtask[Any, Any]:
         BadInput: there is no such decision.
     """
     stage, _, name = key.partition("/")
-    found: list[Subtask[Any, Any]] = (
-        [s for s in import_module(f"tasks.{stage}.stage").SUBTASKS if s.name == name] if stage in STAGES else []
-    )
-    if not found:
-        raise BadInput(f"no decision {key!r}; there are {', '.join(subtasks())}")
-    return found[0]
+    if stage not in STAGES or name not in decisions_of(stage):
+        raise BadInput(f"no decision {key!r}; there are {', '.join(names())}")
+    return next(subtask for subtask in decisions(stage_module(stage)) if subtask.name == name)

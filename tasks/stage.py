@@ -2,30 +2,28 @@
 
 A stage module `tasks.<stage>.stage` offers
 
-* `Options`: a frozen pydantic model; its defaults are the demo profile;
-* `SUBTASKS`: the decisions of the stage, in the order in which they are taken;
-* `prepare(context) -> State`: the classical road up to the first decision;
-* `pose(context, state, subtask) -> problem | None`: the problem of one decision (None: nothing to decide);
-* `apply(context, state, subtask, solution) -> State`: what follows from the decision;
-* `publish(context, state) -> State`: the stage's products in the lake;
+* `ROAD`: its steps and decisions in the order in which they happen. A step is a function `(context, state) -> State`;
+  a decision is a `Subtask`, whose folder says how it is posed and applied;
 * `headline(state) -> str`: its result in one line, for the report.
+
+Its options are in `tasks.<stage>.options`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from pydantic import BaseModel
 
+from infra.errors import BadInput
 from infra.lake import Lake, Ref
 from infra.settings import home_here
 from infra.shared import open_lake
 from tasks.contract import Subtask
-
-STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference", "monitoring")
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741  (O is the options model)
 
@@ -39,7 +37,7 @@ class Context:
         stage: the stage.
         home: the state folder of the installation; unpickled on another machine it may be that one's.
         seed: seed of the run; derive every generator from it with `rng`.
-        options: the profile's settings of this stage, not yet validated.
+        options: the run's settings of this stage, those of its decisions nested; checked before the run began.
         inputs: lake references published by the stages before, by name, e.g. `curation/kept`.
     """
 
@@ -65,9 +63,22 @@ class Context:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def parsed(self, model: type[O]) -> O:
-        """Validate the options of the stage."""
-        return model.model_validate(dict(self.options))
+    def parsed(self, model: type[O], decision: str = "") -> O:
+        """Return the options of the stage, or those of one of its decisions."""
+        given = self.options.get(decision, {}) if decision else self.options
+        return model.model_validate({name: given[name] for name in model.model_fields if name in given})
+
+    def require(self, *names: str) -> Ref:
+        """Return the first of the given inputs that an earlier stage has published.
+
+        Raises:
+            BadInput: none of them is there; the message names the stage to run.
+        """
+        for name in names:
+            if name in self.inputs:
+                return self.inputs[name]
+        makers = " or ".join(dict.fromkeys(name.split("/")[0] for name in names))
+        raise BadInput(f"{self.stage} reads {' or '.join(names)}, which is not in the lake yet; run {makers} first")
 
 
 @dataclass(frozen=True)
@@ -82,27 +93,24 @@ class State:
         return replace(self, refs={**self.refs, **(refs or {})}, facts={**self.facts, **facts})
 
 
+Step = Callable[[Context, State], State]
+
+
 class Stage(Protocol):
     """The shape of a stage module."""
 
-    SUBTASKS: tuple[Subtask[Any, Any], ...]
-
-    def prepare(self, context: Context) -> State:
-        """Walk the classical road up to the first decision."""
-        ...
-
-    def pose(self, context: Context, state: State, subtask: str) -> Any:
-        """Return the problem of one decision, or None where there is nothing to decide."""
-        ...
-
-    def apply(self, context: Context, state: State, subtask: str, solution: Any) -> State:
-        """Do what follows from a decision."""
-        ...
-
-    def publish(self, context: Context, state: State) -> State:
-        """Put the stage's products into the lake."""
-        ...
+    ROAD: Sequence[Step | Subtask[Any, Any]]
 
     def headline(self, state: State) -> str:
         """Return the result of the stage in one line."""
         ...
+
+
+def stage_module(name: str) -> Stage:
+    """Return the module of a stage."""
+    return cast("Stage", import_module(f"tasks.{name}.stage"))
+
+
+def decisions(stage: Stage) -> tuple[Subtask[Any, Any], ...]:
+    """Return the decisions of a stage in the order in which they are taken."""
+    return tuple(item for item in stage.ROAD if isinstance(item, Subtask))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

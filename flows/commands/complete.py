@@ -14,7 +14,7 @@ from infra.settings import Settings
 
 def stages(incomplete: str) -> list[str]:
     """Return the stages that begin like this; of a list with commas the last item is completed."""
-    from tasks.stage import STAGES
+    from tasks.contract import STAGES
 
     before, comma, last = incomplete.rpartition(",")
     return [f"{before}{comma}{name}" for name in STAGES if name.startswith(last)]

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infra.errors import BadInput
 from infra.settings import Objective
-from tasks.contract import Method
-from tasks.stage import STAGES
+from tasks.contract import STAGES, Method
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 

@@ -34,8 +34,8 @@ from infra.runtime.figures.summary import summary_of
 from infra.settings import Settings
 from infra.shared import open_evidence
 from infra.tracking import Tracking, open_tracking
+from tasks.contract import STAGES
 from tasks.settle import record_orchestration
-from tasks.stage import STAGES
 
 log = logging.getLogger("ketcycle.lifecycle")
 

@@ -8,52 +8,22 @@ from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from infra.errors import BadInput
 from infra.lake import link_or_copy
 from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, build_model, ffn_of_width, shape_of_dial
+from tasks.architecture.options import Options
 from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
-from tasks.stage import Context, State
+from tasks.stage import Context, State, Step
 
 log = logging.getLogger("ketcycle.architecture")
 
-SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
 
-
-class Options(BaseModel):
-    """Settings of the stage; the defaults are the demo profile.
-
-    Attributes:
-        model: folder of a pretrained model, taken as it is; empty = the dial decides.
-        depth: the dial: blocks, and with them width, heads and feed-forward units.
-        width: hidden size, else 32 for each block.
-        heads: attention heads, else one for each 32 of width.
-        ffn: feed-forward units, else 8/3 of the width.
-        batch: windows per training step that the memory estimate assumes.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = ""
-    depth: int = Field(4, ge=1, le=48)
-    width: int | None = Field(None, ge=8)
-    heads: int | None = Field(None, ge=1)
-    ffn: int | None = Field(None, ge=8)
-    batch: int = Field(8, ge=1)
-
-
-def prepare(context: Context) -> State:
+def choose_shape(context: Context, _: State) -> State:
     """Choose the shape."""
     options = context.parsed(Options)
-    shards = context.inputs.get("preprocessing/shards")
-    if shards is None:
-        raise BadInput(
-            "architecture reads preprocessing/shards, which is not there; run the stage preprocessing before"
-        )
-    meta = context.lake.meta(shards)
+    meta = context.lake.meta(context.require("preprocessing/shards"))
     if options.model:
         return _pretrained(Path(options.model).expanduser(), meta["vocab_size"], meta["context"])
     shape = _shape(options, meta["vocab_size"], meta["context"])
@@ -68,29 +38,19 @@ def prepare(context: Context) -> State:
     )
 
 
-def pose(context: Context, state: State, subtask: str) -> Any:
-    """Return the problem of one decision; the stage has none yet."""
-    raise KeyError(f"architecture has no subtask {subtask!r}")
-
-
-def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
-    """Do what follows from a decision; the stage has none yet."""
-    raise KeyError(f"architecture has no subtask {subtask!r}")
-
-
-def publish(context: Context, state: State) -> State:
+def make_model(context: Context, state: State) -> State:
     """Draw the first weights, or take the pretrained ones, and save the model with its tokenizer."""
     options = context.parsed(Options)
     if options.model:
         return _take(context, state, Path(options.model).expanduser())
-    tokenizer = load_tokenizer(context.lake.folder(context.inputs["preprocessing/tokenizer"]))
+    tokenizer = load_tokenizer(context.lake.folder(context.require("preprocessing/tokenizer")))
     shape = Shape(**state.facts["shape"])
     model = build_model(shape, int(tokenizer.eos_token_id), context.seed)
     counted = sum(parameter.numel() for parameter in model.parameters())
     log.info("%d parameters in %d blocks of width %d", counted, shape.depth, shape.width)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
-        copytree(context.lake.folder(context.inputs["preprocessing/tokenizer"]), folder, dirs_exist_ok=True)
+        copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
         ref = context.lake.put_folder("architecture/model", Path(folder), {"parameters": counted})
     return state.add({"architecture/model": ref})
 
@@ -101,6 +61,9 @@ def headline(state: State) -> str:
     if state.facts.get("pretrained"):
         return f"pretrained {shape['type']}: {state.facts['parameters']:,} parameters, {shape['depth']} blocks"
     return f"{state.facts['parameters']:,} parameters, {shape['depth']} blocks of width {shape['width']}"
+
+
+ROAD: tuple[Step | Subtask[Any, Any], ...] = (choose_shape, make_model)
 
 
 def _shape(options: Options, vocab_size: int, context: int) -> Shape:
@@ -143,7 +106,7 @@ def _take(context: Context, state: State, folder: Path) -> State:
     log.info("%d parameters in %d blocks of width %d, pretrained", counted, shape["depth"], shape["width"])
     with TemporaryDirectory(dir=context.scratch) as taken:
         take_files(folder, Path(taken))
-        for path in context.lake.folder(context.inputs["preprocessing/tokenizer"]).iterdir():
+        for path in context.lake.folder(context.require("preprocessing/tokenizer")).iterdir():
             (Path(taken) / path.name).unlink(missing_ok=True)
             link_or_copy(path, Path(taken) / path.name)
         ref = context.lake.put_folder("architecture/model", Path(taken), {"parameters": counted})

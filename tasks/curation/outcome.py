@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.lake import Lake, Ref
+from tasks.curation.removals import (
+    Removal,
+)
+from tasks.stage import Context, State
 
 EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
 BATCH, IDS = 512, 65_536
@@ -97,3 +101,14 @@ def worth_comparing(lake: Lake, candidates: Ref, components: Ref, decisions: Ref
     for batch in lake.scan(candidates, ["doc_id", "text", "weight"], BATCH):
         found += batch.filter(pc.is_in(batch.column(0), chosen)).to_pylist()
     return found
+
+
+def with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> State:
+    """Return the state with more removals in `curation/decisions`."""
+    before = context.lake.read(state.refs["curation/decisions"])
+    table = pa.concat_tables([before, _table(DECISIONS, rows)])
+    return state.add({"curation/decisions": context.lake.write("curation/decisions", table)})
+
+
+def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
+    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput, NoDocuments
-from tasks.combinatorial.independent_set import repair
 from tasks.contract import Subtask
 from tasks.corpus.filters import RuleSet, source_digest
 from tasks.corpus.sample import sample_path
@@ -28,22 +26,20 @@ from tasks.curation.index.search import find_edges
 from tasks.curation.index.shards import WORTHLESS, Index, Recipe, Work, make_shard, plan_shards
 from tasks.curation.index.shingles import I64
 from tasks.curation.index.truth import agreement, found_pairs, true_pairs
+from tasks.curation.options import Options
 from tasks.curation.outcome import DECISIONS, DROPPED, EXACT
 from tasks.curation.removals import (
     Plan,
-    Removal,
-    component_graph,
-    removals,
 )
-from tasks.curation.representatives.arms import REPRESENTATIVES, Components, Kept
-from tasks.curation.semantic_clusters.arms import SEMANTIC_CLUSTERS, Clustering, Duplicates
+from tasks.curation.representatives.options import Options as PosedOptions
+from tasks.curation.representatives.subtask import REPRESENTATIVES
+from tasks.curation.semantic_clusters.subtask import (
+    SEMANTIC_CLUSTERS,
+)
 from tasks.spread import Spread
-from tasks.stage import Context, State
-from tasks.text.embeddings import embed
+from tasks.stage import Context, State, Step
 
 log = logging.getLogger("ketcycle.curation")
-
-SUBTASKS: tuple[Subtask[Any, Any], ...] = (REPRESENTATIVES, SEMANTIC_CLUSTERS)
 
 TEXT = pa.string()
 EDGES_AT_ONCE = 50_000
@@ -51,85 +47,10 @@ EDGES = pa.schema([("i", TEXT), ("j", TEXT), ("jaccard", pa.float64())])
 COMPONENTS = pa.schema([("doc_id", TEXT), ("component", pa.int64()), ("decided", TEXT)])
 
 
-class Options(BaseModel):
-    """Settings of the stage; the defaults are the demo profile.
-
-    Attributes:
-        corpus: files or folders of the base domain; empty = the shipped documentation.
-        second: files or folders of the second domain; empty = the shipped licence texts.
-        text_column: column or field that holds the text; empty = `text`, `content` or `body`.
-        id_column: column or field that names a document; empty = `doc_id` or `id`, else path and row.
-        weight_column: column or field whose positive number says what a document is worth among near duplicates;
-            empty = the square root of its words. Without such a number a document is worth next to nothing.
-        alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is removed by
-            meaning, so that every removed document has a kept witness at or above the threshold.
-        truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
-            threshold on; empty = the shipped one where the shipped texts are read.
-        shard_mb: MiB of files that are read as one part of the stored index; memory follows it.
-        permutations: values of a MinHash signature.
-        bands: bands of a signature; 0 = what the threshold needs.
-        english: whether a text needs English stop words.
-        languages: languages, by ISO 639-1 code, in one of which a text has to be; empty = not asked.
-        fineweb: whether FineWeb's rules against menus and lists are asked too; they are made for web pages.
-        own_rules: further rules, each as `package.module:function`.
-        redact: whether addresses and numbers that name a person are replaced.
-        min_words: shortest document.
-        max_words: longest document.
-        min_alphabetic: least share of words with a letter. Gopher's .8 is for web pages; documentation with code and
-            tables needs less.
-        threshold: Jaccard similarity from which two documents are near duplicates.
-        posed: components that are put before the arms of `representatives` at most; the others are decided by greedy.
-        largest_posed: documents of the largest component that is put before the arms.
-        qubit_limit: largest block of a component that a sampler gets.
-        shots: samples of each circuit.
-        layers: of the circuit for `representatives`.
-        reads: of an annealer for each component.
-        sweeps: of an annealer.
-        semantic_documents: documents that are put before `semantic_clusters` at most; 0 = leave it out.
-        semantic_characters: head of a document that is embedded.
-        semantic_threshold: cosine similarity from which a document repeats another one.
-        clusters: number of clusters in which documents are compared.
-        iterations: of Lloyd's algorithm at most.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    corpus: tuple[str, ...] = ()
-    second: tuple[str, ...] = ()
-    text_column: str = ""
-    id_column: str = ""
-    weight_column: str = ""
-    alone: bool = False
-    truth: str = ""
-    shard_mb: int = Field(16, ge=1)
-    permutations: int = Field(128, ge=16, le=1024)
-    bands: int = Field(0, ge=0)
-    english: bool = True
-    languages: tuple[str, ...] = ()
-    fineweb: bool = False
-    own_rules: tuple[str, ...] = ()
-    redact: bool = False
-    min_words: int = Field(50, ge=1)
-    max_words: int = Field(100_000, ge=1)
-    min_alphabetic: float = Field(0.6, ge=0, le=1)
-    threshold: float = Field(0.7, gt=0, le=1)
-    posed: int = Field(128, ge=0)
-    largest_posed: int = Field(120, ge=3)
-    qubit_limit: int = Field(12, ge=2, le=28)
-    shots: int = Field(256, ge=1)
-    layers: int = Field(3, ge=1)
-    reads: int = Field(32, ge=1)
-    sweeps: int = Field(100, ge=1)
-    semantic_documents: int = Field(384, ge=0)
-    semantic_characters: int = Field(2000, ge=100)
-    semantic_threshold: float = Field(0.93, gt=0, le=1)
-    clusters: int = Field(4, ge=2)
-    iterations: int = Field(4, ge=1)
-
-
-def prepare(context: Context) -> State:
+def prepare(context: Context, _: State) -> State:
     """Read, filter, drop exact copies, find near duplicates, and decide the components that need no arm."""
     options = context.parsed(Options)
+    posed = context.parsed(PosedOptions, REPRESENTATIVES.name)
     recipe = _recipe(options)
     root = context.home / "index" / "curation"
     work, skipped = _work(options, recipe)
@@ -148,7 +69,7 @@ def prepare(context: Context) -> State:
         _check_read(options, corpus, skipped, filtered)
         refs["curation/candidates"] = context.lake.write("curation/candidates", corpus.candidates())
         log.info("%d documents read, %d pass, deciding near duplicates", len(corpus.names), int(corpus.is_first.sum()))
-        plan = Plan(options.posed, options.largest_posed)
+        plan = Plan(posed.posed, posed.largest_posed)
         edges = [0]
         refs["curation/edges"] = context.lake.write("curation/edges", _edges(corpus, plan, found.path, scratch, edges))
     copies, originals = corpus.copies()
@@ -171,36 +92,6 @@ def prepare(context: Context) -> State:
         shards=len(index.shards),
     )
     return state.add(**_against_truth(options, corpus, found.path, copies, originals))
-
-
-def pose(context: Context, state: State, subtask: str) -> Components | Clustering | None:
-    """Return the problem of one decision, or None where there is nothing to decide.
-
-    Raises:
-        KeyError: the stage has no such subtask.
-    """
-    options = context.parsed(Options)
-    match subtask:
-        case "representatives":
-            return _pose_representatives(context, state, options)
-        case "semantic_clusters":
-            return _pose_semantic_clusters(context, state, options)
-    raise KeyError(f"curation has no subtask {subtask!r}")
-
-
-def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
-    """Write down which documents a decision removes, each with the kept document that stands for it.
-
-    Raises:
-        KeyError: the stage has no such subtask.
-        ValueError: the solution keeps two documents that are near duplicates, or fits another problem.
-    """
-    match subtask:
-        case "representatives":
-            return _apply_representatives(context, state, solution)
-        case "semantic_clusters":
-            return _apply_semantic_clusters(context, state, solution)
-    raise KeyError(f"curation has no subtask {subtask!r}")
 
 
 def publish(context: Context, state: State) -> State:
@@ -232,6 +123,9 @@ def headline(state: State) -> str:
     truth = state.facts.get("truth") or {}
     scored = f"; pairs: precision {truth['precision']:.3f}, recall {truth['recall']:.3f}" if truth else ""
     return f"{kept} of {read} documents kept, {duplicates} removed as duplicates{scored}"
+
+
+ROAD: tuple[Step | Subtask[Any, Any], ...] = (prepare, REPRESENTATIVES, SEMANTIC_CLUSTERS, publish)
 
 
 @dataclass(frozen=True)
@@ -361,122 +255,6 @@ def _decisions(corpus: Corpus, plan: Plan, copies: I64, originals: I64) -> Itera
     yield pa.table([*names, pa.array(jaccard), subtask], schema=DECISIONS)
 
 
-def _pose_representatives(context: Context, state: State, options: Options) -> Components | None:
-    posed = context.lake.sql(
-        "select c.doc_id, c.component, d.weight from components c join candidates d using (doc_id) "
-        "where c.decided = 'posed' order by c.component, c.doc_id",
-        components=state.refs["curation/components"],
-        candidates=state.refs["curation/candidates"],
-    ).to_pylist()
-    if not posed:
-        return None
-    members: dict[int, list[str]] = defaultdict(list)
-    weights: dict[int, list[float]] = defaultdict(list)
-    for row in posed:
-        members[row["component"]].append(row["doc_id"])
-        weights[row["component"]].append(row["weight"])
-    component = {name: k for k, names in members.items() for name in names}
-    inside: dict[int, list[tuple[str, str, float]]] = defaultdict(list)
-    for (i, j), similarity in _similarities(context, state).items():
-        inside[component[i]].append((i, j, similarity))
-    return Components(
-        graphs=tuple(component_graph(weights[k], members[k], inside[k]) for k in members),
-        documents=tuple(tuple(names) for names in members.values()),
-        qubit_limit=options.qubit_limit,
-        shots=options.shots,
-        layers=options.layers,
-        reads=options.reads,
-        sweeps=options.sweeps,
-    )
-
-
-def _apply_representatives(context: Context, state: State, solution: Kept) -> State:
-    problem = _pose_representatives(context, state, context.parsed(Options))
-    if problem is None or len(problem.graphs) != len(solution):
-        raise ValueError("the solution is not one of the components of this state")
-    similarity = _similarities(context, state)
-    rows: list[Removal] = []
-    weight = kept_weight = 0.0
-    extended = 0
-    for names, graph, nodes in zip(problem.documents, problem.graphs, solution, strict=True):
-        if not graph.is_independent(nodes):
-            raise ValueError(f"the solution keeps near duplicates in the component of {names[0]}")
-        # A set that is not maximal would remove documents that resemble no kept one.
-        maximal = repair(graph, nodes)
-        extended += len(maximal) - len(nodes)
-        rows += removals(names, graph, maximal, similarity, "representatives")
-        weight += sum(graph.weights)
-        kept_weight += graph.weight(maximal)
-    log.info("representatives: %d documents removed in %d components", len(rows), len(problem.graphs))
-    return _with_decisions(context, state, rows).add(
-        representatives={
-            "components": len(problem.graphs),
-            "documents": sum(map(len, problem.documents)),
-            "removed": len(rows),
-            "kept_weight_share": kept_weight / weight,
-            "keep_one_weight_share": sum(max(graph.weights) for graph in problem.graphs) / weight,
-            "added_to_be_maximal": extended,
-        }
-    )
-
-
-def _pose_semantic_clusters(context: Context, state: State, options: Options) -> Clustering | None:
-    if options.alone:
-        return None
-    documents = _semantic_documents(context, state, options)
-    if len(documents) <= options.clusters:
-        return None
-    return Clustering(
-        vectors=embed([text for _, text, _ in documents]),
-        threshold=options.semantic_threshold,
-        clusters=options.clusters,
-        iterations=options.iterations,
-        start=context.seed,
-        weights=np.array([weight for *_, weight in documents]),
-        shots=options.shots,
-    )
-
-
-def _apply_semantic_clusters(context: Context, state: State, solution: Duplicates) -> State:
-    options = context.parsed(Options)
-    names = [name for name, _, _ in _semantic_documents(context, state, options)]
-    if len(names) != len(solution.labels):
-        raise ValueError(
-            f"the solution is for {len(solution.labels)} documents, not for the {len(names)} of this state"
-        )
-    rows = [Removal(names[i], names[j], cosine, "semantic_clusters") for i, j, cosine in solution.removed]
-    log.info("semantic_clusters: %d of %d documents removed", len(rows), len(names))
-    return _with_decisions(context, state, rows).add(
-        semantic_clusters={"documents": len(names), "removed": len(rows), "threshold": options.semantic_threshold}
-    )
-
-
-def _semantic_documents(context: Context, state: State, options: Options) -> list[tuple[str, str, float]]:
-    """Return id, head and weight of the documents to compare."""
-    candidates, components, decisions = (
-        state.refs[f"curation/{name}"] for name in ("candidates", "components", "decisions")
-    )
-    found = outcome.worth_comparing(context.lake, candidates, components, decisions, options.semantic_documents)
-    return [(row["doc_id"], row["text"][: options.semantic_characters], row["weight"]) for row in found]
-
-
-def _with_decisions(context: Context, state: State, rows: Sequence[Removal]) -> State:
-    before = context.lake.read(state.refs["curation/decisions"])
-    table = pa.concat_tables([before, _table(DECISIONS, rows)])
-    return state.add({"curation/decisions": context.lake.write("curation/decisions", table)})
-
-
-def _similarities(context: Context, state: State) -> dict[tuple[str, str], float]:
-    """Return the edges of the components that are put before the arms."""
-    table = context.lake.sql(
-        "select i, j, jaccard from edges semi join (from components where decided = 'posed') c on edges.i = c.doc_id",
-        edges=state.refs["curation/edges"],
-        components=state.refs["curation/components"],
-    )
-    columns = [column.to_pylist() for column in table.columns]
-    return {(i, j): jaccard for i, j, jaccard in zip(*columns, strict=True)}
-
-
 def _against_truth(options: Options, corpus: Corpus, edges: Path, copies: I64, originals: I64) -> dict[str, Any]:
     """Compare the pairs found in the second domain, exact copies included, with the true pairs."""
     path = Path(options.truth).expanduser() if options.truth else None
@@ -499,7 +277,3 @@ def _against_truth(options: Options, corpus: Corpus, edges: Path, copies: I64, o
         [(a, b) for a, b in true_pairs(path, options.threshold) if a in second and b in second],
     )
     return {"truth": {"pairs": result.true, "precision": result.precision, "recall": result.recall}}
-
-
-def _table(schema: pa.Schema, rows: Sequence[tuple[Any, ...]]) -> pa.Table:
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema)

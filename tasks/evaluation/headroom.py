@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from infra.energy.model import Coefficients
-from tasks.contract import Subtask
+from tasks.contract import STAGES, Subtask
 from tasks.evaluation.paired import Row
-from tasks.stage import STAGES
 
 
 def headroom(

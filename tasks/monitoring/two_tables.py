@@ -16,8 +16,9 @@ from infra.energy.model import Coefficients
 from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.contract import Arm, Kind, content_key
-from tasks.monitoring.drift.arms import DRIFT, Verdicts, kernel_pairs, linear_quadruples
-from tasks.monitoring.drift.problem import Drift
+from tasks.monitoring.drift.arms import kernel_pairs, linear_quadruples
+from tasks.monitoring.drift.problem import Drift, Verdicts
+from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.states import Rules, average_run_length
 from tasks.monitoring.tables import Reader, choose_columns
 from tasks.monitoring.watch import Step, split_reference, walk

@@ -15,78 +15,26 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field
 
 from infra.errors import BadInput
-from infra.lake import Ref
 from tasks.contract import Subtask
 from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Recipe, Run, Watch, train
+from tasks.model.train import Run, Watch, train
 from tasks.model.windows import Windows, read_windows
-from tasks.stage import Context, State
+from tasks.stage import Context, State, Step
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
+from tasks.training.options import Options
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
 
 log = logging.getLogger("ketcycle.training")
 
-SUBTASKS: tuple[Subtask[Any, Any], ...] = ()
-
 SPLITS = ("validation", "test")
-INPUTS = ("preprocessing/shards", "preprocessing/tokenizer", "preprocessing/holdout", "architecture/model")
 
 
-class Options(BaseModel):
-    """Settings of the stage; the defaults are the demo profile.
-
-    Attributes:
-        model: folder of the pretrained model that the architecture took; empty = train.
-        evaluate: text file on which a pretrained model is scored; empty = none.
-        evaluate_windows: windows of that text, evenly spaced, None = all.
-        domain: what to train on.
-        tokens: budget; the demo's is about a minute and a half of one core.
-        batch: windows per step; small batches learn more per token, and a step is cheap.
-        matrix_lr: learning rate of Muon.
-        other_lr: learning rate of AdamW.
-        weight_decay: on matrices.
-        threads: torch threads; a result is the same to the bit for the same number of threads.
-        evaluate_every: steps between evaluations.
-        checkpoint_every: steps between checkpoints, 0 = none.
-        keep: checkpoints kept.
-        evaluation_windows: held-out windows of the final figures, None = all.
-        prompt_words: words of each held-out document that the samples continue.
-        samples: number of samples at each evaluation.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    model: str = ""
-    evaluate: str = ""
-    evaluate_windows: int | None = Field(32, ge=1)
-    domain: str = "base"
-    tokens: int = Field(450_000, ge=1)
-    batch: int = Field(8, ge=1)
-    matrix_lr: float = Field(0.02, gt=0)
-    other_lr: float = Field(0.03, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    threads: int = Field(1, ge=1)
-    evaluate_every: int = Field(100, ge=0)
-    checkpoint_every: int = Field(50, ge=0)
-    keep: int = Field(2, ge=1)
-    evaluation_windows: int | None = Field(256, ge=1)
-    prompt_words: int = Field(6, ge=1)
-    samples: int = Field(2, ge=0)
-
-    def recipe(self, seed: int) -> Recipe:
-        """Return the training loop's recipe."""
-        names = ("tokens", "batch", "matrix_lr", "other_lr", "weight_decay", "threads", "evaluate_every")
-        more = ("checkpoint_every", "keep")
-        return Recipe(seed=seed, **{name: getattr(self, name) for name in (*names, *more)})
-
-
-def prepare(context: Context) -> State:
+def measure(context: Context, _: State) -> State:
     """Measure what the model as it is and simpler models of text need for the held-out text."""
     options = context.parsed(Options)
     _evaluated_text(options)  # before anything is computed
@@ -94,17 +42,7 @@ def prepare(context: Context) -> State:
         return _measure(context, options)
 
 
-def pose(context: Context, state: State, subtask: str) -> Any:
-    """Return the problem of one decision; the stage has none yet."""
-    raise KeyError(f"training has no subtask {subtask!r}")
-
-
-def apply(context: Context, state: State, subtask: str, solution: Any) -> State:
-    """Do what follows from a decision; the stage has none yet."""
-    raise KeyError(f"training has no subtask {subtask!r}")
-
-
-def publish(context: Context, state: State) -> State:
+def train_model(context: Context, state: State) -> State:
     """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
@@ -123,8 +61,11 @@ def headline(state: State) -> str:
     return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
 
 
+ROAD: tuple[Step | Subtask[Any, Any], ...] = (measure, train_model)
+
+
 def _measure(context: Context, options: Options) -> State:
-    folder = context.lake.folder(_inputs(context)["architecture/model"])
+    folder = context.lake.folder(context.require("architecture/model"))
     training = _training(context, options)
     held_out = {split: _windows(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
     model = load_model(folder)
@@ -147,9 +88,8 @@ def _measure(context: Context, options: Options) -> State:
 
 
 def _train_and_save(context: Context, state: State, options: Options) -> State:
-    inputs = _inputs(context)
-    model = load_model(context.lake.folder(inputs["architecture/model"]))
-    tokenizer = load_tokenizer(context.lake.folder(inputs["preprocessing/tokenizer"]))
+    model = load_model(context.lake.folder(context.require("architecture/model")))
+    tokenizer = load_tokenizer(context.lake.folder(context.require("preprocessing/tokenizer")))
     prompts = _prompts(context, options)
 
     def sample() -> str:
@@ -167,7 +107,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
     write_history(context.scratch / "history.csv", run.history)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
-        copytree(context.lake.folder(inputs["preprocessing/tokenizer"]), folder, dirs_exist_ok=True)
+        copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
         trained = context.lake.put_folder("training/model", Path(folder), {"tokens": run.tokens})
     after = {
         split: bits_per_byte(model, _windows(context, options.domain, split, options.evaluation_windows))
@@ -183,7 +123,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
 
 def _score_and_pass_on(context: Context, state: State, options: Options) -> State:
     """Publish the pretrained model as it is, with its figures on the user's text where there is one."""
-    source = context.inputs["architecture/model"]
+    source = context.require("architecture/model")
     folder = context.lake.folder(source)
     state = state.add(
         {
@@ -260,30 +200,23 @@ def _facts(run: Run) -> dict[str, Any]:
     }
 
 
-def _inputs(context: Context) -> Mapping[str, Ref]:
-    missing = [name for name in INPUTS if name not in context.inputs]
-    if missing:
-        raise BadInput(f"training reads {', '.join(missing)}, not there yet; run preprocessing and architecture before")
-    return context.inputs
-
-
 def _windows(context: Context, domain: str, split: str, limit: int | None) -> Windows:
     try:
-        return read_windows(context.lake, context.inputs["preprocessing/shards"], domain, split, limit)
+        return read_windows(context.lake, context.require("preprocessing/shards"), domain, split, limit)
     except ValueError as error:
         raise BadInput(f"{error}; give more text of domain {domain}, or choose another training.domain") from error
 
 
 def _training(context: Context, options: Options) -> Windows:
     """The windows that the budget reaches, so that references learn from the same text as the model."""
-    length = int(context.lake.meta(context.inputs["preprocessing/shards"])["context"])
+    length = int(context.lake.meta(context.require("preprocessing/shards"))["context"])
     return _windows(context, options.domain, "train", options.recipe(context.seed).reach(length))
 
 
 def _texts(context: Context, domain: str, split: str) -> list[str]:
     return [
         row["text"]
-        for batch in context.lake.scan(context.inputs["preprocessing/holdout"])
+        for batch in context.lake.scan(context.require("preprocessing/holdout"))
         for row in batch.to_pylist()
         if row["domain"] == domain and row["split"] == split
     ]

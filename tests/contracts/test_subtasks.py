@@ -14,10 +14,9 @@ import torch
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from infra import settings
-from tasks.contract import Bench, Instance, Kind, Material, Subtask, content_key
+from tasks.contract import STAGES, Bench, Instance, Kind, Material, Subtask, content_key
 from tasks.evaluation.bank import gather_material
 from tasks.policy import size_bucket
-from tasks.stage import STAGES
 
 torch.set_num_threads(1)
 

@@ -28,7 +28,7 @@ import pytest
 from infra.evidence import Evidence
 from infra.runtime.figures.inspect import list_calls
 from infra.tracking import Tracking
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(5400)]
 

@@ -32,7 +32,7 @@ from infra.access import init_tls
 from infra.runtime.figures.inspect import list_calls
 from infra.runtime.ledger.ledger import DONE, Ledger
 from infra.runtime.ledger.schema import batches, parts
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 

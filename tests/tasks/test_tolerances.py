@@ -5,8 +5,7 @@ from typing import Any
 
 import yaml
 
-from tasks.contract import Subtask
-from tasks.stage import STAGES
+from tasks.contract import STAGES, Subtask
 
 TOLERANCES: dict[str, dict[str, Any]] = yaml.safe_load(
     (Path(__file__).parents[2] / "tasks" / "tolerances.yaml").read_text()

@@ -10,20 +10,14 @@ All components are decided at once, so that a quantum arm needs a single job. Sa
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from statistics import median_high
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.random import Generator
 
 from tasks.combinatorial.annealing import path_integral_annealing, simulated_annealing
 from tasks.combinatorial.independent_set import (
     Graph,
-    Optimum,
     best_repaired,
     branch_and_bound,
     greedy,
@@ -33,62 +27,11 @@ from tasks.combinatorial.independent_set import (
     repair,
 )
 from tasks.combinatorial.qubo import Bits, Qubo
-from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_turns
-from tasks.corpus.sample import sample_path
-from tasks.curation.index.exact_components import exact_components
-from tasks.curation.index.near_duplicates import normalised_words
-from tasks.curation.index.shards import length_weights
+from tasks.contract import Arm, Bench, Kind
+from tasks.curation.representatives.problem import Components, Kept
 from tasks.quantum.qaoa import sample_qaoa
 
-THRESHOLD = 0.7
-THRESHOLDS = (THRESHOLD, 0.6, 0.5)
-ENOUGH = 20
-EXAMPLE_COMPONENTS, EXAMPLE_LARGEST = 8, 8
-
-Kept = tuple[tuple[int, ...], ...]
 Blocks = list[list[tuple[int, ...]]]
-
-
-@dataclass(frozen=True)
-class Components:
-    """Near-duplicate components that are no cliques.
-
-    Attributes:
-        graphs: one for each component; node weights are the square roots of word counts, edges near-duplicate pairs.
-        documents: the ids of the nodes of each component.
-        qubit_limit: largest block that a sampler gets.
-        shots: samples for each block.
-        layers: of the quantum circuit.
-        reads: of an annealer, for each component.
-        sweeps: of an annealer.
-    """
-
-    graphs: tuple[Graph, ...]
-    documents: tuple[tuple[str, ...], ...]
-    qubit_limit: int = 12
-    shots: int = 256
-    layers: int = 3
-    reads: int = 32
-    sweeps: int = 100
-
-
-@lru_cache(maxsize=8192)
-def best_known(graph: Graph) -> Optimum:
-    """Return the optimum that solutions are scored against; remembered, as scoring is booked to nobody."""
-    return branch_and_bound(graph)
-
-
-def quality(problem: Components, solution: Kept) -> tuple[float, ...]:
-    """Return the kept weight of each component over the best known one; 0 where two kept documents are alike."""
-    return tuple(
-        graph.weight(nodes) / best_known(graph).weight if graph.is_independent(nodes) else 0.0
-        for graph, nodes in zip(problem.graphs, solution, strict=True)
-    )
-
-
-def oracle(problem: Components) -> tuple[float, ...]:
-    """Return 1 where the best known weight is proven optimal, else the ratio that its upper bound allows."""
-    return tuple(best_known(graph).bound / best_known(graph).weight for graph in problem.graphs)
 
 
 def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Bench], Kept]:
@@ -174,108 +117,15 @@ def _exact_on_split(problem: Components, _: Bench) -> Kept:
     )
 
 
-def bank(material: Material, rng: Generator) -> Iterator[Instance[Components]]:
-    """Yield the components of each source that are no cliques, each alone and with a proven optimum, in random order.
-
-    Licences repeat each other at Jaccard .7; where a source has fewer than 20 components there, the threshold falls
-    to .6 and .5, as for docstrings. A source without near duplicates (the documentation) gives no instances.
-    """
-    yield from in_turns([_of_source(name, texts, rng) for name, texts in sorted(material.texts.items())])
-
-
-def _of_source(source: str, texts: Sequence[str], rng: Generator) -> list[Instance[Components]]:
-    threshold, found = exact_components(texts, THRESHOLDS, ENOUGH)
-    instances = []
-    for part in (found[k] for k in rng.permutation(len(found))):
-        graph = Graph.of(length_weights(part.words).tolist(), part.edges)
-        if best_known(graph).proven:
-            name = f"component of text {part.rows[0]} at {threshold:g}"
-            problem = Components((graph,), (tuple(f"{source}/{row}" for row in part.rows),))
-            instances.append(Instance(source, name, graph.size, partial(_as_is, problem)))
-    return instances
-
-
-def _as_is(problem: Components) -> Components:
-    return problem
-
-
-def sample_components(smallest: int, largest: int) -> Components:
-    """Return the components of the shipped licence texts that are no cliques, from the true pairs at Jaccard .7."""
-    truth = pq.read_table(sample_path("truth"))
-    pairs = [
-        (a, b)
-        for a, b, jaccard in zip(*(truth[name].to_pylist() for name in ("a", "b", "jaccard")), strict=True)
-        if jaccard >= THRESHOLD
-    ]
-    around: dict[str, set[str]] = defaultdict(set)
-    for a, b in pairs:
-        around[a].add(b)
-        around[b].add(a)
-    parts = [part for part in _connected(around) if smallest <= len(part) <= largest]
-    texts = pq.read_table(sample_path("second"), columns=["doc_id", "text"])
-    wanted = {doc_id for part in parts for doc_id in part}
-    words = {
-        doc_id: len(normalised_words(text))
-        for doc_id, text in zip(texts["doc_id"].to_pylist(), texts["text"].to_pylist(), strict=True)
-        if doc_id in wanted
-    }
-    graphs: list[Graph] = []
-    documents: list[tuple[str, ...]] = []
-    for part in parts:
-        number = {doc_id: k for k, doc_id in enumerate(part)}
-        edges = np.array([(number[a], number[b]) for a in part for b in sorted(around[a]) if a < b], np.int64)
-        graph = Graph.of(length_weights([words[doc_id] for doc_id in part]).tolist(), edges)
-        if not graph.is_clique:
-            graphs.append(graph)
-            documents.append(part)
-    return Components(tuple(graphs), tuple(documents))
-
-
-def _connected(around: Mapping[str, set[str]]) -> Iterator[tuple[str, ...]]:
-    left = set(around)
-    for start in sorted(around):
-        if start in left:
-            part: set[str] = set()
-            frontier = {start}
-            while frontier:
-                part |= frontier
-                frontier = {u for v in frontier for u in around[v]} - part
-            left -= part
-            yield tuple(sorted(part))
-
-
-def example(rng: Generator) -> Components:
-    """Return eight components of 3 to 8 shipped licence texts."""
-    everything = sample_components(3, EXAMPLE_LARGEST)
-    chosen = sorted(rng.permutation(len(everything.graphs))[:EXAMPLE_COMPONENTS].tolist())
-    return replace(
-        everything,
-        graphs=tuple(everything.graphs[k] for k in chosen),
-        documents=tuple(everything.documents[k] for k in chosen),
-    )
-
-
-REPRESENTATIVES: Subtask[Components, Kept] = Subtask(
-    stage="curation",
-    name="representatives",
-    incumbent=Arm("greedy", Kind.CLASSICAL, _each(greedy)),
-    challenger=Arm("qaoa", Kind.QUANTUM, _qaoa),
-    others=(
-        Arm("keep-one", Kind.CONTROL, _each(heaviest)),
-        Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
-        Arm("uniform-repair", Kind.CONTROL, _uniform),
-        Arm("marginals-repair", Kind.CONTROL, _marginals),
-        Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
-        Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),
-        Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing)),
-        Arm("path-integral-annealing", Kind.CLASSICAL, _anneal(path_integral_annealing)),
-    ),
-    quality=quality,
-    metric="kept weight / optimum",
-    size=lambda problem: median_high(graph.size for graph in problem.graphs),
-    tolerance=0.01,
-    bank=bank,
-    example=example,
-    oracle=oracle,
-    floor=0.95,
+INCUMBENT: Arm[Components, Kept] = Arm("greedy", Kind.CLASSICAL, _each(greedy))
+CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa)
+OTHERS: tuple[Arm[Components, Kept], ...] = (
+    Arm("keep-one", Kind.CONTROL, _each(heaviest)),
+    Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
+    Arm("uniform-repair", Kind.CONTROL, _uniform),
+    Arm("marginals-repair", Kind.CONTROL, _marginals),
+    Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
+    Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),
+    Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing)),
+    Arm("path-integral-annealing", Kind.CLASSICAL, _anneal(path_integral_annealing)),
 )

@@ -14,34 +14,20 @@ removal costs more than the allowance.
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.combinatorial.annealing import cardinality_annealing
 from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
-from tasks.contract import Arm, Bench, Kind, Subtask, content_key
-from tasks.inference.pruning.bank import bank
+from tasks.contract import Arm, Bench, Kind
 from tasks.inference.pruning.problem import Pruning, Removal, children, lowest, pairwise_qubo, removal
-from tasks.inference.pruning.units import Layout, make_units
-from tasks.inference.pruning.walk import activation_norms, bits_per_byte_without, gate_gradients, weight_norms
-from tasks.model.causal import save_model
-from tasks.model.train import Recipe, train
-from tasks.model.windows import Windows
+from tasks.inference.pruning.walk import activation_norms, gate_gradients, weight_norms
 from tasks.quantum.qaoa import sample_dicke_qaoa
 
 if TYPE_CHECKING:
-    from numpy.random import Generator
     from numpy.typing import NDArray
 
     from tasks.combinatorial.qubo import Bits
@@ -52,8 +38,6 @@ ANNEALING_LAYERS = 6
 READS, SWEEPS = 32, 100
 QUBITS = 24  # beyond, a simulated state takes gigabytes and hours
 TOLERANCE = 0.02
-
-_SCORED: dict[tuple[str, Removal], float] = {}
 
 
 def singles(problem: Pruning, bench: Bench) -> NDArray[np.float64]:
@@ -148,66 +132,6 @@ def repair_nothing(problem: Pruning, bench: Bench) -> Removal:
     return _repaired(problem, bench, np.zeros((1, len(problem.units)), np.uint8))
 
 
-def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
-    """Return minus the bits per byte on the selection text; an unpruned model is charged the allowance."""
-    charge = 0.0 if removed else problem.allowance
-    return (-(_selection_loss(problem, removed) + charge),)
-
-
-def oracle(problem: Pruning) -> tuple[float, ...]:
-    """Return the quality of the proven optimum, or of leaving the model alone; nothing where there is no proof."""
-    if problem.optimum is None:
-        return ()
-    return (max(-problem.optimum, *quality(problem, ())),)
-
-
-def example(rng: Generator) -> Pruning:
-    """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
-    text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
-    context, starts = 32, rng.permutation(len(text) // 33)[:400] * 33
-    tokens = np.stack([np.frombuffer(text, np.uint8, context + 1, int(start)) for start in starts]).astype(np.int64)
-    windows = Windows(tokens, np.full(len(tokens), context, np.int64))
-    folder = _example_model(int(rng.integers(2**31)), windows.tokens[:320].tobytes())
-    return Pruning(
-        model=folder,
-        units=make_units(Layout.of(LlamaConfig.from_pretrained(folder)), (0, 1), 2, 2),
-        k=3,
-        calibration=Windows(windows.tokens[:48], windows.n_bytes[:48]),
-        selection=Windows(windows.tokens[320:], windows.n_bytes[320:]),
-        allowance=0.5,
-    )
-
-
-PRUNING: Subtask[Pruning, Removal] = Subtask(
-    stage="inference",
-    name="pruning",
-    incumbent=Arm("greedy", Kind.CLASSICAL, remove_one_by_one),
-    challenger=Arm("qaoa", Kind.QUANTUM, sample_by_qaoa),
-    others=(
-        Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
-        Arm("random", Kind.CONTROL, remove_random),
-        Arm("uniform-repair", Kind.CONTROL, repair_uniform),
-        Arm("marginals-repair", Kind.CONTROL, repair_marginals),
-        Arm("empty-repair", Kind.CONTROL, repair_nothing),
-        Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
-        Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
-        Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
-        Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
-        Arm("exact", Kind.CLASSICAL, solve_exactly),
-        Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
-        Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing),
-    ),
-    quality=quality,
-    metric="minus bits per byte",
-    size=lambda problem: len(problem.units),
-    tolerance=TOLERANCE,
-    bank=bank,
-    example=example,
-    oracle=oracle,
-    floor=-3.75,
-)
-
-
 def _qaoa_samples(problem: Pruning, bench: Bench) -> Bits:
     _require_qubits(problem)
     qubo = surrogate(problem, bench)
@@ -218,7 +142,7 @@ def _require_qubits(problem: Pruning) -> None:
     if len(problem.units) > QUBITS:
         raise ValueError(
             f"{len(problem.units)} units need as many qubits, this arm takes at most {QUBITS}; "
-            "set inference.units lower, or use classical arms alone (--method classical)"
+            "set inference.pruning.units lower, or use classical arms alone (--method classical)"
         )
 
 
@@ -227,35 +151,19 @@ def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
     return removal(best(qubo, repair_cardinality(qubo, bits, problem.k)))
 
 
-def _selection_loss(problem: Pruning, removed: Removal) -> float:
-    """Arms often agree, so the text is read once for each distinct answer."""
-    key = content_key([str(problem.model), problem.units, problem.selection]), removed
-    if key not in _SCORED:
-        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed, problem.threads)
-    return _SCORED[key]
-
-
-@cache
-def _example_model(seed: int, text: bytes) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tokens = np.frombuffer(text, np.int64).reshape(-1, 33)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    windows = Windows(tokens, np.full(len(tokens), 32, np.int64))
-    train(model, windows, Recipe(tokens=60_000, batch=32, matrix_lr=0.05, seed=seed % 1000))
-    save_model(model, folder)
-    return folder
+INCUMBENT: Arm[Pruning, Removal] = Arm("greedy", Kind.CLASSICAL, remove_one_by_one)
+CHALLENGER: Arm[Pruning, Removal] = Arm("qaoa", Kind.QUANTUM, sample_by_qaoa)
+OTHERS: tuple[Arm[Pruning, Removal], ...] = (
+    Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
+    Arm("random", Kind.CONTROL, remove_random),
+    Arm("uniform-repair", Kind.CONTROL, repair_uniform),
+    Arm("marginals-repair", Kind.CONTROL, repair_marginals),
+    Arm("empty-repair", Kind.CONTROL, repair_nothing),
+    Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
+    Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
+    Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
+    Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
+    Arm("exact", Kind.CLASSICAL, solve_exactly),
+    Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
+    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing),
+)

@@ -8,13 +8,17 @@ in the bank's folder under a name made of its text, seed and recipe; training is
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from importlib import resources
 from itertools import count
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,10 +27,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.inference.pruning.problem import Pruning
-from tasks.inference.pruning.units import Layout, choose_units
+from tasks.inference.pruning.units import Layout, choose_units, make_units
 from tasks.model.causal import save_model
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
 
 CONTEXT = 64
 TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
@@ -99,3 +107,46 @@ def _model(windows: Windows, seed: int, folder: Path) -> Path:
         else:
             made.replace(target)
     return target
+
+
+def example(rng: Generator) -> Pruning:
+    """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
+    text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
+    context, starts = 32, rng.permutation(len(text) // 33)[:400] * 33
+    tokens = np.stack([np.frombuffer(text, np.uint8, context + 1, int(start)) for start in starts]).astype(np.int64)
+    windows = Windows(tokens, np.full(len(tokens), context, np.int64))
+    folder = _example_model(int(rng.integers(2**31)), windows.tokens[:320].tobytes())
+    return Pruning(
+        model=folder,
+        units=make_units(Layout.of(LlamaConfig.from_pretrained(folder)), (0, 1), 2, 2),
+        k=3,
+        calibration=Windows(windows.tokens[:48], windows.n_bytes[:48]),
+        selection=Windows(windows.tokens[320:], windows.n_bytes[320:]),
+        allowance=0.5,
+    )
+
+
+@cache
+def _example_model(seed: int, text: bytes) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tokens = np.frombuffer(text, np.int64).reshape(-1, 33)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
+    windows = Windows(tokens, np.full(len(tokens), 32, np.int64))
+    train(model, windows, Recipe(tokens=60_000, batch=32, matrix_lr=0.05, seed=seed % 1000))
+    save_model(model, folder)
+    return folder

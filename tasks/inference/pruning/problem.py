@@ -17,9 +17,19 @@ from scipy.stats import spearmanr
 from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import uniform_subsets
+from tasks.contract import content_key
 from tasks.inference.pruning.units import Unit
-from tasks.inference.pruning.walk import Job, bits_per_byte_without, evaluate
+from tasks.inference.pruning.walk import (
+    Job,
+    bits_per_byte_without,
+    evaluate,
+)
 from tasks.model.windows import Windows
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -214,3 +224,27 @@ def removal(bits: ArrayLike) -> Removal:
 def lowest(scores: NDArray[np.float64], k: int) -> Removal:
     """Return the positions of the k lowest scores."""
     return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))
+
+
+_SCORED: dict[tuple[str, Removal], float] = {}
+
+
+def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
+    """Return minus the bits per byte on the selection text; an unpruned model is charged the allowance."""
+    charge = 0.0 if removed else problem.allowance
+    return (-(_selection_loss(problem, removed) + charge),)
+
+
+def oracle(problem: Pruning) -> tuple[float, ...]:
+    """Return the quality of the proven optimum, or of leaving the model alone; nothing where there is no proof."""
+    if problem.optimum is None:
+        return ()
+    return (max(-problem.optimum, *quality(problem, ())),)
+
+
+def _selection_loss(problem: Pruning, removed: Removal) -> float:
+    """Arms often agree, so the text is read once for each distinct answer."""
+    key = content_key([str(problem.model), problem.units, problem.selection]), removed
+    if key not in _SCORED:
+        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed, problem.threads)
+    return _SCORED[key]

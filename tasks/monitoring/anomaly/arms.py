@@ -13,17 +13,15 @@ AUROC .962, .982, .985, .985; nearest neighbours by 1, 3, 5, 10 .947, .950, .952
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.ensemble import IsolationForest
 from sklearn.svm import OneClassSVM
 
-from tasks.contract import Arm, Bench, Kind, Subtask
-from tasks.monitoring.anomaly.bank import Anomaly, bank, example
+from tasks.contract import Arm, Bench, Kind
+from tasks.monitoring.anomaly.problem import Anomaly, Scores
 from tasks.monitoring.two_sample import FloatArray, median_distance, rbf, squared_distances
 from tasks.quantum.autoencoder import best_loss, train_autoencoder, trash_rates
 from tasks.quantum.kernels import estimate_pairs, exact_fidelities
@@ -34,13 +32,6 @@ NEIGHBOURS = 10
 TREES = 200
 QUBITS, TRASH, LAYERS = 4, 2, 2
 STEPS, BATCH = 60, 16
-
-
-@dataclass(frozen=True)
-class Scores:
-    """How strange each request is; the higher, the stranger. Not comparable between arms."""
-
-    values: tuple[float, ...]
 
 
 def _scores(values: NDArray[np.floating[Any]]) -> Scores:
@@ -144,37 +135,14 @@ def solve_random(problem: Anomaly, bench: Bench) -> Scores:
     return _scores(bench.rng.uniform(size=len(problem.requests)))
 
 
-def quality(problem: Anomaly, solution: Scores) -> tuple[float, ...]:
-    """Area under the ROC curve (Mann-Whitney, ties count half); empty where the truth is not known or one-sided."""
-    truth = np.array(problem.truth, bool)
-    strange = int(truth.sum())
-    if not len(truth) or strange in (0, len(truth)):
-        return ()
-    ranks = rankdata(solution.values)
-    normal = len(truth) - strange
-    return (float((ranks[truth].sum() - strange * (strange + 1) / 2) / (strange * normal)),)
-
-
-ANOMALY: Subtask[Anomaly, Scores] = Subtask(
-    stage="monitoring",
-    name="anomaly",
-    incumbent=Arm("one-class-svm", Kind.CLASSICAL, solve_one_class_svm),
-    challenger=Arm("quantum-one-class-svm", Kind.QUANTUM, solve_quantum_svm),
-    others=(
-        Arm("quantum-one-class-svm-exact", Kind.TWIN, solve_quantum_svm_twin),
-        Arm("quantum-autoencoder", Kind.QUANTUM, solve_autoencoder),
-        Arm("subspace", Kind.DEQUANTISED, solve_subspace),
-        Arm("isolation-forest", Kind.CLASSICAL, solve_isolation_forest),
-        Arm("nearest-neighbours", Kind.CLASSICAL, solve_nearest_neighbours),
-        Arm("nothing", Kind.CONTROL, solve_nothing, does_nothing=True),
-        Arm("random", Kind.CONTROL, solve_random),
-    ),
-    quality=quality,
-    metric="AUROC",
-    size=lambda problem: len(problem.reference) + len(problem.requests),
-    tolerance=0.02,
-    bank=bank,
-    example=example,
-    oracle=lambda problem: (1.0,) * bool(any(problem.truth) and not all(problem.truth)),
-    floor=0.8,
+INCUMBENT: Arm[Anomaly, Scores] = Arm("one-class-svm", Kind.CLASSICAL, solve_one_class_svm)
+CHALLENGER: Arm[Anomaly, Scores] = Arm("quantum-one-class-svm", Kind.QUANTUM, solve_quantum_svm)
+OTHERS: tuple[Arm[Anomaly, Scores], ...] = (
+    Arm("quantum-one-class-svm-exact", Kind.TWIN, solve_quantum_svm_twin),
+    Arm("quantum-autoencoder", Kind.QUANTUM, solve_autoencoder),
+    Arm("subspace", Kind.DEQUANTISED, solve_subspace),
+    Arm("isolation-forest", Kind.CLASSICAL, solve_isolation_forest),
+    Arm("nearest-neighbours", Kind.CLASSICAL, solve_nearest_neighbours),
+    Arm("nothing", Kind.CONTROL, solve_nothing, does_nothing=True),
+    Arm("random", Kind.CONTROL, solve_random),
 )

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import NDArray
 
 from tasks.contract import Instance, Material, in_turns
+from tasks.monitoring.anomaly.problem import Anomaly
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
 from tasks.text.windows import passages, spread
@@ -27,35 +25,7 @@ WORDS = 48
 REFERENCE, WINDOW, STRANGE = 60, 40, 8
 LONGEST = 12  # instances of a source
 
-Vectors = NDArray[np.floating[Any]]
 Texts = tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Anomaly:
-    """Requests to be ordered by how strange they are.
-
-    Attributes:
-        reference: (r, d) embeddings of normal requests.
-        requests: (m, d) embeddings to be scored.
-        truth: whether each request is strange, or empty where that is not known.
-        shots: for each circuit.
-
-    Raises:
-        ValueError: shapes that do not fit, or a reference of fewer than eight.
-    """
-
-    reference: Vectors
-    requests: Vectors
-    truth: tuple[bool, ...] = ()
-    shots: int = 128
-
-    def __post_init__(self) -> None:
-        if self.truth and len(self.truth) != len(self.requests):
-            raise ValueError(f"{len(self.truth)} truths should be as many as the requests ({len(self.requests)})")
-        shapes = self.reference.shape, self.requests.shape
-        if any(len(shape) != 2 for shape in shapes) or shapes[0][1] != shapes[1][1] or shapes[0][0] < 8:
-            raise ValueError(f"at least 8 reference vectors and requests of the same length expected, got {shapes}")
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:

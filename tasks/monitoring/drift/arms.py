@@ -17,15 +17,13 @@ alone: of prompts cut to half, 16 in 40, it noticed .03-.05, the pool .17 (400 t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contract import Arm, Bench, Kind, Subtask
-from tasks.monitoring.drift.bank import bank
-from tasks.monitoring.drift.problem import Drift, Vectors
+from tasks.contract import Arm, Bench, Kind
+from tasks.monitoring.drift.problem import Drift, Vectors, Verdicts
 from tasks.monitoring.two_sample import (
     FloatArray,
     fuse,
@@ -42,27 +40,11 @@ from tasks.monitoring.two_sample import (
 )
 from tasks.quantum.encodings import qubits_for
 from tasks.quantum.kernels import estimate_pairs, exact_fidelities
-from tasks.text.embeddings import embed, normalised
-from tasks.text.samples import sample_passages
+from tasks.text.embeddings import normalised
 
 BIAS = 0.1
 BANDWIDTHS = (0.5, 1.0, 2.0)
 SPARE = 64  # dimensions from which one may be left out for the constant; of a few columns each counts
-
-
-@dataclass(frozen=True)
-class Verdicts:
-    """The decision on every window.
-
-    Attributes:
-        p_values: of no drift.
-        alerts: p-value at or below the level.
-        statistics: of the arm's own test; not comparable between arms.
-    """
-
-    p_values: tuple[float, ...]
-    alerts: tuple[bool, ...]
-    statistics: tuple[float, ...]
 
 
 def _judge(problem: Drift, tests: Sequence[tuple[float, float]]) -> Verdicts:
@@ -262,112 +244,14 @@ def solve_coin(problem: Drift, bench: Bench) -> Verdicts:
     return _judge(problem, [(float(p), 0.0) for p in bench.rng.uniform(size=len(problem.windows))])
 
 
-def quality(problem: Drift, solution: Verdicts) -> tuple[float, ...]:
-    """1 for each window judged rightly, else 0; empty where the truth is not known."""
-    pairs = zip(problem.truth, solution.alerts, strict=True) if problem.truth else ()
-    return tuple(float(truth == alert) for truth, alert in pairs)
-
-
-RATES = (0.0, 0.0, 0.15, 0.3, 0.5, 1.0)
-
-
-def probes(problem: Drift, rng: np.random.Generator, count: int = 4) -> list[Drift]:
-    """Plant windows of known truth from the problem's own vectors: null ones and mixtures of four rates.
-
-    Normal vectors are reference, background and windows without drift. What is mixed in is the alien traffic; in
-    every second probe, or where there is none, a topic of the normal vectors (the extreme fifth of a principal axis),
-    so that another kind of shift is asked for too. Reference, background and windows of a probe are disjoint.
-    """
-    flags = problem.truth or (True,) * len(problem.windows)
-    calm = [problem.reference, *([problem.background] if len(problem.background) else [])]
-    normal = np.vstack([*calm, *(w for w, drifted in zip(problem.windows, flags, strict=True) if not drifted)])
-    alien = _alien(problem)
-    planted = []
-    for index in range(count):
-        topic = index % 2 == 1 or not len(alien)
-        inside, outside = _topic(normal, index // 2) if topic else (normal, alien)
-        planted.append(_plant(problem, inside, outside, rng))
-    return planted
-
-
-def _alien(problem: Drift) -> Vectors:
-    drifted = [w for w, known in zip(problem.windows, problem.truth, strict=False) if known]
-    return problem.alien if len(problem.alien) or not drifted else np.vstack(drifted)
-
-
-def measured_power(problem: Drift, rng: np.random.Generator, trials: int) -> dict[float, float]:
-    """Return how often the kernel pool alerts on planted mixtures, by rate; rate 0 is the false-alarm rate.
-
-    The vectors are those of the problem; without alien ones there is nothing to plant.
-    """
-    if not len(_alien(problem)):
-        return {}
-    alerts = np.zeros(len(RATES))
-    for _ in range(trials):
-        (planted,) = probes(problem, rng, count=1)
-        grams = _pool_grams(planted, median_distance(planted.calm), _distances(planted))
-        alerts += _by_kernels(planted, grams, rng).alerts
-    found = {rate: [a / trials for r, a in zip(RATES, alerts, strict=True) if r == rate] for rate in sorted(set(RATES))}
-    return {rate: float(np.mean(shares)) for rate, shares in found.items()}
-
-
-def _topic(vectors: Vectors, axis: int) -> tuple[Vectors, Vectors]:
-    """Split off the fifth of the vectors that lies farthest along a principal axis."""
-    centred = vectors - vectors.mean(axis=0)
-    directions = np.linalg.svd(centred, full_matrices=False)[2]
-    scores = centred @ directions[axis % len(directions)]
-    order = np.argsort(scores, kind="stable")
-    cut = len(vectors) - max(2, len(vectors) // 5)
-    return vectors[order[:cut]], vectors[order[cut:]]
-
-
-def _plant(problem: Drift, inside: Vectors, outside: Vectors, rng: np.random.Generator) -> Drift:
-    """Draw reference, windows and background without replacement, windows short of vectors made smaller."""
-    shuffled = rng.permutation(inside)
-    share = len(shuffled) // 3
-    reference = shuffled[: min(len(problem.reference), share)]
-    windows, truth = [], []
-    for rate in RATES:
-        fresh = rng.permutation(shuffled[len(reference) : 2 * share])
-        m = min(len(problem.windows[0]), len(fresh), len(outside)) if problem.windows else len(fresh)
-        alien = round(rate * m)
-        windows.append(np.vstack([fresh[: m - alien], rng.permutation(outside)[:alien]]))
-        truth.append(rate > 0)
-    background = shuffled[2 * share :] if len(problem.background) else problem.background
-    return replace(problem, reference=reference, windows=tuple(windows), truth=tuple(truth), background=background)
-
-
-def example(rng: np.random.Generator) -> Drift:
-    """12 passages of documentation, a window of the same and two of licences, in 8 principal dimensions."""
-    texts = [rng.permutation([text for _, text in sample_passages(domain)]) for domain in ("base", "second")]
-    base, second = embed([*map(str, texts[0][:104])]), embed([*map(str, texts[1][:64])])
-    background = base[24:104]
-    axes = np.linalg.svd(background - background.mean(axis=0), full_matrices=False)[2][:8].T
-    parts = [base[:12], base[12:24], second[:12], second[12:24], background, second[24:64]]
-    reference, same, other, another, calm, alien = (np.asarray(part @ axes, np.float32) for part in parts)
-    return Drift(reference, (same, other, another), calm, truth=(False, True, True), alien=alien)
-
-
-DRIFT: Subtask[Drift, Verdicts] = Subtask(
-    stage="monitoring",
-    name="drift",
-    incumbent=Arm("kernel-pool", Kind.CLASSICAL, solve_pool, version="2"),
-    challenger=Arm("quantum-kernel", Kind.QUANTUM, solve_quantum),
-    others=(
-        Arm("quantum-kernel-exact", Kind.TWIN, solve_twin),
-        Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear),
-        Arm("quantum-kernel-linear-exact", Kind.TWIN, solve_linear_twin),
-        Arm("mmd-rbf", Kind.CLASSICAL, solve_mmd_rbf),
-        Arm("ks-bonferroni", Kind.CLASSICAL, solve_ks),
-        Arm("always-ok", Kind.CONTROL, solve_always_ok, does_nothing=True),
-        Arm("coin", Kind.CONTROL, solve_coin),
-    ),
-    quality=quality,
-    metric="windows judged rightly",
-    size=lambda problem: len(problem.reference) + max((len(w) for w in problem.windows), default=0),
-    tolerance=0.05,
-    bank=bank,
-    example=example,
-    oracle=lambda problem: (1.0,) * len(problem.truth),
-    floor=0.6,
+INCUMBENT: Arm[Drift, Verdicts] = Arm("kernel-pool", Kind.CLASSICAL, solve_pool, version="2")
+CHALLENGER: Arm[Drift, Verdicts] = Arm("quantum-kernel", Kind.QUANTUM, solve_quantum)
+OTHERS: tuple[Arm[Drift, Verdicts], ...] = (
+    Arm("quantum-kernel-exact", Kind.TWIN, solve_twin),
+    Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear),
+    Arm("quantum-kernel-linear-exact", Kind.TWIN, solve_linear_twin),
+    Arm("mmd-rbf", Kind.CLASSICAL, solve_mmd_rbf),
+    Arm("ks-bonferroni", Kind.CLASSICAL, solve_ks),
+    Arm("always-ok", Kind.CONTROL, solve_always_ok, does_nothing=True),
+    Arm("coin", Kind.CONTROL, solve_coin),
 )

@@ -13,6 +13,7 @@ exchangeable with its reference. Every second instance has none; the others take
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
@@ -20,8 +21,13 @@ import numpy as np
 from numpy.random import Generator
 
 from tasks.contract import Instance, Material, in_turns
-from tasks.monitoring.drift.problem import Drift
+from tasks.monitoring.drift.arms import _by_kernels, _distances, _pool_grams
+from tasks.monitoring.drift.problem import Drift, Vectors
+from tasks.monitoring.two_sample import (
+    median_distance,
+)
 from tasks.text.embeddings import embed
+from tasks.text.samples import sample_passages
 from tasks.text.windows import passages, spread
 
 WORDS = 48
@@ -106,3 +112,83 @@ SHIFTS: dict[str, Shift] = {
     "cut": _cut,
     "typos": _typos,
 }
+
+
+RATES = (0.0, 0.0, 0.15, 0.3, 0.5, 1.0)
+
+
+def probes(problem: Drift, rng: np.random.Generator, count: int = 4) -> list[Drift]:
+    """Plant windows of known truth from the problem's own vectors: null ones and mixtures of four rates.
+
+    Normal vectors are reference, background and windows without drift. What is mixed in is the alien traffic; in
+    every second probe, or where there is none, a topic of the normal vectors (the extreme fifth of a principal axis),
+    so that another kind of shift is asked for too. Reference, background and windows of a probe are disjoint.
+    """
+    flags = problem.truth or (True,) * len(problem.windows)
+    calm = [problem.reference, *([problem.background] if len(problem.background) else [])]
+    normal = np.vstack([*calm, *(w for w, drifted in zip(problem.windows, flags, strict=True) if not drifted)])
+    alien = _alien(problem)
+    planted = []
+    for index in range(count):
+        topic = index % 2 == 1 or not len(alien)
+        inside, outside = _topic_probe(normal, index // 2) if topic else (normal, alien)
+        planted.append(_plant(problem, inside, outside, rng))
+    return planted
+
+
+def _alien(problem: Drift) -> Vectors:
+    drifted = [w for w, known in zip(problem.windows, problem.truth, strict=False) if known]
+    return problem.alien if len(problem.alien) or not drifted else np.vstack(drifted)
+
+
+def measured_power(problem: Drift, rng: np.random.Generator, trials: int) -> dict[float, float]:
+    """Return how often the kernel pool alerts on planted mixtures, by rate; rate 0 is the false-alarm rate.
+
+    The vectors are those of the problem; without alien ones there is nothing to plant.
+    """
+    if not len(_alien(problem)):
+        return {}
+    alerts = np.zeros(len(RATES))
+    for _ in range(trials):
+        (planted,) = probes(problem, rng, count=1)
+        grams = _pool_grams(planted, median_distance(planted.calm), _distances(planted))
+        alerts += _by_kernels(planted, grams, rng).alerts
+    found = {rate: [a / trials for r, a in zip(RATES, alerts, strict=True) if r == rate] for rate in sorted(set(RATES))}
+    return {rate: float(np.mean(shares)) for rate, shares in found.items()}
+
+
+def _topic_probe(vectors: Vectors, axis: int) -> tuple[Vectors, Vectors]:
+    """Split off the fifth of the vectors that lies farthest along a principal axis."""
+    centred = vectors - vectors.mean(axis=0)
+    directions = np.linalg.svd(centred, full_matrices=False)[2]
+    scores = centred @ directions[axis % len(directions)]
+    order = np.argsort(scores, kind="stable")
+    cut = len(vectors) - max(2, len(vectors) // 5)
+    return vectors[order[:cut]], vectors[order[cut:]]
+
+
+def _plant(problem: Drift, inside: Vectors, outside: Vectors, rng: np.random.Generator) -> Drift:
+    """Draw reference, windows and background without replacement, windows short of vectors made smaller."""
+    shuffled = rng.permutation(inside)
+    share = len(shuffled) // 3
+    reference = shuffled[: min(len(problem.reference), share)]
+    windows, truth = [], []
+    for rate in RATES:
+        fresh = rng.permutation(shuffled[len(reference) : 2 * share])
+        m = min(len(problem.windows[0]), len(fresh), len(outside)) if problem.windows else len(fresh)
+        alien = round(rate * m)
+        windows.append(np.vstack([fresh[: m - alien], rng.permutation(outside)[:alien]]))
+        truth.append(rate > 0)
+    background = shuffled[2 * share :] if len(problem.background) else problem.background
+    return replace(problem, reference=reference, windows=tuple(windows), truth=tuple(truth), background=background)
+
+
+def example(rng: np.random.Generator) -> Drift:
+    """12 passages of documentation, a window of the same and two of licences, in 8 principal dimensions."""
+    texts = [rng.permutation([text for _, text in sample_passages(domain)]) for domain in ("base", "second")]
+    base, second = embed([*map(str, texts[0][:104])]), embed([*map(str, texts[1][:64])])
+    background = base[24:104]
+    axes = np.linalg.svd(background - background.mean(axis=0), full_matrices=False)[2][:8].T
+    parts = [base[:12], base[12:24], second[:12], second[12:24], background, second[24:64]]
+    reference, same, other, another, calm, alien = (np.asarray(part @ axes, np.float32) for part in parts)
+    return Drift(reference, (same, other, another), calm, truth=(False, True, True), alien=alien)

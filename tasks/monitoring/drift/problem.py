@@ -57,3 +57,24 @@ class Drift:
         false-alarm rate at the 5 % level was .09 to .11 (1,000 nulls of 40 + 40 real texts) in place of .05.
         """
         return self.background if len(self.background) else np.vstack([self.reference, *self.windows])
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """The decision on every window.
+
+    Attributes:
+        p_values: of no drift.
+        alerts: p-value at or below the level.
+        statistics: of the arm's own test; not comparable between arms.
+    """
+
+    p_values: tuple[float, ...]
+    alerts: tuple[bool, ...]
+    statistics: tuple[float, ...]
+
+
+def quality(problem: Drift, solution: Verdicts) -> tuple[float, ...]:
+    """1 for each window judged rightly, else 0; empty where the truth is not known."""
+    pairs = zip(problem.truth, solution.alerts, strict=True) if problem.truth else ()
+    return tuple(float(truth == alert) for truth, alert in pairs)

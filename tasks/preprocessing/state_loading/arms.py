@@ -12,17 +12,14 @@ backend both halves suffer, as they do in a kernel. `python -m benchmarks loadin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.random import Generator
-from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 
-from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_turns
+from tasks.contract import Arm, Bench, Kind
 from tasks.preprocessing.state_loading.codes import (
     FloatArray,
     bond_for,
@@ -33,6 +30,7 @@ from tasks.preprocessing.state_loading.codes import (
     rounded,
     transform_coded,
 )
+from tasks.preprocessing.state_loading.problem import Loaded, Loading
 from tasks.quantum.encodings import (
     amplitude_circuit,
     append_unloading,
@@ -42,87 +40,11 @@ from tasks.quantum.encodings import (
     unloading_angles,
 )
 from tasks.quantum.kernels import estimate_pairs
-from tasks.quantum.qram import LARGEST, qram_angles, qram_circuit, qram_parameters, qram_values, success_probability
-from tasks.quantum.staircase import fit_staircase, staircase_angles, staircase_circuit, staircase_states
-from tasks.text.embeddings import embed, normalised
-from tasks.text.samples import sample_passages
-
-VECTORS, BACKGROUND = 16, 1024  # of an instance of the bank, as in a run of the default profile
-PIECE = 2000  # characters
-LONGEST = 12  # instances of a source
+from tasks.quantum.qram import qram_angles, qram_circuit, qram_parameters, qram_values, success_probability
+from tasks.quantum.staircase import fit_staircase, staircase_circuit, staircase_states
+from tasks.text.embeddings import normalised
 
 Codec = Callable[["Loading", FloatArray, FloatArray], FloatArray]
-
-
-@dataclass(frozen=True, eq=False)
-class Loading:
-    """Document vectors that are to be loaded.
-
-    Attributes:
-        vectors: (n, d) embeddings; scaled to unit length here.
-        background: (b, d) embeddings of other documents, from which axes and codebooks are learnt.
-        size: bytes for each vector.
-        cells: of the bucket-brigade memory.
-        passes: in which the angles of the staircase are compiled.
-        start: seed of what is drawn for all arms alike.
-        shots: for each circuit.
-
-    Raises:
-        ValueError: vectors and background that do not fit, fewer bytes than qubits need angles, or a number of cells
-            that no memory has.
-    """
-
-    vectors: NDArray[np.floating[Any]]
-    background: NDArray[np.floating[Any]]
-    size: int = 64
-    cells: int = 8
-    passes: int = 100
-    start: int = 0
-    shots: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not len(self.vectors) or self.vectors.shape[1] < 4:
-            raise ValueError(f"vectors of at least 4 numbers expected, got {self.vectors.shape}")
-        if self.background.shape[1:] != self.vectors.shape[1:] or len(self.background) < 2:
-            raise ValueError(
-                f"at least 2 other vectors of length {self.vectors.shape[1]} expected, got {self.background.shape}"
-            )
-        least = staircase_angles(self.qubits, 1)
-        if not least <= self.size <= self.vectors.shape[1]:
-            raise ValueError(f"between {least} and {self.vectors.shape[1]} bytes are possible, not {self.size}")
-        if self.cells not in (2, 4, 8, LARGEST) or self.cells > self.size:
-            raise ValueError(f"a memory has 2, 4, 8 or {LARGEST} cells and at most {self.size}, not {self.cells}")
-
-    @property
-    def qubits(self) -> int:
-        """Qubits that the whole vector needs."""
-        return qubits_for(self.vectors.shape[1])
-
-    @property
-    def layers(self) -> int:
-        """Layers of the staircase whose angles fit into the bytes."""
-        return (self.size - self.qubits) // (2 * (self.qubits - 1))
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A form of the vectors.
-
-    Attributes:
-        vectors: (n, d) what the form stands for, unit vectors in the coordinates of the problem.
-        fidelities: of each vector, computed or, for circuits, measured.
-        size: bytes for each vector.
-        two_qubit_gates: of one preparation, before any routing; 0 where nothing is prepared.
-        depth: of these gates.
-        preparations: circuits until one vector is loaded, on average.
-    """
-
-    vectors: NDArray[np.float32]
-    fidelities: tuple[float, ...]
-    size: int
-    two_qubit_gates: int = 0
-    depth: int = 0
-    preparations: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -278,81 +200,27 @@ def solve_random_components(problem: Loading, bench: Bench) -> Loaded:
     return _result(problem, _Turned(same, vectors, vectors[:0]), kept)
 
 
-def quality(problem: Loading, solution: Loaded) -> tuple[float, ...]:
-    """Return the mean fidelity of the vectors: they share axes and codebooks and are one instance."""
-    if len(solution.fidelities) != len(problem.vectors):
-        raise ValueError(f"{len(solution.fidelities)} fidelities should be as many as {len(problem.vectors)} vectors")
-    return (float(np.mean(solution.fidelities)),)
-
-
-def bank(material: Material, rng: Generator) -> Iterator[Instance[Loading]]:
-    """Yield groups of documents of each source, no document twice, posed as a run of the default profile poses them.
-
-    Long texts are cut to the head that is embedded, and what follows is a document of its own. The background of a
-    source is the same for all its groups and holds none of their documents.
-    """
-    yield from in_turns([_of_source(name, texts, rng) for name, texts in sorted(material.texts.items())])
-
-
-def _of_source(source: str, texts: Sequence[str], rng: Generator) -> list[Instance[Loading]]:
-    pieces = [
-        text[start : start + PIECE] for text in texts for start in range(0, max(1, len(text) - PIECE // 2), PIECE)
-    ]
-    dealt = [pieces[k] for k in rng.permutation(len(pieces))]
-    background, rest = tuple(dealt[:BACKGROUND]), dealt[BACKGROUND:]
-    instances = []
-    for number in range(min(LONGEST, len(rest) // VECTORS)):
-        mine = tuple(rest[number * VECTORS : (number + 1) * VECTORS])
-        pose = partial(_posed, mine, background, int(rng.integers(2**31)))
-        instances.append(Instance(source, f"{number}: {VECTORS} pieces at random", VECTORS, pose))
-    return instances
-
-
-def _posed(texts: tuple[str, ...], background: tuple[str, ...], start: int) -> Loading:
-    return Loading(embed(texts), embed(background), start=start)
-
-
-def example(rng: Generator) -> Loading:
-    """Return 6 passages of licences, learnt from 90 others, on the 16 leading axes (4 qubits)."""
-    passages = [text for _, text in sample_passages("second", per_label=2)]
-    vectors = np.asarray(normalised(embed([passages[k] for k in rng.permutation(len(passages))[:96]])), np.float64)
-    leading = (vectors @ principal_axes(vectors)[:, :16]).astype(np.float32)
-    return Loading(leading[:6], leading[6:], size=10, cells=4, passes=30, start=int(rng.integers(2**31)))
-
-
-STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
-    stage="preprocessing",
-    name="state_loading",
-    incumbent=Arm(
-        "product-quantisation",
+INCUMBENT: Arm[Loading, Loaded] = Arm(
+    "product-quantisation",
+    Kind.CLASSICAL,
+    _coded(lambda problem, vectors, learnt: product_quantised(vectors, learnt, problem.size, problem.start)),
+)
+CHALLENGER: Arm[Loading, Loaded] = Arm("staircase", Kind.QUANTUM, solve_staircase)
+OTHERS: tuple[Arm[Loading, Loaded], ...] = (
+    Arm("staircase-exact", Kind.TWIN, solve_staircase_exact),
+    Arm("matrix-product", Kind.DEQUANTISED, _coded(_matrix_product)),
+    Arm("amplitude", Kind.QUANTUM, solve_amplitude),
+    Arm("qram", Kind.QUANTUM, solve_qram, version="2"),
+    Arm(
+        "pca",
         Kind.CLASSICAL,
-        _coded(lambda problem, vectors, learnt: product_quantised(vectors, learnt, problem.size, problem.start)),
+        _coded(lambda problem, vectors, learnt: leading_components(vectors, learnt, problem.size)),
     ),
-    challenger=Arm("staircase", Kind.QUANTUM, solve_staircase),
-    others=(
-        Arm("staircase-exact", Kind.TWIN, solve_staircase_exact),
-        Arm("matrix-product", Kind.DEQUANTISED, _coded(_matrix_product)),
-        Arm("amplitude", Kind.QUANTUM, solve_amplitude),
-        Arm("qram", Kind.QUANTUM, solve_qram, version="2"),
-        Arm(
-            "pca",
-            Kind.CLASSICAL,
-            _coded(lambda problem, vectors, learnt: leading_components(vectors, learnt, problem.size)),
-        ),
-        Arm(
-            "transform-coding",
-            Kind.CLASSICAL,
-            _coded(lambda problem, vectors, learnt: transform_coded(vectors, learnt, problem.size)),
-        ),
-        Arm("first-axis", Kind.CONTROL, solve_first_axis),
-        Arm("random-components", Kind.CONTROL, solve_random_components),
+    Arm(
+        "transform-coding",
+        Kind.CLASSICAL,
+        _coded(lambda problem, vectors, learnt: transform_coded(vectors, learnt, problem.size)),
     ),
-    quality=quality,
-    metric="mean fidelity",
-    size=lambda problem: len(problem.vectors),
-    tolerance=0.02,
-    bank=bank,
-    example=example,
-    oracle=lambda _: (1.0,),
-    floor=0.8,
+    Arm("first-axis", Kind.CONTROL, solve_first_axis),
+    Arm("random-components", Kind.CONTROL, solve_random_components),
 )

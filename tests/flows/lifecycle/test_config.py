@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from flows.lifecycle.config import RunConfig, load_profile
 from infra.errors import BadInput
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 
 
 def test_stages_come_in_lifecycle_order() -> None:

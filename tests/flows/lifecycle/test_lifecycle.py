@@ -25,7 +25,7 @@ from infra.evidence import Evidence
 from infra.lake import Lake, Ref
 from infra.runtime.figures.inspect import list_calls
 from infra.tracking import Tracking
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -26,13 +26,12 @@ from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.settings import Settings
-from tasks.contract import Arm, Bench, Instance, Kind, Material, Subtask, in_turns
+from tasks.contract import STAGES, Arm, Bench, Instance, Kind, Material, Subtask, in_turns
 from tasks.evaluation.headroom import energy_share, headroom, inverse_break_even
 from tasks.evaluation.paired import merge, qualities, student
 from tasks.evaluation.predictions import score as score_predictions
 from tasks.evaluation.study import build_study, judge_study
 from tasks.settle import Workbench
-from tasks.stage import STAGES
 
 RNG = np.random.default_rng(3)
 

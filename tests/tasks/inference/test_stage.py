@@ -16,7 +16,7 @@ from infra.errors import BadInput
 from infra.lake import Lake, Ref
 from tasks.architecture.config import Shape, build_model
 from tasks.inference import stage
-from tasks.inference.pruning.arms import PRUNING
+from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.units import Layout, choose_units, zero_units
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte

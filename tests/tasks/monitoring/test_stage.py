@@ -17,8 +17,8 @@ from tasks.architecture.config import Shape, build_model
 from tasks.contract import Bench
 from tasks.model.causal import save_model
 from tasks.monitoring import stage
-from tasks.monitoring.anomaly.arms import ANOMALY
-from tasks.monitoring.drift.arms import DRIFT
+from tasks.monitoring.anomaly.subtask import ANOMALY
+from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.replay import Replay
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.serving.client import read_requests

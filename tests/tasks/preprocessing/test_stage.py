@@ -15,7 +15,7 @@ from tasks.model.causal import load_tokenizer
 from tasks.model.windows import read_windows
 from tasks.preprocessing import stage
 from tasks.preprocessing.split import split_of
-from tasks.preprocessing.state_loading.arms import STATE_LOADING
+from tasks.preprocessing.state_loading.subtask import STATE_LOADING
 from tasks.stage import Context, State
 
 OPTIONS = {"vocab_size": 400, "context": 16}

@@ -7,15 +7,9 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from tasks.combinatorial.independent_set import Graph, independent_set_qubo
 from tasks.contract import Bench, Kind, content_key
-from tasks.curation.representatives.arms import (
-    REPRESENTATIVES,
-    Components,
-    best_known,
-    example,
-    oracle,
-    quality,
-    sample_components,
-)
+from tasks.curation.representatives.bank import example, sample_components
+from tasks.curation.representatives.problem import Components, best_known, oracle, quality
+from tasks.curation.representatives.subtask import REPRESENTATIVES
 from tasks.quantum.qaoa import sample_qaoa
 
 

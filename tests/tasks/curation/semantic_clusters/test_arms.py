@@ -8,12 +8,6 @@ from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from tasks.contract import Bench, Kind, content_key
 from tasks.curation.semantic_clusters.arms import (
-    SEMANTIC_CLUSTERS,
-    Clustering,
-    example,
-    project,
-    quality,
-    remove_within,
     solve_all_pairs,
     solve_keep_all,
     solve_kmeans,
@@ -22,6 +16,9 @@ from tasks.curation.semantic_clusters.arms import (
     solve_random,
     solve_twin,
 )
+from tasks.curation.semantic_clusters.bank import example, project
+from tasks.curation.semantic_clusters.problem import Clustering, quality, remove_within
+from tasks.curation.semantic_clusters.subtask import SEMANTIC_CLUSTERS
 
 
 def bench(seed: int) -> Bench:

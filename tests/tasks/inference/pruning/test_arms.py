@@ -13,8 +13,8 @@ from scipy.stats import spearmanr
 from tasks.combinatorial.exact import subsets
 from tasks.contract import Bench, Kind
 from tasks.inference.pruning import arms as pruning
-from tasks.inference.pruning.arms import PRUNING
 from tasks.inference.pruning.problem import Pruning, examine_surrogate
+from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.walk import bits_per_byte_without
 
 

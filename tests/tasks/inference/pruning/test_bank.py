@@ -10,8 +10,8 @@ import pytest
 
 from tasks.contract import Material, content_key
 from tasks.inference.pruning import bank as module
-from tasks.inference.pruning.arms import PRUNING
 from tasks.inference.pruning.bank import bank
+from tasks.inference.pruning.subtask import PRUNING
 from tasks.text.samples import sample_documents
 
 TEXTS = {name: tuple(text for _, text in sample_documents(domain)) for name, domain in (("a", "base"), ("b", "second"))}

@@ -15,9 +15,17 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from tasks.contract import content_key
-from tasks.inference.pruning.arms import oracle, quality
 from tasks.inference.pruning.blocks import BlockWalker, find_blocks, without_blocks
-from tasks.inference.pruning.problem import Pruning, children, expected_s, loss_curve, pairwise_qubo, prove_optimum
+from tasks.inference.pruning.problem import (
+    Pruning,
+    children,
+    expected_s,
+    loss_curve,
+    oracle,
+    pairwise_qubo,
+    prove_optimum,
+    quality,
+)
 from tasks.inference.pruning.units import BLOCK, Unit, whole_blocks
 from tasks.inference.pruning.variables import least_harmful, leave_one_out
 from tasks.inference.pruning.walk import (

@@ -8,16 +8,15 @@ from sklearn.metrics import roc_auc_score
 
 from tasks.contract import Bench
 from tasks.monitoring.anomaly.arms import (
-    ANOMALY,
-    Scores,
     compressed_states,
-    quality,
     solve_one_class_svm,
     solve_quantum_svm,
     solve_quantum_svm_twin,
     solve_subspace,
 )
-from tasks.monitoring.anomaly.bank import KINDS, Anomaly, example
+from tasks.monitoring.anomaly.bank import KINDS, example
+from tasks.monitoring.anomaly.problem import Anomaly, Scores, quality
+from tasks.monitoring.anomaly.subtask import ANOMALY
 from tasks.quantum.autoencoder import best_loss, train_autoencoder, trash_rates
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages

@@ -8,14 +8,10 @@ from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSa
 from tasks.contract import Bench, Kind, content_key
 from tasks.monitoring.drift.arms import (
     BIAS,
-    DRIFT,
     Drift,
-    example,
     kernel_pairs,
     kernel_states,
     linear_quadruples,
-    probes,
-    quality,
     solve_always_ok,
     solve_coin,
     solve_ks,
@@ -26,6 +22,9 @@ from tasks.monitoring.drift.arms import (
     solve_quantum_linear,
     solve_twin,
 )
+from tasks.monitoring.drift.bank import example, probes
+from tasks.monitoring.drift.problem import quality
+from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.two_sample import memberships, mmd_statistics
 from tasks.quantum.kernels import exact_fidelities
 from tasks.text.embeddings import embed

@@ -7,8 +7,10 @@ import pytest
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from tasks.contract import Bench, Kind
-from tasks.preprocessing.state_loading.arms import STATE_LOADING, Loading, example, quality
+from tasks.preprocessing.state_loading.bank import example
 from tasks.preprocessing.state_loading.codes import principal_axes
+from tasks.preprocessing.state_loading.problem import Loading, quality
+from tasks.preprocessing.state_loading.subtask import STATE_LOADING
 from tasks.text.embeddings import normalised
 
 

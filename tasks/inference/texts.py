@@ -1,0 +1,44 @@
+"""What the stage reads: the model to be served, and the windows of text that calibrate and judge it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infra.errors import BadInput
+from tasks.inference.options import Options
+from tasks.model.windows import Windows, count_windows, read_windows
+from tasks.stage import Context
+
+SOURCES = ("finetuning/model", "training/model")
+
+
+def domains_with(context: Context, split: str) -> dict[str, int]:
+    """Return those of the option `domains` that have windows in a split, and how many.
+
+    Raises:
+        BadInput: none of them has.
+    """
+    domains = context.parsed(Options).domains
+    counts = count_windows(context.lake, context.require("preprocessing/shards"))
+    found = {domain: counts[domain, split] for domain in domains if counts.get((domain, split))}
+    if not found:
+        there = ", ".join(sorted("/".join(pair) for pair in counts)) or "nothing"
+        raise BadInput(f"there is no {split} text of {', '.join(domains)}, only {there}; set inference.domains")
+    return found
+
+
+def mixed_windows(context: Context, split: str, limit: int | None) -> Windows:
+    """Return the same number of windows of each domain, in turns."""
+    counts = domains_with(context, split)
+    count = min(*counts.values(), -(-limit // len(counts)) if limit else 1 << 62)
+    parts = [
+        read_windows(context.lake, context.require("preprocessing/shards"), domain, split, count) for domain in counts
+    ]
+    length = parts[0].tokens.shape[1]
+    tokens = np.stack([part.tokens for part in parts], axis=1).reshape(-1, length)
+    return Windows(tokens, np.stack([part.n_bytes for part in parts], axis=1).reshape(-1))
+
+
+def context_length(context: Context) -> int:
+    """Return the tokens of a window."""
+    return int(context.lake.meta(context.require("preprocessing/shards"))["context"])

@@ -1,0 +1,17 @@
+"""Options of the decision `anomaly`; the defaults are the demo profile."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """Settings of the decision.
+
+    Attributes:
+        shots: for each circuit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shots: int = Field(128, ge=1)

@@ -1,0 +1,38 @@
+"""Options of the decision `drift`; the defaults are the demo profile."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.monitoring.harm import MARGIN
+
+
+class Options(BaseModel):
+    """Settings of the decision.
+
+    Attributes:
+        level: false-alarm probability at which the arms are compared.
+        alarm_level: p-value at which a window counts as drifted for the state; stricter than `level`, because
+            windows follow one another and each is a chance of a false alarm.
+        permutations: of each test.
+        shots: for each circuit.
+        minimum: requests below which a window says nothing.
+        debounce: drifted windows in a row until an alert.
+        recovery: quiet windows in a row until it is over.
+        cool_down: windows after an announced alert without another one.
+        margin: loss of mean log-likelihood, in nats per token, that counts as no harm.
+        power_trials: plantings by which the power at these sizes is measured; 0 = not measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    level: float = Field(0.05, gt=0, lt=1)
+    alarm_level: float = Field(0.01, gt=0, lt=1)
+    permutations: int = Field(499, ge=19)
+    shots: int = Field(128, ge=1)
+    minimum: int = Field(20, ge=1)
+    debounce: int = Field(2, ge=1)
+    recovery: int = Field(2, ge=1)
+    cool_down: int = Field(3, ge=0)
+    margin: float = Field(MARGIN, ge=0)
+    power_trials: int = Field(20, ge=0)

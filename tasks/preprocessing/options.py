@@ -1,0 +1,31 @@
+"""Options of the stage `preprocessing`; the defaults are the demo profile."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Options(BaseModel):
+    """Settings of the stage.
+
+    Attributes:
+        model: folder of a pretrained model whose tokenizer is used; empty = one is trained.
+        tokenizer: what is trained: `bpe` or `wordpiece`, both over bytes.
+        vocab_size: tokens of the vocabulary, the end-of-text token and the bytes included (WordPiece: at least
+            513).
+        context: tokens that a model reads at once.
+        ngram: words of the n-grams by which contamination is found.
+        overlap: share of n-grams, of the document's own or of one held-out document, from which a training
+            document is dropped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = ""
+    tokenizer: Literal["bpe", "wordpiece"] = "bpe"
+    vocab_size: int = Field(4096, ge=257, le=65536)
+    context: int = Field(128, ge=8, le=8192)
+    ngram: int = Field(13, ge=2, le=50)
+    overlap: float = Field(0.3, gt=0, le=1)

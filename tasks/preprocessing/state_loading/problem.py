@@ -1,0 +1,95 @@
+"""The problem of `state_loading`: vectors to be loaded, and how well a form holds them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.quantum.encodings import (
+    qubits_for,
+)
+from tasks.quantum.qram import LARGEST
+from tasks.quantum.staircase import staircase_angles
+
+
+@dataclass(frozen=True, eq=False)
+class Loading:
+    """Document vectors that are to be loaded.
+
+    Attributes:
+        vectors: (n, d) embeddings; scaled to unit length here.
+        background: (b, d) embeddings of other documents, from which axes and codebooks are learnt.
+        size: bytes for each vector.
+        cells: of the bucket-brigade memory.
+        passes: in which the angles of the staircase are compiled.
+        start: seed of what is drawn for all arms alike.
+        shots: for each circuit.
+        names: ids of the documents, where they have some; no part of the problem's identity.
+
+    Raises:
+        ValueError: vectors and background that do not fit, fewer bytes than qubits need angles, or a number of cells
+            that no memory has.
+    """
+
+    vectors: NDArray[np.floating[Any]]
+    background: NDArray[np.floating[Any]]
+    size: int = 64
+    cells: int = 8
+    passes: int = 100
+    start: int = 0
+    shots: int = 1024
+    names: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 2 or not len(self.vectors) or self.vectors.shape[1] < 4:
+            raise ValueError(f"vectors of at least 4 numbers expected, got {self.vectors.shape}")
+        if self.background.shape[1:] != self.vectors.shape[1:] or len(self.background) < 2:
+            raise ValueError(
+                f"at least 2 other vectors of length {self.vectors.shape[1]} expected, got {self.background.shape}"
+            )
+        least = staircase_angles(self.qubits, 1)
+        if not least <= self.size <= self.vectors.shape[1]:
+            raise ValueError(f"between {least} and {self.vectors.shape[1]} bytes are possible, not {self.size}")
+        if self.cells not in (2, 4, 8, LARGEST) or self.cells > self.size:
+            raise ValueError(f"a memory has 2, 4, 8 or {LARGEST} cells and at most {self.size}, not {self.cells}")
+
+    @property
+    def qubits(self) -> int:
+        """Qubits that the whole vector needs."""
+        return qubits_for(self.vectors.shape[1])
+
+    @property
+    def layers(self) -> int:
+        """Layers of the staircase whose angles fit into the bytes."""
+        return (self.size - self.qubits) // (2 * (self.qubits - 1))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A form of the vectors.
+
+    Attributes:
+        vectors: (n, d) what the form stands for, unit vectors in the coordinates of the problem.
+        fidelities: of each vector, computed or, for circuits, measured.
+        size: bytes for each vector.
+        two_qubit_gates: of one preparation, before any routing; 0 where nothing is prepared.
+        depth: of these gates.
+        preparations: circuits until one vector is loaded, on average.
+    """
+
+    vectors: NDArray[np.float32]
+    fidelities: tuple[float, ...]
+    size: int
+    two_qubit_gates: int = 0
+    depth: int = 0
+    preparations: float = 1.0
+
+
+def quality(problem: Loading, solution: Loaded) -> tuple[float, ...]:
+    """Return the mean fidelity of the vectors: they share axes and codebooks and are one instance."""
+    if len(solution.fidelities) != len(problem.vectors):
+        raise ValueError(f"{len(solution.fidelities)} fidelities should be as many as {len(problem.vectors)} vectors")
+    return (float(np.mean(solution.fidelities)),)

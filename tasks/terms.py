@@ -1,0 +1,33 @@
+"""What was fixed about a decision before its first study: tolerance, metric and predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What `decision.yaml` of a decision fixes before its studies.
+
+    Attributes:
+        tolerance: quality that may be lost against the best classical arm.
+        metric: what the quality measures.
+        reason: why the tolerance is that large.
+        predictions: the verdict, its probability, and what is expected of each arm.
+    """
+
+    tolerance: float
+    metric: str
+    reason: str
+    predictions: dict[str, Any] = field(default_factory=dict)
+
+
+def terms(key: str) -> Terms:
+    """Return what was fixed about a decision, given as `stage/name`, before its studies."""
+    stage, _, name = key.partition("/")
+    path = resources.files("tasks") / stage / name / "decision.yaml"
+    return Terms(**yaml.safe_load(path.read_text(encoding="utf-8")))
