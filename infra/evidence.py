@@ -29,7 +29,7 @@ from infra.errors import LakeError
 from infra.store import Store
 
 SCHEMA_VERSION = 1
-Status = Literal["done", "failed", "refused", "pending", "skipped"]
+Status = Literal["done", "failed", "stopped", "refused", "pending", "skipped"]
 
 _BATCH = 2048
 _VERSION_KEY = b"ketcycle.evidence"
@@ -63,7 +63,8 @@ class EvidenceRow:
         backend: backend that the arm's circuits ran on, empty if it ran none.
         calibration: calibration epoch of that backend.
         quality_backend: backend whose counts the quality rests on.
-        status: what became of the execution.
+        status: what became of the execution; `stopped` over the budget of its problem, `skipped` over the run's
+            shadow budget.
         reason: why it was not done, or why the arm was chosen.
         metric: name and unit of the quality.
         qualities: one value for each independent instance of the problem, higher is better.

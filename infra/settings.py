@@ -131,6 +131,11 @@ class Settings(BaseSettings):
         description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',
     )
 
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Options of stages for every run, nested, e.g. [options.inference.pruning] units = 8.",
+    )
+
     @field_validator("carbon_series", "api_key_file", "inbox", mode="before")
     @classmethod
     def _unset(cls, value: Any) -> Any:

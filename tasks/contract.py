@@ -131,6 +131,10 @@ def _unlimited(*, tokens: int = 0) -> None:
     del tokens
 
 
+def _no_checkpoints() -> Path:
+    raise ValueError("this bench keeps no checkpoints; give it `resume`")
+
+
 @dataclass(frozen=True)
 class Bench:
     """What an arm may use besides the problem.
@@ -143,8 +147,8 @@ class Bench:
         once: shares what several arms derive from the same problem.
         scratch: a folder of this arm alone, removed when its solution has been scored and applied; an `Artifact` may
             lie in it.
-        resume: a folder of this arm alone that survives a kill; an arm that keeps checkpoints in it goes on from the
-            last one. Removed with the stage's other temporary files once the stage is complete.
+        resume: returns a folder of this arm alone that survives a kill; an arm that keeps checkpoints in it goes on
+            from the last one. Removed once the stage is complete.
         spend: counts the arm's use against the budget of the problem.
         deadline: seconds since the epoch after which a remote result is not waited for, or None.
     """
@@ -155,7 +159,7 @@ class Bench:
     map: Map
     once: Once
     scratch: Path
-    resume: Path
+    resume: Callable[[], Path] = _no_checkpoints
     spend: Spend = _unlimited
     deadline: float | None = None
 
@@ -229,6 +233,10 @@ class Design:
     sources: int
 
 
+def _on_no_road(*_: Any) -> Any:
+    raise ValueError("this decision is on no stage's road; give its Subtask `options`, `pose` and `apply`")
+
+
 INSTANCES = Design("instances", least=20, sources=3)
 CELLS = Design("cells", least=10, sources=1)
 
@@ -272,8 +280,8 @@ class Subtask(Generic[P, S]):
     floor: float = float("-inf")
     design: Design = INSTANCES
     options: type[BaseModel] | None = None
-    pose: Callable[[Any, Any, Any], P | None] | None = None
-    apply: Callable[[Any, Any, P, S], Any] | None = None
+    pose: Callable[[Any, Any, Any], P | None] = _on_no_road
+    apply: Callable[[Any, Any, P, S], Any] = _on_no_road
 
     @property
     def arms(self) -> tuple[Arm[P, S], ...]:

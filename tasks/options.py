@@ -114,6 +114,17 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def flat(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested options by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": item for inner, item in flat(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
 def listed(section: str) -> Iterator[tuple[str, Any]]:
     """Yield every option of a section by its dotted name, with its default."""
     yield from _listed(section, model_of(section))

@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from infra import settings
 from infra.energy.meter import Meter
-from tasks.settle import record_work
+from tasks.records import record_work
 from tasks.stage import Context
 
 LEAST = 2  # parts for which other workers are asked

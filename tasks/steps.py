@@ -1,4 +1,4 @@
-"""The Prefect tasks of every stage: prepare, decide, publish, shadow. Few and coarse; each is metered."""
+"""The Prefect tasks of every stage: work, decide, shadow. Few and coarse; each is metered."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import psutil
 from prefect import task
@@ -17,9 +16,11 @@ from prefect import task
 from infra.energy.meter import Meter
 from infra.energy.usage import Usage
 from infra.progress import forward_from_worker
-from tasks.contract import Decision
-from tasks.settle import Shadow, Workbench, record_work, run_shadow, settle
-from tasks.stage import Context, Stage, State
+from tasks.contract import Decision, Subtask
+from tasks.records import record_work
+from tasks.settle import run_shadow, settle
+from tasks.stage import Context, State, Step, decisions, stage_module
+from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.steps")
 
@@ -28,48 +29,32 @@ SAMPLE_S = 0.25
 
 @dataclass(frozen=True)
 class Decided:
-    """What a decision left behind; `beside` holds what is needed to run further arms of it, if there are any or not."""
+    """What a decision left behind; without `decision` there was nothing to decide."""
 
     state: State
     decision: Decision | None = None
     beside: Shadow | None = None
 
 
-def _module(stage: str) -> Stage:
-    return cast("Stage", import_module(f"tasks.{stage}.stage"))
-
-
-@task(name="prepare", task_run_name="{context.stage}: prepare")
-def prepare(context: Context) -> State:
-    """Walk the classical road of a stage up to its first decision."""
-    with _work(context, "prepare"):
-        return _module(context.stage).prepare(context)
+@task(name="work", task_run_name="{context.stage}: {step}")
+def work(context: Context, state: State, step: str) -> State:
+    """Do one step of a stage's road, given by the name of its function."""
+    with _work(context, step):
+        return step_of(context.stage, step)(context, state)
 
 
 @task(name="decide", task_run_name="{context.stage}: decide {subtask}")
 def decide(context: Context, state: State, subtask: str, bench: Workbench, since: str) -> Decided:
     """Pose one decision, settle it and do what follows from it; the stage began at `since`."""
-    module = _module(context.stage)
-    found = next(s for s in module.SUBTASKS if s.name == subtask)
+    found = decision_of(context.stage, subtask)
     with _work(context, f"pose {subtask}"):
-        problem = module.pose(context, state, subtask)
+        problem = posed(found, context, state)
     if problem is None:
         return Decided(state)
     outcome, left = settle(found, problem, bench)
     with _work(context, f"apply {subtask}"):
-        after = module.apply(context, state, subtask, outcome.solution)
+        after: State = found.apply(context, state, problem, outcome.solution)
     return Decided(after, outcome.decision, Shadow(context, state, subtask, outcome.problem, left, bench, since))
-
-
-@task(name="publish", task_run_name="{context.stage}: publish")
-def publish(context: Context, state: State) -> State:
-    """Put the products of a stage into the lake."""
-    module = _module(context.stage)
-    with _work(context, "publish"):
-        published = module.publish(context, state)
-    line = module.headline(published)
-    log.info("%s: %s", context.stage, line)
-    return published.add(headline=line)
 
 
 @task(name="shadow", task_run_name="{shadow.context.stage}: shadow {shadow.subtask}")
@@ -84,11 +69,27 @@ def shadow(shadow: Shadow) -> int:
 
 def run_beside(shadow: Shadow) -> int:
     """Pose a decision again as it was and run arms on it; return how many."""
-    module = _module(shadow.context.stage)
-    found = next(s for s in module.SUBTASKS if s.name == shadow.subtask)
+    found = decision_of(shadow.context.stage, shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
-        problem = module.pose(shadow.context, shadow.state, shadow.subtask)
-    return run_shadow(found, problem, shadow.arms, shadow.bench)
+        problem = posed(found, shadow.context, shadow.state)
+    return run_shadow(found, problem, shadow.arms, shadow.bench, shadow.allowance_s)
+
+
+def posed(subtask: Subtask[Any, Any], context: Context, state: State) -> Any:
+    """Return the problem of a decision in a stage, or None where there is nothing to decide."""
+    options = context.parsed(subtask.options, subtask.name) if subtask.options else None
+    return subtask.pose(context, state, options)
+
+
+def step_of(stage: str, name: str) -> Step:
+    """Return a step of a stage's road by the name of its function."""
+    steps = [item for item in stage_module(stage).ROAD if not isinstance(item, Subtask)]
+    return next(item for item in steps if item.__name__ == name)
+
+
+def decision_of(stage: str, name: str) -> Subtask[Any, Any]:
+    """Return a decision of a stage's road by its name."""
+    return next(item for item in decisions(stage_module(stage)) if item.name == name)
 
 
 @contextmanager

@@ -4,12 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from tasks.contract import STAGES
+from tasks.stage import decisions, stage_module
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_page_of_a_stage_names_every_arm_of_its_decisions(stage):
     page = (DOCS / "stages" / f"{stage}.md").read_text()
-    for subtask in import_module(f"tasks.{stage}.stage").SUBTASKS:
+    for subtask in decisions(stage_module(stage)):
         assert f"**`{subtask.name}`**" in page
         for arm in subtask.arms:
             assert f"`{arm.name}`" in page, f"{stage}.md says nothing of {subtask.name}/{arm.name}"
@@ -38,16 +38,15 @@ def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     module = tmp_path / "tasks" / "monitoring" / "drift" / "arms.py"
-    source = module.read_text()
-    head, subtask = source.split("DRIFT: Subtask", 1)
-    others, rest = subtask.split("\n    ),\n", 1)
-    module.write_text(f"{head}{function}\n\nDRIFT: Subtask{others}\n        {line.strip()},\n    ),\n{rest}")
+    head, others = module.read_text().split("OTHERS: ", 1)
+    assert others.rstrip().endswith(")")
+    module.write_text(f"{head}{function}\n\nOTHERS: {others.rstrip()[:-1]}    {line.strip()},\n)\n")
 
     def run(*arguments):
         command = [sys.executable, *arguments]
         return subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
 
-    names = run("-c", "from tasks.monitoring.drift.arms import DRIFT; print(*(arm.name for arm in DRIFT.arms))")
+    names = run("-c", "from tasks.monitoring.drift.subtask import DRIFT; print(*(arm.name for arm in DRIFT.arms))")
     assert "energy-distance" in names.stdout.split(), names.stderr
     chosen = "drift and not bank and not one_problem"  # what an arm has no part in takes the longest
     done = run("-m", "pytest", "tests/contracts/test_subtasks.py", "-k", chosen, "-p", "no:cacheprovider")

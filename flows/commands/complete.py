@@ -22,10 +22,17 @@ def stages(incomplete: str) -> list[str]:
 
 def subtasks(incomplete: str) -> list[str]:
     """Return the decisions that begin like this."""
-    import yaml
+    from tasks.registry import names
 
-    known: dict[str, object] = yaml.safe_load((resources.files("tasks") / "tolerances.yaml").read_text())
-    return [name for name in known if name.startswith(incomplete)]
+    return [name for name in names() if name.startswith(incomplete)]
+
+
+def options(incomplete: str) -> list[str]:
+    """Return the options of stages and decisions that begin like this, with the sign that a value follows."""
+    from tasks.options import listed, sections
+
+    known = (name for section in sections() for name, _ in listed(section))
+    return [f"{name}=" for name in known if name.startswith(incomplete)]
 
 
 def profiles(incomplete: str) -> list[str]:

@@ -22,7 +22,17 @@ if TYPE_CHECKING:
 Corpus = Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated. Default: the sample.")]
 Second = Annotated[list[str] | None, typer.Option(help="File or folder of the second domain; may be repeated.")]
 Profile = Annotated[
-    str | None, typer.Option(help="Sizes: demo (default), smoke, full, pretrained.", autocompletion=complete.profiles)
+    str | None,
+    typer.Option(help="demo (default), smoke, full, pretrained, or a YAML file.", autocompletion=complete.profiles),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="STAGE.OPTION=VALUE",
+        help="Set any option of a stage or decision, e.g. inference.pruning.units=8; may be repeated.",
+        autocompletion=complete.options,
+    ),
 ]
 Method = Annotated[
     str | None,
@@ -44,6 +54,7 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random
 
 def run(
     profile: Profile = None,
+    options: Options = None,
     corpus: Corpus = None,
     second: Second = None,
     text_column: TextColumn = None,
@@ -68,6 +79,7 @@ def run(
     """Run the lifecycle, or some of its stages, and print what each decision cost and gained."""
     chosen = {
         "profile": profile,
+        "options": options,
         "corpus": tuple(corpus) if corpus else None,
         "second": tuple(second) if second else None,
         "text_column": text_column,
@@ -90,6 +102,7 @@ def stage(
         str, typer.Argument(help="curation, preprocessing, architecture, ...", autocompletion=complete.stages)
     ],
     profile: Profile = None,
+    options: Options = None,
     corpus: Corpus = None,
     second: Second = None,
     text_column: TextColumn = None,
@@ -115,6 +128,7 @@ def stage(
     """
     chosen = {
         "profile": profile,
+        "options": options,
         "corpus": tuple(corpus) if corpus else None,
         "second": tuple(second) if second else None,
         "text_column": text_column,
@@ -144,16 +158,21 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     from pydantic import ValidationError
 
     from flows.lifecycle.checks import check_backend, check_run
-    from flows.lifecycle.config import RunConfig, explain, load_profile
+    from flows.lifecycle.config import RunConfig, explain, is_file, resolve_options
     from flows.reports.text import closing
     from infra import completion, progress
+    from tasks.options import merge, parse_assignment
 
     for option, value in {**chosen, "resume": resume, "run": run_id}.items():
         if value == "" or (isinstance(value, tuple) and "" in value):  # as from a shell variable that is not set
             raise BadInput(f"--{option.replace('_', '-')} was given nothing; give it a value or leave it out")
     given = {name: value for name, value in chosen.items() if value is not None}
-    if resume:
-        given = {**_stored_config(loaded.home, resume), **given}
+    stored = _stored_config(loaded.home, resume) if resume else {}
+    if "options" in given:
+        given["options"] = merge(stored.get("options", {}), *map(parse_assignment, given["options"]))
+    if is_file(given.get("profile", "")):
+        given["profile"] = str(Path(given["profile"]).expanduser().absolute())
+    given = {**stored, **given}
     name = resume or run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     try:
         config = RunConfig(**{**given, "run_id": name})
@@ -161,7 +180,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
         raise BadInput(explain(error)) from None
     if resume:
         with completion.claimed(loaded.home, name):  # said now, not after a minute
-            load_profile(config.profile)
+            resolve_options(config, loaded)
             check_backend(config.backend)
     else:
         check_run(config, loaded)

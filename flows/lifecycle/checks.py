@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.lifecycle.config import RunConfig, load_profile
+from flows.lifecycle.config import RunConfig, resolve_options
 from infra.energy.coefficients import read_coefficients
 from infra.errors import BadInput
 from infra.runtime.backends.registry import canonical_name, open_backend
@@ -19,7 +19,7 @@ def check_run(config: RunConfig, settings: Settings) -> None:
     Raises:
         BadInput: something cannot be used; the message says what was expected, what was found and what to do.
     """
-    load_profile(config.profile)
+    resolve_options(config, settings)
     check_backend(config.backend)
     check_settings(settings)
     for option, paths in (("corpus", config.corpus), ("second", config.second)):

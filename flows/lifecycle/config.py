@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from infra.errors import BadInput
-from infra.settings import Objective
+from infra.settings import FILE, Objective, Settings
 from tasks.contract import STAGES, Method
+from tasks.options import check as check_options
+from tasks.options import merge as merge_options
 
+# What a stage's options take from the run's parameters.
+SHORTHAND = {
+    "curation": ("corpus", "second", "text_column", "id_column", "weight_column", "threshold", "alone"),
+    "preprocessing": ("model",),
+    "architecture": ("model",),
+    "training": ("model", "evaluate"),
+}
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
 
@@ -26,8 +36,12 @@ class RunConfig(BaseModel):
     )
     profile: str = Field(
         "demo",
-        description="Profile in deployments/profiles that sets the sizes; pretrained where a model is given.",
-        json_schema_extra=lambda schema: schema.update(enum=[*profiles()]),
+        description="Sizes: demo, smoke, full, pretrained (where a model is given), or a YAML file of your own.",
+        json_schema_extra=lambda schema: schema.update(examples=[*profiles()]),
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description='Options of stages on top of the profile, nested, e.g. {"inference": {"pruning": {"units": 8}}}.',
     )
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
@@ -100,14 +114,49 @@ def profiles() -> list[str]:
     return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
 
 
-def load_profile(name: str) -> dict[str, dict[str, Any]]:
-    """Return the options of a profile by stage (and of `settle`).
+def is_file(profile: str) -> bool:
+    """Say whether a profile is named by a file and not by one of the names that ship."""
+    return profile.endswith((".yaml", ".yml")) or "/" in profile
+
+
+def load_profile(name: str) -> dict[str, Any]:
+    """Return the options of a profile by stage (and of `settle`), from a name that ships or from a YAML file.
 
     Raises:
-        BadInput: there is no such profile.
+        BadInput: there is no such profile, it cannot be read, or it sets an option that does not exist.
     """
-    folder = resources.files("deployments") / "profiles"
-    if name not in profiles():
-        raise BadInput(f"no profile {name!r}; there are {', '.join(profiles())}")
-    loaded: dict[str, dict[str, Any]] = yaml.safe_load((folder / f"{name}.yaml").read_text()) or {}
-    return {stage: dict(options or {}) for stage, options in loaded.items()}
+    if is_file(name):
+        path = Path(name).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"the profile {path} cannot be read ({error}); give a YAML file") from None
+    elif name in profiles():
+        text = (resources.files("deployments") / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise BadInput(f"no profile {name!r}; there are {', '.join(profiles())}, or give a YAML file")
+    try:
+        loaded: Any = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"the profile {name} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict) or not all(isinstance(value, dict | None) for value in loaded.values()):
+        raise BadInput(f"the profile {name} should map stages to their options, such as training: {{tokens: 1000}}")
+    check_options(loaded, f"profile {name}")
+    return {stage: options or {} for stage, options in loaded.items()}
+
+
+def resolve_options(config: RunConfig, loaded: Settings) -> dict[str, Any]:
+    """Return the options of all stages: the profile, then ketcycle.toml, then the run's own on top.
+
+    Raises:
+        BadInput: an option does not exist or its value is not allowed; the message says where it was set.
+    """
+    check_options(loaded.options, FILE)
+    check_options(config.options, "--set")
+    merged = merge_options(load_profile(config.profile), loaded.options, config.options)
+    shorthand = {
+        stage: {name: value for name in names if (value := getattr(config, name))} for stage, names in SHORTHAND.items()
+    }
+    merged = merge_options(merged, {stage: options for stage, options in shorthand.items() if options})
+    check_options(merged)
+    return merged

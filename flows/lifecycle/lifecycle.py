@@ -21,7 +21,7 @@ from flows.lifecycle.cancel import cancellable, on_cancellation, on_crashed
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.gate import GATE, Gate, judge_run
 from flows.lifecycle.pending import complete_run
-from flows.lifecycle.walk import join, run_name, start_shadows
+from flows.lifecycle.walk import ShadowBudget, join, run_name, start_shadows
 from flows.reports.run import build_report, metrics, write_report
 from flows.reports.text import markdown
 from infra import completion, settings
@@ -35,7 +35,8 @@ from infra.settings import Settings
 from infra.shared import open_evidence
 from infra.tracking import Tracking, open_tracking
 from tasks.contract import STAGES
-from tasks.settle import record_orchestration
+from tasks.options import flat
+from tasks.records import record_orchestration
 
 log = logging.getLogger("ketcycle.lifecycle")
 
@@ -166,6 +167,7 @@ def _run_stages(
         inputs |= found.result["refs"] if found else {}
     whole = config.stages[0] == "curation" or bool(inputs)
     pending: list[Any] = []
+    budget = ShadowBudget(loaded, config.run_id)
     failure: StageFailed | None = None
     for name in config.stages:
         if failure:
@@ -188,7 +190,7 @@ def _run_stages(
         run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
         note()
         inputs |= result.refs
-        pending += start_shadows(result.shadows)
+        pending += start_shadows(result.shadows, budget)
     _say_what_ran({name: run["stages"][name] for name in config.stages})
     if pending:
         log.info("waiting for the arms that run beside: %d decisions", len(pending))
@@ -253,4 +255,4 @@ def _track(loaded: Settings, tracking: Tracking, config: RunConfig, report: Mapp
 
 def _options(loaded: Settings, run_id: str, stage: str) -> dict[str, Any]:
     found = completion.find(loaded.home, run_id, stage)
-    return dict(found.parts["options"]) if found else {}
+    return flat(found.parts["options"]) if found else {}

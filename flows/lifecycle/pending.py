@@ -23,7 +23,7 @@ from infra.runtime.ledger.schema import calls
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks import steps
-from tasks.settle import SHARED
+from tasks.execution import SHARED
 
 log = logging.getLogger("ketcycle.pending")
 

@@ -1,41 +1,34 @@
-"""How every stage runs: prepare, decide each subtask, publish; done stages are not done again."""
+"""How every stage runs: its road of steps and decisions; done stages are not done again."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from importlib import import_module
-from typing import Any, cast
+from typing import Any
 
 import distributed
 from dask.base import annotate
 from prefect.runtime import flow_run
 
-from flows.lifecycle.config import RunConfig, load_profile, named_after
+from flows.lifecycle.config import RunConfig, named_after, resolve_options
 from infra import completion, settings
 from infra.compute import cluster
 from infra.errors import BadInput, LakeError
 from infra.lake import Lake, Ref
 from infra.settings import Settings
-from infra.shared import open_lake
+from infra.shared import open_evidence, open_lake
 from tasks import steps
-from tasks.contract import Method
-from tasks.settle import Shadow, Workbench
-from tasks.stage import Context, Stage, State
+from tasks.contract import Method, Subtask
+from tasks.execution import resume_root
+from tasks.options import SETTLE
+from tasks.stage import Context, Stage, State, decisions, stage_module
+from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.flows")
-
-# What a stage's options take from the run's parameters.
-FROM_RUN = {
-    "curation": ("corpus", "second", "text_column", "id_column", "weight_column", "threshold", "alone"),
-    "preprocessing": ("model",),
-    "architecture": ("model",),
-    "training": ("model", "evaluate"),
-}
 
 
 @dataclass(frozen=True)
@@ -69,11 +62,6 @@ class StageResult:
     shadows: tuple[Shadow, ...] = field(default=())
 
 
-def stage_module(name: str) -> Stage:
-    """Return the module of a stage."""
-    return cast("Stage", import_module(f"tasks.{name}.stage"))
-
-
 def run_name() -> str:
     """Name a flow run for people: the flow and the run that it belongs to."""
     given = flow_run.parameters["config"]
@@ -85,21 +73,19 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
     """Run one stage on the current Dask cluster, or return what a finished run of it left."""
     config = config.named()
     loaded = settings.load()
-    profile = load_profile(config.profile)
-    options = dict(profile.get(name, {}))
-    options |= {item: value for item in FROM_RUN.get(name, ()) if (value := getattr(config, item))}
+    options = resolve_options(config, loaded)
     lake = open_lake(loaded.home)
     refs = _newest(lake) if inputs is None else dict(inputs)
     module = stage_module(name)
     parts = {
         "inputs": refs,
-        "options": options,
-        "settle": profile.get("settle", {}),
+        "options": options.get(name, {}),
+        "settle": options.get(SETTLE, {}),
         "seed": config.seed,
         "method": str(config.method),
         "objective": config.objective,
         "backend": config.backend,
-        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in module.SUBTASKS},
+        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in decisions(module)},
     }
     data = completion.digest(
         corpus=config.corpus, second=config.second, **({"model": config.model} if config.model else {})
@@ -119,8 +105,9 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
             _sweep(context)
             result = replace(_walk(context, module, bench), reason=reason, data=data)
             completion.record(loaded.home, config.run_id, name, parts, _plain(result))
+            shutil.rmtree(resume_root(bench, name), ignore_errors=True)
         if join_shadows:
-            join(start_shadows(result.shadows))
+            join(start_shadows(result.shadows, ShadowBudget(loaded, config.run_id)))
     return result
 
 
@@ -192,16 +179,21 @@ def _plain(result: StageResult) -> dict[str, Any]:
 def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
     began_s, began = time.time(), time.monotonic()
     since = datetime.fromtimestamp(began_s, UTC).isoformat(timespec="microseconds")
-    state = steps.prepare.submit(context).result()
-    decisions: dict[str, dict[str, Any]] = {}
+    state = State()
+    chosen: dict[str, dict[str, Any]] = {}
     shadows: list[Shadow] = []
-    for subtask in module.SUBTASKS:
-        step = steps.decide.submit(context, state, subtask.name, bench, since).result()
-        state = step.state
-        if step.decision is not None and step.beside is not None:
-            decisions[subtask.name] = asdict(step.decision) | {"problem": step.beside.problem}
-            shadows.append(step.beside)
-    state = steps.publish.submit(context, state).result()
+    for item in module.ROAD:
+        if not isinstance(item, Subtask):
+            state = steps.work.submit(context, state, item.__name__).result()
+            continue
+        decided = steps.decide.submit(context, state, item.name, bench, since).result()
+        state = decided.state
+        if decided.decision is not None and decided.beside is not None:
+            chosen[item.name] = asdict(decided.decision) | {"problem": decided.beside.problem}
+            shadows.append(decided.beside)
+    headline = module.headline(state)
+    log.info("%s: %s", context.stage, headline)
+    state = state.add(headline=headline)
     return StageResult(
         stage=context.stage,
         status="done",
@@ -209,20 +201,43 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
         wall_s=time.monotonic() - began,
         refs={name: str(ref) for name, ref in state.refs.items()},
         facts=dict(state.facts),
-        decisions=decisions,
+        decisions=chosen,
         shadows=tuple(shadows),
     )
 
 
-def start_shadows(shadows: Iterable[Shadow]) -> list[Any]:
+class ShadowBudget:
+    """CPU seconds for optional arms, as a share of what the stages of a run have used so far.
+
+    The share is granted stage by stage, so that what is left out depends on the run and not on how busy a worker is.
+    """
+
+    def __init__(self, loaded: Settings, run_id: str) -> None:
+        self._home, self._run_id = loaded.home, run_id
+        self._granted_s = 0.0
+
+    def grant(self, share: float) -> float:
+        """Return the CPU seconds that the optional arms of the stage that just ended may use."""
+        rows = open_evidence(self._home).read(run_id=self._run_id)
+        used_s = sum(row.total.cpu_s for row in rows if row.arm == "stage" or row.chosen)
+        granted_s = max(0.0, share * used_s - self._granted_s)
+        self._granted_s += granted_s
+        return granted_s
+
+
+def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Any]:
     """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them.
 
     A worker that dies comes back under another address: then any worker will do.
     """
+    shadows = [shadow for shadow in shadows if shadow.arms]
+    if shadows:
+        allowance_s = budget.grant(shadows[0].bench.shadow_share) / len(shadows)
+        shadows = [replace(shadow, allowance_s=allowance_s) for shadow in shadows]
     workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
     place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
     with annotate(priority=-10, **place):
-        return [steps.shadow.submit(shadow) for shadow in shadows if shadow.arms]
+        return [steps.shadow.submit(shadow) for shadow in shadows]
 
 
 def join(futures: Iterable[Any]) -> None:

@@ -29,7 +29,8 @@ from tasks.contract import Instance, Material, Method, content_key
 from tasks.evaluation.bank import gather_material
 from tasks.evaluation.study import build_study
 from tasks.registry import find_subtask
-from tasks.settle import Workbench, run_shadow
+from tasks.settle import run_shadow
+from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.study")
 

@@ -33,7 +33,7 @@ def headroom(
     gap = float((optimum - np.array(list(its.values()))).mean()) if len(its) else None
     effect = gap / abs(float(optimum.mean())) if gap is not None and optimum.mean() else None
     share = energy_share(home, subtask)
-    challenger = reports.get(subtask.challenger.name)
+    challenger = reports.get(subtask.challenger.name) if subtask.challenger else None
     return {
         "oracle": float(optimum.mean()) if len(its) else None,
         "gap": gap,

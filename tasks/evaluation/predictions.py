@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from tasks import policy
 
-PREDICTIONS = Path(policy.__file__).parent / "predictions.yaml"
-
 
 def score(
-    key: str,
+    predicted: Mapping[str, Any],
     values: Mapping[str, Mapping[str, float]],
     incumbent: str,
     verdicts: Mapping[str, policy.Verdict],
-    path: Path = PREDICTIONS,
 ) -> dict[str, Any] | None:
-    """Score what was predicted before the study: Brier score of the verdicts, error of the differences."""
-    predicted = (yaml.safe_load(path.read_text()) or {}).get(key)
+    """Score what was predicted before the study: Brier score of the verdicts, error of the differences.
+
+    Args:
+        predicted: the predictions of the decision's `decision.yaml`.
+        values: quality by arm and instance.
+        incumbent: name of the incumbent.
+        verdicts: what the study's rule says of each arm.
+    """
     if not predicted or incumbent not in values:
         return None
     rows = []

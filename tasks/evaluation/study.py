@@ -21,7 +21,8 @@ from tasks.evaluation.arms import decision_report
 from tasks.evaluation.headroom import headroom
 from tasks.evaluation.paired import Row, T, _best_values, against, merge, qualities, student
 from tasks.evaluation.predictions import score
-from tasks.settle import trials
+from tasks.records import trials
+from tasks.terms import terms
 
 
 def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         raise BadInput(f"study {config['study_id']} has no finished instance yet")
     verdicts = judge_study(subtask, rows, config["objective"])
     incumbent = subtask.incumbent.name
+    challenger = subtask.challenger.name if subtask.challenger else None
     reports = {
         found["arm"]: found for found in decision_report(loaded, list(merged.values()), {"arm": incumbent})["rows"]
     }
@@ -53,7 +55,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "metric": subtask.metric,
         "tolerance": subtask.tolerance,
         "incumbent": incumbent,
-        "challenger": subtask.challenger.name,
+        "challenger": challenger,
         "backend": rows[0].backend,
         "record": dict(record),
         "instances": len(about),
@@ -66,10 +68,10 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
             for name in merged
         ],
         "oracle": _oracle(values.get(incumbent, {}), best, proven=any(row.oracle for row in rows)),
-        "against": [against(values, subtask.challenger.name, other) for other in _shown_beside(subtask, values)],
+        "against": [against(values, challenger, other) for other in _shown_beside(subtask, values) if challenger],
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": headroom(loaded.home, subtask, values, best, reports),
-        "predictions": score(subtask.key, values, incumbent, verdicts),
+        "predictions": score(terms(subtask.key).predictions, values, incumbent, verdicts),
         "break_even": str(Coefficients.load().break_even()),
     }
 

@@ -22,7 +22,8 @@ from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.states import Rules, average_run_length
 from tasks.monitoring.tables import Reader, choose_columns
 from tasks.monitoring.watch import Step, split_reference, walk
-from tasks.settle import Workbench, run_arms
+from tasks.settle import run_arms
+from tasks.workbench import Workbench
 
 CIRCUITS = 5_000  # an arm that needs more runs only when it is asked for by name
 LOOP_S, BLOCKS = 0.1, 2

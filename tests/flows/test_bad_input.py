@@ -30,7 +30,8 @@ from infra.lake import Lake
 from infra.runtime.backends.noisy import NoisySimulator
 from tasks.curation import stage as curation
 from tasks.preprocessing import stage as preprocessing
-from tasks.stage import Context, State
+from tasks.stage import Context, State, decisions
+from tasks.steps import posed
 
 PROSE = "the parser reads a stream of tokens and with each of them it decides what to do that the grammar allows"
 
@@ -259,10 +260,10 @@ def prose(seed: int, words: int = 120) -> str:
 
 def curated(home: Path, corpus: Path, **others: Any) -> State:
     second = (str(corpus.parent / "second"),)
-    options = {"corpus": (str(corpus),), "second": second, "semantic_documents": 0, **others}
+    options = {"corpus": (str(corpus),), "second": second, "semantic_clusters": {"documents": 0}, **others}
     given = Context("run", "curation", home, 0, options)
-    state = curation.prepare(given)
-    assert all(curation.pose(given, state, subtask.name) is None for subtask in curation.SUBTASKS)
+    state = curation.prepare(given, State())
+    assert all(posed(subtask, given, state) is None for subtask in decisions(curation))
     return curation.publish(given, state)
 
 

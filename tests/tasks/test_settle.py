@@ -16,9 +16,9 @@ from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
 from infra.runtime.figures.inspect import list_calls
-from tasks import settle as bridge
 from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
-from tasks.settle import Workbench, run_shadow, settle
+from tasks.settle import run_shadow, settle
+from tasks.workbench import Workbench
 
 BURN_S = 0.25
 
@@ -264,8 +264,8 @@ def test_auto_stays_with_what_holds_quality(tmp_path: Path) -> None:
 
 
 def test_an_arm_has_its_own_random_numbers_whoever_runs_beside(tmp_path: Path) -> None:
-    alone = bridge._generator(bench(tmp_path), SUBTASK.key, "p", "chance").random(4)
-    again = bridge._generator(bench(tmp_path, Method.AUTO), SUBTASK.key, "p", "chance").random(4)
-    other = bridge._generator(bench(tmp_path, seed=1), SUBTASK.key, "p", "chance").random(4)
+    alone = bench(tmp_path).generator(SUBTASK.key, "p", "chance").random(4)
+    again = bench(tmp_path, Method.AUTO).generator(SUBTASK.key, "p", "chance").random(4)
+    other = bench(tmp_path, seed=1).generator(SUBTASK.key, "p", "chance").random(4)
     assert (alone == again).all()
     assert (alone != other).any()

@@ -12,9 +12,9 @@ import distributed
 import pytest
 
 from infra.shared import open_evidence
-from tasks.settle import Workbench
 from tasks.spread import Spread
 from tasks.stage import Context
+from tasks.workbench import Workbench
 
 
 def test_what_comes_from_another_machine_takes_the_home_of_this_one(

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -74,6 +73,8 @@ SUBTASK: Subtask[Coins, int] = Subtask(
     tolerance=0.0,
     bank=lambda material, rng: [Instance("made up", "one", 3, lambda: Coins(3))],
     example=lambda rng: Coins(3),
+    pose=lambda context, state, options: Coins(3),
+    apply=lambda context, state, problem, solution: state,
 )
 
 
@@ -172,10 +173,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     device = SlowDevice()
     monkeypatch.setitem(backends.FACTORIES, "slow", lambda _: device)
     monkeypatch.setattr(backends, "_open", {})
-    module = SimpleNamespace(
-        SUBTASKS=(SUBTASK,), pose=lambda context, state, subtask: Coins(3), apply=lambda c, state, s, solution: state
-    )
-    monkeypatch.setattr(steps, "_module", lambda stage: module)
+    monkeypatch.setattr(steps, "decision_of", lambda stage, name: SUBTASK)
     monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path))
     loaded = settings.load().model_copy(update={"remote_deadline_s": 0.2})
     settle = {"minimum_s": 0.0, "blocks": 1}

@@ -31,7 +31,9 @@ from tasks.evaluation.headroom import energy_share, headroom, inverse_break_even
 from tasks.evaluation.paired import merge, qualities, student
 from tasks.evaluation.predictions import score as score_predictions
 from tasks.evaluation.study import build_study, judge_study
-from tasks.settle import Workbench
+from tasks.registry import subtasks
+from tasks.terms import terms
+from tasks.workbench import Workbench
 
 RNG = np.random.default_rng(3)
 
@@ -122,31 +124,29 @@ def test_a_failed_execution_counts_as_a_loss_and_no_arm_is_judged_on_repeats() -
     assert not judge_study(SUBTASK, broken, "energy")["exact"].holds
 
 
-def test_predictions_are_scored_by_brier(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.yaml"
-    path.write_text(
-        "curation/made-up:\n  verdict: exact wins\n  probability: 0.8\n  arms:\n"
-        "    exact: {certified: 0.8, difference: 0.1}\n    qaoa: {certified: 0.1, difference: 0.0}\n"
-        "    random: {difference: -1.0}\n"
-    )
+def test_predictions_are_scored_by_brier() -> None:
+    predicted = {
+        "verdict": "exact wins",
+        "probability": 0.8,
+        "arms": {
+            "exact": {"certified": 0.8, "difference": 0.1},
+            "qaoa": {"certified": 0.1, "difference": 0.0},
+            "random": {"difference": -1.0},
+        },
+    }
     rows = [row(a, p, q, cpu_s=c) for p in range(40) for a, q, c in (("greedy", 0.5, 1.0), ("exact", 1.0, 0.01))]
     rows += [row(a, p, q) for p in range(40) for a, q in (("qaoa", 0.1), ("random", 0.0))]
-    found = score_predictions("curation/made-up", qualities(rows), "greedy", judge_study(SUBTASK, rows, "energy"), path)
+    found = score_predictions(predicted, qualities(rows), "greedy", judge_study(SUBTASK, rows, "energy"))
     assert found is not None
     assert found["brier"] == pytest.approx((0.2**2 + 0.1**2) / 2)
     assert [r["difference"] for r in found["arms"]] == pytest.approx([0.5, -0.4, -0.5])
-    assert score_predictions("curation/other", qualities(rows), "greedy", {}, path) is None
+    assert score_predictions({}, qualities(rows), "greedy", {}) is None
 
 
 def test_every_prediction_is_of_a_decision_and_an_arm_that_exist() -> None:
-    import yaml
-
-    from tasks.evaluation.predictions import PREDICTIONS
-
-    predicted = yaml.safe_load(PREDICTIONS.read_text())
-    known = banks.subtasks()
-    assert set(predicted) == set(known)
-    for key, entry in predicted.items():
+    known = subtasks()
+    for key in known:
+        entry = terms(key).predictions
         assert set(entry["arms"]) == {arm.name for arm in known[key].arms[1:]}
         for arm, said in entry["arms"].items():
             chosen = known[key].arm(arm)

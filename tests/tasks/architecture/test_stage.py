@@ -34,7 +34,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
 
 def run(context: Context, **options: Any) -> State:
     context = replace(context, options=options or context.options)
-    return stage.publish(context, stage.prepare(context))
+    return stage.make_model(context, stage.choose_shape(context, State()))
 
 
 def test_the_model_fits_tokenizer_and_windows(context: Context) -> None:
@@ -66,4 +66,4 @@ def test_what_does_not_fit_is_refused_with_both_numbers(context: Context) -> Non
     with pytest.raises(ValidationError):
         run(context, depth=0)
     with pytest.raises(BadInput, match="run the stage preprocessing"):
-        stage.prepare(replace(context, inputs={}))
+        stage.choose_shape(replace(context, inputs={}), State())

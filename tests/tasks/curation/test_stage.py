@@ -15,7 +15,10 @@ from tasks.contract import Bench
 from tasks.corpus.sample import sample_path
 from tasks.curation import stage
 from tasks.curation.index.shingles import sketch
-from tasks.stage import Context, State
+from tasks.curation.representatives.subtask import REPRESENTATIVES
+from tasks.curation.semantic_clusters.subtask import SEMANTIC_CLUSTERS
+from tasks.stage import Context, State, decisions
+from tasks.steps import posed
 
 torch.set_num_threads(1)
 
@@ -45,12 +48,12 @@ def context(home: Path, **options: Any) -> Context:
 
 
 def run(given: Context, arms: dict[str, str] | None = None) -> State:
-    state = stage.prepare(given)
-    for subtask in stage.SUBTASKS:
-        problem = stage.pose(given, state, subtask.name)
+    state = stage.prepare(given, State())
+    for subtask in decisions(stage):
+        problem = posed(subtask, given, state)
         if problem is not None:
             arm = subtask.arm((arms or {}).get(subtask.name, subtask.incumbent.name))
-            state = stage.apply(given, state, subtask.name, arm.solve(problem, bench(given.scratch)))
+            state = subtask.apply(given, state, problem, arm.solve(problem, bench(given.scratch)))
     return stage.publish(given, state)
 
 
@@ -209,7 +212,7 @@ def test_truth_of_ones_own_is_scored_with_copies(corpus: tuple[Path, Path], tmp_
     table = pa.table({"a": [a for a, _ in pairs], "b": [b for _, b in pairs], "jaccard": [0.8] * len(pairs)})
     pq.write_table(table, tmp_path / "truth.parquet")
     options = {"corpus": [str(corpus[0])], "second": [str(corpus[1])], "truth": str(tmp_path / "truth.parquet")}
-    state = stage.prepare(context(tmp_path / "home", min_words=20, **options))
+    state = stage.prepare(context(tmp_path / "home", min_words=20, **options), State())
     assert state.facts["truth"] == {"pairs": 26, "precision": 1.0, "recall": pytest.approx(25 / 26)}
 
 
@@ -218,11 +221,14 @@ def test_a_corpus_without_duplicates_has_nothing_to_decide(tmp_path: Path) -> No
     for name in ("a", "b"):
         (tmp_path / f"{name}.txt").write_text(" ".join(sentence(rng)))
     given = context(
-        tmp_path / "home", corpus=[str(tmp_path / "a.txt")], second=[str(tmp_path / "b.txt")], semantic_documents=0
+        tmp_path / "home",
+        corpus=[str(tmp_path / "a.txt")],
+        second=[str(tmp_path / "b.txt")],
+        semantic_clusters={"documents": 0},
     )
-    state = stage.prepare(given)
-    assert stage.pose(given, state, "representatives") is None
-    assert stage.pose(given, state, "semantic_clusters") is None
+    state = stage.prepare(given, State())
+    assert posed(REPRESENTATIVES, given, state) is None
+    assert posed(SEMANTIC_CLUSTERS, given, state) is None
     assert stage.publish(given, state).facts["documents_kept"] == {"base": 1, "second": 1}
 
 
@@ -234,7 +240,7 @@ def test_a_score_of_ones_own_decides_which_near_duplicate_stays(tmp_path: Path, 
         words = sentence(rng, 120)
         for k, score in enumerate(scores):  # the first is the longest, and all are near duplicates of each other
             rows.append({"id": f"{name}{k}", "text": " ".join([*words[: 120 - k], f"end{k}"]), "score": score})
-    path, plain = tmp_path / f"x.{ending}", {"semantic_documents": 0, "alone": True}
+    path, plain = tmp_path / f"x.{ending}", {"semantic_clusters": {"documents": 0}, "alone": True}
     if ending == "parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
     else:
@@ -253,21 +259,19 @@ def test_a_score_of_ones_own_decides_which_near_duplicate_stays(tmp_path: Path, 
 def test_an_unusable_corpus_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("too short")
     with pytest.raises(NoDocuments, match=r"base domain: 1 read.*'length': 1.*`corpus`"):
-        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "x.txt")]))
+        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "x.txt")]), State())
     with pytest.raises(BadInput, match=r"there is no .*nowhere; give files or folders"):
-        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "nowhere")]))
+        stage.prepare(context(tmp_path / "home", corpus=[str(tmp_path / "nowhere")]), State())
 
 
 def test_a_solution_with_near_duplicates_is_refused(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     given = context(tmp_path / "home", corpus=[str(corpus[0])], second=[str(corpus[1])], min_words=20)
-    state = stage.prepare(given)
-    problem = stage.pose(given, state, "representatives")
+    state = stage.prepare(given, State())
+    problem = posed(REPRESENTATIVES, given, state)
     with pytest.raises(ValueError, match="keeps near duplicates"):
-        stage.apply(given, state, "representatives", tuple(tuple(range(g.size)) for g in problem.graphs))
-    with pytest.raises(ValueError, match="not one of the components"):
-        stage.apply(given, state, "representatives", ())
-    with pytest.raises(KeyError, match="no subtask"):
-        stage.pose(given, state, "other")
+        REPRESENTATIVES.apply(given, state, problem, tuple(tuple(range(g.size)) for g in problem.graphs))
+    with pytest.raises(ValueError, match="for 0 components, the problem has"):
+        REPRESENTATIVES.apply(given, state, problem, ())
 
 
 def test_own_rules_languages_and_redaction(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tasks.stage import Context, State
 
 def run(context: Context, run_id: str = "r", **options: Any) -> State:
     context = replace(context, run_id=run_id, options={**context.options, **options})
-    return stage.publish(context, stage.prepare(context))
+    return stage.adapt(context, stage.measure(context, State()))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_stage_stopped_in_the_adapter_goes_on_there(
 def test_what_is_missing_is_named(context: Context) -> None:
     inputs = {name: ref for name, ref in context.inputs.items() if name != "training/model"}
     with pytest.raises(BadInput, match="reads training/model, not there yet"):
-        stage.prepare(replace(context, inputs=inputs))
+        stage.measure(replace(context, inputs=inputs), State())
     with pytest.raises(BadInput, match="needs text of a second domain"):
         run(context, domain="third")
     with pytest.raises(ValidationError, match="both 'base'"):

@@ -18,6 +18,7 @@ from tasks.architecture.config import Shape, build_model
 from tasks.inference import stage
 from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.units import Layout, choose_units, zero_units
+from tasks.inference.texts import mixed_windows
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.train import Recipe, train
@@ -27,6 +28,7 @@ from tasks.preprocessing.pack import Packer
 from tasks.serving.client import read_requests
 from tasks.serving.compact import compact
 from tasks.stage import Context, State
+from tasks.steps import posed
 
 LICENCES = Path(__file__).parents[3] / "deployments" / "sample" / "licences"
 CONTEXT = 32
@@ -85,17 +87,21 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return Context("run-a", "inference", home, 3, SMALL, inputs)
 
 
+def walk(context: Context, removed: tuple[int, ...]) -> State:
+    state = stage.measure(context, State())
+    problem = posed(PRUNING, context, state)
+    assert problem is not None
+    state = PRUNING.apply(context, state, problem, removed)
+    return stage.serve(context, stage.register(context, stage.prune(context, state)))
+
+
 @pytest.fixture(scope="module")
 def published(context: Context) -> State:
-    state = stage.prepare(context)
-    problem = stage.pose(context, state, "pruning")
-    assert problem is not None
-    state = stage.apply(context, state, "pruning", (0, 3))
-    return stage.publish(context, state)
+    return walk(context, (0, 3))
 
 
 def test_the_problem_uses_disjoint_text_of_both_domains(context: Context) -> None:
-    problem = stage.pose(context, stage.prepare(context), "pruning")
+    problem = posed(PRUNING, context, stage.measure(context, State()))
     assert problem is not None
     assert PRUNING.size(problem) == 6
     assert problem.k == 2
@@ -155,12 +161,11 @@ def test_a_rerun_and_another_run_of_the_same_seed_give_the_same_model(
 ) -> None:
     """The rerun finds the checkpoints of the first; the other run trains anew."""
     other = replace(context, run_id=run)
-    state = stage.apply(other, stage.prepare(other), "pruning", (0, 3))
-    assert stage.publish(other, state).refs == published.refs
+    assert walk(other, (0, 3)).refs == published.refs
 
 
 def test_nothing_removed_publishes_the_model_as_it_is(context: Context) -> None:
-    state = stage.publish(context, stage.apply(context, stage.prepare(context), "pruning", ()))
+    state = walk(context, ())
     before = load_model(context.lake.folder(context.inputs["training/model"]))
     after = load_model(context.lake.folder(state.refs["inference/model"]))
     for a, b in zip(before.parameters(), after.parameters(), strict=True):
@@ -171,8 +176,7 @@ def test_nothing_removed_publishes_the_model_as_it_is(context: Context) -> None:
 def test_whole_sublayers_can_go_and_stay_gone(context: Context) -> None:
     units = choose_units(Layout(3, 32, 2, 1, 16, 64), 6)
     assert str(units[0]) == "block 1 heads 0-1"
-    state = stage.apply(context, stage.prepare(context), "pruning", (0, 1))
-    ref = stage.publish(context, state).refs["inference/model"]
+    ref = walk(context, (0, 1)).refs["inference/model"]
     model = load_model(context.lake.folder(ref))
     assert not model.model.layers[1].self_attn.o_proj.weight.any()
     assert not model.model.layers[1].self_attn.q_proj.weight.any()
@@ -181,24 +185,24 @@ def test_whole_sublayers_can_go_and_stay_gone(context: Context) -> None:
 def test_the_finetuned_model_comes_first(context: Context) -> None:
     trained = context.inputs["training/model"]
     tuned = context.lake.put_folder("finetuning/model", context.lake.folder(trained))
-    state = stage.prepare(replace(context, inputs={**context.inputs, "finetuning/model": tuned}))
+    state = stage.measure(replace(context, inputs={**context.inputs, "finetuning/model": tuned}), State())
     assert Ref.parse(state.facts["source"]).name == "finetuning/model"
-    assert Ref.parse(stage.prepare(context).facts["source"]).name == "training/model"
+    assert Ref.parse(stage.measure(context, State()).facts["source"]).name == "training/model"
 
 
 def test_one_domain_is_enough(context: Context) -> None:
     only = replace(context, options={**SMALL, "domains": ["base", "absent"]})
-    assert set(stage.prepare(only).facts["bits_per_byte"]["before"]) == {"base"}
+    assert set(stage.measure(only, State()).facts["bits_per_byte"]["before"]) == {"base"}
     none = replace(context, options={**SMALL, "domains": ["absent"]})
     with pytest.raises(BadInput, match=r"inference\.domains"):
-        stage.prepare(none)
+        stage.measure(none, State())
 
 
 @pytest.mark.parametrize("name", ["training/model", "preprocessing/shards"])
 def test_a_missing_input_is_named(context: Context, name: str) -> None:
     inputs = {key: ref for key, ref in context.inputs.items() if key != name}
     with pytest.raises(BadInput, match=name):
-        stage.prepare(replace(context, inputs=inputs))
+        stage.measure(replace(context, inputs=inputs), State())
 
 
 def test_the_server_is_asked_and_the_model_registered(
@@ -207,7 +211,7 @@ def test_the_server_is_asked_and_the_model_registered(
     monkeypatch.setenv("KETCYCLE_HOME", str(context.home))
     options = {**SMALL, "register_model": True, "serve": True, "recovery_tokens": 0}
     asked = replace(context, options=options, run_id="run-s")
-    state = stage.publish(asked, stage.apply(asked, stage.prepare(asked), "pruning", (0, 3)))
+    state = walk(asked, (0, 3))
     served = state.facts["served"]
     assert served["usage"]["completion_tokens"] >= 1
     assert served["model_version"] == state.refs["inference/model"].version
@@ -220,8 +224,5 @@ def test_the_server_is_asked_and_the_model_registered(
 
 
 def test_equal_windows_of_each_domain(context: Context) -> None:
-    options = stage.Options.model_validate(SMALL)
-    mixed: Windows = stage._mixed(context, options, "train", 10)
+    mixed: Windows = mixed_windows(context, "train", 10)
     assert len(mixed) == 10
-    with pytest.raises(KeyError, match="no subtask"):
-        stage.pose(context, State(), "other")

@@ -24,6 +24,7 @@ from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.serving.client import read_requests
 from tasks.serving.request_log import SCHEMA
 from tasks.stage import Context, State
+from tasks.steps import posed
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_documents
 
@@ -91,10 +92,10 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any
 
 
 def walk(given: Context) -> State:
-    state = stage.prepare(given)
-    problem = stage.pose(given, State(state.refs), DRIFT.name)
-    state = stage.apply(given, state, DRIFT.name, DRIFT.incumbent.solve(problem, tools(given.seed)))
-    return stage.publish(given, state)
+    state = stage.replay(given, State())
+    problem = posed(DRIFT, given, State(state.refs))
+    state = DRIFT.apply(given, state, problem, DRIFT.incumbent.solve(problem, tools(given.seed)))
+    return stage.announce(given, state)
 
 
 @pytest.fixture
@@ -132,25 +133,23 @@ def test_two_runs_of_one_seed_leave_the_same_versions(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("served", "heard")
 def test_the_problem_is_posed_from_the_references_alone(tmp_path: Path) -> None:
     given = context(tmp_path)
-    state = stage.prepare(given)
-    problem = stage.pose(given, State(state.refs), "drift")
+    state = stage.replay(given, State())
+    problem = posed(DRIFT, given, State(state.refs))
     assert problem.reference.shape == (24, 256)
     assert [w.shape for w in problem.windows] == [(24, 256)] * 3
     assert problem.background.shape == (80, 256)
     assert problem.truth == (False, True, True)
     assert DRIFT.quality(problem, DRIFT.incumbent.solve(problem, tools(0)))[1:] == (1.0, 1.0)
-    with pytest.raises(KeyError, match="no subtask"):
-        stage.pose(given, state, "outage")
 
 
 @pytest.mark.usefixtures("served", "heard")
 def test_the_strangest_requests_are_those_of_the_other_domain(tmp_path: Path) -> None:
     given = context(tmp_path)
-    state = stage.prepare(given)
-    problem = stage.pose(given, State(state.refs), ANOMALY.name)
+    state = stage.replay(given, State())
+    problem = posed(ANOMALY, given, State(state.refs))
     assert (problem.reference.shape, problem.requests.shape) == ((24, 256), (72, 256))
     assert ANOMALY.quality(problem, ANOMALY.incumbent.solve(problem, tools(0))) == ()  # single truths are not known
-    state = stage.apply(given, state, ANOMALY.name, ANOMALY.incumbent.solve(problem, tools(0)))
+    state = ANOMALY.apply(given, state, problem, ANOMALY.incumbent.solve(problem, tools(0)))
     rows = given.lake.read(state.refs["monitoring/anomalies"]).to_pylist()
     assert len(rows) == 72
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
@@ -184,11 +183,11 @@ def test_without_a_second_domain_there_is_only_base_traffic(tmp_path: Path) -> N
 def test_lost_requests_and_missing_inputs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage, "_replay", lambda context, model, replay, options: logged(replay).slice(0, 50))
     with pytest.raises(StageFailed, match="the request log holds"):
-        stage.prepare(context(tmp_path))
+        stage.replay(context(tmp_path), State())
     with pytest.raises(BadInput, match="run the stage inference before"):
-        stage.prepare(Context("run", "monitoring", tmp_path, 0))
+        stage.replay(Context("run", "monitoring", tmp_path, 0), State())
     with pytest.raises(BadInput, match="monitoring: the replay needs"):
-        stage.prepare(context(tmp_path, {"base": ["too short"], "second": []}))
+        stage.replay(context(tmp_path, {"base": ["too short"], "second": []}), State())
 
 
 @pytest.mark.slow

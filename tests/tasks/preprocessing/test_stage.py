@@ -17,6 +17,7 @@ from tasks.preprocessing import stage
 from tasks.preprocessing.split import split_of
 from tasks.preprocessing.state_loading.subtask import STATE_LOADING
 from tasks.stage import Context, State
+from tasks.steps import posed
 
 OPTIONS = {"vocab_size": 400, "context": 16}
 
@@ -39,7 +40,7 @@ def kept(lake: Lake, rows: list[dict[str, Any]]) -> Ref:
 
 def run(home: Path, rows: list[dict[str, Any]], options: Mapping[str, Any] = OPTIONS) -> tuple[Context, State]:
     context = Context("r", "preprocessing", home, 0, options, {"curation/kept": kept(Lake(home / "lake"), rows)})
-    return context, stage.publish(context, stage.prepare(context))
+    return context, stage.prepare(context, State())
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +122,7 @@ def test_too_little_text_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_missing_stage_before_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="run the stage curation"):
-        stage.prepare(Context("r", "preprocessing", tmp_path, 0))
+        stage.prepare(Context("r", "preprocessing", tmp_path, 0), State())
 
 
 def test_unknown_and_senseless_options_are_refused(tmp_path: Path) -> None:
@@ -140,15 +141,15 @@ def test_other_windows_and_no_second_domain_work(tmp_path: Path) -> None:
 
 def test_vectors_are_posed_and_stored_in_the_chosen_form(done: tuple[Context, State]) -> None:
     context, state = done
-    context = replace(context, options=OPTIONS | {"loading_vectors": 5, "loading_passes": 2})
-    problem = stage.pose(context, state, "state_loading")
+    context = replace(context, options=OPTIONS | {"state_loading": {"vectors": 5, "passes": 2}})
+    problem = posed(STATE_LOADING, context, state)
     assert problem is not None
     assert problem.vectors.shape == (5, 256)
     assert len(problem.background) == 101 - 1 - 5  # all that is not posed or dropped
     scratch = np.random.default_rng(0)
     bench = Bench(scratch, None, None, lambda f, xs: [f(x) for x in xs], lambda _, make: make(), context.scratch)  # type: ignore[arg-type]
     solution = STATE_LOADING.arm("transform-coding").solve(problem, bench)
-    after = stage.apply(context, state, "state_loading", solution)
+    after = STATE_LOADING.apply(context, state, problem, solution)
     rows = context.lake.read(after.refs["preprocessing/vectors"]).to_pylist()
     assert len({row["doc_id"] for row in rows}) == 5
     assert "leak-train" not in {row["doc_id"] for row in rows}
@@ -156,15 +157,16 @@ def test_vectors_are_posed_and_stored_in_the_chosen_form(done: tuple[Context, St
     facts = after.facts["state_loading"]
     assert facts["fidelity"] == pytest.approx(np.mean([row["fidelity"] for row in rows]))
     assert (facts["bytes"], facts["float32_bytes"]) == (64, 1024)
+    other = posed(STATE_LOADING, replace(context, options=OPTIONS), state)
     with pytest.raises(ValueError, match="for 5 vectors, not for the 16"):
-        stage.apply(replace(context, options=OPTIONS), state, "state_loading", solution)
+        STATE_LOADING.apply(context, state, other, solution)
 
 
 def test_too_few_documents_leave_nothing_to_decide(tmp_path: Path) -> None:
     context, state = run(tmp_path, documents("base", 40))
-    assert stage.pose(context, state, "state_loading") is None
-    none = replace(context, options=OPTIONS | {"loading_vectors": 0})
-    assert stage.pose(none, state, "state_loading") is None
+    assert posed(STATE_LOADING, context, state) is None
+    none = replace(context, options=OPTIONS | {"state_loading": {"vectors": 0}})
+    assert posed(STATE_LOADING, none, state) is None
 
 
 def test_wordpiece_is_the_user_s_choice(tmp_path: Path) -> None:

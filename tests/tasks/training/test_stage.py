@@ -24,7 +24,7 @@ from tasks.training import stage
 
 def run(context: Context, run_id: str = "r", **options: Any) -> State:
     context = replace(context, run_id=run_id, options={**context.options, **options})
-    return stage.publish(context, stage.prepare(context))
+    return stage.train_model(context, stage.measure(context, State()))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_killed_stage_goes_on_at_its_last_checkpoint(
         "step = train._step\n"
         "train._step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
         "context = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
-        "stage.publish(context, stage.State())\n"
+        "stage.train_model(context, stage.State())\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, pickle.dumps(slow).hex()])
     deadline = time.monotonic() + 120
@@ -95,7 +95,7 @@ def test_a_killed_stage_goes_on_at_its_last_checkpoint(
     process.wait()
 
     with caplog.at_level(logging.INFO, logger="ketcycle.training"):
-        state = stage.publish(slow, stage.prepare(slow))
+        state = stage.train_model(slow, stage.measure(slow, State()))
     assert 10 <= state.facts["resumed_at"] < 30
     assert f"resuming at step {state.facts['resumed_at']} of 30" in caplog.text
     assert state.refs == done.refs
@@ -113,8 +113,8 @@ def test_checkpoints_and_samples_can_be_switched_off(context: Context) -> None:
 
 def test_what_is_missing_is_named(context: Context) -> None:
     inputs = {name: ref for name, ref in context.inputs.items() if name != "architecture/model"}
-    with pytest.raises(BadInput, match="reads architecture/model, not there yet"):
-        stage.prepare(replace(context, inputs=inputs))
+    with pytest.raises(BadInput, match="reads architecture/model, which is not in the lake yet"):
+        stage.measure(replace(context, inputs=inputs), State())
     with pytest.raises(BadInput, match="no windows of second/train; it holds base/test"):
         run(context, domain="second")
     with pytest.raises(ValidationError):

@@ -1,0 +1,122 @@
+"""What a decision is settled with, and what is still to be run beside it. Both are picklable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infra.evidence import Evidence
+from infra.runtime.queue import Runtime
+from infra.settings import Objective, home_here
+from infra.shared import open_evidence
+from tasks.contract import Method, content_key
+from tasks.stage import Context, State
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What `settle` works with. Picklable; opens its connections where it is used.
+
+    Attributes:
+        run_id: the run.
+        home: the state folder; unpickled on another machine it may be that one's.
+        ledger: URL of the runtime queue's ledger.
+        backend: `aer`, `noisy:<fake device>`.
+        seed: seed of the run.
+        method: how the arm is picked.
+        objective: what auto routing minimises.
+        country: place that computes.
+        projection_device: fake device on which QPU time is projected.
+        simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
+        repetition: number of this execution of the same problem.
+        minimum_s: arms under half a second are looped to at least this many seconds; 0 = never.
+        blocks: rounds in which the looped arms take turns.
+        probe: whether the problem is a probe and not one of the run itself.
+        data: fingerprint of the data that the run rests on; evidence from other data does not count.
+        remote_deadline_s: seconds that an arm's execution waits for a remote queue.
+        shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
+    """
+
+    run_id: str
+    home: Path
+    ledger: str
+    backend: str = "aer"
+    seed: int = 0
+    method: Method = Method.SHADOW
+    objective: Objective = "energy"
+    country: str = "DEU"
+    projection_device: str = "fake_torino"
+    simulation_limit_s: float = 1200.0
+    repetition: int = 0
+    minimum_s: float = 1.0
+    blocks: int = 5
+    probe: bool = False
+    data: str = ""
+    remote_deadline_s: float = 600.0
+    shadow_share: float = 0.25
+
+    @property
+    def evidence(self) -> Evidence:
+        """The evidence of the installation."""
+        return open_evidence(self.home)
+
+    @cached_property
+    def runtime(self) -> Runtime:
+        """The quantum runtime queue."""
+        return Runtime(
+            self.ledger,
+            self.backend,
+            home=self.home,
+            projection=self.projection_device,
+            simulation_limit_s=self.simulation_limit_s,
+        )
+
+    def generator(self, *names: str) -> np.random.Generator:
+        """Return a generator that depends on the run's seed and on what it is for, not on what else ran."""
+        text = json.dumps([self.seed, self.repetition, *names])
+        return np.random.default_rng(int(content_key(text), 16))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "runtime"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, home=home_here(state["home"]))
+
+
+@dataclass(frozen=True)
+class Shadow:
+    """Arms that are still to be run beside the chosen one. Picklable.
+
+    Attributes:
+        context: the stage.
+        state: what the stage had when the decision was posed.
+        subtask: the decision.
+        problem: content key of its problem.
+        arms: the arms.
+        bench: what they work with.
+        since: when the stage began, as rows are stamped; what an earlier attempt left does not count.
+        allowance_s: CPU seconds that its optional arms may use together, those that always run apart.
+    """
+
+    context: Context
+    state: State
+    subtask: str
+    problem: str
+    arms: tuple[str, ...]
+    bench: Workbench
+    since: str = ""
+    allowance_s: float = float("inf")
+
+    def left(self) -> Shadow:
+        """Return the arms that have left no evidence yet, those included whose row is pending."""
+        where = {"stage": self.context.stage, "subtask": self.subtask, "problem": self.problem}
+        rows = self.bench.evidence.read(run_id=self.context.run_id, **where)
+        rows = [row for row in rows if row.created_at >= self.since]
+        pending = [row.arm for row in rows if row.status == "pending"]
+        seen = {row.arm for row in rows} - set(pending)
+        return replace(self, arms=tuple(arm for arm in dict.fromkeys((*self.arms, *pending)) if arm not in seen))
