@@ -274,7 +274,7 @@ def _finish(handle: _Handle[P, S], measured: Measured[S]) -> Execution[S]:
     status: Status = "done"
     reason = ""
     if measured.error is not None:
-        status, reason = _status(measured.error), f"{type(measured.error).__name__}: {measured.error}"
+        status, reason = status_of(measured.error), f"{type(measured.error).__name__}: {measured.error}"
         if status == "skipped":
             reason = str(measured.error)
         else:
@@ -291,7 +291,8 @@ def _finish(handle: _Handle[P, S], measured: Measured[S]) -> Execution[S]:
     )
 
 
-def _status(error: Exception) -> Status:
+def status_of(error: Exception) -> Status:
+    """Return how an execution that raised is recorded."""
     match error:
         case BudgetExceeded():
             return "refused"

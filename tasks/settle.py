@@ -14,7 +14,7 @@ from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.shared import open_lake
 from tasks import policy
 from tasks.contract import Artifact, Decision, Method, Outcome, OverBudget, Subtask, content_key
-from tasks.execution import executed, resume_folder
+from tasks.execution import executed, resume_folder, status_of
 from tasks.records import record, trials
 from tasks.workbench import Workbench
 
@@ -39,7 +39,9 @@ def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcom
     except FALL_BACK as error:
         if decision.arm == subtask.incumbent.name:
             raise
-        decision = Decision(subtask.incumbent.name, "fallback", f"{decision.arm}: {type(error).__name__}: {error}")
+        decision = Decision(
+            subtask.incumbent.name, "fallback", f"{decision.arm} {status_of(error)}: {type(error).__name__}: {error}"
+        )
         solution = _solve(subtask, problem, problem_id, decision, bench)
     log.info("%s: %s (%s)", subtask.key, decision.arm, decision.reason)
     left = tuple(name for name in beside if name != decision.arm)

@@ -24,6 +24,7 @@ from infra.lake import Lake, Ref
 from infra.settings import home_here
 from infra.shared import open_lake
 from tasks.contract import Subtask
+from tasks.options import decisions_of
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741  (O is the options model)
 
@@ -65,8 +66,10 @@ class Context:
 
     def parsed(self, model: type[O], decision: str = "") -> O:
         """Return the options of the stage, or those of one of its decisions."""
-        given = self.options.get(decision, {}) if decision else self.options
-        return model.model_validate({name: given[name] for name in model.model_fields if name in given})
+        if decision:
+            return model.model_validate(self.options.get(decision, {}))
+        nested = decisions_of(self.stage)
+        return model.model_validate({name: value for name, value in self.options.items() if name not in nested})
 
     def require(self, *names: str) -> Ref:
         """Return the first of the given inputs that an earlier stage has published.

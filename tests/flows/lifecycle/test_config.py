@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 from pydantic import ValidationError
 
@@ -23,11 +21,7 @@ def test_bad_names_are_refused(bad: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("name", ["demo", "smoke", "pretrained", "full"])
 def test_profiles_name_known_stages_and_options(name: str) -> None:
-    profile = load_profile(name)
-    assert set(profile) <= {*STAGES, "settle"}
-    for stage, options in profile.items():
-        if stage != "settle":
-            import_module(f"tasks.{stage}.stage").Options.model_validate(options)
+    assert set(load_profile(name)) <= {*STAGES, "settle"}  # which has checked the options
 
 
 def test_a_pretrained_model_has_a_profile_of_its_own_unless_one_is_named() -> None:

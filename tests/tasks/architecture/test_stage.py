@@ -65,5 +65,5 @@ def test_what_does_not_fit_is_refused_with_both_numbers(context: Context) -> Non
         run(context, width=48, heads=5)
     with pytest.raises(ValidationError):
         run(context, depth=0)
-    with pytest.raises(BadInput, match="run the stage preprocessing"):
+    with pytest.raises(BadInput, match="run preprocessing first"):
         stage.choose_shape(replace(context, inputs={}), State())

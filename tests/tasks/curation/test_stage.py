@@ -165,7 +165,7 @@ def test_the_same_seed_gives_the_same_lake_versions(demo: tuple[Context, State],
 
 def test_own_corpus_with_planted_duplicates(corpus: tuple[Path, Path], tmp_path: Path) -> None:
     base, second = corpus
-    options = {"corpus": [str(base)], "second": [str(second)], "min_words": 20, "semantic_documents": 0}
+    options = {"corpus": [str(base)], "second": [str(second)], "min_words": 20, "semantic_clusters": {"documents": 0}}
     given = context(tmp_path / "home", **options)
     state = run(given, {"representatives": "exact"})
     facts = state.facts
@@ -195,7 +195,13 @@ def test_own_corpus_with_planted_duplicates(corpus: tuple[Path, Path], tmp_path:
 
 
 def test_every_arm_leads_to_a_corpus_without_near_duplicates(corpus: tuple[Path, Path], tmp_path: Path) -> None:
-    given = context(tmp_path / "home", corpus=[str(corpus[0])], second=[str(corpus[1])], min_words=20, shots=32)
+    given = context(
+        tmp_path / "home",
+        corpus=[str(corpus[0])],
+        second=[str(corpus[1])],
+        min_words=20,
+        **{name: {"shots": 32} for name in ("representatives", "semantic_clusters")},
+    )
     for arm in stage.REPRESENTATIVES.arms:
         state = run(given, {"representatives": arm.name})
         kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
@@ -286,7 +292,7 @@ def test_own_rules_languages_and_redaction(tmp_path: Path) -> None:
         (tmp_path / domain / "german.txt").write_text(f"{german} {domain}")
     corpora = {"corpus": [str(tmp_path / "one")], "second": [str(tmp_path / "two")]}
     options = {**corpora, "languages": ["en"], "redact": True, "min_words": 20}
-    state = run(context(tmp_path, **options, semantic_documents=0))
+    state = run(context(tmp_path, **options, semantic_clusters={"documents": 0}))
     assert state.facts["dropped_by_rule"] == {"language": 2}
     assert state.facts["redacted"] == {"email": 16}
     lake = context(tmp_path).lake

@@ -33,11 +33,13 @@ from tasks.steps import posed
 LICENCES = Path(__file__).parents[3] / "deployments" / "sample" / "licences"
 CONTEXT = 32
 SMALL: dict[str, Any] = {
-    "units": 6,
-    "calibration_tokens": 640,
-    "selection_windows": 12,
-    "surrogate_tokens": 320,
-    "surrogate_masks": 8,
+    "pruning": {
+        "units": 6,
+        "calibration_tokens": 640,
+        "selection_windows": 12,
+        "surrogate_tokens": 320,
+        "surrogate_masks": 8,
+    },
     "recovery_tokens": 4_000,
     "evaluation_windows": 20,
     "speed_s": 0.05,

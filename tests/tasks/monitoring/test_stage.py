@@ -28,7 +28,7 @@ from tasks.steps import posed
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_documents
 
-SMALL = {"reference": 24, "window": 24, "background": 80, "permutations": 199, "power_trials": 4}
+SMALL = {"reference": 24, "window": 24, "background": 80, "drift": {"permutations": 199, "power_trials": 4}}
 
 
 def tools(seed: int) -> Bench:
@@ -194,7 +194,7 @@ def test_lost_requests_and_missing_inputs_are_named(tmp_path: Path, monkeypatch:
 def test_a_real_server_answers_the_replay_and_its_log_is_judged(tmp_path: Path, heard: list[Any]) -> None:
     """A tiny untrained model: the embeddings are of the prompts, so drift is seen, and to it all text is the same."""
     torch.set_num_threads(1)
-    given = context(tmp_path, reference=20, window=20, background=40, words=20, power_trials=0)
+    given = context(tmp_path, reference=20, window=20, background=40, words=20, drift={"power_trials": 0})
     folder = tmp_path / "model"
     tokenizer = train_bpe(iter([text for _, text in sample_documents("base")[:60]]), 400)
     save_tokenizer(tokenizer, folder, 64)

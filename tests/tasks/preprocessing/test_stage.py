@@ -121,7 +121,7 @@ def test_too_little_text_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_missing_stage_before_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="run the stage curation"):
+    with pytest.raises(BadInput, match="run curation first"):
         stage.prepare(Context("r", "preprocessing", tmp_path, 0), State())
 
 
