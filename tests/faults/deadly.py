@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 from tasks.curation import stage as curation
-from tasks.stage import Context
+from tasks.stage import Context, State
 
 
 def rule(text):
@@ -31,5 +31,5 @@ def rule(text):
 def curated(home, corpus):
     """Be the stage of curation in a Dask worker."""
     options = {"corpus": (corpus,), "alone": True, "shard_mb": 1, "own_rules": ("deadly:rule",)}
-    state = curation.prepare(Context("r", "curation", home, 0, options))
+    state = curation.prepare(Context("r", "curation", home, 0, options), State())
     return {str(ref) for ref in state.refs.values()}

@@ -361,7 +361,7 @@ def test_too_little_text_is_said_with_what_there_is(folder: Path, tmp_path: Path
     assert state.facts["documents_kept"]["base"] == 1
     given = Context("run", "preprocessing", tmp_path / "home", 0, {"vocab_size": 300}, state.refs)
     with pytest.raises(BadInput, match=r"domain base has \d documents.*give more text"):
-        preprocessing.prepare(given)
+        preprocessing.prepare(given, State())
 
 
 def test_nothing_left_after_the_filters(folder: Path, tmp_path: Path) -> None:

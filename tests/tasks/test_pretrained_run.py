@@ -19,24 +19,30 @@ from transformers import AutoModelForCausalLM
 from infra.errors import BadInput
 from infra.lake import Lake
 from tasks.architecture import stage as architecture
-from tasks.contract import content_key
+from tasks.contract import Subtask, content_key
 from tasks.finetuning import stage as finetuning
 from tasks.inference import stage as inference
+from tasks.inference.pruning.options import Options
+from tasks.inference.pruning.subtask import PRUNING, find_units
 from tasks.model.causal import load_model, load_tokenizer
 from tasks.model.windows import read_windows
 from tasks.preprocessing import stage as preprocessing
 from tasks.stage import Context, State
+from tasks.steps import posed
 from tasks.training import stage as training
 from tasks.training.evaluate import cut_windows
 
 Folders = Callable[[str], Path]
 SAMPLE = resources.files("deployments") / "sample" / "licences"
 INFERENCE: dict[str, Any] = {
-    "units": 3,
-    "calibration_tokens": 256,
-    "selection_windows": 6,
-    "surrogate_tokens": 128,
-    "surrogate_masks": 3,
+    "pruning": {
+        "units": 3,
+        "calibration_tokens": 256,
+        "selection_windows": 6,
+        "surrogate_tokens": 128,
+        "surrogate_masks": 3,
+        "parts": "blocks",
+    },
     "recovery_tokens": 512,
     "muon": False,
     "other_lr": 0.001,
@@ -44,7 +50,6 @@ INFERENCE: dict[str, Any] = {
     "evaluation_windows": 4,
     "speed_s": 0.02,
     "register_model": False,
-    "parts": "blocks",
     "serve": False,
 }
 
@@ -77,7 +82,11 @@ def trained(
         ("training", training, {"evaluate": str(text), "evaluate_windows": 5, "evaluation_windows": 10}),
     ):
         context = replace(context, stage=name, options={"model": str(folder), **options})
-        states[name] = module.publish(context, module.prepare(context))
+        state = State()
+        for step in module.ROAD:
+            if not isinstance(step, Subtask):
+                state = step(context, state)
+        states[name] = state
         context = replace(context, inputs={**context.inputs, **states[name].refs})
     return context, states, folder
 
@@ -144,7 +153,7 @@ def test_adaptation_trains_little_and_saves_a_plain_model(trained: tuple[Context
     context, _, _ = trained
     options = {"tokens": 2048, "batch": 4, "lora_lr": 0.01, "evaluation_windows": 8, "compare_full": False}
     context = replace(context, stage="finetuning", options=options)
-    state = finetuning.publish(context, finetuning.prepare(context))
+    state = finetuning.adapt(context, finetuning.measure(context, State()))
     assert state.facts["lora"]["trained_share"] < 0.5
     assert state.facts["lora"]["gain"] > 0
     plain = AutoModelForCausalLM.from_pretrained(context.lake.folder(state.refs["finetuning/model"]))
@@ -156,15 +165,15 @@ def test_blocks_are_taken_out_and_the_smaller_model_is_published(
 ) -> None:
     context, _, _ = trained
     context = replace(context, stage="inference", options=INFERENCE)
-    state = inference.prepare(context)
+    state = inference.measure(context, State())
     assert len(state.facts["units"]) == 3
-    problem = inference.pose(context, state, "pruning")
+    problem = posed(PRUNING, context, state)
     assert problem is not None
     assert problem.k == 1
-    again = inference.pose(context, State(), "pruning")
+    again = posed(PRUNING, context, State())
     assert again is not None
     assert content_key(again) == content_key(problem)  # a shadow arm of a resumed run has no facts
-    state = inference.publish(context, inference.apply(context, state, "pruning", (1,)))
+    state = inference.prune(context, PRUNING.apply(context, state, problem, (1,)))
     folder = context.lake.folder(state.refs["inference/model"])
     smaller = load_model(folder)
     assert smaller.config.num_hidden_layers == 4
@@ -180,8 +189,10 @@ def test_blocks_are_taken_out_and_the_smaller_model_is_published(
 
 def test_a_build_that_has_no_heads_to_cut_is_cut_in_blocks(trained: tuple[Context, dict[str, State], Path]) -> None:
     context, states, _ = trained
-    context = replace(context, stage="inference", options={**INFERENCE, "parts": "heads", "units": 6})
-    units, why = inference._units(context, inference.Options.model_validate(context.options))
+    context = replace(
+        context, stage="inference", options={"pruning": {"parts": "heads", "units": 6, "calibration_tokens": 256}}
+    )
+    units, why = find_units(context, context.parsed(Options, "pruning"))
     assert not why
     kind = states["architecture"].facts["shape"]["type"]
     assert {unit.part for unit in units} == ({"block"} if kind == "gpt2" else {"attention", "ffn"})
@@ -191,19 +202,19 @@ def test_misfits_are_said_before_anything_is_computed(trained: tuple[Context, di
     context, _, folder = trained
     options = {"model": str(folder), "evaluate": str(context.home / "none.txt")}
     with pytest.raises(BadInput, match=r"none\.txt cannot be read"):
-        training.prepare(replace(context, stage="training", options=options))
+        training.measure(replace(context, stage="training", options=options), State())
     latin = context.home / "latin.txt"
     latin.write_bytes("é".encode("latin-1") * 9)
     with pytest.raises(BadInput, match="not UTF-8"):
-        training.prepare(replace(context, stage="training", options={**options, "evaluate": str(latin)}))
+        training.measure(replace(context, stage="training", options={**options, "evaluate": str(latin)}), State())
     with pytest.raises(BadInput, match="give --model too"):
-        training.prepare(replace(context, stage="training", options={"evaluate": "x.txt"}))
+        training.measure(replace(context, stage="training", options={"evaluate": "x.txt"}), State())
     with pytest.raises(BadInput, match="no model folder"):
-        preprocessing.prepare(replace(context, stage="preprocessing", options={"model": "nowhere"}))
+        preprocessing.prepare(replace(context, stage="preprocessing", options={"model": "nowhere"}), State())
     wide = context.lake.write("preprocessing/shards", pa.table({"a": [1]}), {"context": 128, "vocab_size": 300})
     inputs = {**context.inputs, "preprocessing/shards": wide}
     with pytest.raises(BadInput, match="more than the 64 tokens"):
-        architecture.prepare(replace(context, inputs=inputs, options={"model": str(folder)}))
+        architecture.choose_shape(replace(context, inputs=inputs, options={"model": str(folder)}), State())
 
 
 def test_a_text_shorter_than_a_window_is_one_window(pretrained: Folders) -> None:

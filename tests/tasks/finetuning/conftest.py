@@ -9,7 +9,7 @@ import torch
 
 from tasks.architecture import stage as architecture
 from tasks.preprocessing import stage as preprocessing
-from tasks.stage import Context
+from tasks.stage import Context, State
 from tasks.training import stage as training
 
 
@@ -38,9 +38,11 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     here = Context("r", "preprocessing", home, 0, {"vocab_size": 320, "context": 16})
     rows = _documents("base", ("ka", "lo", "mi", "ru", "te")) + _documents("second", ("zu", "ny", "ho", "pa", "de"))
     here = replace(here, inputs={"curation/kept": here.lake.write("curation/kept", pa.Table.from_pylist(rows))})
-    here = replace(here, inputs={**here.inputs, **preprocessing.prepare(here).refs})
+    here = replace(here, inputs={**here.inputs, **preprocessing.prepare(here, State()).refs})
     here = replace(here, stage="architecture", options={"depth": 1})
-    here = replace(here, inputs={**here.inputs, **architecture.publish(here, architecture.prepare(here)).refs})
+    here = replace(
+        here, inputs={**here.inputs, **architecture.make_model(here, architecture.choose_shape(here, State())).refs}
+    )
     here = replace(here, stage="training", options={"tokens": 40 * 8 * 16, "samples": 0, "checkpoint_every": 0})
-    here = replace(here, inputs={**here.inputs, **training.publish(here, training.prepare(here)).refs})
+    here = replace(here, inputs={**here.inputs, **training.train_model(here, training.measure(here, State())).refs})
     return replace(here, stage="finetuning", options={"tokens": 30 * 8 * 16, "checkpoint_every": 10})

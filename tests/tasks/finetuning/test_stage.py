@@ -83,7 +83,7 @@ def test_a_stage_stopped_in_the_adapter_goes_on_there(
 
 def test_what_is_missing_is_named(context: Context) -> None:
     inputs = {name: ref for name, ref in context.inputs.items() if name != "training/model"}
-    with pytest.raises(BadInput, match="reads training/model, not there yet"):
+    with pytest.raises(BadInput, match="reads training/model, which is not in the lake yet"):
         stage.measure(replace(context, inputs=inputs), State())
     with pytest.raises(BadInput, match="needs text of a second domain"):
         run(context, domain="third")

@@ -184,7 +184,7 @@ def test_lost_requests_and_missing_inputs_are_named(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(stage, "_replay", lambda context, model, replay, options: logged(replay).slice(0, 50))
     with pytest.raises(StageFailed, match="the request log holds"):
         stage.replay(context(tmp_path), State())
-    with pytest.raises(BadInput, match="run the stage inference before"):
+    with pytest.raises(BadInput, match="run inference first"):
         stage.replay(Context("run", "monitoring", tmp_path, 0), State())
     with pytest.raises(BadInput, match="monitoring: the replay needs"):
         stage.replay(context(tmp_path, {"base": ["too short"], "second": []}), State())

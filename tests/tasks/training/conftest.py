@@ -9,7 +9,7 @@ import torch
 
 from tasks.architecture import stage as architecture
 from tasks.preprocessing import stage as preprocessing
-from tasks.stage import Context
+from tasks.stage import Context, State
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +36,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
     home: Path = tmp_path_factory.mktemp("home")
     first = Context("r", "preprocessing", home, 0, {"vocab_size": 320, "context": 16})
     refs = {"curation/kept": first.lake.write("curation/kept", pa.Table.from_pylist(_documents()))}
-    refs |= preprocessing.prepare(Context("r", "preprocessing", home, 0, first.options, refs)).refs
+    refs |= preprocessing.prepare(Context("r", "preprocessing", home, 0, first.options, refs), State()).refs
     before = Context("r", "architecture", home, 0, {"depth": 1}, refs)
-    refs |= architecture.publish(before, architecture.prepare(before)).refs
+    refs |= architecture.make_model(before, architecture.choose_shape(before, State())).refs
     options = {"tokens": 30 * 8 * 16, "evaluate_every": 10, "checkpoint_every": 5, "evaluation_windows": 20}
     return Context("r", "training", home, 0, options, refs)
