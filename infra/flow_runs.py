@@ -21,8 +21,7 @@ from infra.compute import stop_families
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
-    from prefect.states import State
+    from prefect.client.schemas.objects import FlowRun, State
 
 log = logging.getLogger("ketcycle.flow_runs")
 
