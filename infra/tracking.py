@@ -165,7 +165,7 @@ class Tracking:
     def _files(self, name: str, version: Any) -> Path:
         source = str(version.source)
         if source.startswith("file:"):
-            return Path(unquote(urlsplit(source).path))
+            return self._present(Path(unquote(urlsplit(source).path)))
         import mlflow
 
         folder = self._fetched / f"{_UNSAFE.sub('_', name)}-{version.version}-{version.creation_timestamp}"
@@ -177,6 +177,14 @@ class Tracking:
                 with suppress(FileExistsError):  # another process fetched it meanwhile
                     Path(got).rename(folder)
         return folder
+
+    def _present(self, folder: Path) -> Path:
+        """Return a registered folder, found again below the home where the home was moved."""
+        if folder.exists():
+            return folder
+        home, parts = self._fetched.parent.parent, folder.parts
+        moved = (home.joinpath(*parts[i:]) for i in range(1, len(parts)))
+        return next((path for path in moved if path.exists()), folder)
 
     def registered(self) -> frozenset[str]:
         """Return the addresses of the folders of all registered models."""
