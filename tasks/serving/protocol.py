@@ -49,7 +49,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 # Labels for the sender's own use, which change no answer.
 LABELS = ("metadata", "safety_identifier", "prompt_cache_key")
 # What an assistant's message says of parts that it does not have, besides null.
-EMPTY = ([], {}, "")
+EMPTY: tuple[Any, ...] = ([], {}, "")
 
 Body = TypeVar("Body", bound=BaseModel)
 

@@ -146,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--follow-s", type=float, default=5.0, help="seconds between two looks at the registry")
     parser.add_argument("--flush-s", type=float, default=2.0, help="longest time that a row waits for the lake")
     parser.add_argument("--text", choices=("hashed", "redacted", "plain"), default="hashed", help="texts in the log")
+    parser.add_argument("--allow-origin", action="append", default=[], help="web page that may ask from a browser")
     parser.add_argument("--no-log", action="store_true", help="log nothing")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when standard input closes")
     options = parser.parse_args(arguments)
@@ -156,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.home,
             Rules(options.run, options.text, flush_s=options.flush_s, enabled=not options.no_log),
             port=options.port,
+            origins=tuple(options.allow_origin),
             rows=options.rows,
             follow_s=options.follow_s,
             ready=options.ready_file,
