@@ -30,6 +30,7 @@ from infra.compute import free_port, prefect_command, read_note, stop_families, 
 from infra.errors import BadInput, KetcycleError
 from infra.flow_runs import POOL, Supervisor
 from infra.lake import sha256, write_atomic
+from infra.moved import readdress
 from infra.settings import Settings, hand_on
 
 START_S, STOP_S, POLL_S = 300.0, 45.0, 0.3
@@ -177,6 +178,7 @@ class Services:
             return
         folder = self.home / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
+        readdress(self.home)
         command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         hand_on(MLFLOW_BACKEND_STORE_URI=settings.tracking)  # a command can be read by everybody on the machine
         command += ["--artifacts-destination", str(folder / "artifacts")]

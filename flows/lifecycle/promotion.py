@@ -29,11 +29,11 @@ def promote_on_validation(model: ModelValidated, alias: str = "champion") -> Sta
     if other := claims.claim(what, me(), model.name):
         return taken(f"{model.name} version {model.version}", other)
     tracking = open_tracking()
-    before = tracking.pointed_at(model.name, alias)
-    if before and before[0] >= model.version:
+    before = tracking.version_at(model.name, alias)
+    if before and before >= model.version:
         claims.release(what, me())
-        return skipped(f"{alias} of {model.name} is version {before[0]} already, not older than {model.version}")
+        return skipped(f"{alias} of {model.name} is version {before} already, not older than {model.version}")
     tracking.promote(model.name, model.version, alias)
     claims.finish(what, me())
-    was = f"version {before[0]}" if before else "nothing"
+    was = f"version {before}" if before else "nothing"
     return done(f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")
