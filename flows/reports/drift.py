@@ -160,7 +160,8 @@ def comparison(found: Row) -> str:
     from flows.reports import charts
     from flows.reports.drift_charts import column_chart
 
-    rows, effects = found["rows"], {}
+    rows = found["rows"]
+    effects: dict[str, Row] = {}
     for row in found["moved"]:
         effects.setdefault(row["column"], row)
     with charts.style():

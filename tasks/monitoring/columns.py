@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -123,7 +123,7 @@ def _missing(column: Column, one: NDArray[np.bool_], two: NDArray[np.bool_]) -> 
 
 
 def _number(feature: str, column: str, one: Floats, two: Floats, offset: int, of: pa.DataType) -> Feature:
-    method = "exact" if max(len(one), len(two)) <= EXACT else "asymp"
+    method: Literal["exact", "asymp"] = "exact" if max(len(one), len(two)) <= EXACT else "asymp"
     test = ks_2samp(one, two, method=method)
     before, now = (float(np.median(v)) + offset for v in (one, two))
     return Feature(
@@ -146,7 +146,7 @@ def shown(value: float, of: pa.DataType | None = None) -> str:
         return str(date(1970, 1, 1) + timedelta(days=value))
     if of is not None and pa.types.is_timestamp(of):
         return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=value):%Y-%m-%d %H:%M}"
-    return f"{value:,.0f}" if abs(value) >= 1e4 and float(value).is_integer() else f"{value:.4g}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:

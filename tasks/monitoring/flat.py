@@ -23,14 +23,14 @@ def readable_fields(schema: pa.Schema) -> tuple[list[pa.Field | None], tuple[tup
     fields: list[pa.Field | None] = []
     unreadable = []
     for field in schema:
-        plain = _plain(field.type)
+        of = _plain(field.type)
         try:
-            if plain is not None:
-                as_plain(pa.nulls(1, field.type), plain).take(pa.array([0]))
+            if of is not None:
+                as_plain(pa.nulls(1, field.type), of).take(pa.array([0]))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            plain = None
-        fields.append(None if plain is None else pa.field(field.name, plain))
-        if plain is None:
+            of = None
+        fields.append(None if of is None else pa.field(field.name, of))
+        if of is None:
             unreadable.append((field.name, str(field.type)))
     return fields, tuple(unreadable)
 
@@ -58,8 +58,26 @@ def _plain(of: pa.DataType) -> pa.DataType | None:
 
 def as_plain(column: Any, of: pa.DataType) -> Any:
     """Cast an array or a chunked array to the type of its field in `readable_fields`."""
-    decoded = pc.run_end_decode(column) if pa.types.is_run_end_encoded(column.type) else column
-    return decoded.cast(of)
+    if isinstance(column, pa.ChunkedArray):
+        return pa.chunked_array([as_plain(chunk, of) for chunk in column.chunks], of)
+    if pa.types.is_run_end_encoded(column.type):
+        column = pc.run_end_decode(column)
+    elif pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
+        column = _of_view(column)
+    return column.cast(of)
+
+
+def _of_view(lists: pa.Array) -> pa.Array:
+    """Return a list view as lists; the cast of pyarrow 25.0.1 gives the last list a wrong end."""
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
+    return pa.LargeListArray.from_arrays(offsets, pc.list_flatten(lists), mask=lists.is_null())
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """Return the columns of a table in plain types, without those that cannot be read; see `readable_fields`."""
+    fields = [field for field in readable_fields(table.schema)[0] if field is not None]
+    return pa.table([as_plain(table[field.name], field.type) for field in fields], schema=pa.schema(fields))
 
 
 def flatten(table: pa.Table, vectors: Collection[str] = ()) -> pa.Table:
@@ -69,9 +87,8 @@ def flatten(table: pa.Table, vectors: Collection[str] = ()) -> pa.Table:
         table: any.
         vectors: columns that stay lists, see `vector_lengths`.
     """
-    plain = [field for field in readable_fields(table.schema)[0] if field is not None]
-    columns = [(field.name, as_plain(table[field.name], field.type)) for field in plain]
-    found = [flat for name, column in columns for flat in _flat(name, column, vectors)]
+    known = plain(table)
+    found = [flat for name in known.schema.names for flat in _flat(name, known[name], vectors)]
     return pa.table([column for _, column in found], names=[name for name, _ in found])
 
 
@@ -111,6 +128,8 @@ def _flat(name: str, column: pa.ChunkedArray, vectors: Collection[str]) -> Itera
         yield name, _seconds(column.cast(pa.time64("us"), safe=False))
     elif types.is_duration(of):
         yield name, _seconds(column.cast(pa.duration("us"), safe=False))
+    elif types.is_string(of):
+        yield name, column.cast(pa.large_string())
     elif types.is_boolean(of) or types.is_large_string(of) or types.is_null(of) or _number(of):
         yield name, column
 

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 
 from tasks.monitoring.columns import shown
 from tasks.monitoring.drift.problem import Drift
-from tasks.monitoring.tables import Column, Kind, numbers, present
+from tasks.monitoring.tables import Column, Floats, Kind, numbers, present
 from tasks.monitoring.two_sample import median_distance, rbf, squared_distances
 
 BINS, LEVELS = 24, 12
+WHOLE = 40  # range of whole numbers up to which each has a bin
 EXAMPLES, LONGEST = 3, 240  # texts of each table that show a change, and their characters
 
 
@@ -43,10 +44,7 @@ def _histogram(column: Column, one: pa.ChunkedArray, two: pa.ChunkedArray) -> di
     pooled = pooled[np.isfinite(pooled)]
     if not len(pooled):
         return None
-    low, high = np.quantile(pooled, [0.01, 0.99])
-    if low == high:
-        low, high = float(pooled.min()), float(pooled.max())
-    edges = np.linspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    edges = _edges(pooled)
     shares = [np.histogram(np.clip(v, edges[0], edges[-1]), edges)[0] / max(1, len(v)) for v in values]
     temporal = pa.types.is_temporal(one.type)
     return {
@@ -57,6 +55,16 @@ def _histogram(column: Column, one: pa.ChunkedArray, two: pa.ChunkedArray) -> di
         "before": shares[0].tolist(),
         "now": shares[1].tolist(),
     }
+
+
+def _edges(values: Floats) -> Floats:
+    """Return the edges of bins: one for each whole number where there are few, else equal ones."""
+    low, high = float(values.min()), float(values.max())
+    if high - low < WHOLE and (values == np.round(values)).all():
+        return np.arange(low - 0.5, high + 1.0)
+    inner = np.quantile(values, [0.01, 0.99])
+    low, high = (float(inner[0]), float(inner[1])) if inner[0] < inner[1] else (low, high)
+    return np.linspace(low, high, BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
 
 
 def differing_texts(problem: Drift, before: Sequence[str], now: Sequence[str]) -> dict[str, list[str]]:

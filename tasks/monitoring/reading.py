@@ -152,6 +152,8 @@ def _open_file(path: Path) -> Batches:
         return _open_parquet(parts)
     if not path.is_file():
         raise BadInput(f"there is no file {path}; give a Parquet, CSV or JSON lines file")
+    if not path.stat().st_size:
+        raise BadInput(f"{path} is empty")
     ending = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     if ending.lower() in DELIMITED:
         return _open_csv(path)

@@ -5,7 +5,7 @@ Pure: knows neither the lake nor the request log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from tasks.monitoring.drift.problem import Vectors
-from tasks.monitoring.flat import flatten, vector_lengths
+from tasks.monitoring.flat import flatten, plain, vector_lengths
 
 CATEGORIES = 200  # distinct values up to which strings are a category and not a text
 REPEATS = 5  # rows for each distinct value that a category has at least, on average
@@ -128,11 +128,11 @@ def choose_columns(
     Raises:
         ValueError: a named column that is not in both tables or cannot be compared, or nothing that can be compared.
     """
-    vectors, changes = _vectors(reference, current)
+    vectors, changes = _vectors(plain(reference), plain(current))
     one, two = (flatten(table, vectors) for table in (reference, current))
-    wanted = _wanted(one.schema.names, two.schema.names, names, ignored)
+    left_out = _unreadable(reference, current, (one, two), names)
+    wanted = _wanted(one.schema.names, two.schema.names, names, ignored, [out.column for out in left_out])
     changes += _gone_and_new(one.schema.names, two.schema.names, wanted)
-    left_out = [*_unreadable(reference, current, (one, two), names)]
     columns: list[Column] = []
     notes: list[str] = []
     lengths = {change.column for change in changes if change.change == "type"}
@@ -171,14 +171,16 @@ def _vectors(reference: pa.Table, current: pa.Table) -> tuple[frozenset[str], li
     return frozenset(vectors), changes
 
 
-def _wanted(one: Sequence[str], two: Sequence[str], names: Sequence[str], ignored: Sequence[str]) -> set[str]:
+def _wanted(
+    one: Sequence[str], two: Sequence[str], names: Sequence[str], ignored: Sequence[str], unreadable: Collection[str]
+) -> set[str]:
     """Return the flat columns that are asked for."""
     known = {*one, *two}
     if not names:
         return {column for column in known if not any(_is_part(column, name) for name in ignored)}
     common = sorted({*one} & {*two})
     for name in names:
-        if not any(_is_part(column, name) for column in common):
+        if name not in unreadable and not any(_is_part(column, name) for column in common):
             raise ValueError(f"column {name!r} is not in both tables; common columns: {', '.join(common) or 'none'}")
     return {column for column in known if any(_is_part(column, name) for name in names)}
 
