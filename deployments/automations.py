@@ -1,21 +1,24 @@
-"""Automations as code: which event starts which deployment, and what a person is told. `ketcycle deploy` applies them.
+"""Automations as code: which event starts which deployment, and which messages people get.
 
-The flows themselves see to it that an occurrence is answered once; an automation only hands the payload on. It is
-paused in the page, or with `prefect automation pause NAME`; applying them again leaves it paused.
+`ketcycle deploy` applies them. The flows see to it that each event is answered once; an automation only passes the
+payload on. It is paused in the page, or with `prefect automation pause NAME`, and stays paused when applied again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.events.actions import RunDeployment, SendNotification
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState, RunDeployment, SendNotification
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
 
-from infra.events import PAYLOADS, PREFIX
+from infra.events import PAYLOADS, PREFIX, REAL
 
 TAG = PREFIX
 # The typed form: a plain template would make a string of everything.
@@ -23,6 +26,11 @@ WHOLE_PAYLOAD = {
     "__prefect_kind": "json",
     "value": {"__prefect_kind": "jinja", "template": "{{ event.payload | tojson }}"},
 }
+ANNOUNCED = ("drift.detected", "quality.regressed", "budget.exhausted")
+INCIDENT = timedelta(hours=1)  # a repeat within it is the same incident
+HEARTBEAT = "prefect.flow-run.heartbeat"  # sent every 30 s, see prefect.yaml
+SILENCE = timedelta(seconds=50)  # after the last heartbeat; Prefect looks for it every few seconds
+BODY = "{% for name, value in event.payload.items() %}{{ name }}: {{ value }}\n{% endfor %}"
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Answer:
             name=self.name,
             description=self.description,
             tags=[TAG],
-            trigger=_when([self.event]),
+            trigger=_on(self.event),
             actions=[
                 RunDeployment(deployment_id=deployment_id, parameters={self.parameter: WHOLE_PAYLOAD}),
             ],
@@ -65,7 +73,7 @@ ANSWERS = (
         "retrain-on-drift/retrain-on-drift",
         "drift",
         "Trains a challenger on drifted traffic: once per streak, not during the cool-down, within the budget. "
-        "The gate tells whether it may serve.",
+        "The gate decides whether it may serve.",
     ),
     Answer(
         "corpus.arrived",
@@ -80,53 +88,98 @@ ANSWERS = (
         "Moves the alias that the server follows to the validated version.",
     ),
 )
-TOLD = ("drift.detected", "quality.regressed", "budget.exhausted")
 
 
 def automations(deployments: Mapping[str, UUID], block: UUID | None) -> list[AutomationCore]:
     """Return all automations.
 
     Args:
-        deployments: ids by flow/name; the answer of a deployment that is not there is left out.
-        block: the block that notifies; None = nobody is told.
+        deployments: ids by flow/name; the answer of a deployment that is not among them is left out.
+        block: the block that posts messages; None = no messages.
     """
-    found = [
+    answers = [
         answer.automation(deployments[answer.deployment]) for answer in ANSWERS if answer.deployment in deployments
     ]
-    if block is not None:
-        found.append(
-            AutomationCore(
-                name=f"{PREFIX}: tell",
-                description=f"Posts {', '.join(TOLD)} to the address of the setting notify_url.",
-                tags=[TAG],
-                trigger=_when(TOLD),
-                actions=[
-                    SendNotification(
-                        block_document_id=block,
-                        subject="{{ event.event }} on {{ event.resource.id }}",
-                        body="{{ event.payload | tojson }}",
-                    )
-                ],
+    messages = [] if block is None else [*(_announcement(event, block) for event in ANNOUNCED), _failure(block)]
+    return [*answers, _crash(), *messages]
+
+
+def _crash() -> AutomationCore:
+    """Return the automation that ends flow runs which fell silent: their process, worker or machine is gone."""
+    return AutomationCore(
+        name=f"{PREFIX}: silent flow run -> Crashed",
+        description="Ends a flow run that sent no heartbeat for 50 s, so that its deployment's limit is free again.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={"prefect.flow-run.*"},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="no heartbeat for 50 s: its process, worker or machine is gone"
             )
-        )
-    return found
+        ],
+    )
+
+
+def _announcement(event: str, block: UUID) -> AutomationCore:
+    return AutomationCore(
+        name=f"{PREFIX}: announce {event}",
+        description=f"Posts {event} to notify_url, once an hour for each model or budget.",
+        tags=[TAG],
+        trigger=_on(event, within=INCIDENT, for_each={"prefect.resource.id"}),
+        actions=[
+            SendNotification(block_document_id=block, subject="{{ event.event }} on {{ event.resource.id }}", body=BODY)
+        ],
+    )
+
+
+def _failure(block: UUID) -> AutomationCore:
+    """Return the automation that reports failed runs; a flow run inside another one has no deployment of its own."""
+    return AutomationCore(
+        name=f"{PREFIX}: announce failed runs",
+        description="Posts a failed or crashed run of a deployment to notify_url, once an hour for each deployment.",
+        tags=[TAG],
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Failed", "prefect.flow-run.Crashed"},
+            match=ResourceSpecification({"prefect.resource.id": "prefect.flow-run.*"}),
+            match_related=ResourceSpecification({"prefect.resource.role": "deployment"}),
+            for_each={"related:deployment:prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=INCIDENT,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=block,
+                subject="{{ flow.name }} {{ flow_run.state.name }}: {{ flow_run.name }}",
+                body="{{ flow_run.state.message }}\n{{ flow_run | ui_url }}",
+            )
+        ],
+    )
 
 
 def answered(event: str) -> bool:
-    """Return whether the Prefect server of this process has an automation that answers an event, be it paused."""
+    """Return whether the Prefect server of this process has an automation that answers an event, paused or not."""
     names = {answer.name for answer in ANSWERS if answer.event == event}
     with get_client(sync_client=True) as client:
         return any(item.name in names for item in client.read_automations())
 
 
-def _when(events: Any) -> EventTrigger:
-    unknown = set(events) - set(PAYLOADS)
-    if unknown:
-        raise ValueError(f"no such events: {', '.join(sorted(unknown))}")
+def _on(event: str, within: timedelta = timedelta(0), for_each: Sequence[str] | set[str] = ()) -> EventTrigger:
+    if event not in PAYLOADS:
+        raise ValueError(f"no such event: {event}")
+    resources: Any = {"prefect.resource.id": list(REAL)}
     return EventTrigger(
-        expect={f"{PREFIX}.{name}" for name in events},
-        match={"prefect.resource.id": f"{PREFIX}.*"},
+        expect={f"{PREFIX}.{event}"},
+        match=ResourceSpecification(resources),
+        for_each=set(for_each),
         posture=Posture.Reactive,
         threshold=1,
-        within=0,
+        within=within,
     )

@@ -1,15 +1,15 @@
-"""What `ketcycle deploy` does: pool, queues, limits, block, deployments, automations, as they stand in the repository.
+"""What `ketcycle deploy` does: bring pool, queues, limits, block, deployments and automations of a server up to date.
 
-What is there is compared with what should be, and only what differs is changed. What people set in the pages stays: a
-paused queue or automation, and whether a schedule is active.
+The server is compared with the repository, and only what differs is changed. What people set in the pages stays: a
+paused queue or automation, whether a schedule is active, and the parameters of a deployment.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -19,14 +19,27 @@ from uuid import UUID
 import yaml
 
 from deployments.automations import TAG, automations
+from deployments.notify import message
 from infra.compute import TRAINERS
-from infra.errors import BadInput, KetcycleError
-from infra.settings import Settings, environment, hand_on
+from infra.errors import BadInput
+from infra.flow_runs import POOL
+from infra.settings import NotifyKind, Settings, environment, hand_on
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-POOL = "ketcycle"
+VARIABLE = "ketcycle_deployed_parameters"  # in Prefect: what `merged` compares with
+MISSING = object()
+DIRECT = (
+    "entrypoint",
+    "version",
+    "description",
+    "tags",
+    "parameters",
+    "parameter_openapi_schema",
+    "pull_steps",
+    "job_variables",
+)  # fmt: skip  (fields that Prefect's client takes under the same name)
 BLOCK = "ketcycle-notify"
 BLOCK_TYPE = "custom-webhook"
 QUEUES = {
@@ -42,9 +55,9 @@ class Change:
     """One difference between what is there and what should be.
 
     Attributes:
-        kind: `pool`, `queue`, `limit`, `block`, `deployment`, `schedule` or `automation`.
+        kind: `pool`, `queue`, `limit`, `block`, `deployment`, `parameters`, `schedule` or `automation`.
         name: of the thing.
-        action: `create`, `update` or `delete`.
+        action: `create`, `update`, `delete`, or `keep` for parameters that people changed.
         detail: what differs.
     """
 
@@ -61,7 +74,7 @@ def project_file() -> Path | None:
 
 
 def version(folder: Path) -> str:
-    """Return what names the code: the state of its git repository, else the package's version."""
+    """Return the version of the code: the state of its git repository, else the package's version."""
     asked = ["git", "-C", str(folder), "describe", "--always", "--tags", "--dirty"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
@@ -69,29 +82,31 @@ def version(folder: Path) -> str:
         return metadata.version("ketcycle")
 
 
-def deploy(loaded: Settings, *, dry_run: bool = False, schedules: bool | None = None) -> list[Change]:
-    """Bring a Prefect server to what the repository says, and return what was changed, or would be.
+def deploy(
+    loaded: Settings, *, dry_run: bool = False, schedules: bool | None = None, reset: bool = False
+) -> list[Change]:
+    """Bring a Prefect server up to date with the repository, and return what was changed, or would be.
 
     Args:
         loaded: the settings.
         dry_run: whether nothing is changed.
         schedules: whether all schedules are to be active; None = as they are, in a new installation none.
+        reset: whether parameters that people changed get the values of the repository again.
 
     Raises:
         BadInput: there is no prefect.yaml beside the packages.
-        KetcycleError: the server refused something.
     """
     from prefect.client.orchestration import get_client
 
     path = project_file()
     if path is None:
         raise BadInput("there is no prefect.yaml beside the packages; deploy from a clone of the repository")
-    named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git says it by the variable
-    hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # where flows run: the folder with the settings
+    named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git sets the variable
+    hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # flows run in the folder with the settings
     with get_client(sync_client=True) as client:
         steps = _Steps(client, path, dry_run)
-        changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url)]
-        return [*changes, *steps.deployments(schedules), *steps.automations()]
+        changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url, loaded.notify_kind)]
+        return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
 
 
 class _Steps:
@@ -102,7 +117,7 @@ class _Steps:
 
     def pool(self) -> Iterator[Change]:
         from prefect.client.schemas.actions import WorkPoolCreate
-        from prefect.exceptions import ObjectNotFound
+        from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
         try:
             self._client.read_work_pool(POOL)
@@ -112,7 +127,8 @@ class _Steps:
             there = {}
             if not self._dry:
                 description = "Processes on the machine of the worker."
-                self._client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description=description))
+                with suppress(ObjectAlreadyExists):  # a worker makes it too
+                    self._client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description=description))
                 there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=POOL)}
         limits = {"training": trainers(), "quantum": 1}
         for name, description in QUEUES.items():
@@ -142,16 +158,16 @@ class _Steps:
         if not self._dry:
             self._client.upsert_global_concurrency_limit_by_name(TRAINERS, wanted)
 
-    def block(self, url: str) -> Iterator[Change]:
+    def block(self, url: str, kind: NotifyKind) -> Iterator[Change]:
+        """Compare the block that posts messages."""
         found = self._block()
-        data = {"name": "ketcycle", "url": url, "method": "POST"}
-        data |= {"json_data": {"subject": "{{subject}}", "text": "{{body}}"}}  # type: ignore[dict-item]
         if not url:
             if found is not None:
                 yield Change("block", BLOCK, "delete", "notify_url is empty")
                 if not self._dry:
                     self._client.delete_block_document(found.id)
             return
+        data = {"name": "ketcycle", "url": url, "method": "POST", "json_data": message(url, kind)}
         if found is not None and all(found.data.get(name) == value for name, value in data.items()):
             return
         yield Change("block", BLOCK, "update" if found else "create", "posts to notify_url")
@@ -168,26 +184,70 @@ class _Steps:
         except ObjectNotFound:
             return None
 
-    def deployments(self, schedules: bool | None) -> Iterator[Change]:
-        wanted = _wanted(self._path)
-        before = self._deployed()
-        changes = list(_compare(wanted, before))
-        yield from changes
-        if changes and not self._dry:
-            differing = [change.name for change in changes]
-            _prefect_deploy(self._path, [] if len(differing) == len(wanted) else differing)
+    def deployments(self, schedules: bool | None, reset: bool) -> Iterator[Change]:
+        """Compare the deployments; parameters and schedules that people changed stay.
+
+        Args:
+            schedules: whether all schedules are to be active; None = as they are.
+            reset: whether parameters that people changed get the values of the repository again.
+        """
+        wanted, before, deployed = _wanted(self._path), self._deployed(), self._variable()
         for name, entry in wanted.items():
-            known = {item.slug: item for item in before[name].schedules} if name in before else {}
-            now = (self._deployed() if changes and not self._dry and entry["schedules"] else before).get(name)
-            if now is None:
-                continue
-            for item in now.schedules:
-                was = known[item.slug].active if item.slug in known else item.active
-                active = was if schedules is None else schedules
-                if active != was:
-                    yield Change("schedule", f"{name} {item.slug}", "update", "on" if active else "off")
-                if active != item.active and not self._dry:
-                    self._client.update_deployment_schedule(now.id, item.id, active=active)
+            found = before.get(name)
+            ours = dict(entry["parameters"])
+            if found is not None and not reset:
+                entry["parameters"], kept = merged(deployed.get(name, ours), dict(found.parameters), ours)
+                if kept:
+                    yield Change("parameters", name, "keep", f"{', '.join(kept)}: set by people, not by the repository")
+            differs = _differences(entry, found)
+            if differs is not None:
+                yield Change("deployment", name, "update" if found else "create", differs)
+            states = _active(entry, found, schedules)
+            yield from _switched(name, found, states)
+            if not self._dry and (differs is not None or (found is not None and _states(found) != states)):
+                self._put(name, entry, states)
+            deployed[name] = ours
+        if not self._dry:
+            self._set_variable({name: value for name, value in deployed.items() if name in wanted})
+
+    def _put(self, name: str, entry: Mapping[str, Any], active: Mapping[str, bool]) -> None:
+        from prefect.client.schemas.actions import DeploymentScheduleCreate
+        from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+        from prefect.client.schemas.schedules import CronSchedule
+
+        flow, _, bare = name.partition("/")
+        collision = entry["collision"]
+        self._client.create_deployment(
+            flow_id=self._client.create_flow_from_name(flow),
+            name=bare,
+            schedules=[
+                DeploymentScheduleCreate(
+                    schedule=CronSchedule(cron=cron, timezone=zone), active=active[slug], slug=slug
+                )
+                for slug, (cron, zone) in entry["schedules"].items()
+            ],
+            concurrency_limit=entry["limit"],
+            concurrency_options=(
+                ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(collision)) if collision else None
+            ),
+            work_pool_name=POOL,
+            work_queue_name=entry["queue"],
+            enforce_parameter_schema=True,
+            **{field: entry[field] for field in DIRECT},
+        )
+
+    def _variable(self) -> dict[str, dict[str, Any]]:
+        """Return the parameters that were deployed last, by deployment."""
+        found = self._client.read_variable_by_name(VARIABLE)
+        return dict(found.value) if found is not None and isinstance(found.value, dict) else {}
+
+    def _set_variable(self, value: dict[str, dict[str, Any]]) -> None:
+        from prefect.client.schemas.actions import VariableCreate, VariableUpdate
+
+        if self._client.read_variable_by_name(VARIABLE) is None:
+            self._client.create_variable(VariableCreate(name=VARIABLE, value=value))
+        elif self._variable() != value:
+            self._client.update_variable(VariableUpdate(name=VARIABLE, value=value))
 
     def _deployed(self) -> dict[str, Any]:
         from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
@@ -234,7 +294,7 @@ def _plain(automation: Any) -> dict[str, Any]:
 
 
 def _wanted(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the deployments of prefect.yaml by flow/name, with what the flow itself says of its parameters."""
+    """Return the deployments of prefect.yaml by flow/name, with the schema of the flow's parameters."""
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.templating import apply_values
 
@@ -263,16 +323,55 @@ def _wanted(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _compare(wanted: Mapping[str, Mapping[str, Any]], before: Mapping[str, Any]) -> Iterator[Change]:
-    for name, entry in wanted.items():
-        if name not in before:
-            yield Change("deployment", name, "create", str(entry["version"]))
-            continue
-        found = _flat(before[name])
-        differs = [key for key, value in entry.items() if found[key] != json.loads(json.dumps(value))]
-        said = [f"version {found['version']} -> {entry['version']}" if key == "version" else key for key in differs]
-        if differs:
-            yield Change("deployment", name, "update", ", ".join(said))
+def _differences(entry: Mapping[str, Any], found: Any) -> str | None:
+    """Name what differs between the repository and the server; None if nothing does."""
+    if found is None:
+        return str(entry["version"])
+    there = _flat(found)
+    differs = [key for key, value in entry.items() if there[key] != json.loads(json.dumps(value))]
+    said = [f"version {there['version']} -> {entry['version']}" if key == "version" else key for key in differs]
+    return ", ".join(said) if differs else None
+
+
+def merged(
+    deployed: Mapping[str, Any], there: Mapping[str, Any], ours: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Merge parameters three ways: a value that people changed stays, any other one follows the repository.
+
+    Args:
+        deployed: what the repository said when it was deployed last.
+        there: what the server has now.
+        ours: what the repository says now.
+
+    Returns:
+        The parameters, and the names of those that people changed and that differ from the repository.
+    """
+    result, kept = {}, []
+    for name in dict.fromkeys([*ours, *there, *deployed]):
+        changed = there.get(name, MISSING) != deployed.get(name, MISSING)
+        value = (there if changed else ours).get(name, MISSING)
+        if value is not MISSING:
+            result[name] = value
+        if changed and value != ours.get(name, MISSING):
+            kept.append(name)
+    return result, kept
+
+
+def _states(found: Any) -> dict[str, bool]:
+    return {item.slug: item.active for item in found.schedules} if found is not None else {}
+
+
+def _active(entry: Mapping[str, Any], found: Any, schedules: bool | None) -> dict[str, bool]:
+    """Return whether each schedule is to be active: as asked for, else as it is, at first not."""
+    before = _states(found)
+    return {slug: before.get(slug, False) if schedules is None else schedules for slug in entry["schedules"]}
+
+
+def _switched(name: str, found: Any, wanted: Mapping[str, bool]) -> Iterator[Change]:
+    before = _states(found)
+    for slug, active in wanted.items():
+        if active != before.get(slug, False):
+            yield Change("schedule", f"{name} {slug}", "update", "on" if active else "off")
 
 
 def _flat(deployment: Any) -> dict[str, Any]:
@@ -296,12 +395,3 @@ def _flat(deployment: Any) -> dict[str, Any]:
 def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema without its empty parts, which a server does not keep."""
     return {name: value for name, value in schema.items() if value}
-
-
-def _prefect_deploy(path: Path, names: Sequence[str]) -> None:
-    # By the bare names: after a slash prefect takes a dotted entrypoint for the flow's name and finds nothing.
-    which = [part for name in names for part in ("--name", name.partition("/")[2])] or ["--all"]
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(path), *which]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise KetcycleError(f"prefect deploy failed: {done.stdout[-1500:]}{done.stderr[-1500:]}")

@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.stage, study.study, fetch.fetch),
     "Look": (look.report, look.compare, look.evidence, drift.drift),
-    "Operate": (standing.up, standing.down, serve.serve, operations.deploy, operations.webhooks),
+    "Operate": (standing.up, standing.down, serve.serve, operations.deploy, operations.emit, operations.webhooks),
     "Installation": (
         installation.init,
         installation.config,

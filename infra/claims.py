@@ -1,8 +1,14 @@
-"""What may happen once only, written down in the ledger's database: reactions to events, deliveries from outside."""
+"""Idempotency keys in the ledger's database: which flow run answers an event, which webhook deliveries were taken.
+
+A key is claimed by a holder before the work and finished after it. A finished claim is final. A claim that its holder
+never finished is taken over by the next one who asks, if the holder is no longer at work: a cancelled, failed or
+killed run therefore leaves nothing to be released by hand.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -18,76 +24,112 @@ _claims = sa.Table(
     sa.Column("about", sa.String(300), nullable=False),
     sa.Column("holder", sa.String(64), nullable=False),
     sa.Column("at", sa.Float, nullable=False),
+    sa.Column("finished", sa.Float),
     sa.Index("claims_about", "scope", "about", "at"),
 )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """Something that was claimed.
+    """A claimed key.
 
     Attributes:
-        key: names the occurrence.
+        key: names what was claimed.
         about: what it concerns, e.g. a model.
         holder: who claimed it, e.g. a flow run.
-        at: when, seconds since the epoch.
+        at: when it was claimed, seconds since the epoch.
+        finished: when its work was completed, seconds since the epoch; None = not yet.
     """
 
     key: str
     about: str
     holder: str
     at: float
+    finished: float | None
 
 
 class Claims:
-    """Occurrences of one kind, each of which belongs to the first who claims it, for good.
+    """Keys of one kind, each answered by one holder.
 
     Args:
         location: the ledger's path or URL.
         scope: the kind, e.g. `retrain-on-drift`.
+        at_work: says whether a holder may still finish its claim; by default every holder may.
     """
 
-    def __init__(self, location: str, scope: str) -> None:
-        self._database, self._scope = Database(location), scope
+    def __init__(self, location: str, scope: str, at_work: Callable[[str], bool] = lambda _: True) -> None:
+        self._database, self._scope, self._at_work = Database(location), scope, at_work
         with self._database.write() as connection:
             _META.create_all(connection)
+            _add_finished(connection)
 
     def claim(self, key: str, holder: str, about: str = "") -> Claim | None:
-        """Claim an occurrence; return who has it if that is another one.
+        """Claim a key; return the claim in the way if another holder has finished it or is at work on it.
 
         The same holder may claim again: a flow run that is retried goes on.
         """
         row = {"scope": self._scope, "key": key[:300], "about": about[:300], "holder": holder, "at": time.time()}
-        try:
-            with self._database.write() as connection:
-                connection.execute(_claims.insert().values(**row))
-        except Duplicate:
-            found = self._find(_claims.c.key == row["key"])
-            return None if found is None or found.holder == holder else found
-        return None
+        while True:
+            try:
+                with self._database.write() as connection:
+                    connection.execute(_claims.insert().values(**row))
+                return None
+            except Duplicate:
+                found = self._find(_claims.c.key == row["key"])
+            if found is None:  # it was released in between
+                continue
+            if found.holder == holder:
+                return None
+            if found.finished is not None or self._at_work(found.holder):
+                return found
+            self.release(key, found.holder)
+
+    def open(self, key: str) -> bool:
+        """Return whether a key may be claimed: nobody has it, or its holder ended without finishing."""
+        found = self._find(_claims.c.key == key[:300])
+        return found is None or (found.finished is None and not self._at_work(found.holder))
 
     def holder(self, key: str) -> str | None:
-        """Return who has an occurrence, if anybody."""
+        """Return who has a key, if anybody."""
         found = self._find(_claims.c.key == key[:300])
         return found.holder if found else None
 
     def newest(self, about: str, besides: str) -> Claim | None:
-        """Return the newest claim about something, apart from the one of this key."""
-        return self._find(_claims.c.about == about[:300], _claims.c.key != besides[:300])
+        """Return the claim about something that was finished last, apart from the one of this key."""
+        finished = _claims.c.finished.is_not(None)
+        return self._find(_claims.c.about == about[:300], _claims.c.key != besides[:300], finished)
+
+    def finish(self, key: str, holder: str) -> None:
+        """Make a claim final: its work is done."""
+        with self._database.write() as connection:
+            connection.execute(_claims.update().where(*self._mine(key, holder)).values(finished=time.time()))
 
     def release(self, key: str, holder: str) -> None:
-        """Give an occurrence back that came to nothing, so that it may be claimed again."""
-        mine = _claims.c.scope == self._scope, _claims.c.key == key[:300], _claims.c.holder == holder
+        """Give a key back of which nothing came, so that it may be claimed again; a finished claim stays."""
+        mine = self._mine(key, holder)
         with self._database.write() as connection:
-            connection.execute(_claims.delete().where(*mine))
+            connection.execute(_claims.delete().where(*mine, _claims.c.finished.is_(None)))
 
     def forget(self, before_s: float) -> None:
-        """Drop claims older than a time, where older occurrences are refused by their time."""
+        """Drop claims made before a time, where older occurrences are refused by their time."""
         with self._database.write() as connection:
             connection.execute(_claims.delete().where(_claims.c.scope == self._scope, _claims.c.at < before_s))
 
+    def _mine(self, key: str, holder: str) -> tuple[sa.ColumnElement[bool], ...]:
+        return _claims.c.scope == self._scope, _claims.c.key == key[:300], _claims.c.holder == holder
+
     def _find(self, *where: sa.ColumnElement[bool]) -> Claim | None:
-        wanted = sa.select(_claims).where(_claims.c.scope == self._scope, *where).order_by(_claims.c.at.desc()).limit(1)
+        latest = sa.func.coalesce(_claims.c.finished, _claims.c.at).desc()
+        wanted = sa.select(_claims).where(_claims.c.scope == self._scope, *where).order_by(latest).limit(1)
         with self._database.read() as connection:
             row = connection.execute(wanted).mappings().first()
-        return None if row is None else Claim(row["key"], row["about"], row["holder"], row["at"])
+        return None if row is None else Claim(row["key"], row["about"], row["holder"], row["at"], row["finished"])
+
+
+def _add_finished(connection: sa.Connection) -> None:
+    """Bring a table of version 0.1.0 up to date: a claim was final from the start there."""
+    if any(column["name"] == "finished" for column in sa.inspect(connection).get_columns("claims")):
+        return
+    either = "IF NOT EXISTS " if connection.dialect.name == "postgresql" else ""  # two processes may come here at once
+    connection.exec_driver_sql(f"ALTER TABLE claims ADD COLUMN {either}finished FLOAT")
+    connection.execute(_claims.update().values(finished=_claims.c.at))

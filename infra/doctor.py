@@ -1,10 +1,14 @@
-"""What an installation can do and what it lacks, each with advice. Looks only; starts nothing, raises nothing."""
+"""Examines an installation: what works, what is missing, what to do; `repair` does what needs no decision.
+
+`examine` only looks: it starts nothing and raises nothing.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +17,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import psutil
 from packaging.requirements import Requirement
 
 from infra.energy.nvml import open_devices
 from infra.energy.rapl import find_domains
 from infra.errors import KetcycleError, NoLedger
+from infra.moved import DATABASE, missing_models, moved_from, readdress
 from infra.settings import FILE, Settings, environment
 
 Level = Literal["ok", "note", "wrong"]
@@ -26,11 +32,11 @@ LITTLE_SPACE_GB = 2.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        about: what was looked at.
-        level: `ok`, `note` (works, with a limit) or `wrong` (has to be put right).
+        about: what was checked.
+        level: `ok`, `note` (works, with a limit) or `wrong` (has to be repaired).
         found: what was found.
         advice: what to do, empty where nothing is to be done.
     """
@@ -42,16 +48,56 @@ class Finding:
 
 
 def examine(settings: Settings, backend: str = "aer") -> list[Finding]:
-    """Look at everything that a run on this backend needs."""
+    """Check everything that a run on this backend needs."""
     return [
         *_settings(settings),
         *_home(settings.home),
         *_energy(),
         *_versions(),
         *_stores(settings),
+        *_registry(settings),
         *_services(settings),
         *_backend(backend),
     ]
+
+
+def repair(settings: Settings) -> list[str]:
+    """Repair what needs no decision, and return what was done, a sentence each.
+
+    Raises:
+        BadInput: a database is in use or has a schema of a newer version.
+    """
+    from infra.claims import Claims
+    from infra.runtime.ledger.ledger import Ledger
+
+    done = []
+    if not settings.inbox_folder.is_dir():
+        settings.inbox_folder.mkdir(parents=True)
+        done.append(f"made the inbox {settings.inbox_folder}")
+    if changed := readdress(settings.home):
+        done.append(f"changed {changed} addresses in MLflow's database to {settings.home}")
+    if _has_ledger(settings):
+        Ledger(settings.ledger)
+        Claims(settings.ledger, "doctor")
+        done.append("brought the tables of the ledger to the schema of this version")
+    note = settings.home / "services.json"
+    if note.exists() and not any(psutil.pid_exists(pid) for pid in _noted_pids(note)):
+        note.unlink()
+        done.append("removed the note of services that no longer run")
+    return done
+
+
+def _noted_pids(note: Path) -> list[int]:
+    try:
+        found = json.loads(note.read_text())
+    except ValueError:
+        return []
+    return [int(pid) for pid in (found.get("pid"), *(child[0] for child in found.get("children", []))) if pid]
+
+
+def _has_ledger(settings: Settings) -> bool:
+    path = settings.ledger.removeprefix("sqlite:///")
+    return path == settings.ledger or Path(path).exists()
 
 
 def _settings(settings: Settings) -> Iterator[Finding]:
@@ -114,7 +160,7 @@ def _stores(settings: Settings) -> Iterator[Finding]:
     from infra.runtime.ledger.ledger import Ledger
 
     none_yet = Finding("ledger", "ok", "none yet; it appears with the first quantum call")
-    if settings.ledger.startswith("sqlite:///") and not Path(settings.ledger.removeprefix("sqlite:///")).exists():
+    if not _has_ledger(settings):
         yield none_yet
     else:
         try:
@@ -128,12 +174,36 @@ def _stores(settings: Settings) -> Iterator[Finding]:
     from infra.shared import open_evidence
 
     if settings.lake_url:
-        yield Finding("store", "ok", settings.lake_url)  # whether it answers, the evidence in it shows
+        yield Finding("store", "ok", settings.lake_url)  # reading the evidence shows whether it answers
     try:
         rows = open_evidence(settings.home).sql("select count(*) n from evidence")["n"][0].as_py()
         yield Finding("evidence", "ok", f"{rows} rows")
     except KetcycleError as error:
         yield Finding("evidence", "wrong", str(error), "see the message")
+
+
+def _registry(settings: Settings) -> Iterator[Finding]:
+    if settings.tracking.startswith("http") or not (settings.home / DATABASE).exists():
+        return
+    try:
+        before, missing = moved_from(settings.home), missing_models(settings.home)
+    except sqlite3.Error as error:
+        yield Finding(
+            "model registry", "wrong", f"{settings.home / DATABASE} cannot be read: {error}", "see the message"
+        )
+        return
+    if before is not None:
+        advice = "`ketcycle doctor --fix`, or the next run, changes the addresses"
+        yield Finding("model registry", "wrong", f"its addresses are of {before}: the home was moved or copied", advice)
+        return
+    if not missing:
+        yield Finding("model registry", "ok", "the files of all versions are there")
+    for item in missing:
+        alias = f" ({', '.join(item.aliases)})" if item.aliases else ""
+        level: Level = "wrong" if item.aliases else "note"
+        advice = "point the alias to another version in the MLflow page, or train a new model" if item.aliases else ""
+        found = f"{item.name} version {item.version}{alias} has no files any more"
+        yield Finding("model registry", level, found, advice)
 
 
 def _services(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,8 @@
-"""Names and payloads of the events, and `emit`: what the code, the automations and the webhooks share."""
+"""Names and payloads of the events, and `emit`: what the code, the automations and the webhooks share.
+
+Automations act on events of the resources `REAL` alone. What a demonstration of the lifecycle finds in traffic that it
+drifted itself is an event too, but of another resource.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from infra.settings import environment
 log = logging.getLogger("ketcycle.events")
 
 PREFIX: Final = "ketcycle"
+REAL: Final = (f"{PREFIX}.corpus", f"{PREFIX}.model.*", f"{PREFIX}.budget")
 
 Reference = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+(/[a-z0-9_]+)*@[0-9a-f]{16}$")]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\- ]{0,199}$")]
@@ -23,13 +28,13 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 
 
 class Payload(BaseModel):
-    """What every payload is: plain values under fixed names."""
+    """Base of all payloads: plain values under fixed names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CorpusArrived(Payload):
-    """New files of text are there."""
+    """New files of text arrived."""
 
     files: tuple[Annotated[str, StringConstraints(min_length=1, max_length=4096)], ...] = Field(
         min_length=1, max_length=1000, description="The new files, as paths that the worker can read."
@@ -48,6 +53,7 @@ class Drift(Payload):
     state: Literal["ok", "warning", "alert", "insufficient"] = Field(description="State of the watch.")
     mean_logprob: float | None = Field(None, description="Mean log-likelihood per token, nats; None = not known.")
     run_id: str = Field("", max_length=64, description="The run that judged it.")
+    demonstration: bool = Field(False, description="Whether the drift was planted by the run that found it.")
 
 
 class ModelRegistered(Payload):
@@ -60,12 +66,12 @@ class ModelRegistered(Payload):
 
 
 class ModelValidated(Payload):
-    """A version of a model was found fit to serve."""
+    """A version of a model passed: it may serve."""
 
     name: Name = Field(description="Name of the registered model.")
     version: int = Field(ge=1, description="Its version.")
-    by: Text = Field(description="What found it fit: the gate, or a person's tag in the registry.")
-    reason: str = Field("", max_length=2000, description="The figures that it rests on.")
+    by: Text = Field(description="Who validated it: the gate, or a person's tag in the registry.")
+    reason: str = Field("", max_length=2000, description="The figures behind it.")
 
 
 class BudgetExhausted(Payload):
@@ -77,21 +83,22 @@ class BudgetExhausted(Payload):
 
 
 class BackendCalibrated(Payload):
-    """A backend has a calibration that was not seen before."""
+    """A backend has a new calibration."""
 
     backend: Text = Field(description="The backend, e.g. ibm:ibm_fez.")
     calibration: Text = Field(description="Name of the calibration: its time, or the device's version.")
 
 
 class QualityRegressed(Payload):
-    """A model, or what it answers, is worse than what it is held against."""
+    """A model, or its answers, are worse than the model or window that they are compared with."""
 
     model: Text = Field(description="The model that is worse.")
-    against: Text = Field(description="What it was held against.")
+    against: Text = Field(description="What it was compared with.")
     metric: Text = Field(description="Name and unit of the quality, higher is better.")
     difference: float = Field(description="Mean difference of the qualities; negative = worse.")
     interval: tuple[float, float] | None = Field(None, description="95 % interval of the difference.")
     run_id: str = Field("", max_length=64, description="The run that measured it.")
+    demonstration: bool = Field(False, description="Whether the traffic was made by the run that measured it.")
 
 
 class RunFinished(Payload):
@@ -132,8 +139,10 @@ def checked(name: str, payload: Mapping[str, Any] | Payload) -> Payload:
 
 
 def resource_of(payload: Payload) -> str:
-    """Return what an event happened to, e.g. `ketcycle.model.demo`; automations count occurrences by it."""
+    """Return the resource of an event, e.g. `ketcycle.model.demo`; automations select and count by it."""
     match payload:
+        case Drift() | QualityRegressed() if payload.demonstration:
+            return f"{PREFIX}.demonstration.{payload.model}"
         case CorpusArrived():
             return f"{PREFIX}.corpus"
         case Drift() | QualityRegressed():
@@ -148,24 +157,24 @@ def resource_of(payload: Payload) -> str:
             return f"{PREFIX}.run"
 
 
-def number_of(name: str, payload: Payload, once: str) -> UUID:
-    """Return the id of an occurrence: told twice, by whomever, it is one event."""
+def event_id(name: str, payload: Payload, once: str) -> UUID:
+    """Return an event id derived from the content, so that a repeat is recognised and dropped by Prefect."""
     return uuid5(NAMESPACE_URL, f"{PREFIX}.{name.removeprefix(f'{PREFIX}.')} {resource_of(payload)} {once}")
 
 
 def emit(
     name: str, payload: Mapping[str, Any] | Payload, *, once: str | None = None, resource: str | None = None
 ) -> bool:
-    """Tell the Prefect API of this process what happened; a server that does not answer stops nobody.
+    """Report an event to the Prefect API of this process; a server that does not answer stops nobody.
 
     Args:
-        name: one of `PAYLOADS`, without the project's prefix.
-        payload: what its model asks for.
-        once: names the occurrence; told again by a run that was killed and goes on, it is still one event.
-        resource: what it happened to; None = what the payload says.
+        name: one of `PAYLOADS`, with or without the project's prefix.
+        payload: values for the model of the event.
+        once: idempotency key: the same event emitted again, as by a resumed run, is dropped.
+        resource: what it happened to; None = derived from the payload.
 
     Returns:
-        Whether there was an API that took it; without one the event is logged only.
+        Whether an API took it; without one the event is logged only.
 
     Raises:
         BadInput: an unknown name, or a payload that does not fit.
@@ -176,7 +185,7 @@ def emit(
     if not environment("PREFECT_API_URL"):
         return False
     try:
-        send(name, known, number_of(name, known, once) if once else uuid4(), resource=about)
+        send(name, known, event_id(name, known, once) if once else uuid4(), resource=about)
     except EventNotSent as error:
         log.warning("%s", error)
         return False
@@ -184,9 +193,9 @@ def emit(
 
 
 def send(
-    name: str, payload: Payload, number: UUID, *, resource: str | None = None, occurred: datetime | None = None
+    name: str, payload: Payload, identity: UUID, *, resource: str | None = None, occurred: datetime | None = None
 ) -> None:
-    """Hand an event to the Prefect API and wait until it has taken it.
+    """Send an event to the Prefect API and wait until it has taken it.
 
     Raises:
         EventNotSent: the API did not take it.
@@ -194,22 +203,17 @@ def send(
     from prefect.client.orchestration import get_client
     from prefect.runtime import flow_run
 
-    number_of_run = flow_run.id
-    related = (
-        [{"prefect.resource.id": f"prefect.flow-run.{number_of_run}", "prefect.resource.role": "flow-run"}]
-        if number_of_run
-        else []
-    )
+    run = {"prefect.resource.id": f"prefect.flow-run.{flow_run.id}", "prefect.resource.role": "flow-run"}
     event = {
-        "id": str(number),
+        "id": str(identity),
         "event": f"{PREFIX}.{name.removeprefix(f'{PREFIX}.')}",
         "occurred": (occurred or datetime.now(UTC)).isoformat(),
         "resource": {"prefect.resource.id": resource or resource_of(payload)},
-        "related": related,
+        "related": [run] if flow_run.id else [],
         "payload": payload.model_dump(mode="json"),
     }
     try:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event])
-    except Exception as error:  # seam: whatever keeps the event from arriving, the caller decides what it means
+    except Exception as error:
         raise EventNotSent(f"event {name} was not taken by the Prefect API: {error}") from error

@@ -193,7 +193,9 @@ class Lake:
 
     def names(self, below: str = "") -> list[str]:
         """Return the names of all data sets, or of those below a name, in alphabetical order."""
-        return named_by(_name(self.root, path) for path in (self.root / below).rglob("*.json"))
+        walk = os.walk(self.root / below)  # passes over a folder that another process removes meanwhile
+        found = (Path(folder, file) for folder, _, files in walk for file in files if file.endswith(".json"))
+        return named_by(_name(self.root, path) for path in found)
 
     def versions(self, name: str) -> list[Ref]:
         """Return all versions of a data set, the oldest first."""

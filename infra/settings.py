@@ -25,6 +25,7 @@ from infra.errors import BadInput
 
 Objective = Literal["energy", "cost", "time"]
 LogText = Literal["hashed", "redacted", "plain"]
+NotifyKind = Literal["auto", "slack", "teams", "json"]
 
 FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
@@ -42,6 +43,7 @@ _QUIET = {
     "PREFECT_LOGGING_LEVEL": "WARNING",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # progress lines reach the console on their own road
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # an automation ends flow runs that fall silent
     "USAGE_DATA_OPT_OUT": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -93,7 +95,11 @@ class Settings(BaseSettings):
     )
     notify_url: str = Field(
         "",
-        description="Where a message is posted when drift, worse quality or a spent budget is seen; empty = nowhere.",
+        description="Where a message is posted when a deployed run fails, or drift, worse quality or a spent budget is "
+        "seen; empty = nowhere.",
+    )
+    notify_kind: NotifyKind = Field(
+        "auto", description="What notify_url takes: slack, teams or json; auto = by its address."
     )
     webhook_port: int = Field(8765, ge=0, le=65535, description="Port of `ketcycle webhooks`; 0 = any.")
     webhook_token: SecretStr = Field(

@@ -1,12 +1,14 @@
-"""What `ketcycle up` keeps running for all runs of a home: Prefect, Dask, MLflow, a Prefect worker, queue metrics.
+"""The services that `ketcycle up` runs for all runs of a home: Prefect, Dask, MLflow, a Prefect worker, metrics.
 
-`services.json` in the home names the processes by pid and start time, so that `down` finds them whatever became of the
-process that started them, and never ends one that only has the same number.
+`services.json` in the home names the processes by pid and start time, so that `down` finds them even if `up` was
+killed, and never ends another process that got the same pid.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import itertools
 import os
 import socket
 import ssl
@@ -22,13 +24,18 @@ from typing import IO, Any
 import httpx
 import psutil
 
+from infra import versions
 from infra.access import Certificate, shown
 from infra.compute import free_port, prefect_command, read_note, stop_families, wait_for_prefect, write_note
 from infra.errors import BadInput, KetcycleError
+from infra.flow_runs import POOL, Supervisor
+from infra.lake import sha256, write_atomic
+from infra.moved import readdress
 from infra.settings import Settings, hand_on
 
-POOL = "ketcycle"
-START_S, STOP_S, POLL_S = 300.0, 20.0, 0.3
+START_S, STOP_S, POLL_S = 300.0, 45.0, 0.3
+RESTARTS, RESTARTS_S = 5, 600.0  # services that end more often are not started again
+LOOK_EVERY = 5  # seconds between two looks at the flow runs
 PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
 PAGES = {
     "prefect_url": "Prefect",
@@ -44,13 +51,14 @@ Show = Callable[[str], None]
 
 
 def stay_up(settings: Settings, show: Show) -> None:
-    """Run the services on loopback until interrupted.
+    """Run the services on loopback until interrupted; flow runs are ended before the services stop.
 
     Raises:
-        BadInput: they run already, or a port that was asked for is in use.
-        KetcycleError: one of them did not start or ended; the message names its log.
+        BadInput: they run already, or a requested port is in use.
+        KetcycleError: one of them did not start, or ended again and again; the message names its log.
     """
     with alone(settings.home), ExitStack() as stack:
+        settings.inbox_folder.mkdir(parents=True, exist_ok=True)
         port = {name: choose_port(settings, name) for name in PORTS}
         services = Services(settings.home, show)
         stack.callback(services.stop)
@@ -58,23 +66,27 @@ def stay_up(settings: Settings, show: Show) -> None:
         services.mlflow(settings, port["mlflow_port"])
         services.addresses |= stack.enter_context(_dask(settings, port["dask_port"]))
         services.addresses |= stack.enter_context(_metrics(settings, port["metrics_port"]))
-        show("waiting for Prefect and MLflow; on a fresh home they make their databases, about half a minute")
+        show("waiting for Prefect and MLflow; in a new home they create their databases, about half a minute")
         wait_for_prefect(services.children["Prefect"], url, settings.home)
+        supervisor = Supervisor(url, show)
+        supervisor.end_dead()
+        services.worker(url, settings)
+        stack.callback(lambda: supervisor.stop_runs(services.children.pop("worker", None)))
         services.wait("MLflow", f"{services.addresses['mlflow_url']}/health")
-        services.worker(url)
         services.publish()
         for line in addresses(settings.home):
             show(line)
         show("runs of this home use them; stop with Ctrl-C or `ketcycle down`")
         with suppress(KeyboardInterrupt):
-            services.watch()
+            services.watch(supervisor)
 
 
 def detach(home: Path, arguments: list[str], show: Show) -> None:
     """Start `ketcycle up` as a process of its own and return once everything answers.
 
     Raises:
-        KetcycleError: it ended instead; the message is its own.
+        BadInput: it refused the settings; its message has been shown.
+        KetcycleError: it ended; its message has been shown.
     """
     path = home / "up.log"
     with path.open("wb") as output:
@@ -93,27 +105,27 @@ def detach(home: Path, arguments: list[str], show: Show) -> None:
                 show(line)
             if ended is not None:
                 kind = BadInput if ended == 2 else KetcycleError
-                raise kind(f"the services did not start; what they said stands above and in {path}")
+                raise kind(f"the services did not start; the reason is above and in {path}")
             if read_note(home).get("pid") == process.pid and addresses(home):
                 return
             time.sleep(POLL_S)
 
 
 def down(home: Path, show: Show) -> bool:
-    """Stop the services of a home and whatever a killed `up` left; return whether anything was there."""
+    """Stop the services of a home and whatever a killed `up` left; return whether anything was running."""
     found = read_note(home)
     if not found:
         show(f"nothing runs for {home}")
         return False
     leader = _alive(found.get("pid"), found.get("started"))
     if leader is not None:
-        show(f"stopping the services of {home} (process {leader.pid})")
+        show(f"stopping the services of {home} (process {leader.pid}); it ends its flow runs first")
         leader.terminate()
         with suppress(psutil.TimeoutExpired):
             leader.wait(STOP_S)
     left = [process for pid, started in found.get("children", []) if (process := _alive(pid, started)) is not None]
     if leader is None:
-        show(f"the process that kept them is gone; {len(left)} services were left behind" if left else "they ended")
+        show(f"`ketcycle up` was killed; {len(left)} of its services are left" if left else "they ended")
     stop_families([*([leader] if leader and leader.is_running() else []), *left])
     (home / "services.json").unlink(missing_ok=True)
     show("all stopped")
@@ -121,26 +133,29 @@ def down(home: Path, show: Show) -> bool:
 
 
 def places(home: Path) -> list[Path]:
-    """Return the folders that say what runs for a home: its own, and those of roles that were started alone."""
+    """Return the folders with a note of services: the home, and those of roles that were started alone."""
     roles = sorted(path.parent for path in (home / "roles").glob("*/services.json"))
     return [home, *roles] if (home / "services.json").exists() or not roles else roles
 
 
 def addresses(home: Path) -> list[str]:
-    """Return one line for each address that was noted down."""
+    """Return one line for each address in the note of the services."""
     found = read_note(home)
     shown = {key: str(found[key]).removesuffix("/api") + VIEWS.get(key, "") for key in PAGES if found.get(key)}
     return [f"{PAGES[key]:15s}{text}" for key, text in shown.items()]
 
 
 class Services:
-    """The processes of one `up`, noted down as they start."""
+    """The processes of one `up`; each is written to the note when it starts."""
 
     def __init__(self, home: Path, show: Show) -> None:
         self.home = home
         self.children: dict[str, subprocess.Popen[bytes]] = {}
         self.addresses: dict[str, str] = {}
         self._logs: dict[str, Path] = {}
+        self._commands: dict[str, list[str]] = {}
+        self._restarts: list[float] = []
+        self._published = False
         self.show = show
         self._note({})
 
@@ -157,42 +172,54 @@ class Services:
         return url
 
     def mlflow(self, settings: Settings, port: int) -> None:
-        """Start the MLflow page on the tracking store of the home, or name the server that is set."""
+        """Start the MLflow page on the tracking store of the home, or name the server that is configured."""
         if settings.tracking.startswith("http"):
             self.addresses["mlflow_url"] = settings.tracking.rstrip("/")
             return
         folder = self.home / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
+        readdress(self.home)
         command = ["mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
         hand_on(MLFLOW_BACKEND_STORE_URI=settings.tracking)  # a command can be read by everybody on the machine
         command += ["--artifacts-destination", str(folder / "artifacts")]
         self.start("MLflow", [sys.executable, "-m", "infra.child", *command], folder / "server.log")
         self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
 
-    def worker(self, url: str) -> None:
-        """Start a Prefect worker and register the deployments of the repository, where it is one."""
+    def worker(self, url: str, settings: Settings) -> None:
+        """Register the deployments of the repository and start a Prefect worker, where the package is a repository."""
         project = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
         if not project.exists():
             self.show("no prefect.yaml beside the package: no deployments, no worker")
             return
-        self.show("registering the deployments and starting a worker")
-        log = self.home / "prefect" / "worker.log"
         command = ["prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", f"{POOL}-worker"]
-        self.start("worker", [sys.executable, "-m", "infra.child", *command], log)
+        self.start("worker", [sys.executable, "-m", "infra.child", *command], self.home / "prefect" / "worker.log")
         self.wait("worker", f"{url}/work_pools/{POOL}")
+        self._register(project, settings)
+        self.addresses["worker"] = f"pool {POOL}: runs and stages can be started from the page (Deployments)"
+
+    def _register(self, project: Path, settings: Settings) -> None:
+        """Run `ketcycle deploy`, unless this home's server has the deployments of this code and these settings."""
+        note = self.home / "prefect" / "deployed"
+        own = hashlib.sha256(f"{settings.notify_url} {settings.notify_kind} {Path.cwd()}".encode()).hexdigest()
+        automated = sha256(project.parent / "deployments" / "automations.py")
+        now = f"{versions.installed()['ketcycle']} {sha256(project)} {automated} {own}"
+        if note.exists() and note.read_text() == now:
+            return
+        self.show("registering the deployments of this version")
         deploy = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(self.home)]
         with (self.home / "prefect" / "deploy.log").open("ab") as output:
             failed = subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
         if failed:
             self.show(f"the deployments could not be registered; see {output.name}")
-        self.addresses["worker"] = f"pool {POOL}: runs and stages can be started from the page (Deployments)"
+        else:
+            write_atomic(note, now)
 
     def start(self, name: str, command: list[str], log: Path) -> None:
         """Start a service whose output goes to a file."""
         with log.open("ab") as output:
             self.children[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
-        self._logs[name] = log
-        self._note({})
+        self._logs[name], self._commands[name] = log, command
+        self._note(self.addresses if self._published else {})
 
     def wait(
         self, name: str, url: str, auth: tuple[str, str] | None = None, certificate: Certificate | None = None
@@ -213,32 +240,48 @@ class Services:
         self._wait(name, lambda: not _free(port, host))
 
     def _wait(self, name: str, there: Callable[[], bool]) -> None:
-        if name not in self.children:  # somebody else's
+        if name not in self.children:  # a server elsewhere
             return
         give_up = time.monotonic() + START_S
         while not there():
             if self.children[name].poll() is not None or time.monotonic() > give_up:
-                raise KetcycleError(f"{name} did not start; the reason stands in {self._logs[name]}")
+                raise KetcycleError(f"{name} did not start; see {self._logs[name]}")
             time.sleep(POLL_S)
 
     def publish(self) -> None:
-        """Write down the addresses, from when on runs use them."""
+        """Write down the addresses; from now on runs use the services."""
+        self._published = True
         self._note(self.addresses)
 
-    def watch(self) -> None:
-        """Return never, unless a service ends.
+    def watch(self, supervisor: Supervisor | None = None) -> None:
+        """Start services that end by themselves again, and end flow runs whose process is gone; never return.
 
         Raises:
-            KetcycleError: it ended.
+            KetcycleError: services ended too often; the message names the log of the last one.
         """
-        while True:
-            for name, process in self.children.items():
-                if process.poll() is not None:
-                    raise KetcycleError(f"{name} ended by itself; the reason stands in {self._logs[name]}")
+        for tick in itertools.count():
+            for name, process in list(self.children.items()):
+                if (status := process.poll()) is not None:
+                    self._restart(name, status)
+                    if supervisor and name == "worker":
+                        supervisor.end_dead()
+            if supervisor and tick % LOOK_EVERY == 0:
+                supervisor.look()
             time.sleep(1.0)
 
+    def _restart(self, name: str, status: int) -> None:
+        now = time.monotonic()
+        self._restarts = [at for at in self._restarts if now - at < RESTARTS_S] + [now]
+        if len(self._restarts) > RESTARTS:
+            raise KetcycleError(
+                f"services ended {len(self._restarts)} times in {RESTARTS_S / 60:.0f} minutes, {name} last "
+                f"(status {status}); see {self._logs[name]}"
+            )
+        self.show(f"{name} ended by itself (status {status}) and is started again; see {self._logs[name]}")
+        self.start(name, self._commands[name], self._logs[name])
+
     def stop(self) -> None:
-        """Stop all of them at once and forget them."""
+        """Stop all services together, and remove the note of them."""
         self._note({})
         stop_families([psutil.Process(p.pid) for p in self.children.values() if p.poll() is None])
         (self.home / "services.json").unlink(missing_ok=True)
@@ -276,7 +319,7 @@ def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def alone(home: Path) -> Iterator[None]:
-    """Keep a second `up` off a folder."""
+    """Hold the lock that keeps a second `up` off a folder."""
     with (home / ".up.lock").open("a") as lock:
         _take(lock, home)
         yield
@@ -292,10 +335,10 @@ def _take(lock: IO[str], home: Path) -> None:
 
 
 def choose_port(settings: Settings, name: str, host: str = "127.0.0.1") -> int:
-    """Return the port that is set, or a free one where it is in use and nobody asked for just that one.
+    """Return the configured port, or a free one where the default is in use.
 
     Raises:
-        BadInput: a port that was asked for is in use.
+        BadInput: a port that was requested is in use.
     """
     port = int(getattr(settings, name))
     if port == 0:
@@ -309,7 +352,7 @@ def choose_port(settings: Settings, name: str, host: str = "127.0.0.1") -> int:
 
 def _free(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do; a port just left is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers do
         try:
             probe.bind((host, port))
         except OSError:
@@ -333,7 +376,7 @@ def _started(pid: int) -> float | None:
 
 
 def _alive(pid: Any, started: Any) -> psutil.Process | None:
-    """Return the process of this number if it is the one that was started then."""
+    """Return the process with this pid if it was started at that time."""
     now = _started(int(pid or 0)) if pid != os.getpid() else None
     if now is None or started is None or abs(now - started) > 2.0:  # the clock may have been set
         return None

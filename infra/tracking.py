@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from infra.errors import BadInput
+from infra.moved import readdress
 
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
@@ -34,6 +35,7 @@ class Tracking:
         if self._lock:
             self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
+            readdress(artifacts.parents[1])
             self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = self._client.get_experiment_by_name(EXPERIMENT)
             self._experiment = (
@@ -165,7 +167,13 @@ class Tracking:
     def _files(self, name: str, version: Any) -> Path:
         source = str(version.source)
         if source.startswith("file:"):
-            return Path(unquote(urlsplit(source).path))
+            folder = Path(unquote(urlsplit(source).path))
+            if not folder.is_dir():
+                raise BadInput(
+                    f"{name} version {version.version} is registered, but its files are gone: {folder}; "
+                    "`ketcycle doctor` lists such versions; point the alias to another version, or train a new one"
+                )
+            return folder
         import mlflow
 
         folder = self._fetched / f"{_UNSAFE.sub('_', name)}-{version.version}-{version.creation_timestamp}"
@@ -183,7 +191,11 @@ class Tracking:
         return frozenset(str(version.source) for version in self._client.search_model_versions(""))
 
     def pointed_at(self, name: str, alias: str) -> tuple[int, Path] | None:
-        """Return version and local folder of the model that an alias points to, if it points to one."""
+        """Return version and local folder of the model that an alias points to, if it points to one.
+
+        Raises:
+            BadInput: the files of the version are gone.
+        """
         import mlflow
 
         try:
@@ -191,6 +203,15 @@ class Tracking:
         except mlflow.exceptions.MlflowException:
             return None
         return int(found.version), self._files(name, found)
+
+    def version_at(self, name: str, alias: str) -> int | None:
+        """Return the version that an alias points to, if it points to one; its files may be gone."""
+        import mlflow
+
+        try:
+            return int(self._client.get_model_version_by_alias(name, alias).version)
+        except mlflow.exceptions.MlflowException:
+            return None
 
     def promote(self, name: str, version: int, alias: str) -> int | None:
         """Let an alias point to a version; the one before is `previous`, and returned.
@@ -201,15 +222,15 @@ class Tracking:
         import mlflow
 
         with self._alone():
-            before = self.pointed_at(name, alias)
+            before = self.version_at(name, alias)
             try:
                 self._client.get_model_version(name, str(version))
-                if before and before[0] != version:
-                    self._client.set_registered_model_alias(name, "previous", str(before[0]))
+                if before and before != version:
+                    self._client.set_registered_model_alias(name, "previous", str(before))
                 self._client.set_registered_model_alias(name, alias, str(version))
             except mlflow.exceptions.MlflowException as error:
                 raise BadInput(f"{name} version {version} cannot become {alias}: {error.message}") from None
-        return before[0] if before else None
+        return before
 
     def describe(self, name: str, version: int, text: str) -> None:
         """Say something about a version, for the registry's page."""

@@ -1,20 +1,27 @@
-"""What must be the same on all machines of an installation, for they exchange pickled tasks and read one lake."""
+"""What must be the same on all machines of an installation: they exchange pickled tasks and read one lake.
+
+The digest of the code stands for the modules that this process loads. They are read when somebody asks, not at import;
+sources that changed after this module was loaded cannot be told from what runs, and the digest says so.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("dask", "distributed", "cloudpickle", "prefect", "numpy", "pyarrow", "torch", "transformers", "qiskit")
+ROOT = Path(__file__).parents[1]
+_LOADED_S = time.time()
 
 
 @cache
 def installed() -> dict[str, str]:
     """Return the versions of this process: Python, ketcycle with a digest of its code, and what they exchange."""
-    found = {"python": platform.python_version(), "ketcycle": f"{_version('ketcycle')}+{_code()}"}
+    found = {"python": platform.python_version(), "ketcycle": f"{_version('ketcycle')}+{code(ROOT, _LOADED_S)}"}
     return found | {name: _version(name) for name in PACKAGES}
 
 
@@ -25,11 +32,20 @@ def _version(name: str) -> str:
         return "none"
 
 
-def _code() -> str:
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(p for package in ("flows", "infra", "tasks") for p in (root / package).rglob("*.py")):
+def code(root: Path, loaded_s: float) -> str:
+    """Return a digest of the sources below a folder.
+
+    Args:
+        root: folder of the packages.
+        loaded_s: when they were loaded, seconds since the epoch.
+
+    Returns:
+        Eight hexadecimal digits; `edited-since-start` and the time of loading if a source changed after it.
+    """
+    paths = sorted(path for package in ("flows", "infra", "tasks") for path in (root / package).rglob("*.py"))
+    if any(path.stat().st_ctime > loaded_s for path in paths):
+        return f"edited-since-start-{loaded_s:.3f}"
+    digest = hashlib.sha256()
+    for path in paths:
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:8]
-
-
-installed()  # of the code that was loaded, not of what lies on the disk when somebody asks

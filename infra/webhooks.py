@@ -1,7 +1,7 @@
 """Webhooks from outside become Prefect events: MLflow's, signed, and plain JSON with a bearer token.
 
-A request is looked at in this order: size, who sent it, when, what it says, whether it was here before. Nothing of it
-is ever executed, imported or used as a path: a payload becomes a checked event, or an answer in words.
+A request is checked in this order: size, signature or token, time, schema, repetition. Nothing of it is ever executed,
+imported or used as a path: a payload becomes a checked event, or an error message.
 
 MLflow signs `delivery id.timestamp.body` with HMAC-SHA256 and sends it as `X-MLflow-Signature: v1,<base64>`, after the
 Standard Webhooks specification (https://www.standardwebhooks.com).
@@ -28,7 +28,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from infra.access import SHORTEST_KEY, Certificate
 from infra.claims import Claims
 from infra.errors import BadInput, EventNotSent
-from infra.events import Payload, checked, number_of, send
+from infra.events import Payload, checked, event_id, send
 
 log = logging.getLogger("ketcycle.webhooks")
 
@@ -41,11 +41,11 @@ Send = Callable[[str, Payload, UUID], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the sender is told.
+    """The answer to a request.
 
     Attributes:
         status: HTTP status.
-        said: why, in words.
+        said: the reason.
         event: the event that came of it, if any.
     """
 
@@ -69,10 +69,10 @@ class Receiver:
     """Turns requests into events, each delivery once.
 
     Args:
-        claims: where deliveries are written down.
-        token: of plain JSON; empty = such requests are refused.
-        secret: of MLflow's webhooks; empty = such requests are refused.
-        hand_on: takes an event.
+        claims: the idempotency keys of deliveries.
+        token: for plain JSON; empty = such requests are refused.
+        secret: for MLflow's webhooks; empty = such requests are refused.
+        forward: sends an event on.
         clock: seconds since the epoch.
 
     Raises:
@@ -85,7 +85,7 @@ class Receiver:
         *,
         token: str = "",
         secret: str = "",
-        hand_on: Send = send,
+        forward: Send = send,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not token and not secret:
@@ -93,7 +93,7 @@ class Receiver:
         for name, value in (("KETCYCLE_WEBHOOK_TOKEN", token), ("KETCYCLE_WEBHOOK_SECRET", secret)):
             if value and len(value) < SHORTEST_KEY:
                 raise BadInput(f"{name} has {len(value)} characters, at least {SHORTEST_KEY} are needed")
-        self._claims, self._token, self._secret, self._send, self._clock = claims, token, secret, hand_on, clock
+        self._claims, self._token, self._secret, self._send, self._clock = claims, token, secret, forward, clock
 
     def plain(self, headers: Mapping[str, str], body: bytes) -> Answer:
         """Take plain JSON with a bearer token."""
@@ -145,17 +145,18 @@ class Receiver:
         if self._claims.claim(delivery, holder) is not None:
             return Answer(200, "this delivery was taken before", name)
         try:
-            self._send(name, known, number_of(name, known, once))
+            self._send(name, known, event_id(name, known, once))
         except EventNotSent as error:
             self._claims.release(delivery, holder)
             log.warning("%s", error)
             return Answer(503, "Prefect does not take events now; send it again later")
+        self._claims.finish(delivery, holder)
         log.info("%s: %s", delivery, name)
         return Answer(202, "taken", name)
 
 
 def from_mlflow(body: Mapping[str, Any]) -> tuple[str, dict[str, Any], str] | None:
-    """Return name, payload and occurrence of what a registry event means here, or None if it means nothing.
+    """Return name, payload and idempotency key of the event for a registry event, or None if there is none.
 
     A new version is `model.registered`; the tag `validation_status` set to `approved` or `passed` is `model.validated`.
 
@@ -203,7 +204,7 @@ def create_app(receiver: Receiver) -> FastAPI:
 
 
 def serve(receiver: Receiver, host: str, port: int, certificate: Certificate | None) -> None:
-    """Receive webhooks until interrupted; the caller has seen to it that who may reach the address is allowed to."""
+    """Receive webhooks until interrupted; the caller has checked that the address is protected."""
     import uvicorn
 
     files = {"ssl_certfile": certificate.chain, "ssl_keyfile": certificate.key} if certificate else {}

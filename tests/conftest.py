@@ -88,6 +88,26 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}/lake of us"
 
 
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Yield the API of a Prefect server on loopback that lives as long as the tests; it has no worker."""
+    from infra.compute import free_port, prefect_command, wait_for_prefect
+
+    home = tmp_path_factory.mktemp("prefect")
+    (home / "prefect").mkdir()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    with (home / "prefect" / "server.log").open("ab") as output:
+        quiet = {"PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
+        process = subprocess.Popen(prefect_command(port), stdout=output, stderr=output, env={**os.environ, **quiet})
+    try:
+        wait_for_prefect(process, url, home)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
 def _programs() -> Path | None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return found[-1].parent if found else None

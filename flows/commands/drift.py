@@ -13,37 +13,40 @@ from infra.errors import BadInput
 
 
 def drift(
-    current: Annotated[Path, typer.Option(help="Parquet or CSV file with the rows to be judged.")],
+    current: Annotated[Path, typer.Option(help="The rows to be judged: Parquet (file or folder), CSV or JSON lines.")],
     reference: Annotated[Path | None, typer.Option(help="The same of normal rows; with --stream optional.")] = None,
     columns: Annotated[
-        str | None, typer.Option(help="Comma-separated columns to be watched; default all that can be.")
+        str | None, typer.Option(help="Comma-separated columns to be compared; default all that can be.")
     ] = None,
+    by: Annotated[str | None, typer.Option(help="Column whose values are compared as segments too.")] = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated arms; default all with few circuits.")] = None,
     stream: Annotated[
         bool, typer.Option("--stream", help="Walk the current table in windows and print the change points.")
     ] = False,
     window: Annotated[int, typer.Option(min=4, help="Rows of a window, with --stream.")] = 100,
     level: Annotated[float | None, typer.Option(help="Default .05; with --stream .01, for each window.")] = None,
+    effect: Annotated[
+        float, typer.Option(help="Least share of the rows that must differ before a column has drifted.")
+    ] = 0.05,
     debounce: Annotated[int, typer.Option(min=1, help="Drifted windows in a row that are a change.")] = 2,
-    rows: Annotated[int, typer.Option(min=6, help="Rows of each table that are compared at most.")] = 200,
+    rows: Annotated[int, typer.Option(min=6, help="Rows of each table that the arms compare at most.")] = 200,
     permutations: Annotated[int, typer.Option(min=19, help="Of each test.")] = 499,
     shots: Annotated[int, typer.Option(min=1, help="For each circuit.")] = 256,
-    minimum: Annotated[int, typer.Option(min=6, help="Rows that each table must have.")] = 20,
+    minimum: Annotated[int, typer.Option(min=6, help="Rows that each table and each segment must have.")] = 20,
     backend: Annotated[str, typer.Option(help="aer, noisy:<fake device> or ibm:<device>.")] = "aer",
     html: Annotated[Path | None, typer.Option(help="Also write a page to look at.")] = None,
+    prometheus: Annotated[
+        Path | None, typer.Option(help="Also write the figures for node_exporter's textfile collector (*.prom).")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether two tables come from one distribution: every arm's test, its circuits and its energy."""
+    """Say whether two tables come from one distribution: schema, every column, every arm's test and its energy."""
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
-        from flows.reports.drift import comparison, walked
-        from infra.lake import write_atomic
         from infra.runtime.backends.registry import canonical_name
-        from tasks.monitoring import two_tables as flow
-        from tasks.monitoring.states import Rules
 
         canonical_name(backend)
         alpha = level if level is not None else 0.01 if stream else 0.05
@@ -51,34 +54,73 @@ def drift(
             raise BadInput(f"the level is a probability between 0 and 1, not {alpha}")
         if reference is None and not stream:
             raise BadInput("give --reference, or --stream to walk the current table alone")
-        named = tuple(name.strip() for name in columns.split(",")) if columns else ()
-        now = flow.read_table(current)
-        normal = flow.read_table(reference) if reference else None
-        title = {"current": current.name, "reference": reference.name if reference else "its own beginning"}
+        for path in (html, prometheus):
+            if path and not path.absolute().parent.is_dir():
+                raise BadInput(f"there is no folder {path.absolute().parent} to write to")
+        named = _names(columns)
         if stream:
-            rules = Rules(level=alpha, minimum=1, debounce=debounce)
-            steps = []
-            for done in flow.stream(now, window, rules, normal, named, seed):
-                steps.append(done)
-                if done.change is not None or len(steps) % 50 == 0:
-                    err.print(_progress(done, now.num_rows), highlight=False)
-            found: dict[str, Any] = {**title, **flow.stream_report(steps, rules)}
-            page = walked
+            if by or prometheus:
+                raise BadInput("--by and --prometheus compare two tables; leave --stream out")
+            found, page = _walk(current, reference, named, window, alpha, debounce, seed)
         else:
-            assert normal is not None  # noqa: S101  (checked above)
-            asked = flow.Asked(
-                named, tuple(a.strip() for a in arms.split(",")) if arms else (), alpha, rows, permutations, shots,
-                minimum, backend, seed,
-            )  # fmt: skip
-            found = {**title, **flow.compare_tables(loaded, normal, now, asked)}
-            page = comparison
-        if html:
-            if not html.absolute().parent.is_dir():
-                raise BadInput(f"there is no folder {html.absolute().parent} to write to")
-            write_atomic(html, page(found))
+            from tasks.monitoring.compare import Question
+
+            try:
+                asked = Question(named, by or "", alpha, effect, rows, permutations, shots, minimum, seed)
+            except ValueError as error:
+                raise BadInput(str(error)) from None
+            found, page = _compare(loaded, current, reference, asked, _names(arms), backend)
+        _write(found, page, html, prometheus)
         print_value(found if as_json else _closing(found), as_json)
-        if html:
-            err.print(f"page: {html}", highlight=False)
+        for path in filter(None, (html, prometheus)):
+            err.print(f"written: {path}", highlight=False)
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",")) if text else ()
+
+
+def _titles(current: Path, reference: Path | None) -> dict[str, Any]:
+    return {"current": current.name, "reference": reference.name if reference else "its own beginning"}
+
+
+def _compare(
+    loaded: settings.Settings, current: Path, reference: Path | None, asked: Any, arms: tuple[str, ...], backend: str
+) -> tuple[dict[str, Any], Any]:
+    from flows.reports.drift import comparison
+    from tasks.monitoring.two_tables import compare_tables
+
+    _, found = compare_tables(loaded, reference, current, asked, arms=arms, backend=backend)
+    return {**_titles(current, reference), **found}, comparison
+
+
+def _walk(
+    current: Path, reference: Path | None, named: tuple[str, ...], window: int, level: float, debounce: int, seed: int
+) -> tuple[dict[str, Any], Any]:
+    from flows.reports.drift import walked
+    from tasks.monitoring.reading import read_whole
+    from tasks.monitoring.states import Rules
+    from tasks.monitoring.two_tables import stream, stream_report
+
+    now = read_whole(current, name="current table")
+    normal = read_whole(reference, name="reference") if reference else None
+    rules, steps = Rules(level=level, minimum=1, debounce=debounce), []
+    for done in stream(now, window, rules, normal, named, seed):
+        steps.append(done)
+        if done.change is not None or len(steps) % 50 == 0:
+            err.print(_progress(done, now.num_rows), highlight=False)
+    return {**_titles(current, reference), **stream_report(steps, rules)}, walked
+
+
+def _write(found: dict[str, Any], page: Any, html: Path | None, prometheus: Path | None) -> None:
+    from infra.lake import write_atomic
+
+    if html:
+        write_atomic(html, page(found))
+    if prometheus:
+        from flows.reports.drift_metrics import exposition
+
+        write_atomic(prometheus, exposition(found))
 
 
 def _progress(step: Any, rows: int) -> str:

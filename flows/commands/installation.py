@@ -9,15 +9,15 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.console import AsJson, Home, clear_errors, out, print_table, print_value
+from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
 from infra import settings
 from infra.errors import BadInput
 
 
 def init(
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
-    """Write a ketcycle.toml in which every setting stands as a comment."""
+    """Write a ketcycle.toml that lists every setting as a comment."""
     from infra.lake import write_atomic
 
     with clear_errors():
@@ -29,26 +29,30 @@ def init(
 
 
 def config(home: Home = None, as_json: AsJson = False) -> None:
-    """Print every setting, its value and where that comes from."""
+    """Print every setting with its value and the origin of the value."""
     with clear_errors():
         found = settings.show(home=home)
         if as_json:
             print_value([asdict(item) for item in found], as_json)
             return
-        rows = [{"setting": s.name, "value": s.value, "from": s.origin, "what for": s.description} for s in found]
+        rows = [{"setting": s.name, "value": s.value, "from": s.origin, "description": s.description} for s in found]
         print_table([row | {"value": "" if row["value"] is None else row["value"]} for row in rows], "")
 
 
 def doctor(
     backend: Annotated[str, typer.Option(help="Backend that is to be used: aer, noisy:NAME or ibm:NAME.")] = "aer",
+    fix: Annotated[bool, typer.Option("--fix", help="First repair what needs no decision, and print it.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look at what this installation can do and what it lacks; exit code 1 if something has to be put right."""
-    from infra.doctor import examine
+    """Check what this installation can do and what is missing; exit code 1 if something has to be repaired."""
+    from infra.doctor import examine, repair
 
     with clear_errors():
-        findings = examine(settings.load(home=home), backend)
+        loaded = settings.load(home=home)
+        for line in repair(loaded) if fix else ():
+            err.print(line, highlight=False, soft_wrap=True)
+        findings = examine(loaded, backend)
         if as_json:
             print_value([asdict(item) for item in findings], as_json)
         else:
@@ -82,7 +86,7 @@ def clean(
 
 
 def _registered(loaded: settings.Settings) -> Collection[str]:
-    """Return where the registered models lie; a store that is not there yet is not made."""
+    """Return the addresses of the registered models; a store that does not exist yet is not made."""
     if not loaded.tracking.startswith("http") and not (loaded.home / "mlflow" / "mlflow.db").exists():
         return ()
     settings.quiet_libraries(loaded.home)

@@ -1,9 +1,11 @@
-"""Commands that let the pipeline run by itself: `deploy`, `webhooks`."""
+"""Commands that let the pipeline run by itself: `deploy`, `emit`, `webhooks`."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 
@@ -13,14 +15,18 @@ from infra.errors import BadInput
 
 
 def deploy(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
     schedules: Annotated[
-        str | None, typer.Option(metavar="on|off", help="Switch all schedules; default: as they are, at first off.")
+        str | None,
+        typer.Option(metavar="on|off", help="Switch all schedules; default: unchanged, at first off."),
     ] = None,
+    reset_parameters: Annotated[
+        bool, typer.Option("--reset-parameters", help="Set parameters that people changed back to the repository's.")
+    ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring Prefect to what the repository says: pool, queues, limits, deployments, automations. Twice is once."""
+    """Bring Prefect up to date with the repository: pool, queues, limits, deployments, automations. Safe to repeat."""
     with clear_errors():
         if schedules not in (None, "on", "off"):
             raise BadInput(f"--schedules is on or off, not {schedules!r}")
@@ -30,14 +36,39 @@ def deploy(
         err.print("reading the flows and comparing them with the server", highlight=False)
         from deployments import deploy as deploying
 
-        found = deploying.deploy(loaded, dry_run=dry_run, schedules=None if schedules is None else schedules == "on")
+        switch = None if schedules is None else schedules == "on"
+        found = deploying.deploy(loaded, dry_run=dry_run, schedules=switch, reset=reset_parameters)
         rows = [asdict(change) for change in found]
         if as_json:
             print_value({"dry_run": dry_run, "changes": rows}, as_json)
         else:
-            print_table(rows, "nothing to change: all is as the repository says")
+            print_table(rows, "nothing to change: the server is as the repository says")
+            count = sum(change.action != "keep" for change in found)
             if rows:
-                err.print(f"{len(rows)} would change" if dry_run else f"{len(rows)} changed", highlight=False)
+                err.print(f"{count} would change" if dry_run else f"{count} changed", highlight=False)
+
+
+def emit(
+    event: Annotated[str, typer.Argument(help="Name of the event, e.g. corpus.arrived.")],
+    payload: Annotated[str, typer.Option(help="JSON object with the fields of the event.")] = "{}",
+    home: Home = None,
+) -> None:
+    """Emit an event; an unknown name or a payload that does not fit is refused."""
+    with clear_errors():
+        try:
+            given = json.loads(payload)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"--payload is not JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise BadInput(f"--payload should be a JSON object, found {type(given).__name__}")
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        from infra.events import checked, resource_of, send
+
+        known = checked(event, given)
+        url = _use_prefect(loaded)
+        send(event, known, uuid4())
+        err.print(f"{event} on {resource_of(known)} sent to {url}", highlight=False, soft_wrap=True)
 
 
 def webhooks(
@@ -46,7 +77,7 @@ def webhooks(
     tls: Annotated[bool, typer.Option("--tls", help="TLS on loopback too.")] = False,
     home: Home = None,
 ) -> None:
-    """Take webhooks from outside (POST /mlflow signed, POST /events with a token) and make Prefect events of them."""
+    """Receive webhooks (POST /mlflow signed, POST /events with a token) and turn them into Prefect events."""
     with clear_errors():
         loaded = settings.load(home=home, webhook_port=port)
         settings.quiet_libraries(loaded.home)
@@ -58,8 +89,9 @@ def webhooks(
         guard = Guard.of(loaded.home) if tls or not is_loopback(host) else Guard()
         require_guard(f"receiving webhooks on {host}", host, guard)
         token = loaded.webhook_token.get_secret_value() or guard.key() or ""
+        claims = Claims(loaded.ledger, "webhooks", at_work=lambda _: False)  # a killed receiver took nothing
         secret = loaded.webhook_secret.get_secret_value()
-        receiver = Receiver(Claims(loaded.ledger, "webhooks"), token=token, secret=secret)
+        receiver = Receiver(claims, token=token, secret=secret)
         prefect, chosen = _use_prefect(loaded), choose_port(loaded, "webhook_port")
         takes = [name for name, value in (("/events", token), ("/mlflow", secret)) if value]
         address = f"{'https' if guard.certificate else 'http'}://{shown(host)}:{chosen}"
@@ -68,10 +100,10 @@ def webhooks(
 
 
 def _use_prefect(loaded: settings.Settings) -> str:
-    """Let this process talk to the running Prefect server, and return its API's address.
+    """Set the address of the running Prefect server for this process, and return it.
 
     Raises:
-        BadInput: there is none.
+        BadInput: no server answers.
     """
     from infra.compute import running_prefect
 

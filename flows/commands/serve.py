@@ -29,6 +29,10 @@ def serve(
     log_text: Annotated[LogText | None, typer.Option(help="Texts in the log; default: setting log_text.")] = None,
     log_days: Annotated[float | None, typer.Option(min=0, help="Days that the log is kept; 0 = for ever.")] = None,
     log_flush: Annotated[float, typer.Option(min=0.05, help="Seconds that a row waits for the lake at most.")] = 2.0,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Web page that may ask from a browser (CORS); several times, * = all.")
+    ] = None,
+    rate: Annotated[int, typer.Option(min=0, help="Requests of one caller a minute, 0 = no limit.")] = 0,
     tls: Annotated[bool, typer.Option("--tls", help="TLS and key on loopback too.")] = False,
     home: Home = None,
 ) -> None:
@@ -52,6 +56,8 @@ def serve(
             host=host,
             port=_port(loaded),
             guard=Guard(guard.certificate, loaded.api_key_file or guard.key_file),
+            origins=tuple(allow_origin or ()),
+            per_minute=rate,
             threads=threads,
             rows=batch,
             follow_s=follow,
@@ -59,7 +65,7 @@ def serve(
         try:
             run(asked)
         except KeyboardInterrupt:
-            err.print("stopped; what was asked is answered and logged", highlight=False)
+            err.print("stopped; all requests are answered and logged", highlight=False)
 
 
 def _port(loaded: settings.Settings) -> int:

@@ -1,18 +1,41 @@
-"""What the flows share that answer an event: once for each occurrence, and a word on why nothing was done."""
+"""Shared by the flows that answer an event: idempotency keys of flow runs, names, and the state that says why."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from typing import Any
+from uuid import UUID
 
 from prefect import State
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from infra.claims import Claim
+from infra.claims import Claim, Claims
+from infra.settings import Settings
 
 log = logging.getLogger("ketcycle.answers")
+
+LISTED = 3  # values of a field in the name of a flow run
+
+
+def claims_of(loaded: Settings, scope: str) -> Claims:
+    """Return the idempotency keys of a flow; a key of a flow run that ended without finishing it is free again."""
+    return Claims(loaded.ledger, scope, at_work)
+
+
+def at_work(holder: str) -> bool:
+    """Return whether a flow run may still finish what it claimed: it is scheduled, paused or running."""
+    if not _is_id(holder):
+        return False  # it ran by hand, without Prefect
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(holder)).state
+        except ObjectNotFound:
+            return False
+    return state is None or not state.is_final()
 
 
 def me() -> str:
@@ -21,14 +44,21 @@ def me() -> str:
 
 
 def named_by(parameter: str, *fields: str) -> str:
-    """Name a flow run for people: the flow and fields of the event it answers."""
+    """Name a flow run for people: the flow and fields of its event, e.g. `curate-on-arrival: aug.parquet`."""
     given = flow_run.parameters[parameter]
     values = given if isinstance(given, Mapping) else given.model_dump()
-    return " ".join([str(flow_run.flow_name), *(str(values.get(name)) for name in fields)])
+    return f"{flow_run.flow_name}: {' '.join(_shown(values.get(name)) for name in fields)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) or not isinstance(value, list | tuple):
+        return str(value)
+    more = f" and {len(value) - LISTED} more" if len(value) > LISTED else ""
+    return ", ".join(str(item).rpartition("/")[2] for item in value[:LISTED]) + more
 
 
 def done(message: str) -> State[Any]:
-    """Return the state of a flow run that did something; what it says stands in the log too, which people look at."""
+    """Return the state of a flow run that completed its work; the message is logged too."""
     log.info("%s", message)
     return Completed(message=message)
 
@@ -40,5 +70,18 @@ def skipped(reason: str) -> State[Any]:
 
 
 def taken(what: str, claim: Claim) -> State[Any]:
-    """Return the state of a flow run whose event was answered before."""
-    return skipped(f"{what} was answered by flow run {claim.holder} already")
+    """Return the state of a flow run whose event another flow run answers or has answered."""
+    return skipped(f"{what}: {by(claim)}")
+
+
+def by(claim: Claim) -> str:
+    """Say which flow run has a claim, and whether it has finished."""
+    return f"{'done' if claim.finished else 'being done'} by flow run {claim.holder}"
+
+
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Cancelling a run reaches its remote jobs: by Ctrl-C, by SIGTERM, or by *Cancel* in the Prefect page."""
+"""Cancels the remote jobs of a run that is cancelled by Ctrl-C, by SIGTERM, or by *Cancel* in the Prefect page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from infra.runtime.cancel import cancel_run
 log = logging.getLogger("ketcycle.lifecycle")
 
 LOOK_S = 5.0
-_pressed: set[str] = set()  # flow runs of this process that someone cancelled
+_pressed: set[str] = set()  # flow runs of this process that somebody cancelled, until their state says so
 
 
 @contextmanager
 def cancellable(run_id: str) -> Iterator[None]:
     """Watch the current flow run; if the block is interrupted, cancel the run's calls and their remote jobs.
 
-    A flow run that no Prefect worker supervises is only marked when someone presses *Cancel*, so this looks.
+    *Cancel* only marks a flow run that no Prefect worker supervises, so a thread looks for the mark.
     """
     from prefect.runtime import flow_run
 
@@ -43,7 +43,7 @@ def cancellable(run_id: str) -> Iterator[None]:
 
 
 def on_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
-    """Cancel the remote jobs of a flow run whose process a Prefect worker has stopped."""
+    """Cancel the remote jobs of a flow run whose process was stopped by a Prefect worker."""
     del flow, state
     from flows.lifecycle.config import RunConfig, named_after
 
@@ -53,12 +53,13 @@ def on_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
-    """Call a flow run cancelled, not crashed, if it was interrupted because someone pressed *Cancel*."""
+    """Set a flow run that was interrupted by *Cancel* to `Cancelled` instead of `Crashed`."""
     del flow, state
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelled
 
     if str(flow_run.id) in _pressed:
+        _pressed.remove(str(flow_run.id))
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled, with its remote jobs"), force=True)
 
@@ -70,7 +71,7 @@ def _watch(flow_run_id: str, over: threading.Event) -> None:
         while not over.wait(LOOK_S):
             try:
                 state = client.read_flow_run(UUID(flow_run_id)).state
-            except Exception as error:  # seam: a server that does not answer is no reason to stop a run
+            except Exception as error:
                 log.debug("the flow run's state was not read: %s", error)
                 continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -14,18 +15,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.automations import answered
 from flows.lifecycle.promotion import promote_on_validation
 from infra import completion
-from infra.errors import LakeError
+from infra.errors import BadInput, LakeError
 from infra.events import Drift, ModelValidated, emit
 from infra.lake import Lake, Ref
 from infra.settings import Settings
 from infra.shared import open_lake
-from infra.tracking import open_tracking
+from infra.tracking import Tracking, open_tracking
 from tasks.model.compare import Verdict, document_bits, judge, nearest
 from tasks.text.embeddings import embed
 
 log = logging.getLogger("ketcycle.gate")
 
-CHARACTERS = 2000  # of a held-out document that is judged on
+CHARACTERS = 2000  # of a held-out document that both models read
 
 
 class Gate(BaseModel):
@@ -43,7 +44,7 @@ GATE = Gate()
 
 @dataclass(frozen=True)
 class Judged:
-    """What became of the model that a run registered.
+    """The verdict on the model that a run registered.
 
     Attributes:
         name: its name in the registry.
@@ -51,7 +52,7 @@ class Judged:
         against: the champion's version; None where there was none.
         passed: whether it may serve.
         reason: the figures behind it.
-        then: what followed from it.
+        then: what follows from the verdict.
     """
 
     name: str
@@ -71,17 +72,17 @@ class Judged:
 def judge_run(
     loaded: Settings, run_id: str, gate: Gate = GATE, drift: Drift | None = None, asked: Sequence[str] = ()
 ) -> Judged | None:
-    """Judge the model that a run registered against the champion, tell the verdict and see to what follows.
+    """Judge the model that a run registered against the champion, and promote it if it passes.
 
-    Where the Prefect server has the automation that answers `model.validated`, moving the alias is left to it, also
-    while it is paused; elsewhere the alias is moved at once.
+    Where the Prefect server has the automation that answers `model.validated`, that automation moves the alias, and
+    nobody does while it is paused; elsewhere the alias is moved at once.
 
     Args:
         loaded: the settings.
         run_id: the run, whose inference stage is done.
         gate: when the model may serve.
-        drift: the drifted window that it was trained for; the model must be better on what resembles it.
-        asked: texts of that window that were kept out of training, to be judged on instead of what resembles them.
+        drift: the drifted window that it was trained for; the model must be better on documents that resemble it.
+        asked: texts of that window that were kept out of training, used instead of documents that resemble it.
 
     Returns:
         The verdict; None where the run registered no model, or the champion itself.
@@ -92,21 +93,22 @@ def judge_run(
         return None
     name, version = str(registered["name"]), int(registered["version"])
     tracking = open_tracking()
-    before = tracking.pointed_at(name, gate.champion)
-    if before and before[0] == version:
+    before = tracking.version_at(name, gate.champion)
+    if before == version:
         return None
-    if before is None:
-        verdict = Verdict(True, f"there is no {gate.champion} yet", 0.0, (0.0, 0.0), 0)
+    champion_files, missing = _files(tracking, name, gate.champion)
+    if champion_files is None:
+        verdict = Verdict(True, missing, 0.0, (0.0, 0.0), 0)
     else:
         lake = open_lake(loaded.home)
         texts = _held_out(lake, Ref.parse(done.parts["inputs"]["preprocessing/holdout"]), gate.documents)
         like = _like_the_window(lake, drift, texts) if drift and not asked else []
         like += range(len(texts), len(texts) + len(asked))
         made = lake.folder(Ref.parse(done.result["refs"]["inference/model"]))
-        log.info("reading %d documents with version %d and version %d", len(texts) + len(asked), before[0], version)
-        champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in (before[1], made))
+        log.info("reading %d documents with version %d and version %d", len(texts) + len(asked), before, version)
+        champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in (champion_files, made))
         verdict = judge(champion, challenger, like, gate.margin)
-    judged = Judged(name, version, before[0] if before else None, verdict.passed, verdict.reason)
+    judged = Judged(name, version, before, verdict.passed, verdict.reason)
     judged = _followed(judged, verdict, run_id, gate)
     tracking.describe(name, version, f"Gate: {judged}")
     log.info("%s", judged)
@@ -116,6 +118,15 @@ def judge_run(
     return judged
 
 
+def _files(tracking: Tracking, name: str, alias: str) -> tuple[Path | None, str]:
+    """Return the folder of the champion, or None and why there is nothing to compare with."""
+    try:
+        found = tracking.pointed_at(name, alias)
+    except BadInput as error:
+        return None, str(error)
+    return (found[1], "") if found else (None, f"there is no {alias} yet")
+
+
 def _about(drift: Drift | None) -> str:
     if drift is None:
         return ""
@@ -123,7 +134,7 @@ def _about(drift: Drift | None) -> str:
 
 
 def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judged:
-    """Tell the verdict, and move the alias where nothing else does."""
+    """Emit the verdict as an event, and move the alias where no automation does."""
     once = f"{judged.version} {run_id}"
     if verdict.worse and not verdict.passed:
         about = {"model": f"{judged.name} version {judged.version}", "against": f"version {judged.against}"}
@@ -147,7 +158,7 @@ def _held_out(lake: Lake, holdout: Ref, limit: int) -> list[str]:
 
 
 def _like_the_window(lake: Lake, drift: Drift, texts: list[str]) -> list[int]:
-    """Return which documents resemble the window's requests; none where the window is not there any more."""
+    """Return which documents resemble the window's requests; none if the window is no longer in the lake."""
     if drift.data is None or not texts:
         return []
     try:

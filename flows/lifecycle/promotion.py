@@ -6,9 +6,8 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.lifecycle.answers import done, me, named_by, skipped, taken
+from flows.lifecycle.answers import claims_of, done, me, named_by, skipped, taken
 from infra import settings
-from infra.claims import Claims
 from infra.events import ModelValidated
 from infra.tracking import open_tracking
 
@@ -20,23 +19,21 @@ def promote_on_validation(model: ModelValidated, alias: str = "champion") -> Sta
     """Let the alias point to a validated version, never back to an older one; the one before becomes `previous`.
 
     Args:
-        model: The version that was found fit.
+        model: The version that was validated.
         alias: The alias that moves.
 
     Raises:
         BadInput: the registry has no such version.
     """
-    claims, what = Claims(settings.load().ledger, SCOPE), f"{model.name} {model.version} as {alias}"
+    claims, what = claims_of(settings.load(), SCOPE), f"{model.name} {model.version} as {alias}"
     if other := claims.claim(what, me(), model.name):
         return taken(f"{model.name} version {model.version}", other)
-    try:
-        tracking = open_tracking()
-        before = tracking.pointed_at(model.name, alias)
-        if before and before[0] >= model.version:
-            return skipped(f"{alias} of {model.name} is version {before[0]} already, not older than {model.version}")
-        tracking.promote(model.name, model.version, alias)
-    except Exception:
+    tracking = open_tracking()
+    before = tracking.version_at(model.name, alias)
+    if before and before >= model.version:
         claims.release(what, me())
-        raise
-    was = f"version {before[0]}" if before else "nothing"
+        return skipped(f"{alias} of {model.name} is version {before} already, not older than {model.version}")
+    tracking.promote(model.name, model.version, alias)
+    claims.finish(what, me())
+    was = f"version {before}" if before else "nothing"
     return done(f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
-import numpy as np
 from prefect import State, flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.lifecycle.answers import done, me, named_by, skipped, taken
+from flows.lifecycle.answers import claims_of, done, me, named_by, skipped, taken
 from flows.lifecycle.cancel import on_cancellation
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.gate import GATE, Gate, judge_run
@@ -34,12 +34,12 @@ log = logging.getLogger("ketcycle.retraining")
 
 SCOPE = "retrain-on-drift"
 DAYS = 30
-FEWEST_ASKED = 5  # texts of a window that are judged on
+FEWEST_ASKED = 5  # texts of a window, so that the models are judged on them
 STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference")
 
 
 class Rules(BaseModel):
-    """When a drift is answered by training."""
+    """When a drift starts a retraining."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -62,35 +62,34 @@ CHALLENGER, RULES = RunConfig(stages=STAGES), Rules()
 def retrain_on_drift(
     drift: Drift, config: RunConfig = CHALLENGER, rules: Rules = RULES, gate: Gate = GATE
 ) -> State[Any]:
-    """Train a challenger, once for each streak of drifted windows, and tell whether it may take the champion's place.
+    """Train a challenger, once for each streak of drifted windows, and judge it against the champion.
 
     Args:
-        drift: What was seen; its lake reference leads to the drifted requests.
+        drift: The drifted window; its lake reference leads to the requests.
         config: How the challenger is trained.
         rules: When it is trained.
         gate: When it may serve.
     """
+    if drift.demonstration:
+        return skipped(f"window {drift.window} is a demonstration: the run that found its drift has planted it")
     loaded = settings.load()
-    claims = Claims(loaded.ledger, SCOPE)
+    claims = claims_of(loaded, SCOPE)
     if other := claims.claim(drift.streak, me(), rules.name):
         return taken(f"streak {drift.streak}", other)
-    try:
-        if reason := _too_soon(claims, drift, rules) or _too_dear(loaded, config, rules):
-            claims.release(drift.streak, me())
-            return skipped(reason)
-        run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
-        learned, judged_on, said = _asked(loaded, drift) if rules.learn else ([], [], "")
-        corpus = _with_requests(loaded, run_id, config.corpus, learned) if learned else config.corpus
-        lifecycle(config.model_copy(update={"run_id": run_id, "corpus": corpus}), gate=None)
-        judged = judge_run(loaded, run_id, gate, drift, judged_on)
-        return done(f"{judged or f'run {run_id} registered no new model'}{said}")
-    except Exception:
+    if reason := _too_soon(claims, drift, rules) or _too_dear(loaded, config, rules):
         claims.release(drift.streak, me())
-        raise
+        return skipped(reason)
+    run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
+    learned, judged_on, said = _asked(loaded, drift) if rules.learn else ([], [], "")
+    corpus = _with_requests(loaded, run_id, config.corpus, learned) if learned else config.corpus
+    lifecycle(config.model_copy(update={"run_id": run_id, "corpus": corpus}), gate=None)
+    judged = judge_run(loaded, run_id, gate, drift, judged_on)
+    claims.finish(drift.streak, me())
+    return done(f"{judged or f'run {run_id} registered no new model'}{said}")
 
 
 def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
-    """Return the window's texts to learn from, those to judge on, and a word about them."""
+    """Return the window's texts to learn from, those to judge on, and a sentence about them."""
     try:
         texts = texts_of(open_lake(loaded.home), Ref.parse(drift.data), drift.window) if drift.data else []
     except LakeError as error:
@@ -103,9 +102,9 @@ def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
 
 
 def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
-    """Return the corpus and a file of requests, put together into documents."""
+    """Return the corpus with a file of the requests, joined into documents."""
     path = loaded.home / "runs" / run_id / "requests.jsonl"
-    # Named by what they say, so that a text is held out in every retraining or in none.
+    # Ids derived from the content, so that a text is held out in every retraining or in none.
     rows = [{"id": f"asked-{sha256(text.encode()).hexdigest()[:16]}", "text": text} for text in documents(texts)]
     write_atomic(path, "".join(json.dumps(row | {"source": "requests"}) + "\n" for row in rows))
     return (*(corpus or (str(sample_path("base")),)), str(path))
@@ -113,8 +112,10 @@ def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts
 
 def _too_soon(claims: Claims, drift: Drift, rules: Rules) -> str:
     last = claims.newest(rules.name, drift.streak)
-    hours = (time.time() - last.at) / 3600 if last else np.inf
-    if last is None or hours >= rules.cool_down_h:
+    if last is None or last.finished is None:
+        return ""
+    hours = (time.time() - last.finished) / 3600
+    if hours >= rules.cool_down_h:
         return ""
     return (
         f"cool-down: {rules.name} was retrained {hours:.1f} h ago by flow run {last.holder}; "
@@ -123,7 +124,7 @@ def _too_soon(claims: Claims, drift: Drift, rules: Rules) -> str:
 
 
 def _too_dear(loaded: Settings, config: RunConfig, rules: Rules) -> str:
-    """Say which budget does not allow a retraining, and tell it; the first one of all is taken to cost nothing."""
+    """Say which budget does not allow a retraining, and emit it; the first retraining is expected to cost nothing."""
     spent = _spent_kj(loaded)
     dearest = max(spent.values(), default=0.0)
     reason = ""
@@ -136,7 +137,8 @@ def _too_dear(loaded: Settings, config: RunConfig, rules: Rules) -> str:
         over = [f"{scope} {unit}" for (scope, unit), left in remaining(Ledger(loaded.ledger)).items() if left <= 0]
         reason = f"nothing is left of the quantum budget per {', '.join(over)}" if over else ""
     if reason:
-        emit("budget.exhausted", {"what": f"retraining of {rules.name}", "reason": reason})
+        what = f"retraining of {rules.name}"
+        emit("budget.exhausted", {"what": what, "reason": reason}, once=f"{what} {datetime.now(UTC):%Y-%m-%d}")
     return reason
 
 

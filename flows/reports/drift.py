@@ -14,29 +14,53 @@ from flows.reports.text import band, number, pipes, table
 Row = Mapping[str, Any]
 
 ARM_HEADER = ("arm", "kind", "statistic", "p-value", "verdict", "circuits", "shots", "CPU s", "J [p5, p95], modelled")
-MOVED_HEADER = ("feature", "distance", "p-value", "mean before", "mean now")
+MOVED_HEADER = ("feature", "effect", "p-value", "adjusted", "drifted", "how")
+SEGMENT_HEADER = ("segment", "rows before", "rows now", "share before", "share now", "what moved")
 WINDOW_HEADER = ("rows", "p-value", "state", "change", "moved most")
-MOVED = 8  # features shown
+MOVED = 12  # features shown at least; those that drifted all are, up to LISTED
+LISTED = 60
 
 
 def compared(found: Row) -> Group:
     """Return two tables' comparison for the console."""
-    parts: list[Any] = [
-        table(view_title(view, found), ARM_HEADER, arm_cells(view)) for view in found["views"]
-    ]  # fmt: skip
+    parts: list[Any] = [table(view_title(view, found), ARM_HEADER, arm_cells(view)) for view in found["views"]]
     if found["moved"]:
-        parts.append(table("What moved most (Kolmogorov-Smirnov)", MOVED_HEADER, moved_cells(found["moved"])))
-    parts += [Text(f"left out: {note}") for note in found["notes"]]
+        parts.append(table(moved_title(found), MOVED_HEADER, moved_cells(found["moved"])))
+    if found["segments"]:
+        parts.append(table(f"Segments by {found['by']}", SEGMENT_HEADER, segment_cells(found["segments"])))
+    parts += [Text(line) for line in remarks(found)]
     return Group(*parts, Text(verdict(found), style="bold"))
 
 
 def verdict(found: Row) -> str:
-    """Say in a line what the incumbent and the others found."""
+    """Say in a line what was found, over which columns, and which arms agree."""
     saying = [name for name, said in found["arms"].items() if said["verdict"] == "drift"]
-    views = f", {len(found['views'])} views" if len(found["views"]) > 1 else ""
+    return f"{found['line']}; arms that say drift: {', '.join(saying) or 'none'} (evidence of {found['run_id']})"
+
+
+def remarks(found: Row) -> list[str]:
+    """Return the schema changes, the columns left out and the notes, a line each."""
+    changes = [
+        f"schema: {row['column']} is {_CHANGES[row['change']]}{_because(row['detail'])}" for row in found["schema"]
+    ]
+    left_out = [f"not compared: {row['column']}: {row['why']}" for row in found["left_out"]]
+    return [*changes, *left_out, *(f"note: {note}" for note in found["notes"])]
+
+
+_CHANGES = {"gone": "gone", "new": "new", "type": "of another type", "timezone": "in another timezone"}
+
+
+def _because(detail: str) -> str:
+    return f" ({detail})" if detail else ""
+
+
+def moved_title(found: Row) -> str:
+    """Say what the table of features shows."""
+    count, sizes = len(found["moved"]), found["looked_at"]
+    drifted = sum(row["drifted"] for row in found["moved"])
     return (
-        f"{found['verdict']} at the level {found['level']:g}{views}; "
-        f"arms that say drift: {', '.join(saying) or 'none'} (evidence of {found['run_id']})"
+        f"What moved most: {drifted} of {count} features drifted; {sizes['reference']:,} and {sizes['current']:,} rows "
+        f"looked at; p-values adjusted for {count} features (Benjamini-Hochberg), effect at least {found['effect']:g}"
     )
 
 
@@ -69,10 +93,33 @@ def arm_cells(view: Row) -> list[tuple[str, ...]]:
 
 
 def moved_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the cells of the features that moved most."""
+    """Return the cells of the features that drifted, and of the next ones."""
+    count = min(LISTED, max(MOVED, sum(row["drifted"] for row in rows)))
     return [
-        (row["feature"], number(row["distance"]), number(row["p_value"]), *(number(mean) for mean in row["means"]))
-        for row in rows[:MOVED]
+        (
+            row["feature"],
+            number(row["distance"]),
+            number(row["p_value"]),
+            number(row["adjusted"]),
+            "yes" if row["drifted"] else "no",
+            row["how"],
+        )
+        for row in rows[:count]
+    ]
+
+
+def segment_cells(segments: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Return the cells of the segments, those in which something moved first."""
+    return [
+        (
+            row["value"],
+            f"{row['rows'][0]:,}",
+            f"{row['rows'][1]:,}",
+            f"{row['share'][0]:.1%}",
+            f"{row['share'][1]:.1%}",
+            row["note"] or "; ".join(f"{f['feature']}: {f['how']}" for f in row["features"][:4]) or "-",
+        )
+        for row in sorted(segments, key=lambda row: -len(row["features"]))
     ]
 
 
@@ -110,14 +157,41 @@ def stream_verdict(found: Row) -> str:
 
 def comparison(found: Row) -> str:
     """Return two tables' comparison as a page."""
-    views = [{"title": view_title(view, found), "cells": arm_cells(view)} for view in found["views"]]
+    from flows.reports import charts
+    from flows.reports.drift_charts import column_chart
+
+    rows = found["rows"]
+    effects: dict[str, Row] = {}
+    for row in found["moved"]:
+        effects.setdefault(row["column"], row)
+    with charts.style():
+        pictures = [
+            {"column": p["column"], "svg": column_chart(p), "caption": _caption(effects[p["column"]])}
+            for p in found["profiles"]
+        ]
     return _page(
         f"Drift: {found['current']} against {found['reference']}",
         verdict(found),
-        views=views,
+        figures=[
+            (found["verdict"], "verdict"),
+            (str(len(found["drifted"])), f"of {len(found['columns'])} compared columns moved"),
+            (str(len(found["schema"])), "schema changes"),
+            (f"{rows['reference']:,} / {rows['current']:,}", "rows before / now"),
+        ],
+        pictures=pictures,
+        examples=found["examples"],
+        segments=segment_cells(found["segments"]),
+        by=found["by"],
+        views=[{"title": view_title(view, found), "cells": arm_cells(view)} for view in found["views"]],
         moved=moved_cells(found["moved"]),
-        notes=found["notes"],
+        moved_title=moved_title(found),
+        notes=remarks(found),
     )
+
+
+def _caption(row: Row) -> str:
+    said = "drifted" if row["drifted"] else "not drifted"
+    return f"{row['feature']}: {row['how']}; effect {number(row['distance'])}, adjusted p {number(row['adjusted'])}, {said}"  # noqa: E501
 
 
 def walked(found: Row) -> str:
@@ -148,6 +222,11 @@ def _page(
     figures: Sequence[tuple[str, str]] = (),
     views: Sequence[Row] = (),
     moved: Sequence[Sequence[str]] = (),
+    moved_title: str = "",
+    pictures: Sequence[Row] = (),
+    examples: Mapping[str, Row] | None = None,
+    segments: Sequence[Sequence[str]] = (),
+    by: str | None = None,
     texts: Sequence[Row] = (),
     energy: Sequence[Row] = (),
     notes: Sequence[str] = (),
@@ -168,6 +247,12 @@ def _page(
             views=views,
             moved_header=MOVED_HEADER,
             moved=moved,
+            moved_title=moved_title,
+            pictures=pictures,
+            examples=examples or {},
+            segment_header=SEGMENT_HEADER,
+            segments=segments,
+            by=by,
             texts=texts,
             energy_chart=charts.energy_per_request(energy),
             notes=notes,

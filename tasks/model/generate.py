@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers.decoders import DecodeStream
-from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
 from tasks.model.causal import separator
-from tasks.model.llama import LlamaSteps, Reading, supports
+from tasks.model.decode import Detokenizer, Vocabulary
+from tasks.model.llama import LlamaSteps, Reading, score, supports
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -32,7 +32,7 @@ class Sampling:
             arXiv 1904.09751), 1 = among all.
         seed: of the draws.
         stop: strings that end the text; they are not part of it.
-        top: so many of the most probable tokens are told with each token.
+        top: number of the most probable tokens reported with each token.
     """
 
     max_tokens: int = 64
@@ -106,6 +106,8 @@ def generate(
     texts.add(ids, sampling)
     while texts.open:
         for _, token in texts.draw():
+            if isinstance(token, Exception):
+                raise token
             yield token
         texts.advance()
 
@@ -129,16 +131,16 @@ class Text:
 
     Attributes:
         ids: tokens of the prompt and those written.
-        prompt: what the model said to the prompt.
+        prompt: logits and log-probabilities of the prompt.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sampling: Sampling) -> None:
+    def __init__(self, vocabulary: Vocabulary, ends: frozenset[int], ids: Sequence[int], sampling: Sampling) -> None:
         self.ids = list(ids)
         self.prompt: Reading
         self.sampling = sampling
-        self._ends = {separator(tokenizer), tokenizer.eos_token_id}
+        self._ends = ends
         self._rng = np.random.default_rng(sampling.seed)
-        self._certain = _Certain(tokenizer, sampling.stop)
+        self._certain = _Certain(Detokenizer(vocabulary, ids), sampling.stop)
         self._left = sampling.max_tokens
 
     def draw(self, log_probabilities: torch.Tensor) -> Token:
@@ -149,6 +151,8 @@ class Text:
         ended = token in self._ends
         if not ended:
             self._certain.add(token)
+        if ended or not self._left:
+            self._certain.end()
         finish = "stop" if ended or self._certain.stopped else (None if self._left else "length")
         text = self._certain.take(last=finish is not None)
         top: tuple[tuple[int, float], ...] = ()
@@ -171,7 +175,8 @@ class Texts:
     ) -> None:
         self.rows = rows
         self.open: list[Text] = []
-        self._tokenizer = tokenizer
+        self._vocabulary = Vocabulary(tokenizer)
+        self._ends = frozenset(e for e in (separator(tokenizer), tokenizer.eos_token_id) if isinstance(e, int))
         self._capacity = capacity or context_of(model)
         self._steps = (LlamaSteps if supports(model) else CachedSteps)(model, self._capacity, rows)
         self._logits: list[torch.Tensor] = []
@@ -191,23 +196,35 @@ class Texts:
             raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
         if len(self.open) == self.rows:
             raise ValueError(f"{self.rows} texts are being written, there is no room for another one")
-        text = Text(self._tokenizer, ids, sampling)
+        text = Text(self._vocabulary, self._ends, ids, sampling)
         row = self._steps.add()
-        text.prompt = self._steps.read(ids, row, scored)
+        try:
+            text.prompt = self._steps.read(ids, row, scored)
+        except BaseException:
+            self._steps.drop(row)
+            raise
         self.open.append(text)
         self._logits.append(text.prompt.last)
         if not sampling.max_tokens:
             self.drop(text)
         return text
 
-    def draw(self) -> list[tuple[Text, Token]]:
-        """Write one token in every text; those that it finishes are closed."""
+    def draw(self) -> list[tuple[Text, Token | Exception]]:
+        """Write one token in every text; those that it finishes are closed.
+
+        A text that cannot be written on is closed too, and its error returned in place of a token: the others go on.
+        """
         if not self.open:
             return []
         drawn = torch.log_softmax(torch.stack(self._logits), dim=-1)
-        tokens = [(text, text.draw(row)) for text, row in zip(self.open, drawn, strict=True)]
-        for text, token in tokens:
-            if token.finish:
+        tokens: list[tuple[Text, Token | Exception]] = []
+        for text, row in zip(list(self.open), drawn, strict=True):
+            try:
+                token: Token | Exception = text.draw(row)
+            except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception; it ends this text only)
+                token = error
+            tokens.append((text, token))
+            if isinstance(token, Exception) or token.finish:
                 self.drop(text)
         return tokens
 
@@ -231,7 +248,7 @@ class Texts:
 
 
 class CachedSteps:
-    """The generic road: any causal model of transformers, every text with a cache of its own, one after the other."""
+    """Any causal model of transformers: every text has a cache of its own, and the texts take their steps in turn."""
 
     def __init__(self, model: PreTrainedModel, capacity: int, rows: int = 1) -> None:
         del capacity, rows  # its caches grow by themselves
@@ -255,14 +272,14 @@ class CachedSteps:
         self.sizes.pop(), self._caches.pop()
 
     def read(self, ids: Sequence[int], row: int = 0, scored: int | None = None) -> Reading:
-        """Read tokens into a row; the probability of all is computed at once, the logits being there."""
-        del scored
+        """Read tokens into a row; the logits of the last `scored` are kept, by default of all."""
         given = torch.tensor([list(ids)])
         with torch.inference_mode():
             logits = self._model(input_ids=given, past_key_values=self._caches[row], use_cache=True).logits[0].float()
-            said = -cross_entropy(logits[:-1], given[0, 1:], reduction="none")
         self.sizes[row] += len(ids)
-        return Reading(logits[-1], lambda: said)
+        kept = len(ids) - 1 if scored is None else min(len(ids) - 1, scored)
+        states, tokens = logits[-kept - 1 : -1], given[0, len(ids) - kept :]
+        return Reading(logits[-1], partial(score, lambda part: part, states, tokens))
 
     def step(self, ids: Sequence[int]) -> torch.Tensor:
         """Read one more token in every row and return the logits after each, (rows, vocabulary)."""
@@ -270,17 +287,23 @@ class CachedSteps:
 
 
 class _Certain:
-    """Turns tokens into text; holds back what may still become a character or a stop string."""
+    """Gives out text that no later token changes, and ends it before a stop string."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, stop: tuple[str, ...]) -> None:
-        self._tokenizer: Any = tokenizer.backend_tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, stream: Detokenizer, stop: tuple[str, ...]) -> None:
+        self._stream = stream
         self._stop = tuple(s for s in stop if s)
         self._held = ""
         self.stopped = False
 
     def add(self, token: int) -> None:
-        self._held += self._stream.step(self._tokenizer, token) or ""
+        self._hold(self._stream.add(token))
+
+    def end(self) -> None:
+        if not self.stopped:
+            self._hold(self._stream.rest())
+
+    def _hold(self, text: str) -> None:
+        self._held += text
         found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
         if found:
             self._held = self._held[: min(found)]

@@ -1,8 +1,8 @@
-"""One-token steps of a Llama model with a preallocated key-value cache, without the generic model's overhead.
+"""One-token steps of a Llama model with a key-value cache that grows, without the generic model's overhead.
 
 At a million weights a forward pass of `transformers` spends most of its time in Python. This computes the same
-numbers from the same weights, whatever widths pruning has left in each block. Several texts stand in rows of one cache
-and take a step together: one product for all of them instead of one for each.
+numbers from the same weights, whatever widths pruning has left in each block: projections that read the same input are
+one product, and several texts are rows of one cache and take a step together.
 """
 
 from __future__ import annotations
@@ -14,21 +14,51 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy, linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
 from transformers import LlamaForCausalLM
+
+FIRST_ROOM = 128  # tokens of each text that a new cache has room for
+AT_ONCE = 256  # tokens whose probabilities over the whole vocabulary are in memory together
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Natural log-probabilities of tokens, each given all before it.
+
+    Attributes:
+        logprobs: of the tokens themselves, (tokens,).
+        top_ids: the most probable tokens in their places, (tokens, top).
+        top_logprobs: the log-probabilities of those, (tokens, top).
+    """
+
+    logprobs: torch.Tensor
+    top_ids: torch.Tensor
+    top_logprobs: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model says to tokens it has read.
+    """Logits and log-probabilities of tokens that a model has read.
 
     Attributes:
         last: logits after the last of them, (vocabulary,).
-        logprobs: computes the natural log-probability of each but the first, (tokens - 1,), or of the last `scored`.
+        scores: computes the log-probability of each token but the first, or of the last `scored` of them, with as many
+            of the most probable tokens as asked for.
     """
 
     last: torch.Tensor
-    logprobs: Callable[[], torch.Tensor]
+    scores: Callable[[int], Scored]
+
+
+def score(logits: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, ids: torch.Tensor, top: int) -> Scored:
+    """Return the log-probabilities of tokens from the states before them, (tokens, width)."""
+    found: list[tuple[torch.Tensor, ...]] = [(torch.zeros(0), torch.zeros(0, top).long(), torch.zeros(0, top))]
+    with torch.inference_mode():
+        for part, wanted in zip(states.split(AT_ONCE), ids.split(AT_ONCE), strict=True):
+            said = torch.log_softmax(logits(part), -1)
+            best = said.topk(min(top, said.shape[-1]))
+            found.append((said.gather(1, wanted[:, None])[:, 0], best.indices, best.values))
+    return Scored(*(torch.cat(column) for column in zip(*found[len(found) > 1 :], strict=True)))
 
 
 def supports(model: Any) -> bool:
@@ -43,37 +73,47 @@ def supports(model: Any) -> bool:
     )
 
 
-@dataclass(frozen=True)
 class _Block:
-    """The weights of one block, looked up once."""
+    """The weights of one block, those of one input side by side, and its keys and values."""
 
-    norm: torch.Tensor
-    query: torch.Tensor
-    key: torch.Tensor
-    value: torch.Tensor
-    out: torch.Tensor
-    ffn_norm: torch.Tensor
-    gate: torch.Tensor
-    up: torch.Tensor
-    down: torch.Tensor
-    keys: torch.Tensor
-    values: torch.Tensor
+    def __init__(self, layer: Any, width: int, rows: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm = layer.input_layernorm.weight
+        self.ffn_norm = layer.post_attention_layernorm.weight
+        self.inputs = torch.cat([p.weight.detach() for p in (attention.q_proj, attention.k_proj, attention.v_proj)])
+        self.out = attention.o_proj.weight
+        self.gates = torch.cat([mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach()])
+        self.down = mlp.down_proj.weight
+        self.heads = attention.k_proj.weight.shape[0] // width
+        self.queries = attention.q_proj.weight.shape[0] // width
+        self.keys = self.values = torch.zeros(rows, self.heads, 0, width)
+
+    def grow(self, room: int, used: int) -> None:
+        """Make room for more tokens and keep what `used` rows hold."""
+        rows, heads, before, width = self.keys.shape
+        for name in ("keys", "values"):
+            # Zeros, because a masked value must be finite; numpy's take no memory before they are written.
+            larger = torch.from_numpy(np.zeros((rows, heads, room, width), np.float32))
+            larger[:used, :, :before] = getattr(self, name)[:used]
+            setattr(self, name, larger)
 
 
 class LlamaSteps:
-    """The state of texts being written side by side: what the model has read of each, as keys and values.
+    """The state of texts being written side by side: the keys and values of every token read.
 
-    Rows are filled from the first on; a row that is dropped is filled by the last one.
+    Rows are filled from the first on; a row that is dropped is filled by the last one. The cache has room for the
+    longest text open, and grows by doubling; it shrinks when no text is open.
     """
 
     def __init__(self, model: Any, capacity: int, rows: int = 1) -> None:
-        """Make room for `rows` texts of `capacity` tokens; the weights are the model's own, not copies."""
+        """Prepare for `rows` texts of at most `capacity` tokens; weights that read one input are copied together."""
         self._head_width = int(model.config.head_dim)
         self._epsilon = float(model.config.rms_norm_eps)
         self._embedding = model.model.embed_tokens.weight
         self._head = model.lm_head.weight
         self._norm = model.model.norm.weight
-        self._blocks = [self._block(layer, rows, capacity) for layer in model.model.layers]
+        self._blocks = [_Block(layer, self._head_width, rows) for layer in model.model.layers]
+        self._room = 0
         self.sizes: list[int] = []
         with torch.no_grad():
             cos, sin = model.model.rotary_emb(self._embedding, torch.arange(capacity)[None])
@@ -81,31 +121,15 @@ class LlamaSteps:
         # The first half of a turned vector is minus its second half: put the sign into the sine.
         self._sin[:, : self._head_width // 2] *= -1
 
-    def _block(self, layer: Any, rows: int, capacity: int) -> _Block:
-        attention, mlp = layer.self_attn, layer.mlp
-        room = (rows, attention.k_proj.weight.shape[0] // self._head_width, capacity, self._head_width)
-        return _Block(
-            layer.input_layernorm.weight,
-            attention.q_proj.weight,
-            attention.k_proj.weight,
-            attention.v_proj.weight,
-            attention.o_proj.weight,
-            layer.post_attention_layernorm.weight,
-            mlp.gate_proj.weight,
-            mlp.up_proj.weight,
-            mlp.down_proj.weight,
-            # Zeros, for what a mask hides must be a number; numpy's take no memory before they are written.
-            torch.from_numpy(np.zeros(room, np.float32)),
-            torch.from_numpy(np.zeros(room, np.float32)),
-        )
-
     def add(self) -> int:
         """Open the next row, empty, and return its number."""
+        if not self.sizes and self._room > FIRST_ROOM:
+            self._resize(min(FIRST_ROOM, len(self._cos)), 0)
         self.sizes.append(0)
         return len(self.sizes) - 1
 
     def clear(self, row: int) -> None:
-        """Forget what was read of a text."""
+        """Empty a row."""
         self.sizes[row] = 0
 
     def drop(self, row: int) -> None:
@@ -119,22 +143,22 @@ class LlamaSteps:
         self.sizes.pop()
 
     def read(self, ids: Sequence[int], row: int = 0, scored: int | None = None) -> Reading:
-        """Read tokens into a row; of the last `scored` of them the probability can be asked, by default of all.
+        """Read tokens into a row; the probability of the last `scored` of them can be asked later, by default of all.
 
         Raises:
             ValueError: there is no room for them.
         """
         start, end = self.sizes[row], self.sizes[row] + len(ids)
-        self._check(end)
+        self._make_room(end)
         mask = None if len(ids) == 1 else torch.arange(end) <= torch.arange(start, end)[:, None]
         turn = self._cos[start:end], self._sin[start:end]
 
         def attend(block: _Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
             keys, values = block.keys[row : row + 1, :, :end], block.values[row : row + 1, :, :end]
-            keys[:, :, start:] = self._split(key)[None].transpose(1, 2)
-            values[:, :, start:] = self._split(value)[None].transpose(1, 2)
-            query = self._split(query)[None].transpose(1, 2)
-            grouped = query.shape[1] != keys.shape[1]
+            keys[0, :, start:] = key.transpose(0, 1)
+            values[0, :, start:] = value.transpose(0, 1)
+            query = query[None].transpose(1, 2)
+            grouped = block.queries != block.heads
             mixed = scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=grouped)
             return mixed.transpose(1, 2).reshape(len(ids), -1)
 
@@ -142,7 +166,7 @@ class LlamaSteps:
         self.sizes[row] = end
         kept = len(ids) - 1 if scored is None else min(len(ids) - 1, scored)
         tokens = torch.tensor(list(ids[len(ids) - kept :]), dtype=torch.long)
-        return Reading(self._logits(states[-1]), partial(self._logprobs, states[-kept - 1 : -1].clone(), tokens))
+        return Reading(self._logits(states[-1]), partial(score, self._logits, states[-kept - 1 : -1].clone(), tokens))
 
     def step(self, ids: Sequence[int]) -> torch.Tensor:
         """Read one more token in every row and return the logits after each, (rows, vocabulary).
@@ -153,16 +177,16 @@ class LlamaSteps:
         if len(ids) == 1:
             return self.read(ids, scored=0).last[None]
         rows, end = len(ids), max(self.sizes) + 1
-        self._check(end)
+        self._make_room(end)
         at, each = torch.tensor(self.sizes), torch.arange(rows)
         mask = (torch.arange(end) <= at[:, None])[:, None, None]
 
         def attend(block: _Block, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-            block.keys[each, :, at] = self._split(key)
-            block.values[each, :, at] = self._split(value)
+            block.keys[each, :, at] = key
+            block.values[each, :, at] = value
             keys, values = block.keys[:rows, :, :end], block.values[:rows, :, :end]
-            # The queries that share a key stand where the positions of a longer text would.
-            query = query.view(rows, keys.shape[1], -1, self._head_width)
+            # The queries that share a key are laid out where the positions of a longer text would be.
+            query = query.reshape(rows, block.heads, -1, self._head_width)
             mixed = scaled_dot_product_attention(query, keys, values, attn_mask=mask)
             return mixed.reshape(rows, -1)
 
@@ -170,9 +194,19 @@ class LlamaSteps:
         self.sizes = [size + 1 for size in self.sizes]
         return self._logits(states)
 
-    def _check(self, end: int) -> None:
-        if end > len(self._cos):
-            raise ValueError(f"{end} tokens do not fit the cache of {len(self._cos)}")
+    def _make_room(self, end: int) -> None:
+        limit = len(self._cos)
+        if end > limit:
+            raise ValueError(f"{end} tokens do not fit the cache of {limit}")
+        if end > self._room:
+            self._resize(min(limit, max(end, FIRST_ROOM, 2 * self._room)), len(self.sizes))
+
+    def _resize(self, room: int, used: int) -> None:
+        for block in self._blocks:
+            if not used:
+                block.keys = block.values = block.keys[:, :, :0]
+            block.grow(room, used)
+        self._room = room
 
     def _forward(
         self,
@@ -182,31 +216,21 @@ class LlamaSteps:
     ) -> torch.Tensor:
         """Return the normed states of tokens, (tokens, width); `attend` stores keys and values and mixes them."""
         cos, sin = turn[0][:, None], turn[1][:, None]
+        width, half, count = self._head_width, self._head_width // 2, len(ids)
         with torch.inference_mode():
             x = self._embedding[torch.tensor(ids)]
             shape = (x.shape[-1],)
             for block in self._blocks:
-                h = rms_norm(x, shape, block.norm, self._epsilon)
-                query = self._turned(linear(h, block.query), cos, sin)
-                key = self._turned(linear(h, block.key), cos, sin)
-                x = x + linear(attend(block, query, key, linear(h, block.value)), block.out)
-                h = rms_norm(x, shape, block.ffn_norm, self._epsilon)
-                x = x + linear(silu(linear(h, block.gate)).mul_(linear(h, block.up)), block.down)
+                h = linear(rms_norm(x, shape, block.norm, self._epsilon), block.inputs).view(count, -1, width)
+                turned = h[:, : block.queries + block.heads]
+                turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin)
+                mixed = attend(block, turned[:, : block.queries], turned[:, block.queries :], h[:, -block.heads :])
+                x = x + linear(mixed, block.out)
+                gate, up = linear(rms_norm(x, shape, block.ffn_norm, self._epsilon), block.gates).chunk(2, -1)
+                x = x + linear(silu(gate).mul_(up), block.down)
             return rms_norm(x, shape, self._norm, self._epsilon)
-
-    def _split(self, x: torch.Tensor) -> torch.Tensor:
-        return x.view(len(x), -1, self._head_width)
-
-    def _turned(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        heads = self._split(x)
-        turned: torch.Tensor = torch.addcmul(heads * cos, heads.roll(self._head_width // 2, -1), sin).view(len(x), -1)
-        return turned
 
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
             logits: torch.Tensor = linear(states, self._head)
             return logits
-
-    def _logprobs(self, states: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode():
-            return -cross_entropy(self._logits(states), ids, reduction="none")

@@ -62,7 +62,7 @@ def announce(context: Context, state: State) -> State:
     model = context.require("inference/model")
     for row in context.lake.read(state.refs["monitoring/verdicts"]).to_pylist():
         if row["announced"]:
-            place = {"model": str(model), "run_id": context.run_id}
+            place: dict[str, Any] = {"model": str(model), "run_id": context.run_id, "demonstration": True}
             streak = f"{context.run_id} {row['window']}"
             if row["announced"] == "quality.regressed":
                 what = {"against": REFERENCE, "metric": "mean log-likelihood, nats per token"}

@@ -1,30 +1,27 @@
-"""Any table as vectors that a drift test can read: text as embedding and descriptors, numbers, categories, vectors.
+"""Which columns of two tables are compared and how: what each holds, what is gone or new, what is left out and why.
 
-A table gives one *view* for each text column (its embedding), one for each column of vectors, and one, `columns`, for
-everything that is a number: numeric columns, categories as indicators, and descriptors of the text. Numbers are
-replaced by their rank among *calm* rows, so that neither unit nor tail matters. Calm rows are in neither sample, or
-all rows alike; either way the permutation p-values stay exact. Pure: knows neither the lake nor the request log.
+Pure: knows neither the lake nor the request log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.stats import ks_2samp
 
 from tasks.monitoring.drift.problem import Vectors
-from tasks.text.embeddings import embed
+from tasks.monitoring.flat import flatten, plain, vector_lengths
 
-LEVELS = 20  # distinct values up to which a short string is a category and not a text
-COLUMNS = "columns"  # the view of everything that is a number
-DESCRIPTORS = ("characters", "words", "word length", "letters", "digits", "capitals", "distinct words")
+CATEGORIES = 200  # distinct values up to which strings are a category and not a text
+REPEATS = 5  # rows for each distinct value that a category has at least, on average
+EXACT = 2**53  # integers up to which a float is exact
+
+Floats = NDArray[np.float64]
 
 
 class Kind(StrEnum):
@@ -38,179 +35,314 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column that is watched."""
+    """A column that is compared.
+
+    Attributes:
+        name: of the flat column, `a.b` for the field b of the struct a.
+        kind: what it holds.
+        missing: whether a value is missing in either table.
+        offset: subtracted from integers before they become floats, so that large ones keep their differences.
+        constant: whether all values that are there are equal.
+    """
 
     name: str
     kind: Kind
+    missing: bool = False
+    offset: int = 0
+    constant: bool = False
+
+
+@dataclass(frozen=True)
+class SchemaChange:
+    """A difference between the columns of two tables: `gone`, `new`, `type` or `timezone`."""
+
+    column: str
+    change: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.change}{f' ({self.detail})' if self.detail else ''}"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A column of both tables that is not compared.
+
+    Attributes:
+        column: its name.
+        why: the reason.
+        harmless: nothing in it could have drifted: no value in either table, one and the same value, a clock or a
+            running number.
+    """
+
+    column: str
+    why: str
+    harmless: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.column}: {self.why}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How two tables are compared: which columns, and how they are read.
+
+    Attributes:
+        columns: that are compared.
+        schema: differences between the tables' columns.
+        left_out: columns of both tables that are not compared.
+        notes: what a reader should know beside.
+        vectors: columns of lists that are vectors.
+    """
+
+    columns: tuple[Column, ...]
+    schema: tuple[SchemaChange, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
+    vectors: frozenset[str] = frozenset()
+
+    def flat(self, table: pa.Table) -> pa.Table:
+        """Return the compared columns of a table as flat ones.
+
+        Raises:
+            ValueError: the table lacks one of them.
+        """
+        found = flatten(table, self.vectors)
+        gone = [column.name for column in self.columns if column.name not in found.schema.names]
+        if gone:
+            raise ValueError(f"the table has no column {', '.join(map(repr, gone))}")
+        return found.select([column.name for column in self.columns])
 
 
 def choose_columns(
-    reference: pa.Table, current: pa.Table, names: Sequence[str] = ()
-) -> tuple[tuple[Column, ...], tuple[str, ...]]:
-    """Return the columns to be watched and a note on each that is left out.
+    reference: pa.Table, current: pa.Table, names: Sequence[str] = (), ignored: Sequence[str] = ()
+) -> Layout:
+    """Look at two tables and decide how they are compared.
 
     Args:
-        reference: normal rows.
-        current: rows to be judged.
-        names: columns to be watched; empty = all that both tables have and that can be used.
+        reference: normal rows, in their order.
+        current: rows to be judged, in their order.
+        names: columns to be compared, the fields of a struct by the struct's name or by `struct.field`; empty = all.
+        ignored: columns that are left alone where `names` is empty.
 
     Raises:
-        ValueError: a named column that is not in both tables or cannot be used, or nothing that can be used.
+        ValueError: a named column that is not in both tables or cannot be compared, or nothing that can be compared.
     """
-    common = [name for name in reference.schema.names if name in current.schema.names]
-    if not common:
-        raise ValueError(
-            f"the tables have no common column: the reference has {_listed(reference)}, the current {_listed(current)}"
-        )
+    vectors, changes = _vectors(plain(reference), plain(current))
+    one, two = (flatten(table, vectors) for table in (reference, current))
+    left_out = _unreadable(reference, current, (one, two), names)
+    wanted = _wanted(one.schema.names, two.schema.names, names, ignored, [out.column for out in left_out])
+    changes += _gone_and_new(one.schema.names, two.schema.names, wanted)
+    columns: list[Column] = []
+    notes: list[str] = []
+    lengths = {change.column for change in changes if change.change == "type"}
+    for name in (n for n in one.schema.names if n in two.schema.names and n in wanted):
+        if name.removesuffix(".length").removesuffix(".mean") in lengths:
+            continue
+        found = _look(name, one[name], two[name])
+        match found:
+            case Column():
+                columns.append(found)
+                changes += _zones(name, one[name].type, two[name].type)
+                if one[name].type != two[name].type and not pa.types.is_null(one[name].type):
+                    notes.append(f"{name} is {one[name].type} in the reference and {two[name].type} now; compared")
+            case SchemaChange():
+                changes.append(found)
+            case LeftOut():
+                left_out.append(found)
+    if names and (left_out or any(change.column in wanted for change in changes if change.change == "type")):
+        why = left_out[0] if left_out else next(c for c in changes if c.column in wanted and c.change == "type")
+        raise ValueError(f"column {why.column!r} cannot be compared: {str(why).partition(': ')[2]}; choose others")
+    if not columns:
+        why_not = "; ".join(map(str, [*changes, *left_out])) or "the tables have no columns"
+        raise ValueError(f"no column can be compared ({why_not}); choose or repair them")
+    return Layout(tuple(columns), tuple(changes), tuple(left_out), tuple(notes), vectors)
+
+
+def _vectors(reference: pa.Table, current: pa.Table) -> tuple[frozenset[str], list[SchemaChange]]:
+    """Return the columns of vectors, and those whose vectors have another length now."""
+    vectors, changes = [], list[SchemaChange]()
+    for name in (n for n in reference.schema.names if n in current.schema.names):
+        before, now = vector_lengths(reference[name]), vector_lengths(current[name])
+        if before is not None and before == now:
+            vectors.append(name)
+        elif before is not None and now is not None:
+            changes.append(SchemaChange(name, "type", f"vectors of length {before} before, {now} now"))
+    return frozenset(vectors), changes
+
+
+def _wanted(
+    one: Sequence[str], two: Sequence[str], names: Sequence[str], ignored: Sequence[str], unreadable: Collection[str]
+) -> set[str]:
+    """Return the flat columns that are asked for."""
+    known = {*one, *two}
+    if not names:
+        return {column for column in known if not any(_is_part(column, name) for name in ignored)}
+    common = sorted({*one} & {*two})
     for name in names:
-        if name not in common:
-            raise ValueError(f"column {name!r} is not in both tables; common columns: {', '.join(common)}")
-    chosen, notes = [], []
-    for name in names or common:
-        kind, unusable = _look(reference[name], current[name])
-        if kind is not None and not unusable:
-            chosen.append(Column(name, kind))
-        elif names:
-            raise ValueError(f"column {name!r} cannot be watched: {unusable}; choose others with --columns")
-        else:
-            notes.append(f"{name}: {unusable}")
-    if not chosen:
-        raise ValueError(f"no column can be watched ({'; '.join(notes)}); choose or repair them")
-    return tuple(chosen), tuple(notes)
+        if name not in unreadable and not any(_is_part(column, name) for column in common):
+            raise ValueError(f"column {name!r} is not in both tables; common columns: {', '.join(common) or 'none'}")
+    return {column for column in known if any(_is_part(column, name) for name in names)}
 
 
-def _listed(table: pa.Table) -> str:
-    return ", ".join(table.schema.names) or "none"
+def _is_part(column: str, name: str) -> bool:
+    return column == name or column.startswith(f"{name}.")
 
 
-def _look(reference: pa.ChunkedArray, current: pa.ChunkedArray) -> tuple[Kind | None, str]:
-    """Return the kind of a column and why it cannot be used, if so."""
-    kinds = {_kind_of(part.type) for part in (reference, current)}
-    if len(kinds) > 1:
-        return None, f"it is {reference.type} in the reference and {current.type} in the current table"
-    (kind,) = kinds
-    if kind is None:
-        return None, f"values of type {reference.type} are not compared"
-    missing = [_missing(part) for part in (reference, current)]
-    if any(missing):
-        return kind, f"{missing[0]} values of the reference and {missing[1]} of the current table are missing or NaN"
-    if kind is Kind.VECTOR:
-        lengths = {int(n) for part in (reference, current) for n in pc.unique(pc.list_value_length(part)).to_pylist()}
-        return kind, "" if len(lengths) == 1 else f"its vectors have several lengths ({sorted(lengths)[:4]})"
-    values = pa.chunked_array([*reference.cast(current.type).chunks, *current.chunks], current.type)
-    distinct = pc.count_distinct(values).as_py()
-    if distinct < 2:
-        return kind, f"it is constant ({values[0].as_py()!r})" if len(values) else "it is empty"
-    if kind is Kind.TEXT and distinct <= min(LEVELS, len(values) // 4):
-        kind = Kind.CATEGORY
-    return kind, ""
+def _gone_and_new(one: Sequence[str], two: Sequence[str], wanted: set[str]) -> list[SchemaChange]:
+    def alike(name: str, names: Sequence[str]) -> str:
+        found = [other for other in names if _plain_name(other) == _plain_name(name)]
+        return f"{found[0]!r} looks like it" if found else ""
+
+    gone = [name for name in one if name not in two and name in wanted]
+    new = [name for name in two if name not in one and name in wanted]
+    return [
+        *(SchemaChange(name, "gone", alike(name, new)) for name in gone),
+        *(SchemaChange(name, "new", alike(name, gone)) for name in new),
+    ]
+
+
+def _plain_name(name: str) -> str:
+    return "".join(filter(str.isalnum, name)).casefold()
+
+
+def _unreadable(
+    reference: pa.Table, current: pa.Table, flat: tuple[pa.Table, pa.Table], names: Sequence[str]
+) -> list[LeftOut]:
+    """Return the columns of both tables that gave no flat column in either, because of their type."""
+    flat_names = {name for table in flat for name in table.schema.names}
+    common = [n for n in reference.schema.names if n in current.schema.names and (not names or n in names)]
+    return [
+        LeftOut(name, f"values of type {reference.schema.field(name).type} are not compared")
+        for name in common
+        if not any(_is_part(column, name) for column in flat_names)
+    ]
+
+
+def _zones(name: str, before: pa.DataType, now: pa.DataType) -> list[SchemaChange]:
+    if not (pa.types.is_timestamp(before) and pa.types.is_timestamp(now)) or before.tz == now.tz:
+        return []
+    detail = f"{before.tz or 'none'} before, {now.tz or 'none'} now; compared as UTC"
+    return [SchemaChange(name, "timezone", detail)]
+
+
+def _look(name: str, one: pa.ChunkedArray, two: pa.ChunkedArray) -> Column | SchemaChange | LeftOut:
+    """Return how a column is compared, or why it is not."""
+    before, now = _kind_of(one.type), _kind_of(two.type)
+    if before is None and now is None:
+        return LeftOut(name, "it has no value in either table", harmless=True)
+    if before is not None and now is not None and before != now:
+        return SchemaChange(name, "type", f"{one.type} before, {two.type} now")
+    of = one.type if before is not None else two.type
+    kind = before if before is not None else now
+    parts = [part if _kind_of(part.type) is not None else pa.chunked_array([part.combine_chunks().cast(of)]) for part in (one, two)]  # noqa: E501  # fmt: skip
+    there = [present(Column(name, kind or Kind.TEXT), part) for part in parts]
+    missing = not all(known.all() for known in there)
+    if not any(known.any() for known in there):
+        return LeftOut(name, "it has no value in either table", harmless=True)
+    match kind:
+        case Kind.VECTOR:
+            return Column(name, Kind.VECTOR, missing)
+        case Kind.NUMBER:
+            return _look_at_numbers(name, parts, there, missing)
+    distinct = {str(value) for part in parts for value in pc.unique(part.drop_null()).to_pylist()}
+    rows = sum(int(known.sum()) for known in there)
+    if len(distinct) == 1:
+        return _constant(Column(name, Kind.CATEGORY, missing, constant=True), next(iter(distinct)))
+    category = kind is Kind.CATEGORY or len(distinct) <= min(CATEGORIES, max(2, rows // REPEATS))
+    return Column(name, Kind.CATEGORY if category else Kind.TEXT, missing)
+
+
+def _look_at_numbers(
+    name: str, parts: Sequence[pa.ChunkedArray], there: Sequence[NDArray[np.bool_]], missing: bool
+) -> Column | LeftOut:
+    offset = _offset(parts)
+    column = Column(name, Kind.NUMBER, missing, offset)
+    values = [numbers(column, part) for part in parts]
+    known = [v[k] for v, k in zip(values, there, strict=True)]
+    least, most = min(v.min() for v in known if len(v)), max(v.max() for v in known if len(v))
+    if least == most:
+        shown = next(v for part in parts for v in part.drop_null().to_pylist())
+        return _constant(Column(name, Kind.NUMBER, missing, offset, constant=True), shown)
+    if all(len(v) > 1 for v in known) and not missing:
+        clock = any(pa.types.is_temporal(part.type) for part in parts)
+        steps = [np.diff(v) for v in known]
+        apart = known[0].max() < known[1].min()
+        if clock and (apart or all((step >= 0).all() for step in steps)):
+            return LeftOut(name, "a clock: its values move on with time", harmless=True)
+        whole = all(pa.types.is_integer(part.type) for part in parts)
+        if whole and all((step > 0).all() for step in steps):
+            return LeftOut(name, "a running number: each row has a larger one", harmless=True)
+    return column
+
+
+def _constant(column: Column, value: object) -> Column | LeftOut:
+    if column.missing:
+        return column
+    return LeftOut(column.name, f"it is constant ({value!r})", harmless=True)
+
+
+def _offset(parts: Sequence[pa.ChunkedArray]) -> int:
+    """Return the least of all integers, 0 where the difference to the largest is no exact float either."""
+    if not all(pa.types.is_integer(part.type) for part in parts):
+        return 0
+    ends = [pc.min_max(part).as_py() for part in parts if part.null_count < len(part)]
+    least, most = min((end["min"] for end in ends), default=0), max((end["max"] for end in ends), default=0)
+    return int(least) if most - least < EXACT else 0
 
 
 def _kind_of(of: pa.DataType) -> Kind | None:
-    if pa.types.is_boolean(of):
+    """Return the kind of a flat type; None where every value is missing."""
+    types = pa.types
+    if types.is_null(of):
+        return None
+    if types.is_boolean(of):
         return Kind.CATEGORY
-    if pa.types.is_integer(of) or pa.types.is_floating(of) or pa.types.is_decimal(of):
-        return Kind.NUMBER
-    if pa.types.is_string(of) or pa.types.is_large_string(of):
+    if types.is_large_string(of):
         return Kind.TEXT
-    if pa.types.is_dictionary(of):
-        return Kind.CATEGORY
-    listed = pa.types.is_list(of) or pa.types.is_large_list(of) or pa.types.is_fixed_size_list(of)
-    return Kind.VECTOR if listed and pa.types.is_floating(of.value_type) else None
+    listed = types.is_list(of) or types.is_large_list(of) or types.is_fixed_size_list(of)
+    return Kind.VECTOR if listed else Kind.NUMBER
 
 
-def _missing(column: pa.ChunkedArray) -> int:
-    if not pa.types.is_floating(column.type):
-        return int(column.null_count)
-    return int(len(column) - pc.sum(pc.is_finite(column)).as_py()) if len(column) else 0
+def present(column: Column, values: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Return which values are there: neither null nor NaN; of vectors those whose components all are finite."""
+    if column.kind is Kind.VECTOR:
+        known = np.asarray(values.is_valid())
+        known[known] = np.isfinite(vectors_of(values.drop_null())).all(axis=1) if known.any() else False
+        return known
+    if pa.types.is_floating(values.type):
+        return ~np.asarray(pc.is_null(values, nan_is_null=True))
+    return np.asarray(values.is_valid())
 
 
-class Reader:
-    """Turns rows into the vectors of each view, numbers by their rank among calm rows."""
-
-    def __init__(self, columns: Sequence[Column], calm: pa.Table) -> None:
-        self.columns = tuple(columns)
-        self._levels = {c.name: _values(calm[c.name]) for c in columns if c.kind is Kind.CATEGORY}
-        self.features, table = self._numbers(calm)
-        self._calm = np.sort(table, axis=0)
-
-    def views(self, table: pa.Table) -> dict[str, Vectors]:
-        """Return the vectors of every view, one row for each row of the table."""
-        found: dict[str, Vectors] = {}
-        for column in self.columns:
-            if column.kind is Kind.TEXT:
-                found[column.name] = embed(table[column.name].to_pylist())
-            elif column.kind is Kind.VECTOR:
-                found[column.name] = _vectors(table[column.name])
-        if self.features:
-            found[COLUMNS] = self._ranks(self._numbers(table)[1])
-        return found
-
-    def moved(self, reference: pa.Table, current: pa.Table) -> list[dict[str, Any]]:
-        """Return for each number the Kolmogorov-Smirnov distance of the two tables, the largest first.
-
-        The p-values are corrected for the number of features (Bonferroni).
-        """
-        first, second = self._numbers(reference)[1], self._numbers(current)[1]
-        rows = []
-        for k, name in enumerate(self.features):
-            test = ks_2samp(first[:, k], second[:, k], method="asymp")
-            means = (float(first[:, k].mean()), float(second[:, k].mean()))
-            p = min(1.0, float(test.pvalue) * len(self.features))
-            rows.append({"feature": name, "distance": float(test.statistic), "p_value": p, "means": means})
-        return sorted(rows, key=lambda row: -row["distance"])
-
-    def _numbers(self, table: pa.Table) -> tuple[tuple[str, ...], NDArray[np.float64]]:
-        names, parts = [], []
-        for column in self.columns:
-            values = table[column.name]
-            if column.kind is Kind.NUMBER:
-                names.append(column.name)
-                parts.append(np.asarray(values.cast(pa.float64()).to_numpy())[:, None])
-            elif column.kind is Kind.CATEGORY:
-                levels = self._levels[column.name]
-                found = values.cast(pa.string()).to_pylist()
-                names += [f"{column.name} = {level}" for level in levels] + [f"{column.name}: new"]
-                parts.append(np.array([[v == level for level in levels] + [v not in levels] for v in found], float))
-            elif column.kind is Kind.TEXT:
-                names += [f"{column.name}: {what}" for what in DESCRIPTORS]
-                parts.append(np.array([describe(text) for text in values.to_pylist()], float))
-        return tuple(names), np.hstack(parts) if parts else np.zeros((table.num_rows, 0))
-
-    def _ranks(self, values: NDArray[np.float64]) -> Vectors:
-        ranks = np.empty_like(values)
-        for k in range(values.shape[1]):
-            below = np.searchsorted(self._calm[:, k], values[:, k], side="left")
-            above = np.searchsorted(self._calm[:, k], values[:, k], side="right")
-            ranks[:, k] = (below + above) / len(self._calm) - 1
-        return ranks
+def numbers(column: Column, values: pa.ChunkedArray) -> Floats:
+    """Return a column of numbers, dates or times as floats less the offset, NaN where a value is missing."""
+    of = values.type
+    if pa.types.is_null(of):
+        return np.full(len(values), np.nan)
+    if pa.types.is_timestamp(of):
+        values = values.cast(pa.int64())
+    elif pa.types.is_date(of):
+        values = values.cast(pa.int32()).cast(pa.int64())
+    if not pa.types.is_integer(values.type):
+        return np.asarray(values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False), np.float64)
+    whole = np.asarray(pc.fill_null(values, 0))
+    if column.offset:
+        # Differences modulo 2^64, read as signed ones, so that integers beyond 2^53 are told apart.
+        whole = (whole.astype(np.uint64) - np.uint64(column.offset % 2**64)).view(np.int64)
+    floats = whole.astype(np.float64)
+    floats[~np.asarray(values.is_valid())] = np.nan
+    return floats
 
 
-def describe(text: str) -> tuple[float, ...]:
-    """Return the descriptors of a text, in the order of `DESCRIPTORS`; shares are of its characters or words."""
-    words = text.split()
-    n, count = max(1, len(text)), max(1, len(words))
-    return (
-        len(text),
-        len(words),
-        sum(map(len, words)) / count,
-        sum(map(str.isalpha, text)) / n,
-        sum(map(str.isdigit, text)) / n,
-        sum(map(str.isupper, text)) / n,
-        len(set(words)) / count,
-    )
+def strings(values: pa.ChunkedArray) -> list[str | None]:
+    """Return a column of texts or categories as Python strings, None where one is missing."""
+    return [None if value is None else str(value) for value in values.to_pylist()]
 
 
-def _values(column: pa.ChunkedArray) -> list[str]:
-    counts: Mapping[str, int] = {
-        row["values"]: row["counts"] for row in pc.value_counts(column.cast(pa.string())).to_pylist()
-    }
-    return sorted(counts, key=lambda value: (-counts[value], value))[:LEVELS]
-
-
-def _vectors(column: pa.ChunkedArray) -> Vectors:
-    flat = pc.list_flatten(column)
-    values = np.concatenate(
-        [np.asarray(chunk.to_numpy(zero_copy_only=False)) for chunk in flat.chunks] or [np.zeros(0)]
-    )
-    return np.asarray(values, np.float32).reshape(len(column), -1)
+def vectors_of(values: pa.ChunkedArray) -> Vectors:
+    """Return a column of vectors without nulls as (n, d)."""
+    flat = pc.list_flatten(values)
+    parts = [np.asarray(chunk.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)) for chunk in flat.chunks]
+    joined = np.concatenate(parts) if parts else np.zeros(0)
+    return np.asarray(joined, np.float32).reshape(len(values), -1)

@@ -1,27 +1,24 @@
-"""`ketcycle drift`: any two tables, every arm; or one table walked in windows."""
+"""`ketcycle drift`: two tables compared, with every arm of the decision `drift` run; or one table walked in windows."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from infra.energy.model import Coefficients
 from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.contract import Arm, Kind, content_key
+from tasks.monitoring.compare import Comparison, Question, compare, finite
 from tasks.monitoring.drift.arms import kernel_pairs, linear_quadruples
 from tasks.monitoring.drift.problem import Drift, Verdicts
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.states import Rules, average_run_length
-from tasks.monitoring.tables import Reader, choose_columns
-from tasks.monitoring.watch import Step, split_reference, walk
+from tasks.monitoring.watch import Step, walk
 from tasks.settle import run_arms
 from tasks.workbench import Workbench
 
@@ -30,113 +27,83 @@ LOOP_S, BLOCKS = 0.1, 2
 DETECTORS = tuple(arm for arm in DRIFT.arms if arm.kind is not Kind.CONTROL)
 
 Row = dict[str, Any]
-T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What is asked of the two tables.
+def compare_tables(
+    loaded: Settings,
+    reference: Any,
+    current: Any,
+    question: Question,
+    *,
+    arms: Sequence[str] = (),
+    backend: str = "aer",
+) -> tuple[Comparison, Row]:
+    """Compare two tables by every arm, append the evidence and return what was found and what each arm said and spent.
 
-    Attributes:
-        columns: to be compared; empty = all that can be.
-        arms: names; empty = every detector whose circuits are few.
-        level: p-value at or below which an arm says drift, over all views.
-        rows: of each table that are compared at most.
-        permutations: of each test.
-        shots: for each circuit.
-        minimum: rows that each table has at least.
+    Args:
+        loaded: the settings.
+        reference: normal rows: a path, or a pandas, Polars or Arrow table.
+        current: rows to be judged.
+        question: what is asked.
+        arms: names; empty = every detector whose circuits are few. The incumbent always runs, it decides.
         backend: of the circuits.
-        seed: of sampling and permutations.
-    """
-
-    columns: tuple[str, ...] = ()
-    arms: tuple[str, ...] = ()
-    level: float = 0.05
-    rows: int = 200
-    permutations: int = 499
-    shots: int = 256
-    minimum: int = 20
-    backend: str = "aer"
-    seed: int = 0
-
-
-def read_table(path: Path) -> pa.Table:
-    """Read a Parquet or CSV file.
-
-    Raises:
-        BadInput: it is not there or cannot be read.
-    """
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}; give a Parquet or CSV file")
-    try:
-        return pyarrow.csv.read_csv(path) if path.suffix == ".csv" else pyarrow.parquet.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInput(f"{path} is neither Parquet nor (by its name) CSV: {str(error).splitlines()[0]}") from None
-
-
-def compare_tables(loaded: Settings, reference: pa.Table, current: pa.Table, asked: Asked) -> Row:
-    """Run every arm on two tables, append the evidence and return what each said and spent.
 
     Raises:
         BadInput: tables that cannot be compared, or an unknown arm.
     """
-    arms = _arms(asked.arms)
-    for name, table in (("reference", reference), ("current table", current)):
-        if table.num_rows < asked.minimum:
-            raise BadInput(f"the {name} has {table.num_rows} rows; at least {asked.minimum} are needed (--minimum)")
-    columns, notes = _clear(lambda: choose_columns(reference, current, asked.columns))
-    problems, features = _clear(lambda: _pose(reference, current, columns, asked))
+    chosen = _arms(arms)
     run_id = f"drift-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     bench = Workbench(
         run_id=run_id,
         home=loaded.home,
         ledger=loaded.ledger,
-        backend=asked.backend,
-        seed=asked.seed,
+        backend=backend,
+        seed=question.seed,
         country=loaded.country,
         projection_device=loaded.projection_device,
         simulation_limit_s=loaded.simulation_limit_s,
         minimum_s=LOOP_S,
         blocks=BLOCKS,
     )
-    views, skipped = [], []
-    for name, problem in problems.items():
-        chosen = [arm for arm in arms if asked.arms or _circuits(arm, problem) <= CIRCUITS]
-        skipped += [
-            f"{name}: {arm.name} would take {_circuits(arm, problem):,} circuits; ask for it with --arms {arm.name}"
-            for arm in arms
-            if arm not in chosen
-        ]
-        views.append(_judge(name, problem, chosen, len(problems), bench))
-    verdicts = {
-        arm.name: min(len(views) * row["p_value"] for view in views for row in view["arms"] if row["arm"] == arm.name)
-        for arm in arms
-        if all(any(row["arm"] == arm.name and row["status"] == "done" for row in view["arms"]) for view in views)
-    }
-    return {
-        "run_id": run_id,
-        "level": asked.level,
-        "rows": {"reference": reference.num_rows, "current": current.num_rows},
-        "columns": [{"name": c.name, "kind": str(c.kind)} for c in columns],
-        "notes": [*notes, *skipped],
-        "views": views,
-        "moved": features,
-        "arms": {
-            name: {"p_value": min(1.0, p), "verdict": "drift" if p <= asked.level else "no drift"}
-            for name, p in verdicts.items()
-        },
-        "verdict": "drift" if verdicts.get(DRIFT.incumbent.name, 1.0) <= asked.level else "no drift",
-    }
+    views: list[Row] = []
+    skipped: list[str] = []
 
+    def judge(problems: Mapping[str, Drift]) -> dict[str, float]:
+        for name, problem in problems.items():
+            few = [arm for arm in chosen if arms or _circuits(arm, problem) <= CIRCUITS]
+            skipped.extend(
+                f"{name}: {arm.name} would take {_circuits(arm, problem):,} circuits; ask for it with --arms {arm.name}"
+                for arm in chosen
+                if arm not in few
+            )
+            views.append(_judge(name, problem, few, len(problems), bench))
+        return {view["view"]: _p_of(view, DRIFT.incumbent.name) for view in views}
 
-def _clear(make: Callable[[], T]) -> T:
     try:
-        return make()
+        found = compare(reference, current, question, judge)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    plain = found.asdict()
+    plain["notes"] += skipped
+    level = views[0]["level"] * len(views) if views else question.level
+    return found, {**plain, "run_id": run_id, "views": finite(views), "arms": _together(views, chosen, level)}
+
+
+def _p_of(view: Row, arm: str) -> float:
+    """Return the p-value of an arm in a view, 1 where it did not finish."""
+    p_values = [row["p_value"] for row in view["arms"] if row["arm"] == arm and row["status"] == "done"]
+    return float(p_values[0]) if p_values else 1.0
+
+
+def _together(views: Sequence[Row], arms: Sequence[Arm[Drift, Verdicts]], level: float) -> Row:
+    """Return what each arm that finished every view says of all views together (Bonferroni)."""
+    found = {}
+    for arm in arms:
+        done = [row for view in views for row in view["arms"] if row["arm"] == arm.name and row["status"] == "done"]
+        if views and len(done) == len(views):
+            p = min(1.0, len(views) * min(row["p_value"] for row in done))
+            found[arm.name] = {"p_value": p, "verdict": "drift" if p <= level else "no drift"}
+    return found
 
 
 def _arms(names: Sequence[str]) -> tuple[Arm[Drift, Verdicts], ...]:
@@ -147,28 +114,6 @@ def _arms(names: Sequence[str]) -> tuple[Arm[Drift, Verdicts], ...]:
         if name not in known:
             raise BadInput(f"there is no arm {name!r}; {DRIFT.key} has {', '.join(known)}")
     return tuple(arm for arm in DRIFT.arms if arm.name in {*names, DRIFT.incumbent.name})
-
-
-def _pose(
-    reference: pa.Table, current: pa.Table, columns: Sequence[Any], asked: Asked
-) -> tuple[dict[str, Drift], list[Row]]:
-    rng = np.random.default_rng([asked.seed, 11])
-    sample, background = split_reference(reference, asked.rows, rng)
-    window = current.take(pa.array(np.sort(rng.permutation(current.num_rows)[: asked.rows])))
-    reader = Reader(columns, background)
-    parts = [reader.views(table) for table in (sample, window, background)]
-    problems = {
-        name: Drift(
-            parts[0][name],
-            (parts[1][name],),
-            parts[2][name],
-            level=asked.level / len(parts[0]),
-            permutations=asked.permutations,
-            shots=asked.shots,
-        )
-        for name in parts[0]
-    }
-    return problems, reader.moved(sample, window)
 
 
 def _circuits(arm: Arm[Drift, Verdicts], problem: Drift) -> int:
@@ -213,7 +158,7 @@ def _judge(name: str, problem: Drift, arms: Sequence[Arm[Drift, Verdicts]], view
 
 
 def stream(
-    table: pa.Table, window: int, rules: Rules, reference: pa.Table | None, columns: tuple[str, ...], seed: int
+    table: pa.Table, window: int, rules: Rules, reference: pa.Table | None, columns: Sequence[str], seed: int
 ) -> Iterator[Step]:
     """Walk a table in windows, see `tasks.monitoring.watch.walk`.
 

@@ -14,18 +14,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.random import Generator
 from numpy.typing import NDArray
 
+from tasks.monitoring.columns import adjust, column_features, farthest_first
 from tasks.monitoring.drift.arms import ReferencePool
 from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
 from tasks.monitoring.states import Level, Rules, Watch, step
-from tasks.monitoring.tables import Reader, choose_columns
+from tasks.monitoring.tables import choose_columns
+from tasks.monitoring.views import Reader, split_reference
 
 PERMUTATIONS = 499
 ROWS = 200  # of the reference and of a window that are compared at most
-BACKGROUND = 400  # further rows of the reference that fix centre, bandwidth and ranks
 REFERENCE = 4  # windows at the beginning of a walk, and after each change, that are the reference
+LEAST = 2  # values of a view without which it is not tested
+LEVEL = 0.05  # false discovery rate of the columns that are named as moved
 LIKELIHOOD = "mean_logprob"
 
 
@@ -38,7 +40,7 @@ class Judged:
         p_value: of no drift, corrected for the number of views.
         statistic: of the view with the smallest p-value.
         views: p-value of each view, not corrected.
-        moved: how far each number moved, see `Reader.moved`.
+        moved: how far each property of a column moved, the farthest first, see `columns.Feature`.
         distances: how far each compared row lies from the reference, in median distances of the reference, by view.
         compared: the rows of the window that were compared, by position.
     """
@@ -65,46 +67,50 @@ class Watcher:
         current: pa.Table,
         columns: Sequence[str] = (),
         *,
+        ignored: Sequence[str] = (),
         rows: int = ROWS,
         permutations: int = PERMUTATIONS,
         seed: int = 0,
     ) -> None:
-        self.columns, self.notes = choose_columns(reference, current, columns)
+        self.layout = choose_columns(reference, current, columns, ignored)
         self._rng, self._rows, self._permutations = np.random.default_rng([seed, 11]), rows, permutations
-        self.reference, background = split_reference(reference, rows, self._rng)
-        self._reader = Reader(self.columns, background)
-        vectors, calm = self._reader.views(self.reference), self._reader.views(background)
-        self._pools = {name: ReferencePool(vectors[name], calm[name]) for name in vectors}
+        flat = self.layout.flat(reference)
+        chosen, calm = (pa.array(part) for part in split_reference(flat.num_rows, rows, self._rng))
+        self.reference, background = flat.take(chosen), flat.take(calm)
+        self._reader = Reader(self.layout, background)
+        vectors, calm_vectors = self._reader.views(self.reference), self._reader.views(background)
+        self._pools = {
+            name: ReferencePool(vectors[name], calm_vectors[name])
+            for name in vectors
+            if min(len(vectors[name]), len(calm_vectors[name])) >= LEAST
+        }
 
     def judge(self, window: pa.Table) -> Judged:
         """Return whether a window drifted; of more rows than are compared a random part is."""
         chosen = np.sort(self._rng.permutation(window.num_rows)[: self._rows])
-        part = window.take(pa.array(chosen))
+        part = self.layout.flat(window.take(pa.array(chosen)))
         vectors = self._reader.views(part)
-        tests = {name: pool.test(vectors[name], self._permutations, self._rng) for name, pool in self._pools.items()}
+        tests = {
+            name: pool.test(vectors[name], self._permutations, self._rng)
+            for name, pool in self._pools.items()
+            if len(vectors[name]) >= LEAST
+        }
+        if not tests:
+            raise ValueError("no column has two values in the reference and in the window; choose others")
         least = min(tests, key=lambda name: tests[name][0])
         return Judged(
             rows=window.num_rows,
             p_value=min(1.0, len(tests) * tests[least][0]),
             statistic=tests[least][1],
             views={name: p for name, (p, _) in tests.items()},
-            moved=self._reader.moved(self.reference, part),
-            distances={name: pool.distances(vectors[name]) for name, pool in self._pools.items()},
+            moved=self._moved(part),
+            distances={name: self._pools[name].distances(vectors[name]) for name in tests},
             compared=chosen,
         )
 
-
-def split_reference(reference: pa.Table, rows: int, rng: Generator) -> tuple[pa.Table, pa.Table]:
-    """Deal the reference's rows to the sample, two thirds and at most `rows`, and to the background.
-
-    Raises:
-        ValueError: fewer than six rows.
-    """
-    count = reference.num_rows
-    if count < 6:
-        raise ValueError(f"the reference has {count} rows; at least 6 are needed")
-    order, size = rng.permutation(count), min(rows, -(-2 * count // 3))
-    return reference.take(pa.array(order[:size])), reference.take(pa.array(order[size : size + BACKGROUND]))
+    def _moved(self, part: pa.Table) -> list[dict[str, Any]]:
+        features = column_features(self.layout, self.reference, part)
+        return [feature.asdict() for feature in farthest_first(adjust(features, LEVEL, 0.0))]
 
 
 @dataclass(frozen=True)
@@ -181,10 +187,8 @@ def watch_window(
     """
     before, rules = standing or Standing(), rules or Rules(level=0.01)
     judged = None
-    names = columns or [n for n in reference.schema.names if n in current.schema.names and n != quality]
     if current.num_rows >= rules.minimum:
-        usable = columns or [c.name for c in choose_columns(reference.select(names), current.select(names))[0]]
-        judged = Watcher(reference, current, usable, rows=rows, seed=seed).judge(current)
+        judged = Watcher(reference, current, columns, ignored=(quality,), rows=rows, seed=seed).judge(current)
     drift = step(before.drift, current.num_rows, judged.p_value if judged else 1.0, rules)
     known = quality in reference.schema.names and quality in current.schema.names
     harm = compare_quality(_floats(reference, quality), _floats(current, quality), margin) if known else None

@@ -2,49 +2,48 @@
 
 POST /v1/completions, /v1/chat/completions (where the tokenizer has a chat template) and /v1/feedback; GET /v1/models,
 /health and /metrics. Answers and errors have the form of OpenAI's. A prompt that does not fit into the context is
-refused, or loses its beginning where `"truncation": "auto"` allows it, which the answer says (`truncated`).
+refused, or loses its beginning where `"truncation": "auto"` allows it, which the answer says (`truncated`). A client
+that closes its connection ends its texts, whether it streams or not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
 from tasks.model.generate import Token
 from tasks.serving import protocol
+from tasks.serving.edge import Edge, Limits, with_cors
 from tasks.serving.engine import Answer, BadPrompt, Engine, Prompt, TooLong
-from tasks.serving.protocol import ChatRequest, CompletionRequest, FeedbackRequest, refusal
+from tasks.serving.protocol import Body, ChatRequest, CompletionRequest, FeedbackRequest, Refused, read_body, refusal
 from tasks.serving.request_log import Feedback
 from tasks.serving.service import Busy, Service, new_key
 
 log = logging.getLogger("ketcycle.serving")
 
-MAX_BODY = 1 << 20
-BODY_S = 30.0  # a body that takes longer is not waited for
-OPEN = ("/health",)  # asked without a key
+GONE = 499  # the client closed its connection; nobody reads this status but the metrics
 
 
-def create_app(service: Service, key: str | None = None, follow_s: float | None = None) -> FastAPI:
+def create_app(service: Service, limits: Limits | None = None, follow_s: float | None = None) -> FastAPI:
     """Return the application.
 
     Args:
-        service: what answers.
-        key: the API key that everything but /health asks for, None = no key.
+        service: the model, its log and its figures.
+        limits: key, sizes, rates and origins.
         follow_s: seconds between two looks whether the model has changed, None = never.
     """
+    limits = limits or Limits()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,43 +51,47 @@ def create_app(service: Service, key: str | None = None, follow_s: float | None 
             yield
 
     app = FastAPI(title="ketcycle completions", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Edge, service=service, key=key)
+    app.add_middleware(Edge, limits=limits, count=lambda status: service.figures.responses.labels(str(status)).inc())
+    with_cors(app, limits.origins)
     _handle_errors(app, service)
 
     @app.post("/v1/completions")
-    async def completions(request: CompletionRequest) -> Response:
-        _named(service, request.model)
+    async def completions(request: Request) -> Response:
+        asked = await _read(request, CompletionRequest)
+        _named(service, asked.model)
         with service.using() as engine:
-            cut = request.truncation == "auto"
-            prompts = [await asyncio.to_thread(engine.prompt, text, truncate=cut) for text in request.prompts]
-            return await _answer(service, engine, request, [p for p in prompts for _ in range(request.n)])
+            cut = asked.truncation == "auto"
+            prompts = [await asyncio.to_thread(engine.prompt, given, truncate=cut) for given in asked.prompt]
+            return await _answer(service, engine, asked, [p for p in prompts for _ in range(asked.n)], request)
 
     @app.post("/v1/chat/completions")
-    async def chat(request: ChatRequest) -> Response:
-        _named(service, request.model)
+    async def chat(request: Request) -> Response:
+        asked = await _read(request, ChatRequest)
+        _named(service, asked.model)
         with service.using() as engine:
             if not engine.chats:
                 raise HTTPException(404, f"{service.name!r} is no chat model; ask /v1/completions")
-            turns = [message.plain() for message in request.messages]
-            cut = request.truncation == "auto"
+            turns = [message.plain() for message in asked.messages]
+            cut = asked.truncation == "auto"
             prompt = await asyncio.to_thread(engine.conversation, turns, truncate=cut)
-            return await _answer(service, engine, request, [prompt] * request.n)
+            return await _answer(service, engine, asked, [prompt] * asked.n, request)
 
     @app.post("/v1/feedback", status_code=202)
-    async def feedback(request: FeedbackRequest) -> dict[str, bool]:
-        given = Feedback(f"{request.id}-{request.index}", request.rating, request.comment, time.time())
+    async def feedback(request: Request) -> dict[str, bool]:
+        asked = await _read(request, FeedbackRequest)
+        given = Feedback(f"{asked.id}-{asked.index}", asked.rating, asked.comment, time.time())
         return {"logged": service.log.put(given)}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(service)]}
 
-    @app.get("/v1/models/{name}")
+    @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         _named(service, name)
         return _model(service)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": service.name, "version": service.engine.version}
 
@@ -99,17 +102,14 @@ def create_app(service: Service, key: str | None = None, follow_s: float | None 
     return app
 
 
+async def _read(request: Request, kind: type[Body]) -> Body:
+    return read_body(kind, await request.body(), request.headers.get("content-type", ""))
+
+
 def _handle_errors(app: FastAPI, service: Service) -> None:
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        said = str(first["msg"]).removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            said = "this server does not offer it"
-        elif not where:
-            said = f"send the request as JSON, with Content-Type: application/json ({said})"
-        return refusal(400, f"{where}: {said}" if where else said, where or None)
+    @app.exception_handler(Refused)
+    async def wrong(_: Request, error: Refused) -> Response:
+        return refusal(error.status, str(error), error.param)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> Response:
@@ -147,46 +147,66 @@ def _model(service: Service) -> dict[str, Any]:
 
 
 async def _answer(
-    service: Service, engine: Engine, request: CompletionRequest | ChatRequest, prompts: Sequence[Prompt]
+    service: Service,
+    engine: Engine,
+    asked: CompletionRequest | ChatRequest,
+    prompts: Sequence[Prompt],
+    request: Request,
 ) -> Response:
-    kind = "cmpl" if isinstance(request, CompletionRequest) else "chatcmpl"
-    key = new_key(kind)
-    if request.stream:
-        return _stream(service, engine, request, prompts, key)
-    with service.queued(len(prompts)):
-        answers = await asyncio.gather(
-            *(service.answer(engine, request, prompt, i, key) for i, prompt in enumerate(prompts))
-        )
-    made = [
-        protocol.completion_choice(request, i, answer, engine.decode)
-        if isinstance(request, CompletionRequest)
-        else protocol.chat_choice(request, i, answer, engine.decode)
-        for i, answer in enumerate(answers)
-    ]
-    body = protocol.envelope(key, _object(request), service.name, engine.version, made)
-    return JSONResponse(body | {"usage": protocol.usage_of(answers, request.n)})
+    key = new_key("cmpl" if isinstance(asked, CompletionRequest) else "chatcmpl")
+    if asked.stream:
+        return _stream(service, engine, asked, prompts, key)
+    left = threading.Event()
+    watching = asyncio.create_task(_leaves(request, left))
+    try:
+        with service.queued(len(prompts)):
+            answers = await asyncio.gather(
+                *(service.answer(engine, asked, prompt, f"{key}-{i}", i, left) for i, prompt in enumerate(prompts))
+            )
+    finally:
+        left.set()  # where one text failed, the others of the request end too
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+    if any(answer.finish == "cancelled" for answer in answers):
+        return refusal(GONE, "the client closed its connection")
+    made = await asyncio.to_thread(_choices, asked, answers, engine)
+    body = protocol.envelope(key, _object(asked), service.name, engine.version, made)
+    return JSONResponse(body | {"usage": protocol.usage_of(answers, asked.n)})
 
 
-def _object(request: CompletionRequest | ChatRequest) -> str:
-    if isinstance(request, CompletionRequest):
+async def _leaves(request: Request, left: threading.Event) -> None:
+    """Set an event when the client closes its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    left.set()
+
+
+def _choices(asked: CompletionRequest | ChatRequest, answers: Sequence[Answer], engine: Engine) -> list[dict[str, Any]]:
+    if isinstance(asked, CompletionRequest):
+        return [protocol.completion_choice(asked, i, answer, engine) for i, answer in enumerate(answers)]
+    return [protocol.chat_choice(asked, i, answer, engine) for i, answer in enumerate(answers)]
+
+
+def _object(asked: CompletionRequest | ChatRequest) -> str:
+    if isinstance(asked, CompletionRequest):
         return "text_completion"
-    return "chat.completion.chunk" if request.stream else "chat.completion"
+    return "chat.completion.chunk" if asked.stream else "chat.completion"
 
 
 def _stream(
-    service: Service, engine: Engine, request: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], key: str
+    service: Service, engine: Engine, asked: CompletionRequest | ChatRequest, prompts: Sequence[Prompt], key: str
 ) -> StreamingResponse:
-    """Answer by server-sent events, one for each token that made text certain; who leaves stops the model."""
+    """Answer by server-sent events, one for each token that made text certain; a client that leaves ends its texts."""
     loop, left = asyncio.get_running_loop(), threading.Event()
     tokens: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
 
     async def write(index: int, prompt: Prompt) -> Answer:
-        def watch(token: Token) -> bool:
+        def watch(token: Token) -> None:
             loop.call_soon_threadsafe(tokens.put_nowait, (index, token))
-            return not left.is_set()
 
         try:
-            return await service.answer(engine, request, prompt, index, key, watch)
+            return await service.answer(engine, asked, prompt, f"{key}-{index}", index, left, watch)
         finally:
             tokens.put_nowait((index, None))
 
@@ -198,12 +218,12 @@ def _stream(
     work.add_done_callback(lambda _: held.close())
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
-        body = protocol.envelope(key, _object(request), service.name, engine.version, choices)
+        body = protocol.envelope(key, _object(asked), service.name, engine.version, choices)
         return f"data: {json.dumps(body | more)}\n\n"
 
     async def events() -> AsyncIterator[str]:
         try:
-            if isinstance(request, ChatRequest):
+            if isinstance(asked, ChatRequest):
                 for i in range(len(prompts)):
                     yield event([{"index": i, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
             ended, offsets = 0, [0] * len(prompts)
@@ -211,100 +231,36 @@ def _stream(
                 index, token = await tokens.get()
                 if token is None:
                     ended += 1
-                elif token.text or token.finish or _wants_logprobs(request):
-                    yield event([_piece(request, engine, index, token, offsets[index])])
+                elif token.text or token.finish or _wants_logprobs(asked):
+                    yield event([_piece(asked, engine, index, token, offsets[index])])
                     offsets[index] += len(token.text)
             answers = await work
             failed = next((a for a in answers if isinstance(a, BaseException)), None)
             if failed:
                 log.error("a stream ended early", exc_info=failed)
                 error = {"message": f"the server failed ({type(failed).__name__})", "type": "server_error"}
-                yield f"data: {json.dumps({'error': error})}\n\n"
-            elif request.stream_options and request.stream_options.include_usage:
-                yield event([], usage=protocol.usage_of([a for a in answers if isinstance(a, Answer)], request.n))
+                yield f"data: {json.dumps({'error': error | {'param': None, 'code': None}})}\n\n"
+            elif asked.stream_options and asked.stream_options.include_usage:
+                yield event([], usage=protocol.usage_of([a for a in answers if isinstance(a, Answer)], asked.n))
             yield "data: [DONE]\n\n"
         finally:
             left.set()
 
-    return StreamingResponse(events(), media_type="text/event-stream")
+    return StreamingResponse(events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
 
 
-def _wants_logprobs(request: CompletionRequest | ChatRequest) -> bool:
-    return request.logprobs is not None and request.logprobs is not False
+def _wants_logprobs(asked: CompletionRequest | ChatRequest) -> bool:
+    return asked.logprobs is not None and asked.logprobs is not False
 
 
 def _piece(
-    request: CompletionRequest | ChatRequest, engine: Engine, index: int, token: Token, offset: int
+    asked: CompletionRequest | ChatRequest, engine: Engine, index: int, token: Token, offset: int
 ) -> dict[str, Any]:
     choice: dict[str, Any] = {"index": index, "finish_reason": token.finish, "logprobs": None}
-    if isinstance(request, CompletionRequest):
-        if request.logprobs is not None:
-            choice["logprobs"] = protocol.written_logprobs([token], engine.decode, offset)
+    if isinstance(asked, CompletionRequest):
+        if asked.logprobs is not None:
+            choice["logprobs"] = protocol.written_logprobs([token], engine.piece, offset, asked.logprobs)
         return choice | {"text": token.text}
-    if request.logprobs:
-        choice["logprobs"] = protocol.chat_logprobs([token], engine.decode)
+    if asked.logprobs:
+        choice["logprobs"] = protocol.chat_logprobs([token], engine.piece)
     return choice | {"delta": {"content": token.text} if token.text else {}}
-
-
-class Edge:
-    """ASGI middleware: asks for the key, counts answers, and reads no body longer than allowed or slower than patient.
-
-    A body of more than `MAX_BODY` bytes gets 413 whether it says its length or not.
-    """
-
-    def __init__(self, app: Any, service: Service, key: str | None) -> None:
-        self.app, self.service, self.key = app, service, key
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Pass a request on with its body read and counted."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def counted(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                self.service.figures.responses.labels(str(message["status"])).inc()
-            await send(message)
-
-        if self.key is not None and scope["path"] not in OPEN and not _has_key(scope["headers"], self.key):
-            answer = refusal(
-                401,
-                "this server asks for an API key: Authorization: Bearer KEY",
-                code="invalid_api_key",
-                headers={"WWW-Authenticate": "Bearer"},
-            )
-            await answer(scope, receive, counted)
-            return
-        chunks: list[dict[str, Any]] = []
-        try:
-            async with asyncio.timeout(BODY_S):
-                whole = await _read(receive, chunks)
-        except TimeoutError:
-            await refusal(408, f"the body did not come within {BODY_S:g} s")(scope, receive, counted)
-            return
-        if not whole:
-            await refusal(413, f"the body has more than {MAX_BODY} bytes")(scope, receive, counted)
-            return
-
-        async def replay() -> Any:
-            return chunks.pop(0) if chunks else await receive()
-
-        await self.app(scope, replay, counted)
-
-
-async def _read(receive: Any, chunks: list[dict[str, Any]]) -> bool:
-    """Read a body; False as soon as it is too long."""
-    size, more = 0, True
-    while more:
-        message = await receive()
-        chunks.append(message)
-        size += len(message.get("body", b""))
-        more = message.get("more_body", False)
-        if size > MAX_BODY:
-            return False
-    return True
-
-
-def _has_key(headers: Sequence[tuple[bytes, bytes]], key: str) -> bool:
-    given = next((value for name, value in headers if name == b"authorization"), b"")
-    return hmac.compare_digest(given, f"Bearer {key}".encode())

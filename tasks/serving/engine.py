@@ -1,7 +1,7 @@
 """A loaded model that writes the answers to many prompts side by side, in a thread of its own.
 
-Continuous batching (Yu et al. 2022, Orca, OSDI): a prompt that waits joins the texts being written as soon as one of
-them is finished, after any token, so nobody waits for the longest of a batch.
+Continuous batching (Yu et al. 2022, Orca, OSDI): a waiting prompt joins the batch after any token, as soon as another
+text is finished and the cache has room, so no answer waits for the longest text of its batch.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tasks.model.causal import load_model, load_tokenizer, separator
+from tasks.model.decode import Vocabulary, pieces_of
 from tasks.model.generate import Sampling, Text, Texts, Token, context_of, started
+from tasks.model.llama import Scored
 from tasks.serving.compact import compact
 
 ROWS = 16
-CACHE_BYTES = 1 << 30  # room for keys and values of all texts together
-SCORED = 256  # tokens at the end of a prompt whose probability the log may ask
+CACHE_BYTES = 1 << 30  # of keys and values of all texts together
+SCORED = 256  # tokens at the end of a prompt whose log-probabilities the request log takes the mean of
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,9 @@ class Prompt:
     """A prompt as the model reads it.
 
     Attributes:
-        text: as it was given.
+        text: as it was given, or decoded where tokens were given.
         ids: its tokens, with the one that starts a text.
-        lead: how many tokens stand before those of the text.
+        lead: number of tokens put before those of the text.
         truncated: whether its beginning did not fit into the context.
     """
 
@@ -47,16 +50,17 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Answer:
-    """A finished completion and what it took.
+    """A finished completion and its share of the computing thread.
 
     Attributes:
-        prompt: what was read.
-        tokens: what was written.
-        finish: `stop`, `length` or `cancelled`.
-        cpu_s: its part of the CPU seconds of the computing thread.
-        busy_s: its part of the seconds that the thread was busy.
-        first_s: seconds from asking to the first token.
-        prompt_logprobs: computes the log-probability of the prompt's tokens but the first, or of its last ones.
+        prompt: the tokens read.
+        tokens: the tokens written.
+        finish: `stop`, `length`, or `cancelled` where the client left.
+        cpu_s: its share of the thread's CPU seconds.
+        busy_s: its share of the seconds in which the thread computed.
+        first_s: seconds from submission to the first token.
+        scores: computes the log-probabilities of the prompt's tokens but the first, or of its last ones, with as many
+            of the most probable tokens as asked for.
     """
 
     prompt: Prompt
@@ -65,7 +69,7 @@ class Answer:
     cpu_s: float
     busy_s: float
     first_s: float
-    prompt_logprobs: Callable[[], torch.Tensor]
+    scores: Callable[[int], Scored]
 
     @property
     def text(self) -> str:
@@ -85,7 +89,8 @@ class TooLong(BadPrompt):
 class _Job:
     prompt: Prompt
     sampling: Sampling
-    watch: Callable[[Token], bool] | None
+    watch: Callable[[Token], None] | None
+    left: threading.Event
     scored: int | None
     answer: Future[Answer] = field(default_factory=Future)
     asked: float = field(default_factory=time.monotonic)
@@ -102,29 +107,29 @@ class Engine:
     Attributes:
         version: name of the weights.
         rows: texts written side by side at most.
-        users: requests that hold on to it; kept by its owner.
+        context: tokens that the model sees at once.
+        users: requests that use it now; counted by its owner.
     """
 
     def __init__(self, folder: Path, threads: int = 1, version: str = "", rows: int = ROWS) -> None:
         torch.set_num_threads(threads)
-        self.model = load_model(folder)
+        model = load_model(folder)
         self.tokenizer = load_tokenizer(folder)
         self.version = version or weights_digest(folder)
         self.users = 0
-        compact(self.model)
-        self.rows = max(1, min(rows, CACHE_BYTES // _cache_bytes(self.model)))
+        compact(model)
+        self.rows, self.context = rows, context_of(model)
+        self._vocabulary = Vocabulary(self.tokenizer)
+        self._size = int(model.config.vocab_size)
+        self._token_bytes = _token_bytes(model)
         self._clock = time.thread_time if threads == 1 else time.process_time
-        self._texts = Texts(self.model, self.tokenizer, self.rows)
+        self._texts = Texts(model, self.tokenizer, rows)  # keeps the weights that it needs
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._next: _Job | None = None  # waits for room in the cache
         self._jobs: dict[Text, _Job] = {}
         self._tokenizing = threading.Lock()  # a fast tokenizer is not for two threads at once
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._thread.start()
-
-    @property
-    def context(self) -> int:
-        """Tokens that the model sees at once."""
-        return context_of(self.model)
 
     @property
     def running(self) -> int:
@@ -133,19 +138,39 @@ class Engine:
 
     @property
     def chats(self) -> bool:
-        """Whether the tokenizer knows how a conversation is written down."""
+        """Whether the tokenizer has a chat template."""
         return bool(self.tokenizer.chat_template)
 
-    def prompt(self, text: str, *, truncate: bool = False) -> Prompt:
-        """Turn a text into a prompt.
+    def prompt(self, given: str | Sequence[int], *, truncate: bool = False) -> Prompt:
+        """Turn a text into a prompt, after the token between documents; tokens are read as they are.
 
         Raises:
             TooLong: it does not fit into the context and may not be cut.
-            BadPrompt: there is nothing to read.
+            BadPrompt: there is nothing to read, or a token is not in the vocabulary.
         """
         with self._tokenizing:
-            ids = list(self.tokenizer.encode(text, add_special_tokens=False, verbose=False))
-        return self._fitting(text, started(self.tokenizer, ids), int(separator(self.tokenizer) is not None), truncate)
+            if isinstance(given, str):
+                ids = list(self.tokenizer.encode(given, add_special_tokens=False, verbose=False))
+                text, lead = given, int(separator(self.tokenizer) is not None)
+                ids = started(self.tokenizer, ids)
+            else:
+                unknown = next((token for token in given if not 0 <= token < self._size), None)
+                if unknown is not None:
+                    raise BadPrompt(f"token {unknown} is not in the model's vocabulary of {self._size}")
+                text, ids, lead = self._vocabulary.decode(given), list(given), 0
+        return self._fitting(text, ids, lead, truncate)
+
+    def pieces(self, prompt: Prompt) -> list[str]:
+        """Return the text of each token of a prompt but those put before it; joined, the text that was read."""
+        ids = prompt.ids[prompt.lead :]
+        with self._tokenizing:
+            read = self.tokenizer.backend_tokenizer.encode(prompt.text, add_special_tokens=False)
+            if len(read.ids) < len(ids) or tuple(read.ids[len(read.ids) - len(ids) :]) != tuple(ids):
+                return pieces_of(self._vocabulary, ids)  # tokens were given, not a text
+        ends = [0, *(end for _, end in read.offsets)]
+        ends[-1] = len(prompt.text)
+        pieces = [prompt.text[start:end] for start, end in pairwise(ends)]
+        return pieces[len(pieces) - len(ids) :]
 
     def conversation(self, messages: Sequence[dict[str, str]], *, truncate: bool = False) -> Prompt:
         """Turn a conversation into a prompt by the template of the tokenizer.
@@ -178,24 +203,31 @@ class Engine:
         return Prompt(text, tuple(ids[over:]), max(0, lead - over), truncated=True)
 
     def submit(
-        self, prompt: Prompt, sampling: Sampling, watch: Callable[[Token], bool] | None = None, *, score: bool = False
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        watch: Callable[[Token], None] | None = None,
+        left: threading.Event | None = None,
+        *,
+        score: bool = False,
     ) -> Future[Answer]:
-        """Let a prompt wait for its turn.
+        """Queue a prompt.
 
         Args:
             prompt: of `prompt` or `conversation`.
             sampling: how the text is drawn.
-            watch: sees each token, in the thread of the model, and stops the text by returning False.
+            watch: called with each token, in the thread of the model.
+            left: once set, the text ends with its next token, or is not begun; its answer is `cancelled`.
             score: whether the probability of every token of the prompt will be asked.
         """
-        job = _Job(prompt, sampling, watch, None if score else SCORED)
+        job = _Job(prompt, sampling, watch, left or threading.Event(), None if score else SCORED)
         self._waiting.put(job)
         return job.answer
 
-    def decode(self, token: int) -> str:
-        """Return the text of one token."""
+    def piece(self, token: int) -> str:
+        """Return the text that a token adds to a text."""
         with self._tokenizing:
-            return str(self.tokenizer.decode([token]))
+            return self._vocabulary.piece(token)
 
     def close(self) -> None:
         """Finish what was submitted and stop."""
@@ -204,36 +236,48 @@ class Engine:
 
     def _run(self) -> None:
         open_ = True
-        while open_ or self._jobs:
+        while open_ or self._jobs or self._next:
             try:
-                open_ = self._admit() and open_
+                open_ = self._admit(open_)
                 self._step()
-            except Exception as error:  # one bad step must not leave its texts, or all later ones, without an answer
+            except Exception as error:  # noqa: BLE001  (a failed step of the model ends its own texts, not later ones)
                 for text, job in list(self._jobs.items()):
                     if text in self._texts.open:
                         self._texts.drop(text)
                     job.answer.set_exception(error)
                 self._jobs.clear()
 
-    def _admit(self) -> bool:
-        """Read prompts that wait, as many as there are rows; False when no more will come."""
+    def _admit(self, open_: bool) -> bool:
+        """Read waiting prompts while there are rows and cache for them; return whether more may come."""
         while len(self._jobs) < self.rows:
-            try:
-                job = self._waiting.get(block=not self._jobs)
-            except queue.Empty:
-                return True
-            if job is None:
-                return False
-            if not job.answer.set_running_or_notify_cancel():
-                continue
-            self._read(job)
-        return True
+            if self._next is None and open_:
+                try:
+                    self._next = self._waiting.get(block=not self._jobs)
+                except queue.Empty:
+                    return True
+                open_ = self._next is not None
+            if self._next is None or not self._fits(self._next):
+                return open_
+            job, self._next = self._next, None
+            if job.left.is_set():
+                job.answer.set_result(Answer(job.prompt, (), "cancelled", 0.0, 0.0, 0.0, _nothing))
+            else:
+                self._read(job)
+        return open_
+
+    def _fits(self, job: _Job) -> bool:
+        """Return whether the cache has room for one more text, all being as long as the longest may become."""
+        longest = max(self._length(open_) for open_ in (job, *self._jobs.values()))
+        return not self._jobs or (len(self._jobs) + 1) * longest * self._token_bytes <= CACHE_BYTES
+
+    def _length(self, job: _Job) -> int:
+        return min(self.context, len(job.prompt.ids) + job.sampling.max_tokens)
 
     def _read(self, job: _Job) -> None:
         try:
             with self._shared([job]):
                 job.text = self._texts.add(job.prompt.ids, job.sampling, job.scored)
-        except Exception as error:  # the answer to this prompt alone
+        except Exception as error:  # noqa: BLE001  (a prompt that fails in tokenizers or torch fails alone)
             job.answer.set_exception(error)
             return
         if job.sampling.max_tokens:
@@ -244,24 +288,28 @@ class Engine:
     def _step(self) -> None:
         """Give every text a token and let the model read them."""
         with self._shared(list(self._jobs.values())):
-            drawn = [(self._jobs[text], token) for text, token in self._texts.draw()]
-            for job, token in drawn:
-                job.first_s = job.first_s or time.monotonic() - job.asked
-                job.tokens.append(token)
-        for job, token in drawn:
-            wanted = job.watch is None or job.watch(token)
-            if token.finish or not wanted:
-                assert job.text is not None  # noqa: S101
-                del self._jobs[job.text]
+            drawn = self._texts.draw()
+        for text, token in drawn:
+            job = self._jobs[text]
+            if isinstance(token, Exception):
+                del self._jobs[text]
+                job.answer.set_exception(token)
+                continue
+            job.first_s = job.first_s or time.monotonic() - job.asked
+            job.tokens.append(token)
+            if job.watch:
+                job.watch(token)
+            if token.finish or job.left.is_set():
+                del self._jobs[text]
                 if not token.finish:
-                    self._texts.drop(job.text)
+                    self._texts.drop(text)
                 self._finish(job, token.finish or "cancelled")
         with self._shared(list(self._jobs.values())):
             self._texts.advance()
 
     @contextmanager
     def _shared(self, jobs: list[_Job]) -> Iterator[None]:
-        """Book the time of a block to jobs in equal parts."""
+        """Charge the time of a block to jobs in equal parts."""
         cpu, began = self._clock(), time.monotonic()
         yield
         for job in jobs:
@@ -270,10 +318,8 @@ class Engine:
 
     def _finish(self, job: _Job, finish: str) -> None:
         assert job.text is not None  # noqa: S101
-        reading = job.text.prompt
-        job.answer.set_result(
-            Answer(job.prompt, tuple(job.tokens), finish, job.cpu_s, job.busy_s, job.first_s, reading.logprobs)
-        )
+        scores = job.text.prompt.scores
+        job.answer.set_result(Answer(job.prompt, tuple(job.tokens), finish, job.cpu_s, job.busy_s, job.first_s, scores))
 
 
 def weights_digest(folder: Path) -> str:
@@ -285,9 +331,14 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_bytes(model: Any) -> int:
-    """Return the bytes of keys and values of one text at full length."""
+def _token_bytes(model: Any) -> int:
+    """Return the bytes of keys and values of one token."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * 4 * config.num_hidden_layers * heads * width * context_of(model))
+    return int(2 * 4 * config.num_hidden_layers * heads * width)
+
+
+def _nothing(top: int) -> Scored:
+    """Return the scores of a prompt that was not read."""
+    return Scored(torch.zeros(0), torch.zeros(0, top), torch.zeros(0, top))

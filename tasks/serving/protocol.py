@@ -1,43 +1,134 @@
-"""What the server understands and answers: the bodies of OpenAI's completion API, and its errors.
+"""Bodies of OpenAI's completion and chat API, as this server reads and writes them, and its errors.
 
-What is not offered (penalties, `suffix`, `logit_bias`, tools, images) is refused, never ignored.
+`null` means the default for every parameter. What is not offered (penalties, `suffix`, `logit_bias`, tools, images) is
+refused, never ignored; values that ask for nothing (`tools: []`, `logit_bias: {}`) are accepted.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, TypeVar
 
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tasks.model.generate import Sampling, Token
-from tasks.serving.engine import Answer
+from tasks.serving.engine import Answer, Engine
 
 MAX_PROMPTS = 64
 MAX_TOKENS = 2048
 MAX_STOPS, MAX_STOP = 4, 64
+MAX_TOP = 20
+
+# Values of parameters that this server does not offer which ask for nothing.
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "repetition_penalty": (1,),
+    "logit_bias": ({},),
+    "suffix": ("",),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none", "auto"),
+    "function_call": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "verbosity": ("medium",),
+    "top_k": (-1, 0),
+    "min_p": (0,),
+    "ignore_eos": (False,),
+    "skip_special_tokens": (True,),
+}
+# Labels for the sender's own use, which change no answer.
+LABELS = ("metadata", "safety_identifier", "prompt_cache_key")
+# What an assistant's message says of parts that it does not have, besides null.
+EMPTY: tuple[Any, ...] = ([], {}, "")
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
-def _few_stops(value: str | list[str] | None) -> str | list[str] | None:
-    stops = [value] if isinstance(value, str) else value or []
-    if len(stops) > MAX_STOPS or not all(1 <= len(s) <= MAX_STOP for s in stops):
-        raise ValueError(f"give at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} characters")
-    return value
+class Refused(Exception):
+    """A request that cannot be answered; `param` names the parameter at fault."""
+
+    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+        super().__init__(message)
+        self.param, self.status = param, status
+
+
+def read_body(kind: type[Body], body: bytes, content_type: str) -> Body:
+    """Read a request.
+
+    Raises:
+        Refused: it is no JSON object, or a parameter is missing, wrong or not offered.
+    """
+    if content_type.partition(";")[0].strip().lower() != "application/json":
+        raise Refused(f"send the request as JSON with the header Content-Type: application/json, not {content_type!r}")
+    try:
+        value = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Refused(f"the body is a JSON {type(value).__name__}, not an object with the request's parameters")
+    if (found := _surrogate(value, "")) is not None:
+        raise Refused(f"{found}: the text holds half of a surrogate pair, which is no character", found)
+    try:
+        return kind.model_validate({name: given for name, given in value.items() if given is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        said = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            said = f"this server does not offer it{_unless(where)}"
+        elif first["type"] == "missing":
+            said = "is required"
+        raise Refused(f"{where}: {said}", where) from None
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _unless(where: str) -> str:
+    known = " or ".join(json.dumps(value) for value in NEUTRAL.get(where, ()))
+    return f"; leave it out or send {known}" if known else ""
+
+
+def _surrogate(value: Any, where: str) -> str | None:
+    """Return the path of the first string that is not Unicode text, None where all are."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return where
+        return None
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        path = f"{where}.{name}".strip(".")
+        if (found := _surrogate(part, path)) is not None:
+            return found
+        if isinstance(name, str) and _surrogate(name, "") is not None:
+            return where or "a parameter's name"
+    return None
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides the text."""
+    """What a stream reports besides the text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    include_usage: bool = False
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
 
 
 class Asked(BaseModel):
-    """What both kinds of requests share."""
+    """Parameters of both kinds of requests."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,52 +136,84 @@ class Asked(BaseModel):
     temperature: float = Field(1.0, ge=0.0, le=2.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     n: int = Field(1, ge=1, le=MAX_PROMPTS)
-    stop: Annotated[str | list[str] | None, AfterValidator(_few_stops)] = None
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    stop: str | list[str] = ()  # type: ignore[assignment]
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: str | None = Field(None, max_length=256)
-    presence_penalty: Literal[0] = 0
-    frequency_penalty: Literal[0] = 0
     truncation: Literal["auto", "disabled"] = "disabled"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_neutral(cls, value: Any) -> Any:
+        return {
+            name: given
+            for name, given in value.items()
+            if name not in LABELS and not any(_same(given, neutral) for neutral in NEUTRAL.get(name, ()))
+        }
+
+    @field_validator("stop", mode="after")
+    @classmethod
+    def _few_stops(cls, value: str | list[str]) -> str | list[str]:
+        stops = [value] if isinstance(value, str) else value
+        if len(stops) > MAX_STOPS or not all(1 <= len(s) <= MAX_STOP for s in stops):
+            raise ValueError(f"give at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} characters")
+        return value
+
     def _sampling(self, index: int, max_tokens: int, top: int) -> Sampling:
-        seed = int.from_bytes(os.urandom(6), "big") if self.seed is None else self.seed + index
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        seed = int.from_bytes(os.urandom(6), "big") if self.seed is None else (self.seed + index) % 2**64
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         return Sampling(
             max_tokens=max_tokens, temperature=self.temperature, top_p=self.top_p, seed=seed, stop=stop, top=top
         )
 
 
 class CompletionRequest(Asked):
-    """Body of POST /v1/completions."""
+    """Body of POST /v1/completions.
 
-    prompt: str | list[str]
+    A prompt is a text, a list of texts, a list of token ids, or a list of lists of token ids.
+    """
+
+    prompt: tuple[str | tuple[int, ...], ...]
     max_tokens: int = Field(16, ge=0, le=MAX_TOKENS)
-    logprobs: int | None = Field(None, ge=0, le=5)
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP)
     echo: bool = False
     best_of: int | None = None
-    suffix: None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _as_many(cls, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and value:
+            if _are_tokens(value):
+                return (tuple(value),)
+            if all(isinstance(each, str) for each in value):
+                return tuple(value)
+            if all(isinstance(each, list) and _are_tokens(each) for each in value):
+                return tuple(tuple(each) for each in value)
+        raise ValueError("give a text, a list of texts, a list of token ids, or a list of lists of token ids")
 
     @model_validator(mode="after")
     def _is_answerable(self) -> CompletionRequest:
-        if not 1 <= self.choices <= MAX_PROMPTS:
-            raise ValueError(f"give 1 to {MAX_PROMPTS} prompts times n, not {self.choices}")
-        if self.best_of not in (None, self.n):
-            raise ValueError("best_of is not offered; ask for n completions and choose")
+        if self.choices > MAX_PROMPTS:
+            message = f"prompt: give at most {MAX_PROMPTS} prompts times n, not {self.choices}"
+            raise Refused(message, "prompt")
+        if self.best_of not in (None, 1, self.n):
+            raise Refused("best_of: this server does not offer it; ask for n completions and choose one", "best_of")
         if self.echo and self.stream:
-            raise ValueError("echo is not offered in a stream")
+            raise Refused("echo: this server does not offer it in a stream; leave out echo or stream", "echo")
         return self
 
     @property
-    def prompts(self) -> list[str]:
-        """The prompts, one or many."""
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+    def choices(self) -> int:
+        """Number of completions asked for."""
+        return len(self.prompt) * self.n
 
     @property
-    def choices(self) -> int:
-        """How many completions are wanted."""
-        return len(self.prompts) * self.n
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt's tokens are part of the answer."""
+        return self.echo and self.logprobs is not None
 
     def sampling(self, index: int) -> Sampling:
         """Return how one of the completions is drawn."""
@@ -111,13 +234,33 @@ class Message(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part] = ""
+    name: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """Leave out empty fields of an answer that is sent back, and refuse what is no text by its name."""
+        if not isinstance(value, dict):
+            return value
+        given = {n: v for n, v in value.items() if v is not None and (n in cls.model_fields or v not in EMPTY)}
+        if given.get("role") in ("tool", "function"):
+            raise ValueError("this server does not offer tools; send messages of system, user and assistant")
+        if "content" not in given and given.get("role") != "assistant":
+            raise ValueError("content is required")
+        parts = given.get("content")
+        if isinstance(parts, list):
+            other = next((p.get("type") for p in parts if isinstance(p, dict) and p.get("type") != "text"), None)
+            if other is not None:
+                raise ValueError(f"this server reads text only, not a part of type {other!r}")
+        return given
 
     def plain(self) -> dict[str, str]:
         """Return it as the templates of tokenizers expect it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return {"role": self.role, "content": text}
+        turn = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        return turn | ({"name": self.name} if self.name else {})
 
 
 class ChatRequest(Asked):
@@ -127,28 +270,41 @@ class ChatRequest(Asked):
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=5)
+    top_logprobs: int = Field(0, ge=0, le=MAX_TOP)
 
     @property
     def choices(self) -> int:
-        """How many answers are wanted."""
+        """Number of answers asked for."""
         return self.n
+
+    @property
+    def scores_prompt(self) -> bool:
+        """Whether the log-probabilities of the prompt's tokens are part of the answer: never in a conversation."""
+        return False
 
     def sampling(self, index: int) -> Sampling:
         """Return how one of the answers is drawn."""
         wanted = self.max_completion_tokens or self.max_tokens or 256
-        return self._sampling(index, wanted, self.top_logprobs)
+        return self._sampling(index, wanted, self.top_logprobs if self.logprobs else 0)
 
 
 class FeedbackRequest(BaseModel):
-    """Body of POST /v1/feedback: what somebody thought of an answer."""
+    """Body of POST /v1/feedback: a rating of an answer."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str = Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$", description="The id of the answer.")
+    id: str = Field(min_length=1, max_length=256, description="The id of the answer.")
     index: int = Field(0, ge=0, lt=MAX_PROMPTS, description="Which of its choices.")
     rating: float = Field(ge=-1.0, le=1.0, description="From -1, bad, to 1, good.")
     comment: str | None = Field(None, max_length=4096)
+
+
+def _same(given: Any, neutral: Any) -> bool:
+    return bool(given == neutral) and isinstance(given, bool) == isinstance(neutral, bool)
+
+
+def _are_tokens(value: list[Any]) -> bool:
+    return bool(value) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
 
 
 def refusal(
@@ -183,65 +339,66 @@ def envelope(key: str, kind: str, name: str, version: str, choices: list[dict[st
     }
 
 
-def completion_choice(
-    request: CompletionRequest, index: int, answer: Answer, decode: Callable[[int], str]
-) -> dict[str, Any]:
+def completion_choice(request: CompletionRequest, index: int, answer: Answer, engine: Engine) -> dict[str, Any]:
     """Return one completion."""
     found: dict[str, Any] | None = None
-    shown = answer.prompt.text if request.echo and not answer.prompt.truncated else ""
-    if request.echo and answer.prompt.truncated:
-        shown = "".join(decode(token) for token in answer.prompt.ids[answer.prompt.lead :])
+    prompt = answer.prompt
+    pieces = engine.pieces(prompt) if request.echo and (request.scores_prompt or prompt.truncated) else []
+    shown = ("".join(pieces) if prompt.truncated else prompt.text) if request.echo else ""
     if request.logprobs is not None:
-        tokens, said = _echoed(answer, decode) if request.echo else ([], [])
-        start = sum(len(text) for text in tokens)
-        tops: list[dict[str, float] | None] = [None] * len(tokens)
-        written = written_logprobs(answer.tokens, decode, start)
-        found = {
-            "tokens": tokens + written["tokens"],
-            "token_logprobs": said + written["token_logprobs"],
-            "text_offset": [sum(len(t) for t in tokens[:i]) for i in range(len(tokens))] + written["text_offset"],
-            "top_logprobs": tops + (written["top_logprobs"] or []) if request.logprobs else None,
-        }
+        found = written_logprobs(answer.tokens, engine.piece, len(shown), request.logprobs)
+        if request.echo:
+            before = _echoed(pieces, answer, engine.piece, request.logprobs)
+            found = {name: before[name] + found[name] if found[name] is not None else None for name in found}
     return {
         "index": index,
         "text": shown + answer.text,
         "finish_reason": answer.finish,
         "logprobs": found,
-        "truncated": answer.prompt.truncated,
+        "truncated": prompt.truncated,
     }
 
 
-def _echoed(answer: Answer, decode: Callable[[int], str]) -> tuple[list[str], list[float | None]]:
-    """Return the tokens of the prompt and their log-probabilities; nothing stands before the first, so it has none."""
-    tokens = [decode(token) for token in answer.prompt.ids[answer.prompt.lead :]]
-    known: list[float | None] = answer.prompt_logprobs().tolist()
-    return tokens, ([None] if answer.prompt.lead == 0 else []) + known
+def _echoed(pieces: list[str], answer: Answer, piece: Callable[[int], str], top: int) -> dict[str, list[Any]]:
+    """Return the tokens of the prompt and their log-probabilities; the first has none where no token is before it."""
+    scored = answer.scores(top)
+    known: list[float | None] = scored.logprobs.tolist()
+    tops: list[dict[str, float] | None] = [
+        _named(list(zip(ids, values, strict=True)), piece)
+        for ids, values in zip(scored.top_ids.tolist(), scored.top_logprobs.tolist(), strict=True)
+    ]
+    missing = len(pieces) - len(known)
+    return {
+        "tokens": pieces,
+        "token_logprobs": [None] * missing + known,
+        "text_offset": list(accumulate((len(text) for text in pieces), initial=0))[: len(pieces)],
+        "top_logprobs": [None] * missing + tops,
+    }
 
 
-def written_logprobs(tokens: Sequence[Token], decode: Callable[[int], str], start: int = 0) -> dict[str, Any]:
+def written_logprobs(
+    tokens: Sequence[Token], piece: Callable[[int], str], start: int = 0, top: int = 0
+) -> dict[str, Any]:
     """Return the log-probabilities of written tokens, their texts beginning at a place of the text shown."""
-    offsets = [start]
-    for token in tokens:
-        offsets.append(offsets[-1] + len(token.text))
-    tops = [_named(token.top, decode) for token in tokens]
+    offsets = list(accumulate((len(token.text) for token in tokens), initial=start))
     return {
         "tokens": [token.text for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
-        "text_offset": offsets[:-1],
-        "top_logprobs": tops if any(token.top for token in tokens) else None,
+        "text_offset": offsets[: len(tokens)],
+        "top_logprobs": [_named(token.top, piece) for token in tokens] if top else None,
     }
 
 
-def _named(top: Sequence[tuple[int, float]], decode: Callable[[int], str]) -> dict[str, float]:
+def _named(top: Sequence[tuple[int, float]], piece: Callable[[int], str]) -> dict[str, float]:
     """Return log-probabilities by the texts of their tokens, by their numbers where two have the same text."""
     found: dict[str, float] = {}
     for token, logprob in top:
-        text = decode(token)
+        text = piece(token)
         found[f"token_id:{token}" if text in found else text] = logprob
     return found
 
 
-def chat_logprobs(tokens: Sequence[Token], decode: Callable[[int], str]) -> dict[str, Any]:
+def chat_logprobs(tokens: Sequence[Token], piece: Callable[[int], str]) -> dict[str, Any]:
     """Return the log-probabilities of the tokens of a chat answer."""
 
     def entry(text: str, logprob: float) -> dict[str, Any]:
@@ -250,17 +407,17 @@ def chat_logprobs(tokens: Sequence[Token], decode: Callable[[int], str]) -> dict
     return {
         "content": [
             entry(token.text, token.logprob)
-            | {"top_logprobs": [entry(decode(other), logprob) for other, logprob in token.top]}
+            | {"top_logprobs": [entry(piece(other), logprob) for other, logprob in token.top]}
             for token in tokens
         ]
     }
 
 
-def chat_choice(request: ChatRequest, index: int, answer: Answer, decode: Callable[[int], str]) -> dict[str, Any]:
+def chat_choice(request: ChatRequest, index: int, answer: Answer, engine: Engine) -> dict[str, Any]:
     """Return one answer of a conversation."""
     return {
         "index": index,
-        "message": {"role": "assistant", "content": answer.text},
+        "message": {"role": "assistant", "content": answer.text, "refusal": None},
         "finish_reason": answer.finish,
-        "logprobs": chat_logprobs(answer.tokens, decode) if request.logprobs else None,
+        "logprobs": chat_logprobs(answer.tokens, engine.piece) if request.logprobs else None,
     }

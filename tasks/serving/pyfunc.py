@@ -49,7 +49,7 @@ mlflow.models.set_model(Completions(Path(__file__).parent))
 
 
 class Completions(PythonModel):
-    """Completes the prompts of a column, side by side, with the engine of the completion server."""
+    """Completes the prompts of a column together, with the engine of the completion server."""
 
     _skip_type_hint_validation = True  # ours is the signature; without this MLflow gives advice at every import
 

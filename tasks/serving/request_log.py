@@ -1,20 +1,19 @@
-"""The request log: one row for each answered prompt, in one data set of the lake for each hour.
+"""The request log: one row for each prompt, answered or failed, in one data set of the lake for each hour.
 
-Rows wait in memory for at most `flush_s`; embedding, log-likelihood and energy are computed here, behind the answer. A
-request is never delayed or refused because of its log: what does not fit is counted in `lost`. Each flush is one
-version of `inference/requests/HOUR`; when the hour is over, its versions become one. Feedback comes later than the row
-that it belongs to, so it stands in `inference/feedback/HOUR` and is joined when the log is read.
+Rows wait in memory for at most `flush_s`; embedding, log-likelihood and energy are computed here, after the answer was
+sent. A request is never delayed or refused because of its log: what does not fit is counted in `lost`. Each flush is
+one version of `inference/requests/HOUR`; when the hour is over, its versions become one. Feedback arrives later than
+the row that it belongs to, so it is stored in `inference/feedback/HOUR` and joined when the log is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ log = logging.getLogger("ketcycle.serving")
 
 REQUESTS, FEEDBACK = "inference/requests", "inference/feedback"
 HOUR = "%Y%m%dt%H"
+VERSION = 2  # of the columns; 1 had no path, status and error, which are null in its rows
 SCHEMA = pa.schema(
     [
         ("request_id", pa.string()),
@@ -63,6 +63,9 @@ SCHEMA = pa.schema(
         ("completion", pa.string()),
         ("rating", pa.float64()),
         ("comment", pa.string()),
+        ("path", pa.string()),
+        ("status", pa.int32()),
+        ("error", pa.string()),
     ]
 )
 FEEDBACK_SCHEMA = pa.schema(
@@ -77,25 +80,28 @@ FEEDBACK_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Request:
-    """One answered prompt.
+    """One prompt and its answer.
 
     Attributes:
         request_id: its name; prompts sent together share all but the last part.
         model_version: version of the model that answered.
         prompt: the text.
         completion: the answer.
-        label: known truth given by the sender, for demonstrations only.
-        prompt_tokens: tokens read.
-        completion_tokens: tokens written.
-        finish: why the answer ended.
-        first_s: seconds from arrival to the first token.
+        label: `user` of the request: known truth in demonstrations.
+        prompt_tokens: tokens read, None where the engine does not report them.
+        completion_tokens: tokens written, None where the engine does not report them.
+        finish: why the answer ended: `stop`, `length`, `cancelled` (the client left), `failed`, or the engine's word.
+        first_s: seconds from arrival to the first token, None where there was none.
         latency_s: seconds from arrival to the last token.
-        cpu_s: CPU seconds of the answer.
-        busy_s: its part of the seconds in which the model computed.
+        usage: CPU time, memory and counter joules of the answer, None where they are unknown.
         received: seconds since the epoch.
         mean_logprob: computes the mean natural log-probability of the prompt's tokens under the model, of the last
-            256 of a longer one.
-        completion_logprob: the same of the tokens written, None where there are none.
+            256 of a longer one; None where there are none.
+        completion_logprob: the same of the tokens written.
+        energy_source: where the joules come from.
+        path: address that was asked.
+        status: HTTP status of the answer.
+        error: what failed, or None.
     """
 
     request_id: str
@@ -103,26 +109,32 @@ class Request:
     prompt: str
     completion: str
     label: str | None
-    prompt_tokens: int
-    completion_tokens: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
     finish: str
-    first_s: float
+    first_s: float | None
     latency_s: float
-    cpu_s: float
-    busy_s: float
+    usage: Usage | None
     received: float
-    mean_logprob: Callable[[], float]
+    mean_logprob: Callable[[], float | None]
     completion_logprob: float | None
+    energy_source: str = "modelled"
+    path: str | None = None
+    status: int | None = None
+    error: str | None = None
+
+
+Deferred = Callable[[], Sequence[Request]]  # makes rows in the thread of the log, where parsing delays no answer
 
 
 @dataclass(frozen=True)
 class Feedback:
-    """What somebody thought of an answer: a rating from -1 to 1, and words.
+    """A rating of an answer.
 
     Attributes:
         request_id: the answer's.
         rating: from -1, bad, to 1, good.
-        comment: words, or None.
+        comment: a text, or None.
         given: seconds since the epoch.
     """
 
@@ -139,7 +151,7 @@ class Rules:
     Attributes:
         run_id: the run that the requests belong to.
         text: `hashed` keeps a digest of the prompt, `redacted` the texts without addresses and numbers of persons,
-            `plain` the texts.
+            `plain` the texts as they are.
         keep_days: older hours are deleted, 0 = never.
         flush_s: longest time that a row waits.
         flush_rows: rows that are written without waiting for that.
@@ -171,8 +183,9 @@ class RequestLog:
 
     Attributes:
         written: rows in the lake.
-        lost: rows that are not, and never will be.
+        lost: rows that were dropped.
         cpu_s: CPU seconds of the thread.
+        rss_gb: resident memory of this process at the last flush.
     """
 
     def __init__(self, lake: Lake, rules: Rules) -> None:
@@ -180,11 +193,12 @@ class RequestLog:
         self.lost = 0
         self.cpu_s = 0.0
         self._lake, self._rules = lake, rules
-        self._queue: queue.Queue[Request | Feedback] = queue.Queue(rules.capacity)
+        self._meta = {"run_id": rules.run_id, "columns": VERSION}
+        self._queue: queue.Queue[Request | Feedback | Deferred] = queue.Queue(rules.capacity)
         self._waiting: list[tuple[str, dict[str, Any]]] = []  # data set and row
         self._coefficients = Coefficients.load()
         self._process = psutil.Process()
-        self._rss_gb = 0.0
+        self.rss_gb = 1e-9 * self._process.memory_info().rss
         self._hour = ""
         self._stop = threading.Event()
         self._counting = threading.Lock()
@@ -196,8 +210,8 @@ class RequestLog:
         """Rows not yet in the lake."""
         return self._queue.qsize() + len(self._waiting)
 
-    def put(self, item: Request | Feedback) -> bool:
-        """Take a row without ever waiting; False and one more in `lost` where the log is full."""
+    def put(self, item: Request | Feedback | Deferred) -> bool:
+        """Queue a row without waiting; return False and add one to `lost` where the log is full."""
         if not self._rules.enabled:
             return False
         try:
@@ -242,9 +256,10 @@ class RequestLog:
         except queue.Empty:
             return
         try:
-            self._waiting.append(self._noted(item) if isinstance(item, Feedback) else self._row(item))
-        except Exception:  # a prompt that cannot be scored must not end the log of all others
-            log.exception("request %s could not be logged", item.request_id)
+            items = item() if callable(item) else (item,)
+            self._waiting += [self._noted(row) if isinstance(row, Feedback) else self._row(row) for row in items]
+        except Exception:  # noqa: BLE001  (scoring and embedding run foreign code; one bad row must not end the log)
+            log.exception("a request could not be logged")
             self._lose(1)
 
     def _noted(self, said: Feedback) -> tuple[str, dict[str, Any]]:
@@ -254,9 +269,8 @@ class RequestLog:
         return f"{FEEDBACK}/{given:{HOUR}}", row
 
     def _row(self, request: Request) -> tuple[str, dict[str, Any]]:
-        score, received = request.mean_logprob(), datetime.fromtimestamp(request.received, UTC)
-        usage = Usage(cpu_s=request.cpu_s, rss_gb_s=self._rss_gb * request.busy_s)
-        energy = self._coefficients.cpu_energy_j(usage)
+        received, usage = datetime.fromtimestamp(request.received, UTC), request.usage
+        energy = self._coefficients.cpu_energy_j(usage) if usage else None
         row = {
             "request_id": request.request_id,
             "run_id": self._rules.run_id,
@@ -268,31 +282,34 @@ class RequestLog:
             "finish": request.finish,
             "first_s": request.first_s,
             "latency_s": request.latency_s,
-            "cpu_s": request.cpu_s,
-            "rss_gb_s": usage.rss_gb_s,
-            "energy_j": energy.p50,
-            "energy_j_p5": energy.p5,
-            "energy_j_p95": energy.p95,
-            "energy_source": "modelled",
-            "mean_logprob": score if math.isfinite(score) else None,
+            "cpu_s": usage.cpu_s if usage else None,
+            "rss_gb_s": usage.rss_gb_s if usage else None,
+            "energy_j": energy.p50 if energy else None,
+            "energy_j_p5": energy.p5 if energy else None,
+            "energy_j_p95": energy.p95 if energy else None,
+            "energy_source": request.energy_source if usage else None,
+            "mean_logprob": request.mean_logprob(),
             "completion_logprob": request.completion_logprob,
             "embedding": embed([request.prompt])[0].tolist(),
             "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
             "prompt": self._rules.kept(request.prompt),
             "completion": self._rules.kept(request.completion),
+            "path": request.path,
+            "status": request.status,
+            "error": request.error,
         }
         return f"{REQUESTS}/{received:{HOUR}}", row
 
     def _flush(self) -> bool:
         """Write the waiting rows; False where there are none or the lake did not take them."""
-        self._rss_gb = 1e-9 * self._process.memory_info().rss
+        self.rss_gb = 1e-9 * self._process.memory_info().rss
         if not self._waiting:
             return False
         for name in sorted({name for name, _ in self._waiting}):
             rows = [row for where, row in self._waiting if where == name]
             schema = SCHEMA if name.startswith(REQUESTS) else FEEDBACK_SCHEMA
             try:
-                self._lake.write(name, pa.Table.from_pylist(rows, schema=schema), {"run_id": self._rules.run_id})
+                self._lake.write(name, pa.Table.from_pylist(rows, schema=schema), self._meta)
             except (OSError, LakeError) as error:
                 log.error("request log: %s; %d rows wait for the next flush", error, len(self._waiting))
                 return False
@@ -327,7 +344,7 @@ def read_requests(
         since: received not before.
         until: received before.
     """
-    table = pa.concat_tables([SCHEMA.empty_table(), *_parts(lake, REQUESTS, since, until)])
+    table = _joined([SCHEMA.empty_table(), *_parts(lake, REQUESTS, since, until)])
     for column, value, holds in (
         ("run_id", run_id, pc.equal),
         ("time", since, pc.greater_equal),
@@ -336,7 +353,7 @@ def read_requests(
         if value is not None:
             table = table.filter(holds(table[column], value))
     table = _latest(table, "time")
-    said = _latest(pa.concat_tables([FEEDBACK_SCHEMA.empty_table(), *_parts(lake, FEEDBACK, since, None)]), "given")
+    said = _latest(_joined([FEEDBACK_SCHEMA.empty_table(), *_parts(lake, FEEDBACK, since, None)]), "given")
     if len(said):
         found = {row["request_id"]: row for row in said.to_pylist()}
         rows = [found.get(key, {}) for key in table["request_id"].to_pylist()]
@@ -347,12 +364,12 @@ def read_requests(
 
 
 def compact_hour(lake: Lake, name: str) -> None:
-    """Make one version of all versions of an hour; nothing goes before the one that holds it is there."""
+    """Make one version of all versions of an hour; the others are deleted after it is written."""
     parts = lake.versions(name)
     if len(parts) < 2:
         return
-    table = _latest(pa.concat_tables(lake.read(ref) for ref in parts), "given" if name.startswith(FEEDBACK) else "time")
-    whole = lake.write(name, table, {"compacted": len(parts)})
+    table = _latest(_joined([lake.read(ref) for ref in parts]), "given" if name.startswith(FEEDBACK) else "time")
+    whole = lake.write(name, table, {"compacted": len(parts), "columns": VERSION})
     for ref in parts:
         if ref != whole:
             with suppress(LakeError):  # another server of this home did the same
@@ -393,6 +410,11 @@ def _parts(lake: Lake, name: str, since: datetime | None, until: datetime | None
             break
         else:
             yield from (lake.read(ref) for ref in lake.versions(hour))
+
+
+def _joined(tables: Sequence[pa.Table]) -> pa.Table:
+    """Return the rows of all tables; columns that an earlier version of the log did not have are null."""
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _latest(table: pa.Table, order: str) -> pa.Table:

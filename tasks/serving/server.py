@@ -23,14 +23,13 @@ from infra.errors import BadInput
 from infra.lake import write_atomic
 from infra.shared import open_lake
 from tasks.serving.app import create_app
+from tasks.serving.edge import Limits
 from tasks.serving.engine import ROWS, Engine
 from tasks.serving.request_log import RequestLog, Rules
 from tasks.serving.service import MAX_WAITING, Service
 from tasks.serving.source import Found, Source
 
 log = logging.getLogger("ketcycle.serving")
-
-CONNECTIONS = 512
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,8 @@ class Serving:
         host: address to listen on.
         port: 0 = a free one.
         guard: certificate and key; without both only loopback addresses are bound.
+        origins: web pages that browsers let ask the server.
+        per_minute: requests of one caller a minute, 0 = no limit.
         threads: torch threads.
         rows: texts written side by side at most.
         follow_s: seconds between two looks at the registry.
@@ -57,6 +58,8 @@ class Serving:
     host: str = "127.0.0.1"
     port: int = 0
     guard: Guard = field(default_factory=Guard)
+    origins: tuple[str, ...] = ()
+    per_minute: int = 0
     threads: int = 1
     rows: int = ROWS
     follow_s: float = 5.0
@@ -102,10 +105,9 @@ def serve(asked: Serving) -> None:
         service = Service(engine, RequestLog(open_lake(asked.home), asked.rules), asked.source, load)
         certificate = asked.guard.certificate
         config = uvicorn.Config(
-            create_app(service, key, asked.follow_s),
+            create_app(service, Limits(key, per_minute=asked.per_minute, origins=asked.origins), asked.follow_s),
             log_level="warning",
             access_log=False,
-            limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=30,
             server_header=False,
             ssl_certfile=certificate.chain if certificate else None,
@@ -144,6 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--follow-s", type=float, default=5.0, help="seconds between two looks at the registry")
     parser.add_argument("--flush-s", type=float, default=2.0, help="longest time that a row waits for the lake")
     parser.add_argument("--text", choices=("hashed", "redacted", "plain"), default="hashed", help="texts in the log")
+    parser.add_argument("--allow-origin", action="append", default=[], help="web page that may ask from a browser")
     parser.add_argument("--no-log", action="store_true", help="log nothing")
     parser.add_argument("--stop-with-parent", action="store_true", help="stop when standard input closes")
     options = parser.parse_args(arguments)
@@ -154,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.home,
             Rules(options.run, options.text, flush_s=options.flush_s, enabled=not options.no_log),
             port=options.port,
+            origins=tuple(options.allow_origin),
             rows=options.rows,
             follow_s=options.follow_s,
             ready=options.ready_file,

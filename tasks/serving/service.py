@@ -1,10 +1,10 @@
-"""What stands behind the server's addresses: the model that answers now, its successor, the log and the counters."""
+"""The state of the completion server: the model that answers now, its successor, the request log and the metrics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from infra.energy.usage import Usage
 from tasks.model.generate import Token
 from tasks.serving import request_log
 from tasks.serving.engine import SCORED, Answer, Engine, Prompt
@@ -32,11 +33,11 @@ Load = Callable[[Found], Engine]
 
 
 class Busy(Exception):
-    """So many prompts wait that another one would wait too long."""
+    """Too many prompts wait for another one to be accepted."""
 
 
 class Figures:
-    """What Prometheus reads of a service."""
+    """The Prometheus metrics of a service."""
 
     def __init__(self, service: Service) -> None:
         self.registry = registry = CollectorRegistry()
@@ -56,7 +57,7 @@ class Figures:
 
 
 class _Now(Collector):
-    """What is asked of the service at the moment of the look."""
+    """Metrics that are read from the service at the moment of a scrape."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -73,7 +74,7 @@ class _Now(Collector):
 
 @dataclass
 class Service:
-    """What answers requests."""
+    """The model that answers, and what is kept of its answers."""
 
     engine: Engine
     log: RequestLog
@@ -93,7 +94,7 @@ class Service:
 
     @contextmanager
     def using(self) -> Iterator[Engine]:
-        """Yield the model that answers now; it stays until the block ends, whatever comes after it."""
+        """Yield the model that answers now; it is kept until the block ends, also where another one takes its place."""
         engine = self.engine
         engine.users += 1
         try:
@@ -119,42 +120,48 @@ class Service:
     async def answer(
         self,
         engine: Engine,
-        request: CompletionRequest | ChatRequest,
+        asked: CompletionRequest | ChatRequest,
         prompt: Prompt,
+        request_id: str,
         index: int,
-        key: str,
-        watch: Callable[[Token], bool] | None = None,
+        left: threading.Event,
+        watch: Callable[[Token], None] | None = None,
     ) -> Answer:
-        """Write one of the answers behind those that wait already, and log it."""
+        """Write one of the answers, after those that wait already, and log it, also where it failed."""
         received, began = time.time(), time.monotonic()
-        score = isinstance(request, CompletionRequest) and request.echo and request.logprobs is not None
-        answer = await asyncio.wrap_future(engine.submit(prompt, request.sampling(index), watch, score=score))
-        latency_s = time.monotonic() - began
+        answer: Answer | None = None
+        future = engine.submit(prompt, asked.sampling(index), watch, left, score=asked.scores_prompt)
+        try:
+            answer = await asyncio.wrap_future(future)
+        finally:
+            latency_s = time.monotonic() - began
+            self.log.put(
+                request_log.Request(
+                    request_id=request_id,
+                    model_version=engine.version,
+                    prompt=prompt.text,
+                    completion=answer.text if answer else "",
+                    label=asked.user,
+                    prompt_tokens=len(prompt.ids),
+                    completion_tokens=len(answer.tokens) if answer else 0,
+                    finish=answer.finish if answer else "failed",
+                    first_s=answer.first_s if answer else None,
+                    latency_s=latency_s,
+                    usage=Usage(cpu_s=answer.cpu_s, rss_gb_s=self.log.rss_gb * answer.busy_s) if answer else None,
+                    received=received,
+                    mean_logprob=_prompt_logprob(answer),
+                    completion_logprob=_mean([t.logprob for t in answer.tokens]) if answer else None,
+                    path="/v1/completions" if isinstance(asked, CompletionRequest) else "/v1/chat/completions",
+                    status=200 if answer else 500,
+                    error=None if answer else "the model failed",
+                )
+            )
         figures = self.figures
         figures.prompt_tokens.inc(len(answer.prompt.ids))
         figures.completion_tokens.inc(len(answer.tokens))
         figures.cpu_s.inc(answer.cpu_s)
         figures.latency.observe(latency_s)
         figures.first.observe(answer.first_s)
-        self.log.put(
-            request_log.Request(
-                request_id=f"{key}-{index}",
-                model_version=engine.version,
-                prompt=answer.prompt.text,
-                completion=answer.text,
-                label=request.user,
-                prompt_tokens=len(answer.prompt.ids),
-                completion_tokens=len(answer.tokens),
-                finish=answer.finish,
-                first_s=answer.first_s,
-                latency_s=latency_s,
-                cpu_s=answer.cpu_s,
-                busy_s=answer.busy_s,
-                received=received,
-                mean_logprob=lambda: _mean(answer.prompt_logprobs()[-SCORED:].tolist()),
-                completion_logprob=_mean([t.logprob for t in answer.tokens]) if answer.tokens else None,
-            )
-        )
         return answer
 
     async def follow(self, every_s: float) -> None:
@@ -167,7 +174,7 @@ class Service:
                     continue
                 log.info("%s is now version %s; loading it", self.source, found.version)
                 successor = await asyncio.to_thread(self.load, found)
-            except Exception as error:  # the model that answers goes on answering
+            except Exception as error:  # noqa: BLE001  (registry, disk or weights; the present model goes on answering)
                 log.error("the model stays version %s: %s", self.engine.version, error)
                 self.figures.reloads.labels("failed").inc()
                 await asyncio.sleep(AFTER_FAILURE_S)
@@ -199,5 +206,10 @@ def new_key(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def _mean(logprobs: list[float]) -> float:
-    return sum(logprobs) / len(logprobs) if logprobs else math.nan
+def _mean(logprobs: list[float]) -> float | None:
+    return sum(logprobs) / len(logprobs) if logprobs else None
+
+
+def _prompt_logprob(answer: Answer | None) -> Callable[[], float | None]:
+    """Return a function that computes the mean log-probability of the last tokens of the prompt."""
+    return lambda: _mean(answer.scores(0).logprobs[-SCORED:].tolist()) if answer else None

@@ -48,15 +48,17 @@ def test_every_parameter_is_described() -> None:
 
 def test_automations_are_only_of_deployments_that_are_there() -> None:
     ids = {answer.deployment: uuid4() for answer in ANSWERS[:1]}
-    (found,) = automations(ids, None)
+    found, crash = automations(ids, None)
     assert found.actions[0].parameters == {"drift": WHOLE_PAYLOAD}
     assert found.trigger.expect == {"ketcycle.drift.detected"}
-    told = automations({}, uuid4())
-    assert told[0].trigger.expect == {
-        "ketcycle.drift.detected",
-        "ketcycle.quality.regressed",
-        "ketcycle.budget.exhausted",
-    }
+    assert crash.actions[0].state == "CRASHED"
+    messages = [item for item in automations({}, uuid4()) if item.actions[0].type == "send-notification"]
+    assert [sorted(item.trigger.expect) for item in messages] == [
+        ["ketcycle.drift.detected"],
+        ["ketcycle.quality.regressed"],
+        ["ketcycle.budget.exhausted"],
+        ["prefect.flow-run.Crashed", "prefect.flow-run.Failed"],
+    ]
 
 
 def test_names_of_deployments_are_their_own() -> None:

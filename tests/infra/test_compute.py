@@ -91,7 +91,7 @@ def test_down_stops_what_a_killed_up_left_behind(tmp_path: Path) -> None:
     assert standing.down(tmp_path, said.append)
     assert gone(parent, child)
     assert not (tmp_path / "services.json").exists()
-    assert "1 services were left behind" in said[0]
+    assert "1 of its services are left" in said[0]
     assert not standing.down(tmp_path, said.append)
     assert said[-1] == f"nothing runs for {tmp_path}"
 

@@ -34,6 +34,6 @@ def test_unknown_names_and_unfit_payloads_are_refused() -> None:
 
 def test_an_occurrence_told_twice_is_one_event() -> None:
     payload = events.checked("drift.detected", DRIFT)
-    assert events.number_of("drift.detected", payload, "s") == events.number_of("ketcycle.drift.detected", payload, "s")
-    assert events.number_of("drift.detected", payload, "s") != events.number_of("drift.detected", payload, "t")
-    assert events.number_of("drift.detected", payload, "s") != events.number_of("drift.cleared", payload, "s")
+    assert events.event_id("drift.detected", payload, "s") == events.event_id("ketcycle.drift.detected", payload, "s")
+    assert events.event_id("drift.detected", payload, "s") != events.event_id("drift.detected", payload, "t")
+    assert events.event_id("drift.detected", payload, "s") != events.event_id("drift.cleared", payload, "s")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ def test_versions_name_the_code_too() -> None:
     found = versions.installed()
     assert re.fullmatch(r"\d+\.\d+\.\d+\+[0-9a-f]{8}", found["ketcycle"])
     assert found["distributed"][:4].isdigit()
+
+
+def test_the_digest_names_the_code_that_was_loaded(tmp_path: Path) -> None:
+    for root, text in (("one", "a = 1"), ("two", "a = 1"), ("three", "a = 2")):
+        (tmp_path / root / "infra").mkdir(parents=True)
+        (tmp_path / root / "infra" / "module.py").write_text(text)
+    later = time.time() + 1
+    one, two, three = (versions.code(tmp_path / root, later) for root in ("one", "two", "three"))
+    assert one == two != three
+    edited = [versions.code(tmp_path / "one", loaded_s=later - hours * 3600) for hours in (1, 2)]
+    assert all(found.startswith("edited-since-start") for found in edited)
+    assert edited[0] != edited[1], "two processes that were started at different times may run different code"
 
 
 def test_the_same_versions_pass(tmp_path: Path) -> None:

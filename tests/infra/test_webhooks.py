@@ -15,7 +15,7 @@ from mlflow.webhooks.types import ModelVersionCreatedPayload
 
 from infra.claims import Claims
 from infra.errors import BadInput, EventNotSent
-from infra.events import ModelRegistered, ModelValidated, Payload, number_of
+from infra.events import ModelRegistered, ModelValidated, Payload, event_id
 from infra.webhooks import LARGEST, Receiver, create_app
 
 TOKEN, SECRET = "a token of the test", "a secret of the test"
@@ -41,7 +41,7 @@ def outbox() -> Outbox:
 @pytest.fixture
 def client(tmp_path: Path, outbox: Outbox) -> TestClient:
     claims = Claims(str(tmp_path / "ledger.db"), "webhooks")
-    return TestClient(create_app(Receiver(claims, token=TOKEN, secret=SECRET, hand_on=outbox)))
+    return TestClient(create_app(Receiver(claims, token=TOKEN, secret=SECRET, forward=outbox)))
 
 
 def signed(body: dict[str, Any], number: str = "", at: int | None = None, secret: str = SECRET) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def test_a_new_version_in_the_registry_becomes_an_event_once(client: TestClient,
     assert (again.status_code, again.json()["said"]) == (200, "this delivery was taken before")
     ((name, payload, number),) = outbox.sent
     assert payload == ModelRegistered(name="example_model", version=1, source="models:/123")
-    assert number == number_of(name, payload, "1")  # the same event as when the stage itself tells it
+    assert number == event_id(name, payload, "1")  # the same event as when the stage itself tells it
 
 
 def test_a_tag_of_a_person_validates(client: TestClient, outbox: Outbox) -> None:
@@ -132,7 +132,7 @@ def test_a_delivery_that_prefect_did_not_take_may_come_again(client: TestClient,
 def test_deliveries_are_known_after_a_restart(tmp_path: Path, outbox: Outbox) -> None:
     for status in (202, 200):
         claims = Claims(str(tmp_path / "ledger.db"), "webhooks")
-        receiver = Receiver(claims, token=TOKEN, hand_on=outbox)
+        receiver = Receiver(claims, token=TOKEN, forward=outbox)
         assert TestClient(create_app(receiver)).post("/events", **plain({"files": ["a"]})).status_code == status
     assert len(outbox.sent) == 1
 

@@ -65,7 +65,7 @@ def registry(tmp_path: Path) -> Iterator[str]:
 def test_versions_and_approvals_in_a_real_registry_become_events(registry: str, tmp_path: Path) -> None:
     taken: list[tuple[str, Payload]] = []
     claims = Claims(str(tmp_path / "ledger.db"), "webhooks")
-    receiver = Receiver(claims, secret=SECRET, hand_on=lambda name, payload, _: taken.append((name, payload)))
+    receiver = Receiver(claims, secret=SECRET, forward=lambda name, payload, _: taken.append((name, payload)))
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_app(receiver), host="127.0.0.1", port=port, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)

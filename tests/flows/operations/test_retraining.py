@@ -35,8 +35,11 @@ def test_the_cool_down_counts_from_the_last_retraining_of_the_same_model(loaded:
     claims = Claims(loaded.ledger, retraining.SCOPE)
     assert retraining._too_soon(claims, DRIFT, Rules()) == ""
     claims.claim("s1", "run-1", "another")
+    claims.finish("s1", "run-1")
     assert retraining._too_soon(claims, DRIFT, Rules()) == ""
     claims.claim("s1 of ours", "run-2", "ketcycle")
+    assert retraining._too_soon(claims, DRIFT, Rules()) == "", "it has not completed"
+    claims.finish("s1 of ours", "run-2")
     assert "by flow run run-2; 24 h must pass" in retraining._too_soon(claims, DRIFT, Rules())
     assert retraining._too_soon(claims, DRIFT, Rules(cool_down_h=0)) == ""
 
@@ -45,7 +48,7 @@ def test_the_energy_of_earlier_retrainings_and_one_more_must_fit(
     loaded: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[Any] = []
-    monkeypatch.setattr(retraining, "emit", lambda name, payload: told.append((name, payload)))
+    monkeypatch.setattr(retraining, "emit", lambda name, payload, once: told.append((name, payload)))
     assert retraining._too_dear(loaded, RunConfig(), Rules(energy_kj=0.001)) == ""  # nothing was spent yet
     for run, cpu_s in (("retrain-a", 1000.0), ("retrain-b", 2000.0), ("nightly", 1e9)):
         (loaded.home / "runs" / run).mkdir(parents=True)

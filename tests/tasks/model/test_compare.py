@@ -18,9 +18,9 @@ from tasks.model.compare import document_bits, judge, nearest
 def uniform_model(folder: Path, context: int) -> Path:
     """Save a model that gives each of its 4 tokens the same probability."""
     vocabulary = {"<|endoftext|>": 0, "a": 1, "b": 2, "<unk>": 3}
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>")  # noqa: S106
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", unk_token="<unk>")
     wrapped.save_pretrained(folder)
     model = LlamaForCausalLM(
         LlamaConfig(

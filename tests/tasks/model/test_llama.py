@@ -99,6 +99,6 @@ def test_the_probability_of_what_was_read_is_the_models(tiny: Make) -> None:
         expected = torch.log_softmax(model(torch.tensor([ids])).logits[0, :-1], -1)
     wanted = torch.tensor([float(row[token]) for row, token in zip(expected, ids[1:], strict=True)])
     reading = opened(LlamaSteps(model, 8)).read(ids)
-    assert torch.allclose(reading.logprobs(), wanted, atol=1e-4)
-    assert torch.allclose(opened(LlamaSteps(model, 8)).read(ids, scored=2).logprobs(), wanted[-2:], atol=1e-4)
-    assert opened(LlamaSteps(model, 8)).read([3]).logprobs().numel() == 0
+    assert torch.allclose(reading.scores(0).logprobs, wanted, atol=1e-4)
+    assert torch.allclose(opened(LlamaSteps(model, 8)).read(ids, scored=2).scores(0).logprobs, wanted[-2:], atol=1e-4)
+    assert opened(LlamaSteps(model, 8)).read([3]).scores(3).logprobs.numel() == 0

@@ -111,7 +111,7 @@ def test_base_traffic_stays_ok_and_the_mixture_raises_the_alert(tmp_path: Path, 
     assert state.facts["states"] == ["ok", "warning", "alert"]
     assert state.facts["windows"] == ["base-1", "mixture-1", "mixture-2"]
     assert [name for name, _, _ in heard] == ["drift.warning", "drift.detected"]
-    assert heard[1][1] == "ketcycle.model.inference/model@0123456789abcdef"
+    assert heard[1][1] == "ketcycle.demonstration.inference/model@0123456789abcdef", "its drift is planted"
     assert heard[1][2]["window"] == "mixture-2"
     assert heard[1][2]["p_value"] <= 0.01
     verdicts = given.lake.read(state.refs["monitoring/verdicts"]).to_pylist()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -57,8 +58,11 @@ def test_every_arm_says_what_it_found_and_what_it_spent(tables: Path) -> None:
     assert circuits == 80
     assert rows["quantum-kernel-linear"]["shots"] == 32 * circuits
     assert any("quantum-kernel would take" in note for note in found["notes"])
-    assert any("same: it is constant" in note for note in found["notes"])
-    assert "What moved most" in (tables / "page.html").read_text()
+    assert found["left_out"] == [{"column": "same", "why": "it is constant (1)", "harmless": True}]
+    assert found["profiles"][0]["column"] == "x"
+    page = (tables / "page.html").read_text()
+    assert "What moved most" in page
+    assert page.count("<svg") == 2  # overlaid histograms of x and y
 
 
 def test_the_circuits_of_all_pairs_run_when_they_are_asked_for(tables: Path) -> None:
@@ -69,6 +73,30 @@ def test_the_circuits_of_all_pairs_run_when_they_are_asked_for(tables: Path) -> 
     assert set(rows) == {"kernel-pool", "quantum-kernel"}
     assert rows["quantum-kernel"]["circuits"] == 24 * 23 // 2
     assert found["verdict"] == "no drift"
+
+
+def test_segments_json_and_prometheus_say_the_same(tables: Path) -> None:
+    rng = np.random.default_rng(1)
+    plan = rng.choice(["a", "b"], 200)
+    for name, shift in (("before.csv", 0.0), ("now.csv", 3.0)):
+        rows = [f"{x:.4f};{p}" for x, p in zip(rng.normal(shift * (plan == "b"), 1), plan, strict=True)]
+        (tables / name).write_text("\n".join(["x;plan", *rows]) + "\n")
+    paths = ("--reference", str(tables / "before.csv"), "--current", str(tables / "now.csv"))
+    done = drift(
+        tables, *paths, "--by", "plan", "--arms", "kernel-pool", "--prometheus", str(tables / "d.prom"), "--json"
+    )
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert [(s["value"], len(s["features"])) for s in found["segments"]] == [("b", 1), ("a", 0)]
+    families = {family.name: family for family in text_string_to_metric_families((tables / "d.prom").read_text())}
+    verdicts = {s.labels["verdict"]: s.value for s in families["ketcycle_drift_verdict"].samples}
+    assert verdicts == {"drift": 1.0, "schema drift": 0.0, "incomplete": 0.0, "no drift": 0.0}
+    effects = {s.labels["feature"]: s.value for s in families["ketcycle_drift_effect"].samples}
+    assert effects == {row["feature"]: pytest.approx(row["distance"]) for row in found["moved"]}
+    assert {s.labels["segment"]: s.value for s in families["ketcycle_drift_segment_drifted"].samples} == {
+        "a": 0,
+        "b": 1,
+    }
 
 
 def test_a_walk_prints_the_change_points(tables: Path) -> None:
@@ -82,7 +110,10 @@ def test_a_walk_prints_the_change_points(tables: Path) -> None:
     ("arguments", "said"),
     [
         (("--current", "nothing.parquet", "--reference", "calm.parquet"), "there is no file"),
-        (("--current", "text.parquet", "--reference", "calm.parquet"), "neither Parquet nor"),
+        (("--current", "text.parquet", "--reference", "calm.parquet"), "is no Parquet file, nor by its name CSV"),
+        (("--current", "also.parquet", "--reference", "calm.parquet", "--by", "z"), "no column 'z' to divide it by"),
+        (("--current", "also.parquet", "--reference", "calm.parquet", "--effect", "2"), "the effect is a share"),
+        (("--current", "also.parquet", "--stream", "--by", "x"), "leave --stream out"),
         (("--current", "calm.parquet"), "give --reference, or --stream"),
         (("--current", "few.parquet", "--reference", "calm.parquet"), "has 8 rows; at least 20"),
         (("--current", "also.parquet", "--reference", "calm.parquet", "--columns", "z"), "'z' is not in both"),

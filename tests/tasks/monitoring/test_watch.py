@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.monitoring.states import Rules
-from tasks.monitoring.watch import Standing, Watcher, split_reference, walk, watch_window
+from tasks.monitoring.watch import Standing, Watcher, walk, watch_window
 from tasks.text.samples import sample_passages
 
 RULES = Rules(level=0.02, debounce=2, recovery=2, cool_down=0)
@@ -66,16 +66,24 @@ def test_too_few_requests_are_not_judged(base: list[str]) -> None:
     assert (seen.state, seen.event, seen.judged) == ("insufficient", None, None)
 
 
-def test_of_a_large_table_a_part_is_compared_and_the_rest_fixes_the_kernels(base: list[str]) -> None:
-    rng = np.random.default_rng(0)
-    sample, background = split_reference(logged(base, -3.0), 100, rng)
-    assert (sample.num_rows, background.num_rows) == (100, 300)
-    assert not set(sample["prompt"].to_pylist()) & set(background["prompt"].to_pylist())
+def test_of_a_large_table_a_part_is_compared(base: list[str]) -> None:
     judged = Watcher(logged(base, -3.0), logged(base, -3.0), rows=50).judge(logged(base, -3.0))
     assert len(judged.compared) == 50
     assert set(judged.views) == {"prompt", "columns"}
-    with pytest.raises(ValueError, match="at least 6"):
-        split_reference(logged(base[:4], -3.0), 10, rng)
+
+
+def test_missing_values_are_compared_and_their_growth_is_drift() -> None:
+    rng = np.random.default_rng(1)
+
+    def rows(n: int, missing: float) -> pa.Table:
+        values = rng.normal(size=n)
+        return pa.table({"x": pa.array(values, mask=rng.random(n) < missing)})
+
+    watcher = Watcher(rows(400, 0.05), rows(100, 0.05))
+    assert watcher.judge(rows(100, 0.05)).p_value > 0.05
+    lost = watcher.judge(rows(100, 0.5))
+    assert lost.p_value < 0.01
+    assert lost.moved[0]["feature"] == "x: missing"
 
 
 def test_a_walk_finds_where_the_stream_changes_and_changes_back() -> None:

@@ -60,7 +60,7 @@ def test_any_text_is_encoded_alike(tokenizer: PreTrainedTokenizerFast, texts: li
 
 
 def test_a_tokenizer_that_the_fast_encoder_does_not_know(tokenizer: PreTrainedTokenizerFast) -> None:
-    words = Tokenizer(WordPiece({"[UNK]": 0, "the": 1, "cat": 2}, unk_token="[UNK]"))  # noqa: S106
+    words = Tokenizer(WordPiece({"[UNK]": 0, "the": 1, "cat": 2}, unk_token="[UNK]"))
     words.pre_tokenizer = Whitespace()
     chosen, name = choose_encoder(PreTrainedTokenizerFast(tokenizer_object=words), ["the cat"])
     assert name == "tokenizers"

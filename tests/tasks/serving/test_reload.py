@@ -104,3 +104,13 @@ def test_what_the_registry_does_not_have_is_said(
 def test_an_address_of_another_form_is_refused(asked: str) -> None:
     with pytest.raises(BadInput, match="models:/NAME@ALIAS"):
         Source.parse(asked)
+
+
+def test_a_moved_home_still_has_its_models(tiny_model: Path, tmp_path: Path) -> None:
+    home, moved = tmp_path / "home", tmp_path / "moved"
+    folder = home / "lake" / "inference" / "model" / "v1"
+    shutil.copytree(tiny_model, folder)
+    Tracking(f"sqlite:///{home}/mlflow/mlflow.db", home / "mlflow" / "artifacts").register("m", folder, "champion", {})
+    home.rename(moved)
+    registry = Tracking(f"sqlite:///{moved}/mlflow/mlflow.db", moved / "mlflow" / "artifacts")
+    assert registry.model("m", "champion") == (1, moved / "lake" / "inference" / "model" / "v1")

@@ -40,10 +40,9 @@ def request(i: int, prompt: str = "some text", label: str | None = None, receive
         finish="length",
         first_s=0.1,
         latency_s=0.5,
-        cpu_s=0.25,
-        busy_s=0.25,
+        usage=Usage(cpu_s=0.25, rss_gb_s=0.05),
         received=received + i,
-        mean_logprob=lambda: float("nan") if not prompt else -float(len(prompt)),
+        mean_logprob=lambda: None if not prompt else -float(len(prompt)),
         completion_logprob=-1.5,
     )
 
