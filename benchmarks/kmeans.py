@@ -23,6 +23,7 @@ from qiskit import QuantumCircuit
 from qiskit_aer.primitives import SamplerV2
 from sklearn.metrics import adjusted_rand_score
 
+from flows.study.bank import gather_material
 from infra import settings
 from infra.runtime.backends.projection import project
 from infra.runtime.backends.usage import shannon_gates
@@ -31,7 +32,6 @@ from infra.runtime.ledger.ledger import Ledger
 from tasks.curation.semantic_clusters.bank import ITERATIONS, bank
 from tasks.curation.semantic_clusters.bank import project as onto_axes
 from tasks.curation.semantic_clusters.problem import Clustering
-from tasks.evaluation.bank import gather_material
 from tasks.quantum.basis_change import basis_circuit
 from tasks.quantum.encodings import amplitude_circuit, overlap_circuit, qubits_for
 from tasks.quantum.kmeans import (

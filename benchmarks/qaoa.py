@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import Statevector
 
+from flows.study.bank import gather_material
 from infra import settings
 from tasks.combinatorial.annealing import simulated_annealing
 from tasks.combinatorial.independent_set import Graph, best_repaired, greedy, independent_set_qubo, repair
 from tasks.combinatorial.qubo import Bits, Floats, Qubo
 from tasks.curation.representatives.bank import bank
 from tasks.curation.representatives.problem import best_known
-from tasks.evaluation.bank import gather_material
 from tasks.quantum.qaoa import linear_ramp, qaoa_circuit, sample_qaoa, scale
 
 SIZES, PER_SIZE = range(8, 21), 20

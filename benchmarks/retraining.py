@@ -29,11 +29,11 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from flows.study.bank import gather_material
 from infra import settings
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from tasks.architecture.config import Shape, build_model
-from tasks.evaluation.bank import gather_material
 from tasks.model.score import nll
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows

@@ -28,7 +28,8 @@ from infra.energy.usage import Usage
 from infra.errors import LakeError
 from infra.store import Store
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE = ("1", "2")  # parts of version 1 lack unit, twin, hit_rates and sub_jobs
 Status = Literal["done", "failed", "stopped", "refused", "pending", "skipped"]
 
 _BATCH = 2048
@@ -80,6 +81,11 @@ class EvidenceRow:
         tolerance: quality that may be lost.
         decision: the decision record, JSON.
         data: fingerprint of the data the problem was made from.
+        unit: unit of independence of the problem's instances, e.g. the source they are made from; empty where each
+            instance is its own.
+        twin: arm that gives the same samples or values as this one without circuits, empty if there is none.
+        hit_rates: probability for each instance that one execution comes within the tolerance of the oracle, where the
+            arm reported what it drew; empty for a method without own randomness.
         versions: versions of the libraries, JSON.
         host: the machine.
         created_at: when the row was made, UTC, ISO 8601.
@@ -115,6 +121,9 @@ class EvidenceRow:
     tolerance: float = 0.0
     decision: str = "{}"
     data: str = ""
+    unit: str = ""
+    twin: str = ""
+    hit_rates: tuple[float, ...] = ()
     versions: str = "{}"
     host: str = ""
     created_at: str = field(default_factory=_now)
@@ -156,7 +165,7 @@ _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": 
 _SCHEMA = pa.schema(
     [("row_id", pa.string())]
     + [(f.name, _ARROW[str(f.type)]) for f in fields(EvidenceRow) if str(f.type) in _ARROW]
-    + [(name, pa.list_(pa.float64())) for name in ("qualities", "oracle")]
+    + [(name, pa.list_(pa.float64())) for name in ("qualities", "oracle", "hit_rates")]
     + [(f"{name}_{f.name}", _ARROW[str(f.type)]) for name in _USAGES for f in fields(Usage)]
     + [("appended", pa.int64())],
     metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()},
@@ -209,11 +218,7 @@ class Evidence:
         """Run a DuckDB query over `evidence`, the view of the latest rows."""
         parts = self._parts()
         with self._connect() as connection:
-            if parts:
-                source = connection.from_parquet([str(path) for path in parts])
-            else:
-                source = connection.from_arrow(_SCHEMA.empty_table())
-            source.create_view("parts")
+            _view_parts(connection, parts)
             connection.execute(f"create view evidence as {_latest_sql('parts', {})}")
             return connection.sql(query).to_arrow_table()
 
@@ -266,7 +271,7 @@ class Evidence:
 
     def _query(self, parts: list[Path], equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         with self._connect() as connection:
-            connection.from_parquet([str(path) for path in parts]).create_view("parts")
+            _view_parts(connection, parts)
             query = f"{_latest_sql('parts', equals)} order by appended"
             yield from connection.sql(query, params=equals).to_arrow_reader(_BATCH)
 
@@ -313,9 +318,9 @@ class Evidence:
             return
         except pa.ArrowInvalid as error:
             raise LakeError(f"{path} is damaged: {error}; move it away to read the rest") from error
-        if found != str(SCHEMA_VERSION):
+        if found not in READABLE:
             raise LakeError(
-                f"{path} has evidence schema {found}, this version reads {SCHEMA_VERSION}; "
+                f"{path} has evidence schema {found}, this version reads {' and '.join(READABLE)}; "
                 f"read it with the version that wrote it, or set another KETCYCLE_HOME"
             )
         self._checked.add(path.name)
@@ -339,6 +344,16 @@ class Evidence:
             raise
 
 
+def _view_parts(connection: duckdb.DuckDBPyConnection, parts: list[Path]) -> None:
+    """Name the rows of all parts `parts`, columns in the order of the schema; older parts lack some."""
+    connection.from_arrow(_SCHEMA.empty_table()).create_view("no_rows")
+    if not parts:
+        connection.execute("create view parts as from no_rows")
+        return
+    connection.from_parquet([str(path) for path in parts], union_by_name=True).create_view("files")
+    connection.execute("create view parts as from no_rows union all by name from files")
+
+
 def _latest_sql(table: str, equals: dict[str, Any]) -> str:
     # A column of the identity is the same in all rows of one identity, so it may be filtered before the latest is
     # taken, which reads less; any other column only after.
@@ -352,8 +367,10 @@ def _unflatten(flat: dict[str, Any]) -> EvidenceRow:
     values: dict[str, Any] = {}
     for item in fields(EvidenceRow):
         if item.name in _USAGES:
-            values[item.name] = Usage(**{f.name: flat[f"{item.name}_{f.name}"] for f in fields(Usage)})
+            columns = {f.name: flat[f"{item.name}_{f.name}"] for f in fields(Usage)}
+            values[item.name] = Usage(**{name: value for name, value in columns.items() if value is not None})
         else:
             value = flat[item.name]
-            values[item.name] = tuple(value) if isinstance(value, list) else value
+            if value is not None:  # a column that the part's version lacks
+                values[item.name] = tuple(value) if isinstance(value, list) else value
     return EvidenceRow(**values)

@@ -131,6 +131,7 @@ def trials(rows: Sequence[EvidenceRow], objective: Objective) -> list[policy.Tri
                 backend=f"{row.backend} {row.calibration}",
                 bucket=policy.size_bucket(row.size),
                 data=row.data,
+                unit=row.unit or f"{row.problem}/{position}",
                 quality=quality,
                 cost=cost,
                 spent=spent,

@@ -1,51 +1,91 @@
-"""Exact and Student bounds and tests that certification rests on. Plain numbers in, plain numbers out."""
+"""Bounds, intervals and tests of shares and means over independent units. Plain numbers in, plain numbers out.
+
+Observations of one *unit* (copies of an instance, instances of one source) are not independent of each other. A share
+is therefore tested on the number of units, each counting with its own share, and the standard error of a mean is the
+cluster-robust one (Liang and Zeger, Biometrika 73, 1986, with the factor U / (U - 1) and U - 1 degrees of freedom).
+Where every observation is its own unit these are the bounds of Clopper and Pearson and of Student.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaincinv, stdtr, stdtrit
+from scipy import stats
+
+Array = NDArray[np.float64]
 
 
-def upper_share(hits: int, n: int, alpha: float) -> float:
-    """One-sided Clopper-Pearson upper bound of a share (Clopper and Pearson, Biometrika 26, 1934)."""
-    if alpha <= 0 or hits >= n:
+def upper_share(hits: float, n: int, alpha: float) -> float:
+    """Return the one-sided upper bound of a share (Clopper and Pearson, Biometrika 26, 1934).
+
+    Args:
+        hits: observations that count; a sum of shares of units is rounded up, which makes the bound larger.
+        n: independent observations.
+        alpha: error of the bound.
+    """
+    hits = _whole(hits)
+    if alpha <= 0 or n <= 0 or hits >= n:
         return 1.0
-    return float(betaincinv(hits + 1, n - hits, 1 - alpha))
+    return float(stats.beta.ppf(1 - alpha, hits + 1, n - hits))
 
 
-def lower_mean(values: NDArray[np.float64], alpha: float) -> float:
-    """One-sided Student lower bound of a mean."""
-    n = len(values)
-    if n < 2 or alpha <= 0 or not np.isfinite(values).all():
-        return -math.inf
-    return float(values.mean() + stdtrit(n - 1, alpha) * values.std(ddof=1) / math.sqrt(n))
-
-
-def share_p(hits: int, n: int, share: float) -> float:
-    """Exact p-value against "the true share is at least `share`": P(X <= hits) of the binomial.
+def share_p(hits: float, n: int, share: float) -> float:
+    """Return the exact p-value against "the true share is at least `share`": P(X <= hits) of the binomial.
 
     At most `alpha` exactly if `upper_share(hits, n, alpha)` is at most `share`.
     """
-    return 1.0 - float(betainc(hits + 1, n - hits, share)) if hits < n else 1.0
+    return float(stats.binom.cdf(_whole(hits), n, share)) if n > 0 else 1.0
 
 
-def share_above_p(hits: int, n: int, share: float) -> float:
-    """Exact p-value against "the true share is at most `share`": P(X >= hits) of the binomial."""
-    return float(betainc(hits, n - hits + 1, share)) if hits else 1.0
+def share_above_p(hits: float, n: int, share: float) -> float:
+    """Return the exact p-value against "the true share is at most `share`": P(X >= hits) of the binomial."""
+    return float(stats.binom.sf(math.floor(hits + 1e-9) - 1, n, share)) if n > 0 else 1.0
 
 
-def mean_p(values: NDArray[np.float64], threshold: float) -> float:
-    """One-sided Student p-value against "the true mean is at most `threshold`"."""
+def unit_hits(hit: NDArray[np.bool_], units: Sequence[str] | None = None) -> tuple[float, int]:
+    """Return the sum over units of the share of hits in each, and the number of units."""
+    if units is None:
+        return float(np.count_nonzero(hit)), len(hit)
+    labels = _labels(units)
+    sizes = np.bincount(labels)
+    return float((np.bincount(labels, weights=hit) / sizes).sum()), len(sizes)
+
+
+def mean_error(values: Array, units: Sequence[str] | None = None) -> tuple[float, int]:
+    """Return the standard error of a mean and its degrees of freedom; (inf, 0) for fewer than two units."""
     n = len(values)
-    if n < 2 or not np.isfinite(values).all():
+    labels = np.arange(n) if units is None else _labels(units)
+    clusters = int(labels.max()) + 1 if n else 0
+    if clusters < 2 or not np.isfinite(values).all():
+        return math.inf, 0
+    sums = np.bincount(labels, weights=values - values.mean())
+    return math.sqrt(clusters / (clusters - 1) * float(sums @ sums)) / n, clusters - 1
+
+
+def lower_mean(values: Array, alpha: float, units: Sequence[str] | None = None) -> float:
+    """Return the one-sided lower bound of a mean; minus infinity where nothing can be said."""
+    error, degrees = mean_error(values, units)
+    if not degrees or alpha <= 0:
+        return -math.inf
+    return float(values.mean() + stats.t.ppf(alpha, degrees) * error)
+
+
+def mean_interval(values: Array, units: Sequence[str] | None = None, level: float = 0.95) -> tuple[float, float] | None:
+    """Return the two-sided interval of a mean, None for fewer than two units or values that are not finite."""
+    low = lower_mean(values, (1 - level) / 2, units)
+    return (low, 2 * float(values.mean()) - low) if math.isfinite(low) else None
+
+
+def mean_p(values: Array, threshold: float, units: Sequence[str] | None = None) -> float:
+    """Return the one-sided p-value against "the true mean is at most `threshold`"."""
+    error, degrees = mean_error(values, units)
+    if not degrees:
         return 1.0
-    error = float(values.std(ddof=1)) / math.sqrt(n)
     gain = float(values.mean()) - threshold
-    return float(stdtr(n - 1, -gain / error)) if error > 0 else float(gain <= 0)
+    return float(stats.t.sf(gain / error, degrees)) if error > 0 else float(gain <= 0)
 
 
 def holm(p_values: Mapping[str, float], alpha: float, family: int) -> list[tuple[str, float]]:
@@ -61,6 +101,14 @@ def holm(p_values: Mapping[str, float], alpha: float, family: int) -> list[tuple
     for name in sorted(p_values, key=lambda name: p_values[name]):
         level = alpha / max(1, family - rejected)
         levels.append((name, level))
-        # After the first that stands, those behind it meet the same level and stand too, their p being larger.
+        # After the first that is not rejected the level stays, and the larger p-values behind it are not rejected.
         rejected += int(p_values[name] <= level and rejected == len(levels) - 1)
     return levels
+
+
+def _whole(hits: float) -> int:
+    return math.ceil(hits - 1e-9)
+
+
+def _labels(units: Sequence[str]) -> NDArray[np.intp]:
+    return np.unique(np.asarray(units), return_inverse=True)[1]

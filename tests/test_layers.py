@@ -123,10 +123,12 @@ def test_the_packages_are_this_repository() -> None:
 
 
 def pure_modules() -> list[str]:
-    """Return the contract, the policy, circuits, solvers, and every decision's folder but for its `subtask.py`."""
+    """Return contract, policy, figures, circuits, solvers, and every decision's folder but for its `subtask.py`."""
     paths = [
         ROOT / "tasks/contract.py",
         ROOT / "tasks/policy.py",
+        ROOT / "tasks/statistics.py",
+        *modules("tasks/evaluation"),
         *modules("tasks/quantum"),
         *modules("tasks/combinatorial"),
     ]

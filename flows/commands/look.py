@@ -10,7 +10,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, out, print_value
-from infra import settings
+from infra import runs, settings
 from infra.errors import BadInput
 from infra.settings import Settings
 
@@ -25,7 +25,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print the report of a run."""
-    from flows.reports.text import closing, read_report
+    from flows.reports.text import closing
 
     with clear_errors():
         loaded = settings.load(home=home)
@@ -37,7 +37,7 @@ def report(
                 shutil.copyfile(path, open_at)
             print_value({"report": str(open_at or path)} if as_json else str(open_at or path), as_json)
             return
-        found = read_report(loaded.home, run_id)
+        found = runs.read_report(loaded.home, run_id)
         print_value(found if as_json else closing(found), as_json)
 
 

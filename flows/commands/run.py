@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_value
-from infra import settings
+from infra import runs, settings
 from infra.errors import BadInput, StageFailed
 from infra.settings import Settings
 
@@ -202,35 +201,21 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
             failure = error
     found = close_books(name, since)
     print_value(found if as_json else closing(found), as_json)
-    show(f"report: {loaded.home / 'runs' / name / 'report.md'}")
+    show(f"report: {runs.report_files(loaded.home, name)[1]}")
     if failure:
         raise failure
     return name
 
 
 def _stored_config(home: Path, run_id: str) -> dict[str, Any]:
-    path = home / "runs" / run_id / "run.json"
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())["config"]
-    except FileNotFoundError:
-        known = ", ".join(sorted(p.parent.name for p in (home / "runs").glob("*/run.json"))) or "none"
-        raise BadInput(f"no run {run_id} in {home / 'runs'}; runs there: {known}") from None
+    stored: dict[str, Any] = runs.read(home, run_id)[1]["config"]
     return stored
 
 
 def _take_name(home: Path, config: RunConfig) -> None:
-    """Put the record of a new run in its place; of two that begin at the same moment one finds it there.
+    """Put the record of a new run in its place.
 
     Raises:
         BadInput: there is a run of this name.
     """
-    from infra.lake import write_new
-
-    record = {"config": config.model_dump(mode="json"), "status": "starting", "stages": {}}
-    try:
-        write_new(home / "runs" / config.run_id / "run.json", json.dumps(record, indent=1))
-    except FileExistsError:
-        name = config.run_id
-        raise BadInput(
-            f"there is a run {name} already; choose another name, or continue it with --resume {name}"
-        ) from None
+    runs.create(home, config.run_id, {"config": config.model_dump(mode="json"), "status": "starting", "stages": {}})

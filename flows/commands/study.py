@@ -66,7 +66,7 @@ def study(
 
 
 def _list(loaded: Settings, as_json: bool) -> None:
-    from tasks.evaluation.bank import list_banks
+    from flows.study.bank import list_banks
 
     rows = list_banks(loaded)
     if as_json:
@@ -87,7 +87,7 @@ def _list(loaded: Settings, as_json: bool) -> None:
 
 def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
     from flows.reports.study_page import write_study
-    from tasks.evaluation.study import build_study
+    from flows.study.table import build_study
     from tasks.registry import find_subtask
 
     record = _record(loaded, study_id)

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from flows.lifecycle.walk import bench_of, context_of, shadows_of
 from flows.reports.run import remake
-from infra import completion
+from infra import completion, runs
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow, Status
 from infra.runtime.ledger.ledger import CANCELLED, FAILED, FINAL, UNKNOWN, Ledger
@@ -54,8 +54,7 @@ def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Comple
         try:
             with completion.claimed(loaded.home, name):
                 found = complete_run(loaded, name)
-                has_report = (loaded.home / "runs" / name / "run.json").exists()
-                if has_report and any(item.status != "pending" for item in found):
+                if runs.find(loaded.home, name) and any(item.status != "pending" for item in found):
                     log.info("report of %s made anew: %s", name, remake(loaded, name))
                 completed += found
         except BadInput as error:

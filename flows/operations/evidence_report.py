@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.lifecycle.answers import done
 from flows.operations.green import score
-from infra import settings
+from infra import runs, settings
 from infra.lake import write_atomic
 
 DAY_S = 86_400
@@ -37,8 +36,7 @@ def evidence_report(days: int = 7) -> State[Any]:
 def weekly(home: Path, days: int, starts: list[dict[str, Any]]) -> str:
     """Return the report as Markdown, from the reports of the runs and the scored starts."""
     since = time.time() - days * DAY_S
-    paths = [path for path in (home / "runs").glob("*/report.json") if path.stat().st_mtime >= since]
-    reports = [json.loads(path.read_text()) for path in sorted(paths, key=lambda path: path.stat().st_mtime)]
+    reports = list(runs.reports(home, since))[::-1]
     lines = [f"# Evidence of the last {days} days", "", *_runs(reports), *_decisions(reports), *_starts(starts)]
     return "\n".join(lines) + "\n"
 

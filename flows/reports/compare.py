@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,16 @@ from numpy.typing import NDArray
 from rich.console import Group
 from rich.text import Text
 
-from flows.reports.run import read_run
+from flows.reports.books import points
+from flows.reports.figures import Arm, arms_of
 from flows.reports.text import band, difference, number, table
+from infra import runs
 from infra.energy.derive import energy_draws
 from infra.energy.model import SEED, Band, Coefficients
 from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
 from infra.shared import open_evidence
+from tasks.evaluation.paired import paired
 
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
@@ -35,7 +37,7 @@ def compare(home: Path, first: str, second: str, coefficients: Coefficients) -> 
     Raises:
         BadInput: there is no such run.
     """
-    runs = [read_run(home, name)[1] for name in (first, second)]
+    records = [runs.read(home, name)[1] for name in (first, second)]
     evidence = open_evidence(home)
     rows = [evidence.read(run_id=name) for name in (first, second)]
     machines = [{row.host for row in part if row.host} for part in rows]
@@ -44,26 +46,26 @@ def compare(home: Path, first: str, second: str, coefficients: Coefficients) -> 
     draws = (coefficients, coefficients if same_host else coefficients.redrawn(SEED + 1))
     return {
         "runs": [first, second],
-        "status": [run["status"] for run in runs],
+        "status": [record["status"] for record in records],
         "hosts": [sorted(names) for names in machines],
         "shared_draws": same_host,
         "coefficients": coefficients.hash,
-        "parameters": _parameters(runs),
-        "stages": _stages(runs, rows, draws),
-        "decisions": _decisions(runs, rows),
-        "lake": _lake(runs),
-        "model": _model(runs),
+        "parameters": _parameters(records),
+        "stages": _stages(records, rows, draws),
+        "decisions": _decisions(records, rows, coefficients),
+        "lake": _lake(records),
+        "model": _model(records),
     }
 
 
-def _parameters(runs: Sequence[Row]) -> dict[str, list[Any]]:
-    configs = [run["config"] for run in runs]
+def _parameters(records: Sequence[Row]) -> dict[str, list[Any]]:
+    configs = [record["config"] for record in records]
     names = [name for name in dict.fromkeys([*configs[0], *configs[1]]) if name != "run_id"]
     return {n: [c.get(n) for c in configs] for n in names if configs[0].get(n) != configs[1].get(n)}
 
 
 def _stages(
-    runs: Sequence[Row], rows: Sequence[Sequence[EvidenceRow]], draws: tuple[Coefficients, Coefficients]
+    records: Sequence[Row], rows: Sequence[Sequence[EvidenceRow]], draws: tuple[Coefficients, Coefficients]
 ) -> list[dict[str, Any]]:
     grouped: list[dict[str, list[EvidenceRow]]] = []
     for part in rows:
@@ -72,22 +74,22 @@ def _stages(
             by_stage[row.stage or "orchestration"].append(row)
             by_stage["all"].append(row)
         grouped.append(by_stage)
-    names = [*dict.fromkeys([*runs[0]["stages"], *runs[1]["stages"]]), "orchestration", "all"]
+    names = [*dict.fromkeys([*records[0]["stages"], *records[1]["stages"]]), "orchestration", "all"]
     found = []
     for name in names:
         parts = [group.get(name, []) for group in grouped]
-        spent = [_band(energy_draws(part, c)) if part else None for part, c in zip(parts, draws, strict=True)]
+        spent = [points(Band.of(energy_draws(part, c))) if part else None for part, c in zip(parts, draws, strict=True)]
         energies = [_residual_draws(part, c) for part, c in zip(parts, draws, strict=True)]
-        wall = [run["stages"].get(name, {}).get("wall_s") for run in runs]
+        wall = [record["stages"].get(name, {}).get("wall_s") for record in records]
         both = all(parts)
         found.append(
             {
                 "stage": name,
-                "wall_s": [run.get("wall_s") for run in runs] if name == "all" else wall,
+                "wall_s": [record.get("wall_s") for record in records] if name == "all" else wall,
                 "cpu_s": [sum(row.total.cpu_s for row in part) for part in parts],
                 "energy_j": spent,
                 "source": [" and ".join(sorted({row.energy_source for row in part})) for part in parts],
-                "energy_ratio": _band(energies[1] / energies[0]) if both and energies[0].min() > 0 else None,
+                "energy_ratio": points(Band.of(energies[1] / energies[0])) if both and energies[0].min() > 0 else None,
                 "probability_less": float(np.mean(energies[1] < energies[0])) if both else None,
             }
         )
@@ -103,67 +105,58 @@ def _residual_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients) -> 
     return np.asarray(np.sum(parts, axis=0)) if parts else np.zeros(1)
 
 
-def _band(draws: Array) -> list[float]:
-    band = Band.of(draws)
-    return [band.p5, band.p50, band.p95]
-
-
-def _decisions(runs: Sequence[Row], rows: Sequence[Sequence[EvidenceRow]]) -> list[dict[str, Any]]:
-    arms: list[dict[tuple[str, str], dict[str, EvidenceRow]]] = []
+def _decisions(
+    records: Sequence[Row], rows: Sequence[Sequence[EvidenceRow]], coefficients: Coefficients
+) -> list[dict[str, Any]]:
+    grouped: list[dict[tuple[str, str], list[EvidenceRow]]] = []
     for part in rows:
-        by_decision: dict[tuple[str, str], dict[str, EvidenceRow]] = defaultdict(dict)
+        by_decision: dict[tuple[str, str], list[EvidenceRow]] = defaultdict(list)
         for row in part:
             if row.subtask and not row.probe:
-                by_decision[row.stage, row.subtask][row.arm] = row
-        arms.append(by_decision)
+                by_decision[row.stage, row.subtask].append(row)
+        grouped.append(by_decision)
     found = []
-    for stage, subtask in dict.fromkeys([*arms[0], *arms[1]]):
-        both = [part.get((stage, subtask), {}) for part in arms]
-        decided = [run["stages"].get(stage, {}).get("decisions", {}).get(subtask, {}) for run in runs]
-        one = next(row for part in both for row in part.values())
-        problems = [sorted({row.problem for row in part.values()}) for part in both]
+    for stage, subtask in dict.fromkeys([*grouped[0], *grouped[1]]):
+        both = [part.get((stage, subtask), []) for part in grouped]
+        decided = [record["stages"].get(stage, {}).get("decisions", {}).get(subtask, {}) for record in records]
+        problems = [sorted({row.problem for row in part}) for part in both]
+        first, second = (arms_of(part, coefficients) for part in both)
         found.append(
             {
                 "stage": stage,
                 "subtask": subtask,
-                "metric": one.metric,
+                "metric": next(row for part in both for row in part).metric,
                 "chosen": [decision.get("arm") for decision in decided],
                 "same_problem": problems[0] == problems[1],
-                "arms": [_pair(name, both[0].get(name), both[1].get(name)) for name in dict.fromkeys(a for p in both for a in p)],  # noqa: E501
+                "arms": [_pair(name, first.get(name), second.get(name)) for name in dict.fromkeys([*first, *second])],
             }
-        )  # fmt: skip
+        )
     return found
 
 
-def _pair(arm: str, first: EvidenceRow | None, second: EvidenceRow | None) -> dict[str, Any]:
-    means = [float(np.mean(row.qualities)) if row and row.qualities else None for row in (first, second)]
-    pair: dict[str, Any] = {"arm": arm, "quality": means, "n": 0, "difference": None, "interval": None}
-    pair["status"] = [row.status if row else None for row in (first, second)]
-    same = first and second and first.problem == second.problem and len(first.qualities) == len(second.qualities)
-    if same and first and second and first.qualities:
-        d = np.asarray(second.qualities) - np.asarray(first.qualities)
-        pair |= {"n": len(d), "difference": float(d.mean()), "interval": _student(d)}
-    return pair
+def _pair(name: str, first: Arm | None, second: Arm | None) -> dict[str, Any]:
+    both = (first, second)
+    difference = paired(second.figures, first.figures) if first and second else None
+    return {
+        "arm": name,
+        "quality": [arm.figures.quality if arm else None for arm in both],
+        "status": [arm.figures.status if arm else None for arm in both],
+        "n": difference.n if difference else 0,
+        "difference": difference.mean if difference else None,
+        "interval": list(difference.interval) if difference and difference.interval else None,
+    }
 
 
-def _student(d: Array) -> list[float] | None:
-    """Return the two-sided 95 % Student interval of a mean of paired differences; none for fewer than three."""
-    from scipy.special import stdtrit
-
-    if len(d) < 3:
-        return None
-    half = float(stdtrit(len(d) - 1, 0.975) * d.std(ddof=1) / math.sqrt(len(d)))
-    return [float(d.mean()) - half, float(d.mean()) + half]
-
-
-def _lake(runs: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    refs = [{n: r for stage in run["stages"].values() for n, r in stage.get("refs", {}).items()} for run in runs]
+def _lake(records: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    refs = [
+        {n: r for stage in record["stages"].values() for n, r in stage.get("refs", {}).items()} for record in records
+    ]
     versions = {n: [part.get(n, "@").split("@")[1] or None for part in refs] for n in sorted({*refs[0], *refs[1]})}
     return {n: {"versions": pair, "equal": pair[0] == pair[1]} for n, pair in versions.items()}
 
 
-def _model(runs: Sequence[Row]) -> dict[str, list[float | None]]:
-    figures = [dict(_figures(run)) for run in runs]
+def _model(records: Sequence[Row]) -> dict[str, list[float | None]]:
+    figures = [dict(_figures(record)) for record in records]
     return {name: [part.get(name) for part in figures] for name in dict.fromkeys([*figures[0], *figures[1]])}
 
 

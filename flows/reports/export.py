@@ -6,12 +6,14 @@ import csv
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.reports.run import read_run
+from flows.reports.books import open_grid
+from infra import runs
 from infra.energy.carbon import Grid
 from infra.energy.derive import Derived, Span, derive, working_times
 from infra.energy.model import J_PER_KWH, Band, Coefficients
@@ -20,7 +22,6 @@ from infra.evidence import EvidenceRow
 from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
-from tasks.evaluation.arms import open_grid
 
 # Which stages are what the AI profile names; https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption
 SPDX_FIELDS = {
@@ -65,7 +66,7 @@ def _derived(
     """Return what the execution spent in all, and the joules of one solution with what it shares."""
     spent = derive([row], coefficients, grid, spans)
     one = coefficients.cpu_energy_j(row.usage + row.prepare, "narrow", row.energy_source)
-    projected = coefficients.qpu_energy_j((row.usage + row.prepare).qpu_s_projected, billed=False)
+    projected = coefficients.qpu_energy_j(replace(row.usage + row.prepare, qpu_s_billed=0.0))
     return {
         **_points("spent_energy", "j", spent.energy_j),
         **_points("spent_energy_wide", "j", spent.energy_wide_j),
@@ -87,9 +88,9 @@ def export_spdx(loaded: Settings, path: Path, coefficients: Coefficients, run_id
     Raises:
         BadInput: no run left a model, or the carbon series does not cover the time of the work.
     """
-    names = [run_id] if run_id else sorted(p.parent.name for p in (loaded.home / "runs").glob("*/run.json"))
-    runs = [read_run(loaded.home, name) for name in names]
-    models = [(name, run, ref) for name, run in runs if (ref := _model(run))]
+    names = [run_id] if run_id else sorted(runs.names(loaded.home))
+    records = [runs.read(loaded.home, name) for name in names]
+    models = [(name, run, ref) for name, run in records if (ref := _model(run))]
     if not models:
         raise BadInput(f"no run in {loaded.home / 'runs'} left a model to describe; try ketcycle run")
     evidence, grid = open_evidence(loaded.home), open_grid(loaded, coefficients)

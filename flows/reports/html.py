@@ -20,12 +20,16 @@ from flows.reports.text import (
     RECORD_HEADER,
     arm_rows,
     band,
+    best_arm,
+    break_even,
     fact_rows,
     gate,
     number,
+    qpu_joules,
     queue_rows,
     record_rows,
     summary,
+    too_easy,
 )
 from infra.errors import LakeError
 from infra.lake import Lake, Ref
@@ -43,7 +47,8 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "band": band}
+    environment.filters |= {"number": number, "band": band, "break_even": break_even, "qpu_joules": qpu_joules}
+    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy}
     return environment
 
 

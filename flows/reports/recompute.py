@@ -9,8 +9,10 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
+from flows.reports.books import open_grid
 from flows.reports.run import remake
 from flows.reports.text import number, table
+from infra import runs
 from infra.energy.carbon import Grid
 from infra.energy.derive import derive, working_times
 from infra.energy.model import Coefficients
@@ -18,7 +20,6 @@ from infra.errors import BadInput
 from infra.evidence import EvidenceRow
 from infra.settings import Settings
 from infra.shared import open_evidence
-from tasks.evaluation.arms import open_grid
 
 
 def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[s
 def rewrite(loaded: Settings, found: dict[str, Any], new: Coefficients) -> list[str]:
     """Write the reports of the recomputed runs anew and return their paths; runs without a record are left out."""
     names = [run["run_id"] for run in found["runs"]]
-    return [str(remake(loaded, name, new)) for name in names if (loaded.home / "runs" / name / "run.json").exists()]
+    return [str(remake(loaded, name, new)) for name in names if runs.find(loaded.home, name)]
 
 
 def _run(

@@ -9,17 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infra.energy.derive import Derived, derive, working_times
+from flows.reports.books import Books, points
+from flows.reports.figures import decision_report
+from infra import runs
+from infra.energy.derive import Derived, derive
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
-from infra.errors import BadInput, KetcycleError
+from infra.errors import KetcycleError
 from infra.evidence import EvidenceRow
-from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
-from tasks.evaluation.arms import _band, _Books, _grid, _subtask_report
 
 log = logging.getLogger("ketcycle.report")
+
+VERSION = 2  # of the report's shape; docs/figures.md says what each version added
 
 
 def build_report(
@@ -38,14 +41,14 @@ def build_report(
     """
     coefficients = coefficients or Coefficients.load()
     rows = open_evidence(loaded.home).read(run_id=run_id)
-    grid, note = _grid(loaded, coefficients, rows)
-    books = _Books(coefficients, grid, working_times(rows))
+    books = Books.open(loaded, coefficients, rows)
     by_stage: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         by_stage[row.stage].append(row)
-    everything = derive(rows, coefficients, grid, books.spans)
+    everything = derive(rows, coefficients, books.grid, books.spans)
     orchestration = [row for row in rows if row.arm == "orchestration"]
     return {
+        "version": VERSION,
         "run_id": run_id,
         **{name: run["config"][name] for name in ("method", "backend", "profile", "seed")},
         "status": run["status"],
@@ -57,8 +60,8 @@ def build_report(
         "qpu": _billed(rows, everything),
         "queue": _queue(loaded, run_id),
         "cost_usd": everything.cost_usd,
-        "gco2": _band(everything.gco2),
-        "carbon": {"source": grid.source, "note": note},
+        "gco2": points(everything.gco2),
+        "carbon": {"source": books.grid.source, "note": books.note},
         "orchestration": _orchestration(orchestration, books) if orchestration else None,
         "coefficients": coefficients.hash,
         "break_even": str(coefficients.break_even()),
@@ -85,10 +88,10 @@ def _queue(loaded: Settings, run_id: str) -> list[dict[str, Any]]:
 def _billed(rows: Sequence[EvidenceRow], everything: Derived) -> dict[str, Any] | None:
     """Return what QPUs billed in all, None where nothing was."""
     seconds = sum(row.total.qpu_s_billed for row in rows)
-    return {"billed_s": seconds, "energy": _band(everything.qpu_j), "source": "modelled"} if seconds else None
+    return {"billed_s": seconds, "energy": points(everything.qpu_j), "source": "modelled"} if seconds else None
 
 
-def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], books: _Books) -> dict[str, Any]:
+def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], books: Books) -> dict[str, Any]:
     work = [row for row in rows if row.arm == "stage"]
     decisions = result.get("decisions", {})
     by_subtask: dict[str, list[EvidenceRow]] = defaultdict(list)
@@ -112,13 +115,11 @@ def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceR
         "spent": books.spent(rows) if rows else None,
         "facts": result.get("facts", {}),
         "refs": result.get("refs", {}),
-        "subtasks": [
-            _subtask_report(name, found, decisions.get(name, {}), books) for name, found in by_subtask.items()
-        ],
+        "subtasks": [decision_report(found, decisions.get(name, {}), books) for name, found in by_subtask.items()],
     }
 
 
-def _orchestration(rows: Sequence[EvidenceRow], books: _Books) -> dict[str, Any]:
+def _orchestration(rows: Sequence[EvidenceRow], books: Books) -> dict[str, Any]:
     found = derive(rows, books.coefficients, books.grid, books.spans)
     return {"cpu_s": sum(row.total.cpu_s for row in rows), "energy": books.spent(rows), "gco2": found.gco2.p50}
 
@@ -176,16 +177,12 @@ def _row_metrics(key: str, row: Mapping[str, Any]) -> dict[str, float | None]:
     }
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:
-    """Write `report.json`, `report.md` and `report.html` into the run's folder, which lies below the home."""
+def write_report(home: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Write the report of a run as JSON, Markdown and HTML into the run's folder; return the files."""
     from flows.reports.html import page
     from flows.reports.text import markdown
 
-    data, text, html = (folder / f"report.{ending}" for ending in ("json", "md", "html"))
-    write_atomic(data, json.dumps(report, indent=1, default=str))
-    write_atomic(text, markdown(report))
-    write_atomic(html, page(folder.parents[1], report))
-    return data, text, html
+    return runs.write_report(home, report["run_id"], report, markdown(report), page(home, report))
 
 
 def remake(loaded: Settings, run_id: str | None, coefficients: Coefficients | None = None) -> Path:
@@ -194,20 +191,5 @@ def remake(loaded: Settings, run_id: str | None, coefficients: Coefficients | No
     Raises:
         BadInput: there is no such run.
     """
-    name, run = read_run(loaded.home, run_id)
-    return write_report(loaded.home / "runs" / name, build_report(loaded, name, run, coefficients))[-1]
-
-
-def read_run(home: Path, run_id: str | None) -> tuple[str, dict[str, Any]]:
-    """Return the name and the record of a run, the newest run's where none is named.
-
-    Raises:
-        BadInput: there is no such run.
-    """
-    runs = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime)
-    found = [path for path in runs if run_id in (None, path.parent.name)]
-    if not found:
-        known = ", ".join(path.parent.name for path in runs) or "none yet; try ketcycle run"
-        raise BadInput(f"no run {run_id or '(newest)'} in {home / 'runs'}; runs there: {known}")
-    record: dict[str, Any] = json.loads(found[-1].read_text())
-    return found[-1].parent.name, record
+    name, run = runs.read(loaded.home, run_id)
+    return write_report(loaded.home, build_report(loaded, name, run, coefficients))[-1]

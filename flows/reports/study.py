@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flows.reports.text import band, number, pipes
+from flows.reports.text import band, best_arm, break_even, number, pipes, qpu_joules, to_solution, too_easy
 
 Row = Mapping[str, Any]
 
 ARM_HEADER = ("arm", "kind", "n (sources)", "quality [95 %]", "difference [95 %]", "won/lost", "P hit", "J a solve",
               "J to solution", "verdict")  # fmt: skip
 ENERGY_HEADER = ("arm", "QPU J, projected or billed", "simulation J", "best classical J", "circuits", "shots",
-                 "QPU s, projected", "break-even W")  # fmt: skip
+                 "QPU s, projected", "break-even")  # fmt: skip
 
 
 def arm_cells(found: Row) -> list[tuple[str, ...]]:
@@ -29,9 +29,9 @@ def arm_cells(found: Row) -> list[tuple[str, ...]]:
             _spread(row["quality"], (row["quality_lo"], row["quality_hi"])),
             "-" if row["arm"] == found["incumbent"] else _spread(row["difference"], row["difference_interval"], "+"),
             "-" if row["arm"] == found["incumbent"] else f"{row['wins']}/{row['losses']}",
-            number(row["p_hit"]),
+            number(row["hit_rate"]),
             band(row["energy"]["spent"]["narrow"]),
-            number(row["energy_to_solution_j"]),
+            to_solution(row),
             row["verdict"] if row["status"] == "done" else f"{row['status']}: {row['reason']}",
         )
         for row in found["arms"]
@@ -45,17 +45,17 @@ def energy_cells(found: Row) -> list[tuple[str, ...]]:
         energy = row["energy"]
         if not energy["qpu"]:
             continue
-        best, power = energy["best_classical"], energy["break_even_power_w"]
+        best = energy["best_classical"]
         cells.append(
             (
                 f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
-                f"{band(energy['qpu']['narrow'])} {'projected' if energy['qpu']['projected'] else 'billed'}, modelled",
-                f"{band(energy['simulation']['narrow'])} {energy['simulation']['by']}",
-                f"{band(best['narrow'])} {best['arm']}" if best else "-",
+                f"{qpu_joules(energy['qpu'])} {'projected' if energy['qpu']['projected'] else 'billed'}, modelled",
+                f"{band(energy['simulation']['narrow'])} {energy['simulation']['by']}" if energy["simulation"] else "-",
+                f"{band(best['narrow'])} {best_arm(best)}" if best else "-",
                 f"{row['circuits']} ({row['total']['circuits']} in all)",
                 f"{row['shots']}",
                 number(row["qpu_s_projected"]),
-                number(power[1]) if power else "-",
+                break_even(energy["break_even"]),
             )
         )
     return cells
@@ -67,7 +67,7 @@ def notes(found: Row) -> list[str]:
         f"{a['arm']} against {a['other']}: {_spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
         for a in found["against"]
     ]
-    return [*beside, *_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
+    return [*beside, *_bank_notes(found), *_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
 
 
 def _headroom_notes(found: Row) -> list[str]:
@@ -87,15 +87,36 @@ def _headroom_notes(found: Row) -> list[str]:
         )
     else:
         lines.append("headroom: share of the lifecycle's energy unknown, no complete run in this home: ketcycle run")
-    inverse = head["inverse_break_even"]
-    if inverse:
-        error, rate = inverse["two_qubit_error"], number(inverse["shots_per_s_projected"])
-        lines.append(
-            f"inverse break-even against {inverse['against']}: a QPU system of {number(inverse['system_power_w'])} W, "
-            f"or {number(inverse['shots_per_s'])} shots/s at 25 kW (projected: {rate})"
-            + (f"; two-qubit error {number(error)} leaves half the shots without one" if error else "")
-        )
-    return lines
+    return [*lines, *_inverse_notes(head["inverse_break_even"])]
+
+
+def _inverse_notes(inverse: Row | None) -> list[str]:
+    if not inverse:
+        return []
+    against = f"inverse break-even against {inverse['against']}"
+    error = inverse["two_qubit_error"]
+    gates = f"; two-qubit error {number(error)} leaves half the shots without one" if error else ""
+    if inverse["system_power_w"] is None:
+        return [
+            f"{against}: none at any power, price or speed of the device; own CPU takes {number(inverse['own_j'])} J, "
+            f"all of {inverse['against']} {number(inverse['best_j'])} J; it would take "
+            f"{number(inverse['own_j_to_save'])} J of own CPU less, and then a "
+            f"system of at most {number(inverse['power_without_own_w'])} W{gates}"
+        ]
+    return [
+        f"{against}: a QPU system of {number(inverse['system_power_w'])} W, or "
+        f"{number(inverse['shots_per_s'])} shots/s at 25 kW (projected: "
+        f"{number(inverse['shots_per_s_projected'])}){gates}"
+    ]
+
+
+def _bank_notes(found: Row) -> list[str]:
+    best = found["best_classical"]
+    lines = [f"smallest n at which an arm can be certified beside the others: {found['needed']} independent units"]
+    if best:
+        kind = ", a control" if best["control"] else ""
+        lines.append(f"best classical arm at the quality of {best['reference']}: {best['arm']}{kind}")
+    return [*lines, *([too_easy(found).strip()] if found["saturated_by"] else [])]
 
 
 def _routing_notes(found: Row) -> list[str]:

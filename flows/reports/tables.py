@@ -6,7 +6,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from flows.reports.run import read_run
+from infra import runs
 from infra.lake import Ref
 from infra.shared import open_lake
 
@@ -23,7 +23,7 @@ def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Pat
         LakeError: a table is gone from the lake.
     """
     lake, written = open_lake(home), []
-    refs = read_run(home, run_id)[1]["stages"][stage]["refs"]
+    refs = runs.read(home, run_id)[1]["stages"][stage]["refs"]
     for text in sorted(refs.values()):
         ref = Ref.parse(text)
         files = [path for path in lake.files(ref) if path.suffix == ".parquet"]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-
-from infra.errors import BadInput
 
 Row = Mapping[str, Any]
 
@@ -25,7 +21,7 @@ ENERGY_HEADER = (
     "simulation J",
     "best classical J",
     "QPU s",
-    "break-even W",
+    "break-even",
 )
 QUEUE_HEADER = (
     "backend",
@@ -41,21 +37,6 @@ QUEUE_HEADER = (
     "QPU J [p5, p95]",
 )
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
-
-
-def read_report(home: Path, run_id: str | None) -> dict[str, Any]:
-    """Return the stored report of a run, the newest run's where none is named.
-
-    Raises:
-        BadInput: there is no such report.
-    """
-    runs = sorted((home / "runs").glob("*/report.json"), key=lambda path: path.stat().st_mtime)
-    found = [path for path in runs if run_id in (None, path.parent.name)]
-    if not found:
-        known = ", ".join(path.parent.name for path in runs) or "none yet; try ketcycle run"
-        raise BadInput(f"no report of run {run_id or '(newest)'} in {home / 'runs'}; reports there: {known}")
-    loaded: dict[str, Any] = json.loads(found[-1].read_text())
-    return loaded
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -157,16 +138,54 @@ def energy_rows(report: Row) -> list[tuple[str, ...]]:
                     subtask["name"],
                     f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
                     f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
-                    f"{band(qpu['narrow'])} modelled, {_time(qpu)} time" if qpu else "-",
+                    f"{qpu_joules(qpu)} modelled, {_time(qpu)} time" if qpu else "-",
                     f"{band(simulation['narrow'])} {simulation['source']}, {simulation['by']}" if simulation else "-",
-                    f"{band(best['narrow'])} {best['source']}, {best['arm']}" if best else "-",
+                    f"{band(best['narrow'])} {best['source']}, {best_arm(best)}" if best else "-",
                     f"{number(row['qpu_s_projected'] if qpu['projected'] else row['qpu_s_billed'])} {_time(qpu)}"
                     if qpu
                     else "-",
-                    number(energy["break_even_power_w"][1]) if energy["break_even_power_w"] else "-",
+                    break_even(energy["break_even"]),
                 )
             )
     return cells
+
+
+def break_even(found: Row | None) -> str:
+    """Return at which system power, price and speed of the device both sides cost the same, or what forbids it."""
+    if not found:
+        return "-"
+    narrow, price, time = found["narrow"], found["price"], found["time"]
+    if narrow["at"] is None:
+        watts = f"{number(narrow['without_own'][1])} W" if narrow["without_own"][1] > 0 else "no power"
+        return (
+            f"none: own CPU {number(narrow['own'])} J against {number(narrow['best'])} J in all; with "
+            f"{number(narrow['to_save'])} J of it saved, below {watts}"
+        )
+    usd = f"{number(price['at'][1])} USD/s" if price["at"] else "at no price"
+    seconds = f"{number(time['at'][1])} of the projected time" if time["at"] else "at no speed"
+    return f"{number(narrow['at'][1])} W; {usd}; {seconds}"
+
+
+def qpu_joules(qpu: Row) -> str:
+    """Return the joules of a QPU, or that no shot of its circuits would survive."""
+    survives = qpu["surviving_fidelity"]
+    if not qpu["arrives"]:
+        return f"nothing arrives (fidelity {number(survives)})"
+    said = band(qpu["narrow"])
+    return said if survives is None else f"{said}, /{number(survives)} surviving"
+
+
+def best_arm(best: Row) -> str:
+    """Return the name of the best classical arm, with its kind where it is a control."""
+    return f"{best['arm']} (control)" if best["control"] else str(best["arm"])
+
+
+def too_easy(subtask: Row) -> str:
+    """Return that chance or doing nothing is as good as the best classical arm here; empty where it is not."""
+    found = subtask["saturated_by"]
+    if not found:
+        return ""
+    return f" {', '.join(found)} as good as the best classical arm: these instances are too easy to tell arms apart."
 
 
 def _time(qpu: Row) -> str:
@@ -227,13 +246,19 @@ def arm_rows(subtask: Row) -> list[tuple[str, ...]]:
             number(row["cpu_s"]),
             number(row["prepare_cpu_s"]),
             band(row["energy"]["spent"]["narrow"]),
-            number(row["energy_to_solution_j"]),
+            to_solution(row),
             str(row["circuits"]),
             str(row["shots"]),
             number(row["qpu_s_projected"]) if row["circuits"] else "-",
         )
         for row in subtask["rows"]
     ]
+
+
+def to_solution(row: Row) -> str:
+    """Return the joules to solution with the instances that no execution solved."""
+    unsolved = f" ({row['unsolved']} not solved)" if row["unsolved"] else ""
+    return f"{number(row['energy_to_solution_j'])}{unsolved}"
 
 
 ARM_HEADER = ("arm", "kind", "status", "quality", "CPU s", "shared CPU s", "J [p5, p95]", "J to solution", "circuits",
@@ -299,7 +324,7 @@ def markdown(report: Row) -> str:
         parts += [
             f"## {stage['stage']} / {subtask['name']}",
             f"{subtask['metric']}; oracle {number(subtask['oracle'], 4)}; tolerance {number(subtask['tolerance'])}. "
-            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask),
+            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask) + too_easy(subtask),
             pipes(ARM_HEADER, arm_rows(subtask)),
         ]
     for stage in report["stages"]:
@@ -312,16 +337,17 @@ def markdown(report: Row) -> str:
 def _decided(report: Row) -> list[str]:
     return [
         "## Decisions",
-        "Quality, higher is better; intervals are 95 % bootstrap intervals over the instances.",
+        "Quality, higher is better; intervals are 95 % Student intervals, clustered by the unit of independence.",
         pipes(DECISION_HEADER, decision_rows(report)),
         pipes(RECORD_HEADER, record_rows(report)),
         "## Three energies",
         "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
         "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
-        "was run (the simulator's or an exact twin's), and the cheapest classical arm of at least the same quality. "
+        "was run (the simulator's or the arm's own twin's), and the cheapest classical arm of the same quality. "
         "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
-        "noiseless device. Break-even is the power that the QPU system would have to draw for the quantum arm to "
-        "cost as little as the best classical one.",
+        "noiseless device. Break-even is the power of the QPU system, its price and the share of its projected time at "
+        "which the quantum arm would cost as little as the best classical one, its own CPU included; none where its "
+        "own CPU alone takes more.",
         pipes(ENERGY_HEADER, energy_rows(report)),
         report["break_even"],
     ]

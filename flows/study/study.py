@@ -17,7 +17,9 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.reports.study import markdown
 from flows.reports.study_page import write_study
+from flows.study.bank import gather_material
 from flows.study.config import StudyConfig, draw_instances, load_record, record_path
+from flows.study.table import build_study
 from infra import completion, settings
 from infra.compute import cluster, task_runner
 from infra.errors import StageFailed
@@ -26,15 +28,11 @@ from infra.progress import forward_from_worker
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks.contract import Instance, Material, Method, content_key
-from tasks.evaluation.bank import gather_material
-from tasks.evaluation.study import build_study
 from tasks.registry import find_subtask
 from tasks.settle import run_shadow
 from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.study")
-
-LOOP_S, BLOCKS = 0.1, 2  # over a bank of forty instances a short arm is looped for seconds in eighty blocks
 
 Done = frozenset[tuple[str, str, int]]
 
@@ -145,8 +143,6 @@ def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
         country=loaded.country,
         projection_device=loaded.projection_device,
         simulation_limit_s=loaded.simulation_limit_s,
-        minimum_s=LOOP_S,
-        blocks=BLOCKS,
         probe=True,
         data=completion.digest(corpus=config.corpus, second=config.second),
     )

@@ -58,7 +58,7 @@ def derive(rows: Sequence[EvidenceRow], coefficients: Coefficients, grid: Grid, 
         BadInput: the grid does not know the intensity of the time.
     """
     billed_s = sum(row.total.qpu_s_billed for row in rows)
-    qpu = coefficients.qpu_energy_draws(billed_s, True)
+    qpu = coefficients.qpu_energy_draws(Usage(qpu_s_billed=billed_s))
     grams = qpu * grid.qpu_intensity / J_PER_KWH
     for group, intensity in _by_intensity(rows, grid, spans):
         grams = grams + energy_draws(group, coefficients) * intensity / J_PER_KWH

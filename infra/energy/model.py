@@ -12,9 +12,8 @@ A QPU's energy is always modelled, a simulator's energy is never a QPU's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, assert_never
@@ -27,12 +26,14 @@ from infra.energy.usage import Usage
 
 Boundary = Literal["narrow", "wide", "marginal"]
 Objective = Literal["energy", "cost", "time"]
+Device = Literal["superconducting", "trapped_ion", "neutral_atom", "annealer"]
 Array = NDArray[np.float64]
 
 DRAWS = 4000
 SEED = 20
 J_PER_KWH = 3.6e6
 S_PER_YEAR = 365.25 * 86400
+SUB_JOB_FORMULA_S = 2.0  # of a sub-job in the documented usage formula
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Coefficients:
     ) -> Array:
         """Return draws of the joules of CPU, DRAM and GPU.
 
-        Joules of counters stand for the CPU seconds that they cover; the model fills in the rest.
+        Joules of counters are used for the CPU seconds that they cover; the model fills in the rest.
 
         Args:
             usage: raw quantities.
@@ -143,7 +144,7 @@ class Coefficients:
         return self._host(modelled + dram + counted, boundary)
 
     def cpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
-        """Return the joules of CPU, DRAM and GPU; measured joules stand before modelled ones."""
+        """Return the joules of CPU, DRAM and GPU; joules of counters are used where there are any."""
         return Band.of(self.cpu_energy_draws(usage, boundary, source=source))
 
     def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
@@ -153,37 +154,69 @@ class Coefficients:
         share = min(1.0, usage.simulation_cpu_s / usage.cpu_s)
         return self.cpu_energy_j(usage, boundary, source).scaled(share)
 
-    def qpu_energy_draws(
-        self, qpu_s: float, billed: bool, boundary: Boundary = "narrow", power_w: float | None = None
-    ) -> Array:
-        """Return draws of the joules of a QPU.
+    def locked_draws(self, usage: Usage) -> Array:
+        """Return draws of the seconds for which a QPU is held: those billed, else what would be billed.
 
-        Args:
-            qpu_s: seconds billed, or seconds by the documented usage formula.
-            billed: whether they were billed; else the recorded bill/formula factor applies.
-            boundary: what is counted.
-            power_w: sweeps the system power instead of drawing it.
+        Projected seconds are taken apart into sub-jobs and executions: a recorded bill is fixed seconds for each
+        sub-job plus a time for each execution, and both differ from the documented formula.
         """
-        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
-        power = self.draws("qpu.system_power") if power_w is None else np.full(self.n, power_w)
-        idle = self.draws("qpu.idle_ratio")
+        if usage.qpu_s_billed > 0:
+            return np.full(self.n, usage.qpu_s_billed)
+        sub_jobs = min(usage.sub_jobs or usage.jobs, usage.qpu_s_projected / SUB_JOB_FORMULA_S)
+        executing_s = usage.qpu_s_projected - SUB_JOB_FORMULA_S * sub_jobs
+        return np.asarray(sub_jobs * self.draws("qpu.job_seconds") + executing_s * self.draws("qpu.execution_ratio"))
+
+    def device_draws(self, usage: Usage, boundary: Boundary = "narrow") -> tuple[Array, Array]:
+        """Return draws of the seconds that the system power counts for, and of the joules that it does not scale.
+
+        The joules of a QPU are the first times the system power plus the second, see `qpu_energy_draws`.
+        """
+        locked_s, idle = self.locked_draws(usage), self.draws("qpu.idle_ratio")
         match boundary:
             case "narrow":
-                return locked_s * power
+                return locked_s, np.zeros(self.n)
             case "marginal":
-                return locked_s * power * (1 - idle)
+                return locked_s * (1 - idle), np.zeros(self.n)
             case "wide":
                 share = self._idle_share(idle, "qpu") / (1 - self.draws("qpu.maintenance_share"))
-                drawn = power * share + self.draws("qpu.host_power")
-                return np.asarray(locked_s * drawn * self.draws("qpu.pue"))
+                at_site_s = locked_s * self.draws("qpu.pue")
+                return np.asarray(at_site_s * share), np.asarray(at_site_s * self.draws("qpu.host_power"))
             case _:
                 assert_never(boundary)
 
-    def qpu_energy_j(
-        self, qpu_s: float, billed: bool, boundary: Boundary = "narrow", power_w: float | None = None
-    ) -> Band:
-        """Return the joules of a QPU for seconds billed, or for seconds by the formula with the recorded factor."""
-        return Band.of(self.qpu_energy_draws(qpu_s, billed, boundary, power_w))
+    def qpu_energy_draws(self, usage: Usage, boundary: Boundary = "narrow") -> Array:
+        """Return draws of the joules of a superconducting system, all of it attributed to the job."""
+        seconds, fixed_j = self.device_draws(usage, boundary)
+        return seconds * self.draws("qpu.superconducting_power") + fixed_j
+
+    def qpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow") -> Band:
+        """Return the joules of a QPU for the seconds billed, else for what would be billed."""
+        return Band.of(self.qpu_energy_draws(usage, boundary))
+
+    def device_energy_j(self, usage: Usage, device: Device) -> Band:
+        """Return the narrow joules if a device of a class ran the shots of a usage at its own repetition time.
+
+        The sub-jobs keep their fixed seconds. This is a sweep over device classes, never a projection: nothing was
+        compiled for such a device.
+        """
+        sub_jobs = usage.sub_jobs or usage.jobs
+        locked_s = sub_jobs * self.draws("qpu.job_seconds") + usage.shots * self.draws(f"qpu.{device}_shot")
+        return Band.of(locked_s * self.draws(f"qpu.{device}_power"))
+
+    def qubit_share(self, usage: Usage) -> float | None:
+        """Return the mean share of the device's qubits that the circuits use; None where it was not recorded."""
+        if usage.shots <= 0 or usage.qubit_shots <= 0:
+            return None
+        return min(1.0, usage.qubit_shots / usage.shots / self.value("qpu.qubits"))
+
+    def surviving_fidelity(self, usage: Usage) -> float | None:
+        """Return (1 - error of a two-qubit gate) ^ gates of a mean circuit: the share of shots without such an error.
+
+        None where no two-qubit gate was recorded. Readout and idling are left out, so this is an upper bound.
+        """
+        if usage.circuits <= 0 or usage.two_qubit_gates <= 0:
+            return None
+        return float((1 - self.value("qpu.two_qubit_error")) ** (usage.two_qubit_gates / usage.circuits))
 
     def cost_draws(
         self,
@@ -198,7 +231,7 @@ class Coefficients:
 
         Only what was really spent counts: a QPU's part on a device that bills, the simulator's CPU time elsewhere.
         """
-        billed_s = usage.qpu_s_billed if _is_device(backend) else 0.0
+        billed = Usage(qpu_s_billed=usage.qpu_s_billed if _is_device(backend) else 0.0)
         match objective:
             case "time":
                 return np.full(self.n, usage.wall_s)
@@ -206,7 +239,7 @@ class Coefficients:
                 return np.full(self.n, self.cost_usd(usage, backend or "ibm"))
             case "energy":
                 cpu = self.cpu_energy_draws(usage, boundary, workload, source)
-                return cpu + self.qpu_energy_draws(billed_s, True, boundary)
+                return cpu + self.qpu_energy_draws(billed, boundary)
             case _:
                 assert_never(objective)
 
@@ -232,22 +265,19 @@ class Coefficients:
     def projected_cost_usd(self, usage: Usage) -> Band:
         """Return the price if the projected seconds were billed as recorded jobs were."""
         cpu = usage.cpu_s * self.value("cpu.price") / 3600
-        qpu = usage.qpu_s_projected * self.value("qpu.price") * self.draws("qpu.bill_factor")
-        return Band.of(cpu + qpu)
+        return Band.of(cpu + self.value("qpu.price") * self.locked_draws(replace(usage, qpu_s_billed=0.0)))
 
-    def footprint_gco2(self, usage: Usage, country: str, qpu_country: str, billed: bool = True) -> Band:
+    def footprint_gco2(self, usage: Usage, country: str, qpu_country: str) -> Band:
         """Return the wide emissions: operation of CPU and QPU, each at its place, and the embodied share of both.
 
         Raises:
             BadInput: a country is not in the table.
         """
-        qpu_s = usage.qpu_s_billed if billed else usage.qpu_s_projected
-        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
         intensity = self.file.carbon.intensity
         cpu = self.cpu_energy_draws(usage, "wide") * intensity(country)
-        qpu = self.qpu_energy_draws(qpu_s, billed, "wide") * intensity(qpu_country)
+        qpu = self.qpu_energy_draws(usage, "wide") * intensity(qpu_country)
         embodied = usage.cpu_s * self._embodied_g_per_s("cpu") / self.value("cpu.vcpus")
-        embodied = embodied + locked_s * self._embodied_g_per_s("qpu")
+        embodied = embodied + self.locked_draws(usage) * self._embodied_g_per_s("qpu")
         return Band.of((cpu + qpu) / J_PER_KWH + embodied)
 
     def break_even(self) -> BreakEven:
@@ -261,16 +291,6 @@ class Coefficients:
             w_core_j=w_core,
             price_usd_per_s=price,
         )
-
-    def break_even_power_w(self, best_classical: Usage, qpu_s: float, billed: bool = False) -> Band | None:
-        """Return the system power at which a QPU would spend as little as the best classical arm, or None.
-
-        The inverse break-even of PROTOCOL section 2, narrow boundary; None where the QPU does nothing.
-        """
-        if qpu_s <= 0:
-            return None
-        locked_s = qpu_s * (np.ones(self.n) if billed else self.draws("qpu.bill_factor"))
-        return Band.of(self.cpu_energy_draws(best_classical) / locked_s)
 
     def _host(self, narrow: Array, boundary: Boundary) -> Array:
         match boundary:
@@ -300,16 +320,6 @@ class Coefficients:
             found.setflags(write=False)
             self._cache[key] = found
         return found
-
-
-def repeats_to_solution(p_hit: float, confidence: float = 0.99) -> float:
-    """Return how often a sampler must run to hit with the confidence: ln(1 - c) / ln(1 - p), at least once.
-
-    The time-to-solution measure of Ronnow et al., Science 345 (2014); infinite for p = 0.
-    """
-    if p_hit <= 0:
-        return math.inf
-    return 1.0 if p_hit >= confidence else math.log(1 - confidence) / math.log1p(-p_hit)
 
 
 def _is_device(backend: str) -> bool:

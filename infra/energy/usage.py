@@ -10,7 +10,7 @@ class Usage:
     """What a piece of work used.
 
     Attributes:
-        cpu_s: CPU seconds, user + system, of this process and its declared children.
+        cpu_s: CPU seconds, user + system, of this process and the processes it started.
         wall_s: elapsed seconds.
         rss_gb_s: resident memory integrated over time, GB s.
         package_j: joules of the CPU packages where a counter can be read, else 0.
@@ -25,6 +25,8 @@ class Usage:
         shots: shots over all circuits.
         two_qubit_gates: two-qubit gates executed once per circuit, of the circuit as run on the projection device.
         counted_cpu_s: the part of `cpu_s` whose joules `package_j` holds; the rest is left to the CPU-time model.
+        sub_jobs: sub-jobs that the projected seconds hold (a share of one shared with others); each has fixed seconds.
+        qubit_shots: qubits of a circuit times its shots, over all circuits.
     """
 
     cpu_s: float = 0.0
@@ -41,6 +43,8 @@ class Usage:
     shots: int = 0
     two_qubit_gates: int = 0
     counted_cpu_s: float = 0.0
+    sub_jobs: float = 0.0
+    qubit_shots: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))

@@ -92,10 +92,12 @@ def delivery_of(
         rss_gb_s=outcome.rss_gb_s,
         qpu_s_billed=outcome.qpu_s_billed,
         qpu_s_projected=projection.qpu_s(executions, item.call_executions),
+        sub_jobs=projection.sub_jobs(executions, item.call_executions),
         jobs=1 / in_job,
         circuits=part.circuits,
         shots=executions,
         two_qubit_gates=projection.two_qubit_gates * part.circuits,
+        qubit_shots=circuit.num_qubits * executions,
     )
     facts: dict[str, Any] = {**outcome.facts, "prepare_cpu_s": dict(outcome.prepare_cpu_s)}
     facts["projection"] = {

@@ -1,80 +1,88 @@
-"""What any solver on any hardware could save at a decision."""
+"""What any solver on any hardware could save at a decision (PROTOCOL section 2)."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
-from infra.energy.model import Coefficients
-from tasks.contract import STAGES, Subtask
-from tasks.evaluation.paired import Row
+from tasks.evaluation.figures import ArmFigures
 
 
-def headroom(
-    home: Path,
-    subtask: Subtask[Any, Any],
-    values: Mapping[str, Mapping[str, float]],
-    best: Mapping[str, float],
-    reports: Mapping[str, Row],
-) -> dict[str, Any]:
-    """Return what any solver on any hardware could gain here (PROTOCOL section 2).
+@dataclass(frozen=True)
+class Share:
+    """The share of a decision in the energy of a complete run.
 
-    The *effect* is the incumbent's mean distance to the oracle, relative to the oracle; the *share* is what the
-    decision took of the energy of the newest complete run of this home. A solver of no energy saves at most the
-    share; a perfect solution changes what comes after by at most effect x share of the energy.
+    Attributes:
+        run: the run.
+        profile: its profile.
+        joules: median joules of the chosen arm, narrow boundary.
+        whole: median joules of the run without the arms that ran beside.
     """
-    its = values.get(subtask.incumbent.name, {})
-    optimum = np.array([best[p] for p in its])
-    gap = float((optimum - np.array(list(its.values()))).mean()) if len(its) else None
-    effect = gap / abs(float(optimum.mean())) if gap is not None and optimum.mean() else None
-    share = energy_share(home, subtask)
-    challenger = reports.get(subtask.challenger.name) if subtask.challenger else None
-    return {
-        "oracle": float(optimum.mean()) if len(its) else None,
-        "gap": gap,
-        "effect": effect,
-        "share": share,
-        "bound": effect * share["share"] if effect is not None and share else None,
-        "inverse_break_even": inverse_break_even(challenger) if challenger else None,
-    }
+
+    run: str
+    profile: str
+    joules: float
+    whole: float
+
+    @property
+    def share(self) -> float:
+        """Joules of the decision over joules of the run."""
+        return self.joules / self.whole
 
 
-def energy_share(home: Path, subtask: Subtask[Any, Any]) -> dict[str, Any] | None:
-    """Return the share of a decision in the energy of the newest complete run; None where no run is complete."""
-    for path in sorted((home / "runs").glob("*/report.json"), key=lambda p: p.stat().st_mtime, reverse=True):
-        report = json.loads(path.read_text())
-        if report["status"] != "done" or {s["stage"] for s in report["stages"]} != set(STAGES):
-            continue
-        joules: dict[str, float] = {}
-        rest = report["orchestration"]["energy"]["narrow"][1] if report["orchestration"] else 0.0
-        for stage in report["stages"]:
-            rest += stage["energy"]["narrow"][1] if stage["energy"] else 0.0
-            for found in stage["subtasks"]:
-                taken = [r for r in found["rows"] if r["arm"] == found["chosen"]]
-                joules[f"{stage['stage']}/{found['name']}"] = sum(r["energy"]["spent"]["narrow"][1] for r in taken)
-        if subtask.key in joules:
-            mine, whole = joules[subtask.key], rest + sum(joules.values())
-            return {"run": report["run_id"], "profile": report["profile"], "share": mine / whole, "joules": mine}
-    return None
+@dataclass(frozen=True)
+class Headroom:
+    """What a perfect decision at no energy would be worth.
+
+    Attributes:
+        oracle: mean best quality.
+        gap: mean distance of the incumbent to it.
+        effect: the gap relative to the best quality.
+        share: the share of the decision in a run's energy; None where no run is complete.
+        bound: effect x share.
+    """
+
+    oracle: float | None
+    gap: float | None
+    effect: float | None
+    share: Share | None
+
+    @property
+    def bound(self) -> float | None:
+        """A solver of no energy saves at most the share; a perfect solution changes what follows by at most this."""
+        return self.effect * self.share.share if self.effect is not None and self.share else None
 
 
-def inverse_break_even(challenger: Row) -> dict[str, Any] | None:
-    """Return where the challenger's circuits would cost as little as the best classical arm of the same quality."""
-    best, power = challenger["energy"]["best_classical"], challenger["energy"]["break_even_power_w"]
-    if not best or not power or not challenger["circuits"]:
-        return None
-    allowed_s = best["narrow"][1] / Coefficients.load().value("break_even.system_power")
-    gates = challenger["two_qubit_gates"] / challenger["circuits"]
-    return {
-        "against": best["arm"],
-        "system_power_w": power[1],
-        "shots_per_s": challenger["shots"] / allowed_s,
-        "shots_per_s_projected": challenger["shots"] / challenger["qpu_s_projected"],
-        "two_qubit_gates": gates,
-        "two_qubit_error": -math.expm1(math.log(0.5) / gates) if gates else None,
-    }
+def headroom(incumbent: ArmFigures | None, best: Mapping[str, float], share: Share | None) -> Headroom:
+    """Return the headroom of a decision.
+
+    Args:
+        incumbent: the incumbent, None where it has no evidence.
+        best: the best quality of each instance, see `best_values`.
+        share: the share of the decision in a run.
+    """
+    solved = incumbent.solved if incumbent else ()
+    if not solved:
+        return Headroom(None, None, None, share)
+    optimum = np.array([best[s.instance] for s in solved])
+    gap = float((optimum - np.array([s.quality for s in solved])).mean())
+    mean = float(optimum.mean())
+    return Headroom(mean, gap, gap / abs(mean) if mean else None, share)
+
+
+def best_values(arms: Mapping[str, ArmFigures]) -> dict[str, float]:
+    """Return the proven optimum of each instance, or the best value that any arm reached."""
+    proven = {s.instance: s.best for a in arms.values() for s in a.solved if s.best is not None}
+    seen: dict[str, float] = {}
+    for arm in arms.values():
+        for s in arm.solved:
+            seen[s.instance] = max(s.quality, seen.get(s.instance, -math.inf))
+    return {instance: proven.get(instance, value) for instance, value in seen.items()}
+
+
+def two_qubit_error(gates_per_circuit: float) -> float | None:
+    """Return the error of a two-qubit gate that leaves half the shots without one; None for no gates."""
+    return -math.expm1(math.log(0.5) / gates_per_circuit) if gates_per_circuit > 0 else None

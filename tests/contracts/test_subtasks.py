@@ -12,9 +12,9 @@ import pytest
 import torch
 from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
+from flows.study.bank import gather_material
 from infra import settings
 from tasks.contract import Bench, Instance, Kind, Material, Subtask, content_key
-from tasks.evaluation.bank import gather_material
 from tasks.policy import size_bucket
 from tasks.registry import names, subtasks
 from tasks.terms import terms

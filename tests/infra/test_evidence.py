@@ -38,7 +38,7 @@ FULL = EvidenceRow(
     metric="bits per byte",
     qualities=(-2.25, -math.inf, 0.1 + 0.2),
     oracle=(-2.0,),
-    usage=Usage(*range(1, 10), 10.5, 11, 12, 13, 14.0),
+    usage=Usage(*range(1, 10), 10.5, 11, 12, 13, 14.0, 15.0, 16),
     prepare=Usage(cpu_s=0.5),
     total=Usage(cpu_s=99, shots=2**40),
     loops=7,
@@ -49,6 +49,9 @@ FULL = EvidenceRow(
     tolerance=0.01,
     decision='{"rule": "certified"}',
     data="fingerprint",
+    unit="licences",
+    twin="qaoa-exact",
+    hit_rates=(0.25, 0.0, 1.0),
     versions='{"qiskit": "2.6"}',
     host="h",
 )
@@ -261,10 +264,24 @@ def test_another_schema_version_is_refused_with_both(evidence: Evidence, how: st
     assert len(list(evidence.root.glob("*.parquet"))) == 2
 
 
+def test_parts_of_the_first_schema_are_read_beside_new_ones(evidence: Evidence) -> None:
+    old, new = row("old", qualities=(0.5,)), row("new", unit="licences", hit_rates=(0.5,))
+    evidence.append([old])
+    [part] = evidence.root.glob("part-*.parquet")
+    table = pq.read_table(part).drop_columns(["unit", "twin", "hit_rates"])
+    pq.write_table(table.replace_schema_metadata({"ketcycle.evidence": "1"}), part)
+    assert Evidence(evidence.root).read() == [old]
+    evidence.append([new])
+    assert Evidence(evidence.root).read() == [old, new]
+    assert evidence.compact() == 2
+    assert Evidence(evidence.root).read() == [old, new]
+    assert evidence.sql("select count(*) n from evidence where unit is null").to_pylist() == [{"n": 1}]
+
+
 def test_a_change_of_columns_needs_a_new_schema_version() -> None:
     columns = json.dumps([(f.name, str(f.type)) for f in module._SCHEMA])
     digest = hashlib.sha256(columns.encode()).hexdigest()[:8]
-    assert {digest: module.SCHEMA_VERSION} == {"c3894421": 1}, "raise SCHEMA_VERSION and note the new digest here"
+    assert {digest: module.SCHEMA_VERSION} == {"ffad7812": 2}, "raise SCHEMA_VERSION and note the new digest here"
 
 
 def test_rows_stream_in_batches(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -242,23 +242,23 @@ def put_evidence(home: Path, n: int, arm: str, quality: float, cpu_s: float) -> 
 
 
 def test_auto_switches_to_what_is_as_good_and_cheaper_even_if_it_does_nothing(tmp_path: Path) -> None:
-    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
-    put_evidence(tmp_path, 40, "nothing", 0.0, 0.01)
+    put_evidence(tmp_path, 130, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 130, "nothing", 0.0, 0.01)
     outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
     assert outcome.decision.arm == "nothing"
     assert outcome.decision.n >= 20
 
 
 def test_auto_never_takes_a_control_that_guesses(tmp_path: Path) -> None:
-    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
-    put_evidence(tmp_path, 40, "chance", 0.0, 0.01)
+    put_evidence(tmp_path, 130, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 130, "chance", 0.0, 0.01)
     outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
     assert outcome.decision.arm == "argmax"
 
 
 def test_auto_stays_with_what_holds_quality(tmp_path: Path) -> None:
-    put_evidence(tmp_path, 40, "argmax", 0.0, 50.0)
-    put_evidence(tmp_path, 40, "measured", -1.0, 0.01)
+    put_evidence(tmp_path, 130, "argmax", 0.0, 50.0)
+    put_evidence(tmp_path, 130, "measured", -1.0, 0.01)
     outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
     assert outcome.decision.arm == "argmax"
 

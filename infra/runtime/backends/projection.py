@@ -20,7 +20,7 @@ from qiskit.exceptions import QiskitError
 from qiskit.transpiler import PassManager, generate_preset_pass_manager
 
 from infra.runtime.backends.snapshots import fake_device
-from infra.runtime.backends.usage import LEVEL, SEED_TRANSPILER, shannon_gates, usage_s
+from infra.runtime.backends.usage import LEVEL, SEED_TRANSPILER, shannon_gates, sub_jobs, usage_s
 
 DENSE_QUBITS = 5
 KEPT = 4096  # projections in memory; the others are read from the store
@@ -53,6 +53,12 @@ class Projection:
         if self.error is not None or executions == 0:
             return 0.0
         return usage_s(call_executions, self.duration_s) * executions / call_executions
+
+    def sub_jobs(self, executions: int, call_executions: int) -> float:
+        """Return the share in the sub-jobs of a call, for the same arguments as `qpu_s`."""
+        if self.error is not None or executions == 0:
+            return 0.0
+        return sub_jobs(call_executions) * executions / call_executions
 
 
 class Store(Protocol):

@@ -19,7 +19,12 @@ def usage_s(executions: int, duration_s: float, rep_delay_s: float = REP_DELAY_S
         duration_s: of one execution.
         rep_delay_s: between two executions.
     """
-    return SUB_JOB_S * ceil(executions / MAX_EXECUTIONS) + (rep_delay_s + duration_s) * executions
+    return SUB_JOB_S * sub_jobs(executions) + (rep_delay_s + duration_s) * executions
+
+
+def sub_jobs(executions: int) -> int:
+    """Return into how many sub-jobs a call is divided."""
+    return ceil(executions / MAX_EXECUTIONS)
 
 
 def shannon_gates(qubits: int) -> int:

@@ -86,13 +86,13 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
 def _derived(usage: Usage, backend: str, usd: float) -> dict[str, Any]:
     """Derive money and joules; a projection is named one, and a simulator's joules are never a QPU's."""
     coefficients, billed = Coefficients.load(), backend.startswith("ibm")
-    qpu_s = usage.qpu_s_billed if billed else usage.qpu_s_projected
+    qpu = usage if billed else replace(usage, qpu_s_billed=0.0)
     return {
         "billed": billed,
         "circuits": usage.circuits,
         "shots": usage.shots,
         "cost_usd": [usd] * 3 if billed else _points(coefficients.projected_cost_usd(usage)),
-        "qpu_energy_j": _points(coefficients.qpu_energy_j(qpu_s, billed)),
+        "qpu_energy_j": _points(coefficients.qpu_energy_j(qpu)),
         "simulation_energy_j": _points(coefficients.simulation_energy_j(usage)),
     }
 

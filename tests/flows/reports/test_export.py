@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.reports.export import export_csv, export_spdx
 from infra.energy.model import Coefficients
+from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence
 from infra.settings import Settings
@@ -95,7 +96,6 @@ def test_what_is_referred_to_is_there(document: dict[str, Any]) -> None:
 
 def test_quantities_are_decimal_kilowatt_hours_of_the_stage(home: Path, tmp_path: Path) -> None:
     evidence = Evidence(home / "evidence")
-    from infra.energy.usage import Usage
     from infra.evidence import EvidenceRow, stage_row
 
     half_an_hour = Usage(cpu_s=1800.0)
@@ -132,7 +132,8 @@ def test_csv_has_a_line_for_each_row_with_units_in_the_names(stored_home: Path, 
     assert greedy["qualities"] == "0.9;0.8;0.7;0.6"
     assert float(qaoa["total_qpu_s_projected"]) == 3.0
     assert float(qaoa["spent_qpu_modelled_p50_j"]) == 0.0  # nothing was billed
-    assert float(qaoa["solution_qpu_projected_p50_j"]) == pytest.approx(C.qpu_energy_j(3.0, billed=False).p50)
+    projected = C.qpu_energy_j(Usage(qpu_s_projected=3.0, jobs=1))
+    assert float(qaoa["solution_qpu_projected_p50_j"]) == pytest.approx(projected.p50)
     assert greedy["coefficients"] == C.hash
     assert list(tmp_path.iterdir()) == [path]
 

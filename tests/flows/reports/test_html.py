@@ -12,7 +12,8 @@ import pytest
 from flows.reports import charts as html_charts
 from flows.reports.html import page
 from flows.reports.merged import side_by_side
-from flows.reports.run import build_report, read_run
+from flows.reports.run import build_report
+from infra import runs
 from infra.settings import Settings
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
@@ -51,7 +52,7 @@ class Outline(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text(stored_home: Path) -> str:
-    return page(stored_home, build_report(Settings(home=stored_home), *read_run(stored_home, "r1")))
+    return page(stored_home, build_report(Settings(home=stored_home), *runs.read(stored_home, "r1")))
 
 
 def test_the_page_needs_nothing_but_itself(text: str) -> None:
@@ -99,7 +100,7 @@ def test_merged_documents_stand_side_by_side_with_their_difference_marked(text: 
 
 
 def test_a_run_without_its_data_sets_says_so(home: Path) -> None:
-    report = build_report(Settings(home=home), *read_run(home, "r1"))
+    report = build_report(Settings(home=home), *runs.read(home, "r1"))
     shutil.rmtree(home / "lake")
     text = page(home, report)
     assert "the documents are not in the lake any more" in text
@@ -108,7 +109,7 @@ def test_a_run_without_its_data_sets_says_so(home: Path) -> None:
 
 
 def test_a_page_made_again_is_the_same_to_the_byte(stored_home: Path, text: str) -> None:
-    report = build_report(Settings(home=stored_home), *read_run(stored_home, "r1"))
+    report = build_report(Settings(home=stored_home), *runs.read(stored_home, "r1"))
     assert page(stored_home, report) == text
 
 

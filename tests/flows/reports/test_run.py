@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.reports.run import build_report, read_run, remake
+from flows.reports.run import build_report, remake
 from flows.reports.text import closing, markdown
+from infra import runs
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
@@ -21,7 +22,7 @@ W_CORE, DEU = 3.1, 344.1
 
 
 def report(home: Path, run: str = "r1", **settings: Any) -> dict[str, Any]:
-    return build_report(Settings(home=home, **settings), *read_run(home, run))
+    return build_report(Settings(home=home, **settings), *runs.read(home, run))
 
 
 def test_the_joules_of_a_stage_are_those_of_its_work_and_of_all_its_arms(home: Path) -> None:
@@ -133,4 +134,4 @@ def test_remaking_writes_all_three_files(home: Path) -> None:
 
 def test_an_unknown_run_is_named_with_those_there_are(home: Path) -> None:
     with pytest.raises(BadInput, match=r"no run r9.*runs there: r1, r2"):
-        read_run(home, "r9")
+        runs.read(home, "r9")

@@ -8,34 +8,33 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy.random import Generator
-from scipy import stats
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.reports.figures import arms_of
 from flows.reports.study import arm_cells, markdown, notes, title
 from flows.reports.study_page import forest, quality_energy, study_page, write_study
 from flows.study import config as banks
 from flows.study import study as module
 from flows.study.config import StudyConfig, draw_instances, load_record
 from flows.study.study import run_instance
-from infra import settings
+from flows.study.table import build_study, energy_share, inverse_break_even, read_predictions, study_pairs
+from infra import runs, settings
+from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.settings import Settings
 from tasks.contract import STAGES, Arm, Bench, Instance, Kind, Material, Subtask, in_turns
-from tasks.evaluation.headroom import energy_share, headroom, inverse_break_even
-from tasks.evaluation.paired import merge, qualities, student
-from tasks.evaluation.predictions import score as score_predictions
-from tasks.evaluation.study import build_study, judge_study
+from tasks.evaluation.rules import Verdict, certified
+from tasks.policy import judge
 from tasks.registry import subtasks
 from tasks.terms import terms
 from tasks.workbench import Workbench
 
-RNG = np.random.default_rng(3)
+approx = pytest.approx
 
 
 def row(arm: str, problem: int, quality: float, *, repetition: int = 0, cpu_s: float = 0.1, **more: Any) -> EvidenceRow:
@@ -94,53 +93,51 @@ def loaded(tmp_path: Path) -> Settings:
     return settings.load(home=tmp_path)
 
 
-def test_repeats_are_nested_in_their_instance() -> None:
+def test_repetitions_are_nested_in_their_instance() -> None:
     rows = [
-        row("greedy", p, q + r, repetition=k) for p, q in ((0, 0.2), (1, 0.6)) for k, r in enumerate((0.0, 0.1, 0.2))
+        row("greedy", p, q + r, repetition=k) for p, q in ((0, 0.2), (1, 0.8)) for k, r in enumerate((0.0, 0.1, 0.2))
     ]
-    assert {k: pytest.approx(v) for k, v in qualities(rows)["greedy"].items()} == {"p00": 0.3, "p01": 0.7}
-    merged = merge(rows)["greedy"]
-    assert merged.qualities == pytest.approx((0.3, 0.7))
-    assert merged.oracle == (1.0, 1.0)
-    assert merged.usage.cpu_s == pytest.approx(0.1)  # of one solve
-    assert merged.total.cpu_s == pytest.approx(0.6)  # of all
+    found = arms_of(rows, Coefficients.load())["greedy"]
+    assert [(s.instance, s.quality) for s in found.figures.solved] == [("p00/0", approx(0.3)), ("p01/0", approx(0.9))]
+    # .8, .9 and 1.0 against an optimum of 1 with a tolerance of .05: one execution in three hits
+    assert [s.hit_rate for s in found.figures.solved] == [0.0, approx(1 / 3)]
+    assert found.used.cpu_s == approx(0.1)  # of one solve
 
 
-def test_the_interval_of_a_difference_is_student_s() -> None:
-    values = RNG.normal(0.3, 1.0, 17)
-    low, high = student(values) or (0.0, 0.0)
-    expected = stats.t.interval(0.95, 16, values.mean(), stats.sem(values))
-    assert (low, high) == pytest.approx(expected)
-    assert student(values[:1]) is None
+def test_a_reported_hit_rate_is_used_and_the_best_seen_value_where_nothing_is_proven() -> None:
+    reported = arms_of([row("qaoa", 0, 1.0, hit_rates=(0.25,))], Coefficients.load())["qaoa"].figures
+    assert reported.solved[0].hit_rate == 0.25
+    seen = [row("greedy", 0, 0.6, oracle=()), row("exact", 0, 0.9, oracle=())]
+    arms = arms_of(seen, Coefficients.load())
+    assert [arms[name].figures.solved[0].hit_rate for name in ("greedy", "exact")] == [0.0, 1.0]
 
 
-def test_a_failed_execution_counts_as_a_loss_and_no_arm_is_judged_on_repeats() -> None:
-    rows = [row("greedy", p, 0.9, cpu_s=1.0) for p in range(40)]
-    rows += [row("exact", p, 0.9, cpu_s=0.01) for p in range(40)]
-    assert judge_study(SUBTASK, rows, "energy")["exact"].holds
+def judged(rows: list[EvidenceRow]) -> dict[str, Verdict]:
+    return judge(study_pairs(SUBTASK, rows, "energy"), certified(1000))
+
+
+def test_a_failed_execution_counts_as_a_loss_and_no_arm_is_judged_on_repetitions() -> None:
+    rows = [row("greedy", p, 0.9, cpu_s=1.0) for p in range(130)]
+    rows += [row("exact", p, 0.9, cpu_s=0.01) for p in range(130)]
+    assert judged(rows)["exact"].holds
     repeated = [replace(r, problem="p00", repetition=k) for k, r in enumerate(rows)]
-    assert "insufficient" in judge_study(SUBTASK, repeated, "energy")["exact"].reason
+    assert "insufficient" in judged(repeated)["exact"].reason
     broken = [replace(r, status="failed", qualities=()) if r.arm == "exact" and r.problem < "p20" else r for r in rows]
-    assert not judge_study(SUBTASK, broken, "energy")["exact"].holds
+    assert not judged(broken)["exact"].holds
 
 
-def test_predictions_are_scored_by_brier() -> None:
-    predicted = {
-        "verdict": "exact wins",
-        "probability": 0.8,
-        "arms": {
-            "exact": {"certified": 0.8, "difference": 0.1},
-            "qaoa": {"certified": 0.1, "difference": 0.0},
-            "random": {"difference": -1.0},
-        },
-    }
-    rows = [row(a, p, q, cpu_s=c) for p in range(40) for a, q, c in (("greedy", 0.5, 1.0), ("exact", 1.0, 0.01))]
-    rows += [row(a, p, q) for p in range(40) for a, q in (("qaoa", 0.1), ("random", 0.0))]
-    found = score_predictions(predicted, qualities(rows), "greedy", judge_study(SUBTASK, rows, "energy"))
-    assert found is not None
-    assert found["brier"] == pytest.approx((0.2**2 + 0.1**2) / 2)
-    assert [r["difference"] for r in found["arms"]] == pytest.approx([0.5, -0.4, -0.5])
-    assert score_predictions({}, qualities(rows), "greedy", {}) is None
+def test_instances_of_one_source_are_one_unit() -> None:
+    rows = [
+        row(a, p, 0.9, cpu_s=c, unit=f"s{p % 4}") for p in range(130) for a, c in (("greedy", 1.0), ("exact", 0.01))
+    ]
+    assert judged(rows)["exact"].reason == "insufficient evidence (n=4 independent units among 130 instances, need 122)"
+
+
+def test_predictions_are_read_by_decision() -> None:
+    stored = {"verdict": "exact wins", "arms": {"exact": {"certified": 0.8, "difference": 0.1}}}
+    verdict, arms = read_predictions(stored) or ("", {})
+    assert (verdict, arms["exact"].certified, arms["exact"].difference) == ("exact wins", 0.8, 0.1)
+    assert read_predictions({}) is None
 
 
 def test_every_prediction_is_of_a_decision_and_an_arm_that_exist() -> None:
@@ -154,7 +151,7 @@ def test_every_prediction_is_of_a_decision_and_an_arm_that_exist() -> None:
             assert 0 <= said.get("certified", 0) <= 1
 
 
-def test_headroom_is_effect_times_share(tmp_path: Path) -> None:
+def test_the_share_of_a_decision_is_that_of_the_newest_complete_run(tmp_path: Path) -> None:
     def energy(joules: float) -> dict[str, Any]:
         return {"narrow": [joules / 2, joules, joules * 2]}
 
@@ -162,25 +159,31 @@ def test_headroom_is_effect_times_share(tmp_path: Path) -> None:
     arms = [{"arm": a, "energy": {"spent": energy(j)}} for a, j in (("greedy", 20.0), ("exact", 500.0))]
     stages[0]["subtasks"] = [{"name": "made-up", "chosen": "greedy", "rows": arms}]
     report = {"run_id": "r1", "status": "done", "profile": "demo", "orchestration": {"energy": energy(10.0)}}
-    (tmp_path / "runs" / "r1").mkdir(parents=True)
-    (tmp_path / "runs" / "r1" / "report.json").write_text(json.dumps({**report, "stages": stages}))
-    share = energy_share(tmp_path, SUBTASK)
+    runs.write_report(tmp_path, "r1", {**report, "stages": stages}, "", "")
+    share = energy_share(tmp_path, SUBTASK.key)
     assert share is not None
-    assert share["share"] == pytest.approx(20 / (70 + 10 + 20))  # arms that ran beside are no part of the lifecycle
-    values = {"greedy": {"p0": 0.9, "p1": 0.7}}
-    found = headroom(tmp_path, SUBTASK, values, {"p0": 1.0, "p1": 1.0}, {})
-    assert (found["gap"], found["effect"]) == pytest.approx((0.2, 0.2))
-    assert found["bound"] == pytest.approx(0.04)
-    assert headroom(tmp_path / "empty", SUBTASK, values, {"p0": 1.0, "p1": 1.0}, {})["share"] is None
+    assert share.share == approx(20 / (70 + 10 + 20))  # arms that ran beside are no part of the lifecycle
+    assert energy_share(tmp_path / "empty", SUBTASK.key) is None
+
+
+def even(own: float) -> dict[str, Any]:
+    """Return the break-even of an arm with 2.5 s on a device against 5 J."""
+    power = (5.0 - own) / 2.5
+    narrow = {"at": [power] * 3 if power > 0 else None, "own": own, "best": 5.0, "to_save": max(0.0, own - 5.0)}
+    return {"narrow": {**narrow, "without_own": [2.0] * 3}, "price": {"at": None}, "time": {"at": None}}
 
 
 def test_inverse_break_even_is_where_both_cost_the_same() -> None:
-    energy = {"best_classical": {"arm": "exact", "narrow": [1.0, 5.0, 9.0]}, "break_even_power_w": [1.0, 2.0, 3.0]}
+    energy = {"best_classical": {"arm": "exact"}, "break_even": even(1.0)}
     challenger = {"energy": energy, "circuits": 4, "shots": 1000, "qpu_s_projected": 2.5, "two_qubit_gates": 40}
     found = inverse_break_even(challenger)
     assert found is not None
-    assert found["shots_per_s"] * 5.0 / 25_000 == pytest.approx(1000)  # at 25 kW five joules last for 200 us
-    assert (1 - found["two_qubit_error"]) ** 10 == pytest.approx(0.5)
+    assert found["system_power_w"] == approx(1.6)
+    # at 25 kW what is left of five joules lasts for 160 us
+    assert found["shots_per_s"] * 4.0 / 25_000 == approx(1000)
+    none = inverse_break_even({**challenger, "energy": {**energy, "break_even": even(6.0)}})
+    assert none is not None
+    assert (none["system_power_w"], none["shots_per_s"], none["own_j_to_save"]) == (None, None, 1.0)
 
 
 def study_of(loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1) -> tuple[dict[str, Any], int]:
@@ -221,20 +224,20 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     assert found["sources"] == {"a": 5, "b": 5, "c": 5}
     assert found["buckets"] == {"4-7": 10, "8-15": 5}
     assert {row["n"] for row in arms.values()} == {15}
-    assert arms["exact"]["difference"] == pytest.approx(0.5)
+    assert arms["exact"]["difference"] == approx(0.5)
     assert arms["exact"]["wins"] == 15
-    assert arms["random"]["p_hit"] == 0.0
+    assert arms["random"]["hit_rate"] == 0.0
     assert arms["random"]["verdict"] == "control, never chosen"
-    assert "insufficient evidence (n=15, need 20)" in arms["exact"]["verdict"]
+    assert "insufficient evidence (n=15, need 144)" in arms["exact"]["verdict"]
     assert all("insufficient evidence" in r["reason"] for r in found["routing"])
-    assert found["headroom"]["gap"] == pytest.approx(0.5)
+    assert found["headroom"]["gap"] == approx(0.5)
     for text in (markdown(found), study_page(found, [forest(found) or "", quality_energy(found) or ""])):
         assert "exact" in text
         assert "headroom" in text
     assert [cells[0] for cells in arm_cells(found)] == ["oracle", "greedy", "qaoa", "exact", "random"]
-    assert found["oracle"]["difference"] == pytest.approx(0.5)
+    assert found["oracle"]["difference"] == approx(0.5)
     (beside,) = found["against"]
-    assert (beside["other"], beside["difference"]) == ("random", pytest.approx(0.5))
+    assert (beside["other"], beside["difference"]) == ("random", approx(0.5))
     assert title(found).startswith("study s1: curation/made-up on aer, 15 instances")
     assert any("headroom" in line for line in notes(found))
     folder = loaded.home / "studies" / "s1"

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from infra.energy.model import Band, Coefficients, repeats_to_solution
+from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 
 C = Coefficients.load()
@@ -63,7 +63,7 @@ def test_both_machines_have_both_boundaries_and_the_wide_one_is_larger() -> None
 
 
 def _qpu(boundary: str) -> np.ndarray:
-    return C.qpu_energy_draws(1.0, True, boundary)  # type: ignore[arg-type]
+    return C.qpu_energy_draws(Usage(qpu_s_billed=1.0), boundary)  # type: ignore[arg-type]
 
 
 def test_a_cryostat_saves_little_when_idle() -> None:
@@ -72,17 +72,46 @@ def test_a_cryostat_saves_little_when_idle() -> None:
 
 
 def test_billed_seconds_are_taken_as_they_are() -> None:
-    assert C.qpu_energy_j(2.0, billed=True).p50 == pytest.approx(36_000, rel=0.01)
+    assert C.qpu_energy_j(Usage(qpu_s_billed=2.0, qpu_s_projected=9.0)).p50 == pytest.approx(36_000, rel=0.01)
 
 
-def test_projected_seconds_are_taken_with_the_recorded_bill_factor() -> None:
-    ratio = C.qpu_energy_draws(2.0, billed=False) / C.qpu_energy_draws(2.0, billed=True)
-    assert ratio.mean() == pytest.approx(3.43, rel=0.01)
-    assert (ratio.min(), ratio.max()) == pytest.approx((1.70, 5.51))
+BILLS = [(1, 1024, s) for s in (10, 4, 4, 13, 10, 11, 11, 4, 4, 10)] + [(1, 496 * 2048, 276)]
 
 
-def test_the_system_power_can_be_swept() -> None:
-    assert C.qpu_energy_j(1.0, True, power_w=5000) == Band(5000, 5000, 5000)
+def test_the_bill_is_fitted_to_all_recorded_jobs() -> None:
+    jobs, shots, billed = np.array(BILLS, dtype=float).T
+    fixed_s, shot_s = np.linalg.lstsq(np.array([jobs, shots]).T, billed, rcond=None)[0]
+    assert C.value("qpu.job_seconds") == pytest.approx(fixed_s, rel=2e-3)
+    assert C.value("qpu.execution_ratio") == pytest.approx(shot_s / 0.00035, rel=2e-3)
+    assert C.draws("qpu.job_seconds").mean() == pytest.approx(fixed_s, rel=2e-3)
+
+
+def test_projected_seconds_are_billed_as_fixed_seconds_and_executions() -> None:
+    one = C.locked_draws(Usage(qpu_s_projected=2 + 0.00035 * 1024, sub_jobs=1, jobs=1))
+    assert one.mean() == pytest.approx(8.1, rel=0.01)  # the mean of the ten bills of 4 to 13 s
+    many = C.locked_draws(Usage(qpu_s_projected=2 + 0.00035 * 496 * 2048, sub_jobs=1))
+    assert np.median(many) == pytest.approx(276, rel=0.02)
+    shared = C.locked_draws(Usage(qpu_s_projected=0.5 + 0.00035 * 1024, sub_jobs=0.25))
+    assert shared.mean() == pytest.approx(0.25 * 7.83 + 0.27, rel=0.02)
+
+
+def test_device_classes_differ_by_power_and_by_the_time_of_a_shot() -> None:
+    usage = Usage(qpu_s_projected=2.35, sub_jobs=1, shots=1000, circuits=1)
+    joules = {name: C.device_energy_j(usage, name).p50 for name in ("superconducting", "trapped_ion", "annealer")}
+    assert joules["trapped_ion"] > 5 * joules["superconducting"]  # 180 s of shots against .35 s
+    assert joules["annealer"] < joules["superconducting"]
+
+
+def test_a_deep_circuit_does_not_survive_and_a_shallow_one_does() -> None:
+    deep, shallow = Usage(circuits=2, two_qubit_gates=2 * 2653), Usage(circuits=1, two_qubit_gates=10)
+    assert C.surviving_fidelity(deep) == pytest.approx(0.993**2653, rel=1e-6)  # 8e-9
+    assert C.surviving_fidelity(shallow) == pytest.approx(0.993**10)
+    assert C.surviving_fidelity(Usage(circuits=1)) is None
+
+
+def test_the_share_of_the_qubits_used_is_a_mean_over_shots() -> None:
+    assert C.qubit_share(Usage(shots=300, qubit_shots=100 * 8 + 200 * 12)) == pytest.approx((800 + 2400) / 300 / 133)
+    assert C.qubit_share(Usage(shots=300)) is None
 
 
 def test_simulation_is_its_share_of_the_cpu_s_energy() -> None:
@@ -135,8 +164,8 @@ def test_the_objectives_are_joules_money_and_time() -> None:
 
 def test_a_projected_price_follows_the_recorded_bills() -> None:
     # 1,024 shots in one job: 2.36 s by the formula, 3.8 USD; the recorded jobs would have cost 6.4 to 20.8
-    band = C.projected_cost_usd(Usage(qpu_s_projected=2.3584))
-    assert (band.p5, band.p95) == pytest.approx((2.3584 * 1.6 * 1.70, 2.3584 * 1.6 * 5.51))
+    band = C.projected_cost_usd(Usage(qpu_s_projected=2.3584, sub_jobs=1))
+    assert (band.p5, band.p95) == pytest.approx((4 * 1.6, 13 * 1.6), rel=0.02)
 
 
 def test_the_wide_footprint_holds_operation_and_embodied_emissions_of_both_machines() -> None:
@@ -145,38 +174,9 @@ def test_the_wide_footprint_holds_operation_and_embodied_emissions_of_both_machi
     # 1,500 kg over six years, half used, by 128 vCPUs: about 0.45 g in an hour
     assert cpu - operation == pytest.approx(1000 * 1500 * 3600 / (6 * 365.25 * 86400 * 0.5 * 128), rel=0.5)
     second = Usage(qpu_s_billed=1)
-    assert C.footprint_gco2(second, "DEU", "USA").p5 > C.qpu_energy_j(1, True, "wide").p5 * 383.5 / 3.6e6
+    assert C.footprint_gco2(second, "DEU", "USA").p5 > C.qpu_energy_j(second, "wide").p5 * 383.5 / 3.6e6
 
 
 def test_the_computing_place_of_the_qpu_counts_for_the_qpu() -> None:
     second = Usage(qpu_s_billed=1)
     assert C.footprint_gco2(second, "FRA", "POL").p50 > 3 * C.footprint_gco2(second, "POL", "FRA").p50
-
-
-def test_the_inverse_break_even_is_the_power_at_which_the_qpu_would_win() -> None:
-    exact = Usage(cpu_s=0.11)  # exact enumeration of 24 variables
-    band = C.break_even_power_w(exact, 2.3584)
-    assert band is not None
-    assert band.p95 < 1  # watts: no cryostat comes near
-    billed = C.break_even_power_w(exact, 2.0, billed=True)
-    assert billed is not None
-    assert billed.p50 == pytest.approx(0.11 * 3.1 / 2, rel=0.01)
-    assert C.break_even_power_w(exact, 0) is None
-
-
-@pytest.mark.parametrize(("p", "repeats"), [(1.0, 1.0), (0.99, 1.0), (0.9, 2.0), (0.025, 181.9), (0.0, math.inf)])
-def test_repeats_to_solution(p: float, repeats: float) -> None:
-    assert repeats_to_solution(p) == pytest.approx(repeats, rel=1e-3)
-
-
-def test_the_file_is_named_by_version_and_hash() -> None:
-    assert C.version
-    assert len(C.hash) == 12
-    assert Coefficients.load() is C
-
-
-def test_the_joules_of_a_shared_gpu_have_the_band_of_a_share() -> None:
-    used = Usage(gpu_j=100.0)
-    measured, attributed = (C.cpu_energy_j(used, source=source) for source in ("measured", "attributed"))
-    assert measured.p50 == pytest.approx(100, rel=0.01)
-    assert attributed.p95 / attributed.p5 > 1.8 * measured.p95 / measured.p5
