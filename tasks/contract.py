@@ -260,6 +260,7 @@ class Subtask(Generic[P, S]):
         oracle: proven best quality for each instance, or None where the best value ever seen must serve.
         floor: quality that the incumbent reaches on the example at least (mean over instances).
         design: what counts as one independent observation.
+        predictions: what was expected of its study beforehand, as in `decision.yaml`.
         options: model of the decision's settings, `<stage>.<name>.<option>`.
         pose: makes the problem from the stage's context, its state and the options; None = nothing to decide.
         apply: does what follows, given the context, the state, the problem and the chosen solution; returns the state.
@@ -279,6 +280,7 @@ class Subtask(Generic[P, S]):
     oracle: Callable[[P], tuple[float, ...]] | None = None
     floor: float = float("-inf")
     design: Design = INSTANCES
+    predictions: Mapping[str, Any] = field(default_factory=dict)
     options: type[BaseModel] | None = None
     pose: Callable[[Any, Any, Any], P | None] = _on_no_road
     apply: Callable[[Any, Any, P, S], Any] = _on_no_road

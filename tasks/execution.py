@@ -106,7 +106,8 @@ def executed(
             loopable={name for name, handle in handles.items() if handle.arm.kind is not Kind.QUANTUM},
             foreign=lambda: dispatched_usage() + shared.spent,
         )
-        yield {name: _finish(handle, measured[name]) for name, handle in handles.items()}
+        in_order = [arm.name for arm in subtask.arms if arm.name in handles]
+        yield {name: _finish(handles[name], measured[name]) for name in in_order}
 
 
 def resume_root(bench: Workbench, stage: str) -> Path:

@@ -28,7 +28,6 @@ from tasks.evaluation.predictions import ALWAYS_HALF, Predicted, brier, score
 from tasks.evaluation.rules import Pairs, Verdict, certified
 from tasks.records import trials
 from tasks.statistics import mean_interval
-from tasks.terms import terms
 
 Row = Mapping[str, Any]
 T = TypeVar("T", int, str)
@@ -284,7 +283,7 @@ def read_predictions(stored: Mapping[str, Any]) -> tuple[str, dict[str, Predicte
 def _predicted(
     subtask: Subtask[Any, Any], figures: Mapping[str, ArmFigures], verdicts: Mapping[str, Verdict]
 ) -> dict[str, Any] | None:
-    predicted = read_predictions(terms(subtask.key).predictions)
+    predicted = read_predictions(subtask.predictions)
     if predicted is None or subtask.incumbent.name not in figures:
         return None
     verdict, arms = predicted

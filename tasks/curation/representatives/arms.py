@@ -120,9 +120,9 @@ def _exact_on_split(problem: Components, _: Bench) -> Kept:
 INCUMBENT: Arm[Components, Kept] = Arm("greedy", Kind.CLASSICAL, _each(greedy))
 CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa)
 OTHERS: tuple[Arm[Components, Kept], ...] = (
+    Arm("uniform-repair", Kind.CONTROL, _uniform),
     Arm("keep-one", Kind.CONTROL, _each(heaviest)),
     Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
-    Arm("uniform-repair", Kind.CONTROL, _uniform),
     Arm("marginals-repair", Kind.CONTROL, _marginals),
     Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
     Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),

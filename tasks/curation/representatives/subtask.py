@@ -111,6 +111,7 @@ REPRESENTATIVES: Subtask[Components, Kept] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: median_high(graph.size for graph in problem.graphs),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=oracle,

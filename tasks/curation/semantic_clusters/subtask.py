@@ -80,6 +80,7 @@ SEMANTIC_CLUSTERS: Subtask[Clustering, Duplicates] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: len(problem.vectors),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=lambda _: (1.0,),

@@ -154,9 +154,9 @@ def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
 INCUMBENT: Arm[Pruning, Removal] = Arm("greedy", Kind.CLASSICAL, remove_one_by_one)
 CHALLENGER: Arm[Pruning, Removal] = Arm("qaoa", Kind.QUANTUM, sample_by_qaoa)
 OTHERS: tuple[Arm[Pruning, Removal], ...] = (
+    Arm("uniform-repair", Kind.CONTROL, repair_uniform),
     Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
     Arm("random", Kind.CONTROL, remove_random),
-    Arm("uniform-repair", Kind.CONTROL, repair_uniform),
     Arm("marginals-repair", Kind.CONTROL, repair_marginals),
     Arm("empty-repair", Kind.CONTROL, repair_nothing),
     Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),

@@ -98,6 +98,7 @@ PRUNING: Subtask[Pruning, Removal] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: len(problem.units),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=oracle,

@@ -58,6 +58,7 @@ ANOMALY: Subtask[Anomaly, Scores] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: len(problem.reference) + len(problem.requests),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=lambda problem: (1.0,) * bool(any(problem.truth) and not all(problem.truth)),

@@ -139,6 +139,7 @@ DRIFT: Subtask[Drift, Verdicts] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: len(problem.reference) + max((len(w) for w in problem.windows), default=0),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=lambda problem: (1.0,) * len(problem.truth),

@@ -91,6 +91,7 @@ STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
     metric=TERMS.metric,
     size=lambda problem: len(problem.vectors),
     tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
     bank=bank,
     example=example,
     oracle=lambda _: (1.0,),
