@@ -114,7 +114,7 @@ def _kept(subtask: Subtask[P, S], solution: S, bench: Workbench) -> S:
     if not isinstance(solution, Artifact):
         return solution
     lake = open_lake(bench.home)
-    ref = lake.put_folder(f"{subtask.stage}/{subtask.name}-solution", solution.folder, {"digest": solution.digest})
+    ref = lake.put_folder(f"{subtask.stage}/{subtask.name}_solution", solution.folder, {"digest": solution.digest})
     return cast("S", replace(solution, folder=lake.folder(ref)))
 
 

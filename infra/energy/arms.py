@@ -73,8 +73,8 @@ def measure_arms(
     Within each block the arms come in a new random order, so that a drift of the machine meets all of them alike.
 
     Args:
-        functions: the arms by name; each runs the same problem.
-        rng: orders the arms.
+        functions: the arms by name, in the order of the cold runs; each runs the same problem.
+        rng: orders the arms within a block.
         blocks: number of interleaved blocks.
         minimum_s: elapsed seconds for which a looped arm runs at least, over all blocks.
         loopable: the arms that may run again; an arm is looped only if a run takes under 0.5 s. One whose cold run took
@@ -87,7 +87,7 @@ def measure_arms(
         MeterBusy: a metered block is open in this process.
     """
     names = list(functions)
-    measured = {name: _cold(functions[name], foreign, meter) for name in _shuffled(names, rng)}
+    measured = {name: _cold(functions[name], foreign, meter) for name in names}
     again = [n for n in names if n in loopable and measured[n].error is None and measured[n].cold.wall_s < AGAIN_S]
     sums = {name: _Loops() for name in again}
     for name in again:

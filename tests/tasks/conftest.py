@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tasks.model.causal import save_model
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
+
+sys.path.append(str(Path(__file__).parent))  # for decisions that several tests share
 
 LICENCE = Path(__file__).parents[2] / "deployments" / "sample" / "licences" / "PSF-2.0.txt"
 
