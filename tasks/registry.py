@@ -7,7 +7,7 @@ from typing import Any
 from infra.errors import BadInput
 from tasks.contract import STAGES, Subtask
 from tasks.options import decisions_of
-from tasks.stage import decisions, stage_module
+from tasks.stage import decisions, load_decision
 
 
 def names() -> list[str]:
@@ -17,7 +17,7 @@ def names() -> list[str]:
 
 def subtasks() -> dict[str, Subtask[Any, Any]]:
     """Return all decisions by `stage/name`."""
-    return {subtask.key: subtask for stage in STAGES for subtask in decisions(stage_module(stage))}
+    return {subtask.key: subtask for stage in STAGES for subtask in decisions(stage)}
 
 
 def find_subtask(key: str) -> Subtask[Any, Any]:
@@ -29,4 +29,4 @@ def find_subtask(key: str) -> Subtask[Any, Any]:
     stage, _, name = key.partition("/")
     if stage not in STAGES or name not in decisions_of(stage):
         raise BadInput(f"no decision {key!r}; there are {', '.join(names())}")
-    return next(subtask for subtask in decisions(stage_module(stage)) if subtask.name == name)
+    return load_decision(stage, name)

@@ -3,7 +3,8 @@
 A stage module `tasks.<stage>.stage` offers
 
 * `ROAD`: its steps and decisions in the order in which they happen. A step is a function `(context, state) -> State`;
-  a decision is a `Subtask`, whose folder says how it is posed and applied;
+  a decision is the name of its folder `tasks.<stage>.<name>`, whose `subtask` module says how it is posed and applied
+  in a `Subtask` of that name in capitals;
 * `headline(state) -> str`: its result in one line, for the report.
 
 Its options are in `tasks.<stage>.options`.
@@ -11,7 +12,7 @@ Its options are in `tasks.<stage>.options`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -97,12 +98,13 @@ class State:
 
 
 Step = Callable[[Context, State], State]
+Road = tuple[Step | str, ...]
 
 
 class Stage(Protocol):
     """The shape of a stage module."""
 
-    ROAD: Sequence[Step | Subtask[Any, Any]]
+    ROAD: Road
 
     def headline(self, state: State) -> str:
         """Return the result of the stage in one line."""
@@ -114,6 +116,24 @@ def stage_module(name: str) -> Stage:
     return cast("Stage", import_module(f"tasks.{name}.stage"))
 
 
-def decisions(stage: Stage) -> tuple[Subtask[Any, Any], ...]:
+def load_step(stage: str, name: str) -> Step:
+    """Return a step of a stage's road by the name of its function."""
+    steps = (item for item in stage_module(stage).ROAD if not isinstance(item, str))
+    return next(item for item in steps if item.__name__ == name)
+
+
+def load_decision(stage: str, name: str) -> Subtask[Any, Any]:
+    """Return a decision of a stage by its name.
+
+    Raises:
+        TypeError: its folder has no `Subtask` of that stage and name.
+    """
+    found: Any = getattr(import_module(f"tasks.{stage}.{name}.subtask"), name.upper(), None)
+    if not isinstance(found, Subtask) or (found.stage, found.name) != (stage, name):
+        raise TypeError(f"tasks/{stage}/{name}/subtask.py should define {name.upper()}, the Subtask {stage}/{name}")
+    return found
+
+
+def decisions(stage: str) -> tuple[Subtask[Any, Any], ...]:
     """Return the decisions of a stage in the order in which they are taken."""
-    return tuple(item for item in stage.ROAD if isinstance(item, Subtask))
+    return tuple(load_decision(stage, item) for item in stage_module(stage).ROAD if isinstance(item, str))

@@ -19,7 +19,7 @@ from infra.progress import forward_from_worker
 from tasks.contract import Decision, Subtask
 from tasks.records import record_work
 from tasks.settle import run_shadow, settle
-from tasks.stage import Context, State, Step, decisions, stage_module
+from tasks.stage import Context, State, load_decision, load_step
 from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.steps")
@@ -40,13 +40,13 @@ class Decided:
 def work(context: Context, state: State, step: str) -> State:
     """Do one step of a stage's road, given by the name of its function."""
     with _work(context, step):
-        return step_of(context.stage, step)(context, state)
+        return load_step(context.stage, step)(context, state)
 
 
 @task(name="decide", task_run_name="{context.stage}: decide {subtask}")
 def decide(context: Context, state: State, subtask: str, bench: Workbench, since: str) -> Decided:
     """Pose one decision, settle it and do what follows from it; the stage began at `since`."""
-    found = decision_of(context.stage, subtask)
+    found = load_decision(context.stage, subtask)
     with _work(context, f"pose {subtask}"):
         problem = posed(found, context, state)
     if problem is None:
@@ -69,7 +69,7 @@ def shadow(shadow: Shadow) -> int:
 
 def run_beside(shadow: Shadow) -> int:
     """Pose a decision again as it was and run arms on it; return how many."""
-    found = decision_of(shadow.context.stage, shadow.subtask)
+    found = load_decision(shadow.context.stage, shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
         problem = posed(found, shadow.context, shadow.state)
     return run_shadow(found, problem, shadow.arms, shadow.bench, shadow.allowance_s)
@@ -79,17 +79,6 @@ def posed(subtask: Subtask[Any, Any], context: Context, state: State) -> Any:
     """Return the problem of a decision in a stage, or None where there is nothing to decide."""
     options = context.parsed(subtask.options, subtask.name) if subtask.options else None
     return subtask.pose(context, state, options)
-
-
-def step_of(stage: str, name: str) -> Step:
-    """Return a step of a stage's road by the name of its function."""
-    steps = [item for item in stage_module(stage).ROAD if not isinstance(item, Subtask)]
-    return next(item for item in steps if item.__name__ == name)
-
-
-def decision_of(stage: str, name: str) -> Subtask[Any, Any]:
-    """Return a decision of a stage's road by its name."""
-    return next(item for item in decisions(stage_module(stage)) if item.name == name)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.contract import STAGES
-from tasks.stage import decisions, stage_module
+from tasks.stage import decisions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_page_of_a_stage_names_every_arm_of_its_decisions(stage):
     page = (DOCS / "stages" / f"{stage}.md").read_text()
-    for subtask in decisions(stage_module(stage)):
+    for subtask in decisions(stage):
         assert f"**`{subtask.name}`**" in page
         for arm in subtask.arms:
             assert f"`{arm.name}`" in page, f"{stage}.md says nothing of {subtask.name}/{arm.name}"

@@ -22,7 +22,7 @@ from infra.lake import Lake, Ref
 from infra.settings import Settings
 from infra.shared import open_evidence, open_lake
 from tasks import steps
-from tasks.contract import Method, Subtask
+from tasks.contract import Method
 from tasks.execution import resume_root
 from tasks.options import SETTLE
 from tasks.stage import Context, Stage, State, decisions, stage_module
@@ -85,7 +85,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
         "method": str(config.method),
         "objective": config.objective,
         "backend": config.backend,
-        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in decisions(module)},
+        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in decisions(name)},
     }
     data = completion.digest(
         corpus=config.corpus, second=config.second, **({"model": config.model} if config.model else {})
@@ -183,13 +183,13 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
     chosen: dict[str, dict[str, Any]] = {}
     shadows: list[Shadow] = []
     for item in module.ROAD:
-        if not isinstance(item, Subtask):
+        if not isinstance(item, str):
             state = steps.work.submit(context, state, item.__name__).result()
             continue
-        decided = steps.decide.submit(context, state, item.name, bench, since).result()
+        decided = steps.decide.submit(context, state, item, bench, since).result()
         state = decided.state
         if decided.decision is not None and decided.beside is not None:
-            chosen[item.name] = asdict(decided.decision) | {"problem": decided.beside.problem}
+            chosen[item] = asdict(decided.decision) | {"problem": decided.beside.problem}
             shadows.append(decided.beside)
     headline = module.headline(state)
     log.info("%s: %s", context.stage, headline)

@@ -12,10 +12,9 @@ from infra.errors import BadInput
 from infra.lake import link_or_copy
 from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, build_model, ffn_of_width, shape_of_dial
 from tasks.architecture.options import Options
-from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.architecture")
 
@@ -63,7 +62,7 @@ def headline(state: State) -> str:
     return f"{state.facts['parameters']:,} parameters, {shape['depth']} blocks of width {shape['width']}"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (choose_shape, make_model)
+ROAD: Road = (choose_shape, make_model)
 
 
 def _shape(options: Options, vocab_size: int, context: int) -> Shape:

@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from infra.errors import BadInput, NoDocuments
-from tasks.contract import Subtask
 from tasks.corpus.filters import RuleSet, source_digest
 from tasks.corpus.sample import sample_path
 from tasks.curation import outcome
@@ -32,12 +31,8 @@ from tasks.curation.removals import (
     Plan,
 )
 from tasks.curation.representatives.options import Options as PosedOptions
-from tasks.curation.representatives.subtask import REPRESENTATIVES
-from tasks.curation.semantic_clusters.subtask import (
-    SEMANTIC_CLUSTERS,
-)
 from tasks.spread import Spread
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.curation")
 
@@ -50,7 +45,7 @@ COMPONENTS = pa.schema([("doc_id", TEXT), ("component", pa.int64()), ("decided",
 def prepare(context: Context, _: State) -> State:
     """Read, filter, drop exact copies, find near duplicates, and decide the components that need no arm."""
     options = context.parsed(Options)
-    posed = context.parsed(PosedOptions, REPRESENTATIVES.name)
+    posed = context.parsed(PosedOptions, "representatives")
     recipe = _recipe(options)
     root = context.home / "index" / "curation"
     work, skipped = _work(options, recipe)
@@ -125,7 +120,7 @@ def headline(state: State) -> str:
     return f"{kept} of {read} documents kept, {duplicates} removed as duplicates{scored}"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (prepare, REPRESENTATIVES, SEMANTIC_CLUSTERS, publish)
+ROAD: Road = (prepare, "representatives", "semantic_clusters", publish)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from infra.errors import BadInput
-from tasks.contract import Subtask
 from tasks.finetuning.options import Options
 from tasks.model.causal import load_model, save_model
 from tasks.model.lora import add_lora, count_trainable, merge, save_adapter
@@ -20,7 +19,7 @@ from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, train
 from tasks.model.windows import Windows, read_windows
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.finetuning")
 
@@ -47,7 +46,7 @@ def headline(state: State) -> str:
     return f"LoRA: gain {lora['gain']:.3f}, forgetting {lora['forgetting']:.3f} bits per byte{beside}"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (measure, adapt)
+ROAD: Road = (measure, adapt)
 
 
 def _compare_full(context: Context, options: Options) -> State:

@@ -17,12 +17,11 @@ import torch
 from infra import events
 from infra.lake import Ref
 from infra.tracking import register_model
-from tasks.contract import Subtask
 from tasks.inference.options import Options
 from tasks.inference.pruning.blocks import without_blocks
 from tasks.inference.pruning.options import Options as PruningOptions
 from tasks.inference.pruning.problem import examine_surrogate, expected_s, prove_optimum
-from tasks.inference.pruning.subtask import PRUNING, find_units, make_problem
+from tasks.inference.pruning.subtask import find_units, make_problem
 from tasks.inference.pruning.units import BLOCK, Unit, zero_units
 from tasks.inference.pruning.walk import unit_sizes
 from tasks.inference.texts import SOURCES, context_length, domains_with, mixed_windows
@@ -33,7 +32,7 @@ from tasks.model.train import Recipe, Watch, train
 from tasks.model.windows import read_windows
 from tasks.serving.client import complete, running_server
 from tasks.serving.compact import Kept, active_parameters, compact, expand
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.inference")
 
@@ -49,7 +48,7 @@ def measure(context: Context, _: State) -> State:
         began, before = time.monotonic(), _scores(context, load_model(folder))
         tokens_per_s = _scored_tokens(context, options) / (time.monotonic() - began)
         state = State().add(source=str(source), bits_per_byte={"before": before})
-        pruning = context.parsed(PruningOptions, PRUNING.name)
+        pruning = context.parsed(PruningOptions, "pruning")
         units, why = find_units(context, pruning)
         state = state.add(units=[str(unit) for unit in units], cannot_prune=why)
         if not units:
@@ -111,12 +110,12 @@ def headline(state: State) -> str:
     return f"{len(state.facts['removed'])} units ({share:.1%} of the weights) removed; bits per byte {named}"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (measure, PRUNING, prune, register, serve)
+ROAD: Road = (measure, "pruning", prune, register, serve)
 
 
 def _prune_and_save(context: Context, state: State, options: Options) -> State:
     folder = context.lake.folder(context.require(*SOURCES))
-    units, _ = find_units(context, context.parsed(PruningOptions, PRUNING.name))
+    units, _ = find_units(context, context.parsed(PruningOptions, "pruning"))
     gone = [units[index] for index in state.facts.get("removed", ())]
     full = load_model(folder)
     whole, length = active_parameters(full), context_length(context)

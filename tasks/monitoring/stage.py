@@ -14,9 +14,6 @@ import pyarrow.compute as pc
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
-from tasks.contract import Subtask
-from tasks.monitoring.anomaly.subtask import ANOMALY
-from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.options import Options
 from tasks.monitoring.replay import Replay, cut_prompts, plan_replay
 from tasks.monitoring.windows import (
@@ -29,7 +26,7 @@ from tasks.monitoring.windows import (
     window_names,
 )
 from tasks.serving.client import complete, read_requests, running_server
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 from tasks.text.embeddings import embed
 
 log = logging.getLogger("ketcycle.monitoring")
@@ -79,7 +76,7 @@ def headline(state: State) -> str:
     return "states of the windows: " + ", ".join(map(str, state.facts["states"]))
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (replay, DRIFT, ANOMALY, announce)
+ROAD: Road = (replay, "drift", "anomaly", announce)
 
 
 def _plan(context: Context, options: Options) -> Replay:

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerFast
 
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
-from tasks.contract import Subtask
 from tasks.model.causal import load_tokenizer, separator
 from tasks.model.pretrained import read_tokenizer
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
@@ -25,9 +24,8 @@ from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.options import Options
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
-from tasks.preprocessing.state_loading.subtask import STATE_LOADING
 from tasks.preprocessing.wordpiece import train_wordpiece
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.preprocessing")
 
@@ -79,7 +77,7 @@ def headline(state: State) -> str:
     return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {dropped} documents repeat held-out text, dropped"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (prepare, STATE_LOADING)
+ROAD: Road = (prepare, "state_loading")
 
 
 def _tokenizer(context: Context, options: Options, texts: Iterator[str]) -> Ref:

@@ -17,14 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from infra.errors import BadInput
-from tasks.contract import Subtask
 from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Run, Watch, train
 from tasks.model.windows import Windows, read_windows
-from tasks.stage import Context, State, Step
+from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.options import Options
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
@@ -61,7 +60,7 @@ def headline(state: State) -> str:
     return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
 
 
-ROAD: tuple[Step | Subtask[Any, Any], ...] = (measure, train_model)
+ROAD: Road = (measure, train_model)
 
 
 def _measure(context: Context, options: Options) -> State:

@@ -263,7 +263,7 @@ def curated(home: Path, corpus: Path, **others: Any) -> State:
     options = {"corpus": (str(corpus),), "second": second, "semantic_clusters": {"documents": 0}, **others}
     given = Context("run", "curation", home, 0, options)
     state = curation.prepare(given, State())
-    assert all(posed(subtask, given, state) is None for subtask in decisions(curation))
+    assert all(posed(subtask, given, state) is None for subtask in decisions("curation"))
     return curation.publish(given, state)
 
 

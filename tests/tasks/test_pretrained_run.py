@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from infra.errors import BadInput
 from infra.lake import Lake
 from tasks.architecture import stage as architecture
-from tasks.contract import Subtask, content_key
+from tasks.contract import content_key
 from tasks.finetuning import stage as finetuning
 from tasks.inference import stage as inference
 from tasks.inference.pruning.options import Options
@@ -84,7 +84,7 @@ def trained(
         context = replace(context, stage=name, options={"model": str(folder), **options})
         state = State()
         for step in module.ROAD:
-            if not isinstance(step, Subtask):
+            if not isinstance(step, str):
                 state = step(context, state)
         states[name] = state
         context = replace(context, inputs={**context.inputs, **states[name].refs})

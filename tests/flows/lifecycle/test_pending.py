@@ -173,7 +173,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     device = SlowDevice()
     monkeypatch.setitem(backends.FACTORIES, "slow", lambda _: device)
     monkeypatch.setattr(backends, "_open", {})
-    monkeypatch.setattr(steps, "decision_of", lambda stage, name: SUBTASK)
+    monkeypatch.setattr(steps, "load_decision", lambda stage, name: SUBTASK)
     monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path))
     loaded = settings.load().model_copy(update={"remote_deadline_s": 0.2})
     settle = {"minimum_s": 0.0, "blocks": 1}

@@ -49,7 +49,7 @@ def context(home: Path, **options: Any) -> Context:
 
 def run(given: Context, arms: dict[str, str] | None = None) -> State:
     state = stage.prepare(given, State())
-    for subtask in decisions(stage):
+    for subtask in decisions("curation"):
         problem = posed(subtask, given, state)
         if problem is not None:
             arm = subtask.arm((arms or {}).get(subtask.name, subtask.incumbent.name))
