@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.reports.decisions import list_decisions, markdown
 from tasks.contract import STAGES
 from tasks.stage import decisions
 
@@ -52,3 +53,8 @@ def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
     done = run("-m", "pytest", "tests/contracts/test_subtasks.py", "-k", chosen, "-p", "no:cacheprovider")
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def test_the_list_of_decisions_is_the_generated_one():
+    made = markdown(list_decisions())
+    assert (DOCS / "decisions.md").read_text() == made, "run: ketcycle decisions --markdown > docs/decisions.md"

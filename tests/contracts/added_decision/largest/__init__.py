@@ -1,0 +1,1 @@
+"""Which of a few documents is the longest: as small as a complete decision can be."""

@@ -1,0 +1,100 @@
+"""A complete small decision is added to a copy of the tree: one folder, and one line in the road of its stage."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BOTH = """
+import json, sys
+from infra import settings
+from infra.compute import services
+loaded = settings.load()
+settings.quiet_libraries(loaded.home)
+with services(loaded):
+    from flows.lifecycle.config import RunConfig
+    from flows.lifecycle.lifecycle import lifecycle
+    from flows.study.config import StudyConfig
+    from flows.study.study import study
+    config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stages=("curation",),
+                       options={"curation": {"largest": {"documents": 5}}})
+    report = lifecycle(config, None)
+    found = study(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
+print(json.dumps({"report": report, "study": found}, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("tree")
+    for folder in ("tasks", "infra", "flows", "deployments"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(Path(__file__).parent / "added_decision" / "largest", copy / "tasks" / "curation" / "largest")
+    stage = copy / "tasks" / "curation" / "stage.py"
+    before, after = '"representatives",', '"largest", "representatives",'
+    assert stage.read_text().count(before) == 1
+    stage.write_text(stage.read_text().replace(before, after))
+    corpus = copy / "corpus"
+    corpus.mkdir()
+    words = "the parser reads a line of the file and it returns what it has found there to the caller of that part"
+    for i in range(6):
+        text = [f"{word}{i}" if n % 3 else word for n, word in enumerate(words.split())]
+        (corpus / f"{i}.txt").write_text(" ".join(text * (3 + i)))
+    return copy
+
+
+def call(tree: Path, *arguments: str) -> str:
+    path = str(Path(sys.executable).parent)
+    environment = {"PYTHONPATH": str(tree), "KETCYCLE_HOME": str(tree / "home"), "PATH": path}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def ketcycle(tree: Path, *arguments: str) -> str:
+    return call(tree, "-c", "from flows.cli import main; main()", *arguments)
+
+
+@pytest.fixture(scope="module")
+def ran(tree: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(call(tree, "-c", BOTH, str(tree / "corpus")).splitlines()[-1])
+    return found
+
+
+def test_it_is_listed_with_its_arms_and_options(tree: Path) -> None:
+    [listed] = [d for d in json.loads(ketcycle(tree, "decisions", "--json")) if d["decision"] == "curation/largest"]
+    assert [arm["name"] for arm in listed["arms"]] == ["compare", "coins", "coins-exact", "chance"]
+    assert listed["options"] == {"curation.largest.documents": 8}
+    assert "curation/largest" in ketcycle(tree, "decisions", "--markdown")
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_it_is_decided_reported_and_studied(tree: Path, ran: dict[str, Any]) -> None:
+    [stage] = ran["report"]["stages"]
+    [decision] = [s for s in stage["subtasks"] if s["name"] == "largest"]
+    assert decision["chosen"] == "compare"
+    assert decision["size"] == 5, "as set by the run's options"
+    assert {row["arm"]: row["status"] for row in decision["rows"]} == dict.fromkeys(
+        ("compare", "coins", "coins-exact", "chance"), "done"
+    )
+    assert stage["facts"]["longest_bytes"] > 100
+    assert ran["study"]["subtask"] == "curation/largest"
+    assert ran["study"]["instances"] == 6
+    assert ran["study"]["predictions"]["verdict"].startswith("the largest value stays")
+    rows = json.loads(ketcycle(tree, "evidence", "--json"))
+    assert "largest" in json.dumps(rows)
+    assert "largest" in ketcycle(tree, "report", "added")
+
+
+def test_a_wrong_option_is_refused_with_the_nearest_name(tree: Path) -> None:
+    with pytest.raises(AssertionError, match=r"did you mean curation\.largest\.documents"):
+        ketcycle(tree, "run", "--set", "curation.largest.document=5")
