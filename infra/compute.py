@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ketcycle.compute")
 
-SERVER_START_S = 180
+SERVER_START_S = 600  # of a busy machine; one that ends is noticed at once
 TRAINERS = "ketcycle-trainers"  # the limit that `ketcycle deploy` sets: one for each GPU
 # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
 PLACED = {"distributed.scheduler.work-stealing": False}
