@@ -17,7 +17,7 @@ Exit codes: 0 done, 1 something failed (what was finished is kept), 2 what was g
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.stage, study.study, fetch.fetch),
-    "Look": (look.report, look.compare, look.evidence, drift.drift),
+    "Look": (look.status, look.logs, look.report, look.compare, look.evidence, drift.drift),
     "Operate": (standing.up, standing.down, serve.serve, operations.deploy, operations.emit, operations.webhooks),
     "Installation": (
         installation.init,

@@ -41,7 +41,7 @@ PAGES = {
     "prefect_url": "Prefect",
     "mlflow_url": "MLflow",
     "dask_url": "Dask",
-    "metrics_url": "queue metrics",
+    "metrics_url": "metrics",
     "worker": "Prefect worker",
 }
 # Else MLflow opens on traces, of which there are none.
@@ -309,8 +309,9 @@ def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
 @contextmanager
 def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
     from infra.runtime.figures.metrics import serve_metrics
+    from infra.status import StatusCollector
 
-    address, stop = serve_metrics(settings.ledger, port)
+    address, stop = serve_metrics(settings.ledger, port, more=(StatusCollector(settings),))
     try:
         yield {"metrics_url": address}
     finally:

@@ -91,7 +91,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the API of a Prefect server on loopback that lives as long as the tests; it has no worker."""
-    from infra.compute import free_port, prefect_command, wait_for_prefect
+    import psutil
+
+    from infra.compute import free_port, prefect_command, stop_families, wait_for_prefect
 
     home = tmp_path_factory.mktemp("prefect")
     (home / "prefect").mkdir()
@@ -104,8 +106,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for_prefect(process, url, home)
         yield url
     finally:
-        process.terminate()
-        process.wait(30)
+        stop_families([psutil.Process(process.pid)])
+        process.wait()
 
 
 def _programs() -> Path | None:
