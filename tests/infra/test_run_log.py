@@ -21,7 +21,7 @@ def cluster() -> Iterator[None]:
 
     with (
         distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", dashboard_address=None
+            n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
         ) as own,
         distributed.Client(own),
     ):
