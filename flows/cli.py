@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import typer
 
+import infra.warm  # noqa: F401  (before the libraries)
 from flows.commands import drift, fetch, installation, look, operations, queue, run, serve, standing, study
 
 HELP = """The whole life of a language model, every decision solved classically and by a quantum method.

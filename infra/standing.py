@@ -363,7 +363,9 @@ def _free(port: int, host: str = "127.0.0.1") -> bool:
 
 def _found(url: str, auth: tuple[str, str] | None = None, certificate: Certificate | None = None) -> bool:
     try:
-        verify = ssl.create_default_context(cafile=str(certificate.authority)) if certificate else True
+        verify = (
+            ssl.create_default_context(cafile=str(certificate.authority)) if certificate else url.startswith("https:")
+        )
         return httpx.get(url, timeout=2, auth=auth, verify=verify).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

@@ -145,12 +145,25 @@ def postgres_server() -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
-    make = [*prefix, programs / "initdb", "-D", data, "-U", "ketcycle", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    make = [
+        *prefix,
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "ketcycle",
+        "--auth=trust",
+        "--no-sync",
+        "--encoding=UTF8",
+    ]
     subprocess.run(make, check=True, capture_output=True, cwd="/")
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
-            [*prefix, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd="/"
+            [*prefix, str(programs / "postgres"), "-D", str(data), "-p", str(port), *options],
+            stdout=log,
+            stderr=log,
+            cwd="/",
         )
     try:
         give_up = time.monotonic() + 60
