@@ -169,7 +169,7 @@ def _copied_workers(imported: Sequence[str]) -> Iterator[None]:
 
 def _end_importer() -> None:
     """End the process that the workers were copied from and wait for it, so that its CPU time is charged to us."""
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]  # noqa: SLF001  (there is no public way)
+    server: Any = forkserver._forkserver  # noqa: SLF001  (there is no public way)
     with suppress(ProcessLookupError):
         os.kill(server._forkserver_pid, signal.SIGKILL)  # noqa: SLF001  (its interpreter's own end takes seconds)
     server._stop()  # noqa: SLF001
