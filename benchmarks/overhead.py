@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.shared import open_evidence
+from tasks.stage import STAGES
 from tasks.text.samples import sample_documents
 
 SAMPLE_S = 0.25
@@ -73,7 +74,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> Watched:
     def listen() -> None:
         for line in process.stderr or ():
             said.append(line)
-            if found.first_line_s != found.first_line_s and ": prepare" in line:
+            if found.first_line_s != found.first_line_s and any(f"  {stage}: " in line for stage in STAGES):
                 found.first_line_s = time.monotonic() - began
 
     reader = threading.Thread(target=listen, daemon=True)
