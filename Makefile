@@ -1,29 +1,42 @@
 # Everything from a fresh clone: `make run`, `make test`.
-PYTHON ?= python3.11
+PYTHON ?= $(firstword $(foreach version,3.11 3.12 3.13,$(shell command -v python$(version))) python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+# uv installs in seconds what pip installs in minutes; it knows nothing of pip's configuration, hence the second try.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+UV := uv pip install --quiet --python $(BIN)/python -c constraints.txt
+INSTALL = if command -v uv >/dev/null && $(UV) -e $(1); then :; else $(PIP) torch && $(PIP) -e $(1); fi
 
-.PHONY: setup run test test-faults lint up down bench models
+.PHONY: setup dev run test test-faults lint up down bench models
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+dev: $(DEV)
+
+$(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	$(call INSTALL,.)
 	touch $(STAMP)
+
+$(DEV): $(BIN)/python pyproject.toml constraints.txt
+	$(call INSTALL,'.[dev]')
+	touch $(STAMP) $(DEV)
 
 run: setup
 	$(BIN)/ketcycle run $(ARGS)
 
+# One process for each core; the tests of a file stay together, for they share what takes long to make.
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --durations=15 $(ARGS)
 
-test-faults: setup
+test-faults: dev
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
-lint: setup
+lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -34,9 +47,9 @@ up: setup
 down: setup
 	$(BIN)/ketcycle down
 
-bench: setup
+bench: dev
 	$(BIN)/python -m benchmarks
 
 models: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[models]"
+	$(call INSTALL,'.[models]')
 	$(BIN)/python -m deployments.models

@@ -232,7 +232,15 @@ def retention() -> None:
     main()
 
 
+def overhead() -> None:
+    """CPU seconds of a smoke run and of one stage by component, of imports and of metering."""
+    from benchmarks.overhead import main
+
+    main([])
+
+
 BENCHMARKS = {
+    "overhead": (overhead,),
     "drift": (drift,),
     "carbon": (carbon,),
     "retraining": (retraining,),

@@ -7,18 +7,21 @@ was killed leaves its server behind.
 from __future__ import annotations
 
 import ctypes
-import os
+import runpy
 import signal
 import sys
+
+import infra.warm  # noqa: F401  (before the module's libraries)
 
 PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Ask for the signal and become the module."""
+    """Ask for the signal and run the module."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.execv(sys.executable, [sys.executable, "-m", *sys.argv[1:]])  # noqa: S606
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -13,16 +15,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 import psutil
 
+from deployments.prefect_tables import make_tables
 from infra import versions
 from infra.access import Certificate
 from infra.errors import BadInput, KetcycleError
-from infra.settings import Settings, environment, hand_on, load, shared
+from infra.settings import Settings, environment, environment_with, hand_on, load, shared
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -30,10 +34,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ketcycle.compute")
 
-SERVER_START_S = 180
+SERVER_START_S = 600  # of a busy machine; one that ends is noticed at once
 TRAINERS = "ketcycle-trainers"  # the limit that `ketcycle deploy` sets: one for each GPU
-# A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
-PLACED = {"distributed.scheduler.work-stealing": False}
+MIB = 2**20
+# Tasks of a run are few, long and small in memory: what Dask does for many short ones would only cost CPU time.
+DASK = {
+    # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.active-memory-manager.start": False,
+    "distributed.worker.profile.enabled": False,
+    **{f"distributed.worker.memory.{limit}": False for limit in ("target", "spill", "pause", "terminate")},
+    "distributed.admin.system-monitor.interval": "10s",
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.comm.timeouts.connect": "60s",
+    # Dask has malloc return every 64 KiB to the system; a training step would ask for the same pages again.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 * MIB,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * MIB,  # glibc takes no more
+    "distributed.nanny.pre-spawn-environ.MALLOC_TOP_PAD_": 16 * MIB,
+    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,  # a task is a thread; another arena gives pages back
+}
+# A server of one run starts no deployments and keeps no blocks.
+ONE_RUN = {
+    **{
+        f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
+        for service in ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR")
+    },
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+}
 
 
 @dataclass(frozen=True)
@@ -46,8 +75,13 @@ class Services:
 
 
 @contextmanager
-def services(settings: Settings) -> Iterator[Services]:
-    """Yield a Prefect API and a Dask cluster; what was started here is stopped at the end."""
+def services(settings: Settings, imported: Sequence[str] = ()) -> Iterator[Services]:
+    """Yield a Prefect API and a Dask cluster; what was started here is stopped at the end.
+
+    Args:
+        settings: the settings.
+        imported: modules that workers started here import before they are copied from one process.
+    """
     with ExitStack() as stack:
         url = running_prefect(settings)
         server: subprocess.Popen[bytes] | None = None
@@ -56,7 +90,7 @@ def services(settings: Settings) -> Iterator[Services]:
                 starting.enter_context(_one_at_a_time(settings.home))
                 server, url = stack.enter_context(_prefect_server(settings.home))
             hand_on(PREFECT_API_URL=url)
-            address = stack.enter_context(cluster(settings))
+            address = stack.enter_context(cluster(settings, imported))
             if server is not None:
                 wait_for_prefect(server, url, settings.home)
         yield Services(url, address, server.pid if server else None)
@@ -75,8 +109,13 @@ def _one_at_a_time(home: Path) -> Iterator[None]:
 
 
 @contextmanager
-def cluster(settings: Settings) -> Iterator[str]:
-    """Yield the address of the current Dask cluster, of the configured one, or of an own one on loopback."""
+def cluster(settings: Settings, imported: Sequence[str] = ()) -> Iterator[str]:
+    """Yield the address of the current Dask cluster, of the configured one, or of an own one on loopback.
+
+    Args:
+        settings: the settings.
+        imported: modules that workers of an own cluster import before they are copied from one process.
+    """
     import dask
     import distributed
 
@@ -95,7 +134,8 @@ def cluster(settings: Settings) -> Iterator[str]:
         return
     local = settings.home / "dask"
     with (
-        dask.config.set({"temporary-directory": str(local), "distributed.comm.timeouts.connect": "60s", **PLACED}),
+        dask.config.set({"temporary-directory": str(local), **DASK}),
+        _copied_workers(imported),
         distributed.LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,  # usage is attributed per process
@@ -107,6 +147,32 @@ def cluster(settings: Settings) -> Iterator[str]:
         distributed.Client(own) as client,
     ):
         yield _address(client)
+
+
+@contextmanager
+def _copied_workers(imported: Sequence[str]) -> Iterator[None]:
+    """Have worker processes be copies (forks) of one process without threads, which imports modules once for all."""
+    import dask
+    import distributed
+
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (else this process imports pandas for a list)
+        environment = dask.config.get("distributed.nanny.pre-spawn-environ")
+        forkserver.set_forkserver_preload(["infra.warm", "distributed", *imported])
+        hand_on(**{name: str(value) for name, value in environment.items()})  # as Dask does before it starts a worker
+        forkserver.ensure_running()
+        try:
+            yield
+        finally:
+            _end_importer()
+
+
+def _end_importer() -> None:
+    """End the process that the workers were copied from and wait for it, so that its CPU time is charged to us."""
+    server: Any = forkserver._forkserver  # noqa: SLF001  (there is no public way)
+    with suppress(ProcessLookupError):
+        os.kill(server._forkserver_pid, signal.SIGKILL)  # noqa: SLF001  (its interpreter's own end takes seconds)
+    server._stop()  # noqa: SLF001
 
 
 @contextmanager
@@ -237,9 +303,11 @@ def running_prefect(settings: Settings) -> str | None:
 
 
 def _answers(url: str) -> bool:
-    authority = environment("PREFECT_API_SSL_CERT_FILE") if url.startswith("https:") else None
+    encrypted = url.startswith("https:")
+    authority = environment("PREFECT_API_SSL_CERT_FILE") if encrypted else None
     try:
-        verify = ssl.create_default_context(cafile=authority) if authority else True
+        # Reading the machine's certificates takes tens of milliseconds, and this is asked again and again.
+        verify = ssl.create_default_context(cafile=authority) if authority else encrypted
         return httpx.get(f"{url}/health", timeout=2, verify=verify).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
@@ -263,8 +331,11 @@ def _prefect_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
     url = f"http://127.0.0.1:{port}/api"
     hand_on(PREFECT_SERVER_UI_API_URL=url)
     (home / "prefect").mkdir(parents=True, exist_ok=True)
+    make_tables(Path(environment("PREFECT_HOME") or home / "prefect") / "prefect.db")
     with (home / "prefect" / "server.log").open("ab") as output:
-        process = subprocess.Popen(prefect_command(port), stdout=output, stderr=subprocess.STDOUT)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603
+            prefect_command(port), env=environment_with(**ONE_RUN), stdout=output, stderr=subprocess.STDOUT
+        )
     try:
         yield process, url
     finally:
@@ -285,7 +356,7 @@ def wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> 
             raise KetcycleError(
                 f"the Prefect server did not start; the reason stands in {home / 'prefect' / 'server.log'}"
             )
-        time.sleep(0.2)
+        time.sleep(0.1)
 
 
 def stop_families(processes: Sequence[psutil.Process]) -> None:

@@ -1,22 +1,30 @@
-"""Progress lines: what the stages log on any worker reaches the console of the run."""
+"""Progress lines: what the tasks log on any Dask worker reaches the console and the log file of their run."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 TOPIC = "ketcycle-progress"
 
+Take = Callable[[logging.LogRecord], object]
+_takers: list[tuple[Take, str]] = []  # of this process: who takes the workers' records, and of which run
+
 
 class _Forward(logging.Handler):
+    """Sends the records of a worker process to the clients of its cluster."""
+
+    run_id = ""
+
     def emit(self, record: logging.LogRecord) -> None:
         import distributed
 
+        said = {"message": record.getMessage(), "level": record.levelno, "name": record.name, "at": record.created}
         with contextlib.suppress(ValueError):  # not on a worker: the console handler of this process shows it
-            distributed.get_worker().log_event(TOPIC, {"message": record.getMessage(), "level": record.levelno})
+            distributed.get_worker().log_event(TOPIC, said | {"run": self.run_id})
 
 
 class _Show(logging.Handler):
@@ -28,27 +36,53 @@ class _Show(logging.Handler):
         self._show(record.getMessage())
 
 
-def forward_from_worker() -> None:
-    """Let the project's log lines of this worker process travel to whoever listens."""
+def forward_from_worker(run_id: str = "") -> None:
+    """Send the project's log records of this worker process to whoever follows the run that it works for."""
     logger = logging.getLogger("ketcycle")
     logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Forward) for handler in logger.handlers):
-        logger.addHandler(_Forward())
+    forward = next((handler for handler in logger.handlers if isinstance(handler, _Forward)), None)
+    if forward is None:
+        forward = _Forward()
+        logger.addHandler(forward)
+    forward.run_id = run_id
+
+
+@contextlib.contextmanager
+def followed(take: Take, run_id: str) -> Iterator[None]:
+    """Hand the records that the workers of the current Dask cluster log for a run to a function."""
+    _takers.append((take, run_id))
+    _subscribe()
+    try:
+        yield
+    finally:
+        _takers.remove((take, run_id))
 
 
 def listen(show: Callable[[str], None]) -> None:
-    """Show the progress lines of the current Dask cluster's workers."""
+    """Show the progress lines of the current Dask cluster's workers, of whatever run."""
+    _takers.append((lambda record: show(record.getMessage()), ""))
+    _subscribe()
+
+
+def _subscribe() -> None:
     import distributed
 
     def received(event: tuple[float, dict[str, Any]]) -> None:
-        if event[1]["level"] >= logging.INFO:
-            show(event[1]["message"])
+        said = event[1]
+        if said["level"] < logging.INFO:
+            return
+        made = {"name": said["name"], "levelno": said["level"], "levelname": logging.getLevelName(said["level"])}
+        record = logging.makeLogRecord(made | {"msg": said["message"], "created": said["at"]})
+        record.msecs = said["at"] % 1 * 1000
+        for take, run_id in _takers:
+            if run_id in ("", said["run"]):
+                take(record)
 
     distributed.get_client().subscribe_topic(TOPIC, received)
 
 
 def console(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that shows a line with the seconds since now, and let this process' log lines use it."""
+    """Return a function that shows a line with the seconds since now, and use it for this process' log lines."""
     began = time.monotonic()
 
     def timed(message: str) -> None:

@@ -323,6 +323,11 @@ def hand_on(**variables: str) -> None:
     os.environ.update(variables)
 
 
+def environment_with(**variables: str) -> dict[str, str]:
+    """Return the environment of this process and further variables, for a process that it starts."""
+    return {**os.environ, **variables}
+
+
 def environment(name: str) -> str | None:
     """Read one variable that a library owns."""
     return os.environ.get(name)

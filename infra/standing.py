@@ -33,7 +33,7 @@ from infra.lake import sha256, write_atomic
 from infra.moved import readdress
 from infra.settings import Settings, hand_on
 
-START_S, STOP_S, POLL_S = 300.0, 45.0, 0.3
+START_S, STOP_S, POLL_S = 600.0, 45.0, 0.3
 RESTARTS, RESTARTS_S = 5, 600.0  # services that end more often are not started again
 LOOK_EVERY = 5  # seconds between two looks at the flow runs
 PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
@@ -41,7 +41,7 @@ PAGES = {
     "prefect_url": "Prefect",
     "mlflow_url": "MLflow",
     "dask_url": "Dask",
-    "metrics_url": "queue metrics",
+    "metrics_url": "metrics",
     "worker": "Prefect worker",
 }
 # Else MLflow opens on traces, of which there are none.
@@ -309,8 +309,9 @@ def _dask(settings: Settings, port: int) -> Iterator[dict[str, str]]:
 @contextmanager
 def _metrics(settings: Settings, port: int) -> Iterator[dict[str, str]]:
     from infra.runtime.figures.metrics import serve_metrics
+    from infra.status import StatusCollector
 
-    address, stop = serve_metrics(settings.ledger, port)
+    address, stop = serve_metrics(settings.ledger, port, more=(StatusCollector(settings),))
     try:
         yield {"metrics_url": address}
     finally:
@@ -362,7 +363,9 @@ def _free(port: int, host: str = "127.0.0.1") -> bool:
 
 def _found(url: str, auth: tuple[str, str] | None = None, certificate: Certificate | None = None) -> bool:
     try:
-        verify = ssl.create_default_context(cafile=str(certificate.authority)) if certificate else True
+        verify = (
+            ssl.create_default_context(cafile=str(certificate.authority)) if certificate else url.startswith("https:")
+        )
         return httpx.get(url, timeout=2, auth=auth, verify=verify).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

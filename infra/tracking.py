@@ -204,6 +204,11 @@ class Tracking:
             return None
         return int(found.version), self._files(name, found)
 
+    def with_alias(self, alias: str) -> dict[str, int]:
+        """Return the models that have an alias, and the version that it points to."""
+        models = self._client.search_registered_models()
+        return {model.name: int(model.aliases[alias]) for model in models if alias in model.aliases}
+
     def version_at(self, name: str, alias: str) -> int | None:
         """Return the version that an alias points to, if it points to one; its files may be gone."""
         import mlflow

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 import resource
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 from prefect import task
 
 from infra.energy.meter import Meter
@@ -23,8 +21,6 @@ from tasks.stage import Context, State, load_decision, load_step
 from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.steps")
-
-SAMPLE_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -88,13 +84,13 @@ def _work(context: Context, part: str) -> Iterator[None]:
     log.info("%s: %s", context.stage, part)
     before_s = _ended_children_s()
     failure: Exception | None = None
-    with _peak_rss() as peak, Meter() as meter:
+    with Meter() as meter:
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (work that fails is recorded, then the error is raised)
             failure = error
     usage = meter.usage + Usage(cpu_s=_ended_children_s() - before_s)  # a server started and stopped meanwhile
-    record_work(context, part, usage, meter.source, peak[0])
+    record_work(context, part, usage, meter.source, meter.peak_rss_mb)
     if failure is not None:
         raise failure
 
@@ -102,29 +98,3 @@ def _work(context: Context, part: str) -> Iterator[None]:
 def _ended_children_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-@contextmanager
-def _peak_rss() -> Iterator[list[float]]:
-    me, stop, peak = psutil.Process(), threading.Event(), [0.0]
-
-    def sample() -> None:
-        while True:
-            family: list[Any] = [me, *me.children(recursive=True)]
-            total = 0.0
-            for process in family:
-                try:
-                    total += process.memory_info().rss / 2**20
-                except psutil.NoSuchProcess:
-                    continue
-            peak[0] = max(peak[0], total)
-            if stop.wait(SAMPLE_S):
-                return
-
-    thread = threading.Thread(target=sample, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        thread.join()

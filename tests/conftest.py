@@ -91,7 +91,9 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the API of a Prefect server on loopback that lives as long as the tests; it has no worker."""
-    from infra.compute import free_port, prefect_command, wait_for_prefect
+    import psutil
+
+    from infra.compute import free_port, prefect_command, stop_families, wait_for_prefect
 
     home = tmp_path_factory.mktemp("prefect")
     (home / "prefect").mkdir()
@@ -104,8 +106,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for_prefect(process, url, home)
         yield url
     finally:
-        process.terminate()
-        process.wait(30)
+        stop_families([psutil.Process(process.pid)])
+        process.wait()
 
 
 def _programs() -> Path | None:
@@ -143,12 +145,25 @@ def postgres_server() -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     data = folder / "data"
-    make = [*prefix, programs / "initdb", "-D", data, "-U", "ketcycle", "--auth=trust", "--no-sync", "--encoding=UTF8"]
+    make = [
+        *prefix,
+        str(programs / "initdb"),
+        "-D",
+        str(data),
+        "-U",
+        "ketcycle",
+        "--auth=trust",
+        "--no-sync",
+        "--encoding=UTF8",
+    ]
     subprocess.run(make, check=True, capture_output=True, cwd="/")
     options = ["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-c", f"unix_socket_directories={folder}"]
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
-            [*prefix, programs / "postgres", "-D", data, "-p", str(port), *options], stdout=log, stderr=log, cwd="/"
+            [*prefix, str(programs / "postgres"), "-D", str(data), "-p", str(port), *options],
+            stdout=log,
+            stderr=log,
+            cwd="/",
         )
     try:
         give_up = time.monotonic() + 60

@@ -1,18 +1,71 @@
-"""Commands that look at what runs left: `report`, `compare`, `evidence`."""
+"""Commands that look at runs and the installation: `status`, `logs`, `report`, `compare`, `evidence`."""
 
 from __future__ import annotations
 
 import shutil
+import sys
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands import complete
-from flows.commands.console import AsJson, Home, clear_errors, out, print_value
+from flows.commands.console import AsJson, Home, clear_errors, out, print_table, print_value
 from infra import runs, settings
 from infra.errors import BadInput
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from infra.status import Status
+
+
+def status(
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds, until interrupted.")] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 5.0,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the installation on one screen: services, runs, queue and budget, champion, drift, events, disk."""
+    from infra.status import look as take
+
+    with clear_errors():
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        while True:
+            found = take(loaded)
+            if as_json:
+                print_value(found.asdict(), as_json)
+            else:
+                if watch:
+                    out.clear()
+                _show(found)
+            if not watch:
+                return
+            time.sleep(every)
+
+
+def _show(found: Status) -> None:
+    from flows.reports.status import headline, sections
+
+    out.print(headline(found), highlight=False, soft_wrap=True)
+    for section in sections(found):
+        out.print(f"\n[bold]{section.title}[/bold]", highlight=False)
+        print_table([dict(zip(section.columns, row, strict=True)) for row in section.rows], f"  {section.empty}")
+
+
+def logs(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run.", autocompletion=complete.runs)],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for further lines, until interrupted.")] = False,
+    home: Home = None,
+) -> None:
+    """Print the log of a run, from all its processes, with the time and the run on every line."""
+    from infra.run_log import lines
+
+    with clear_errors():
+        for line in lines(settings.load(home=home).home, run_id, follow=follow):
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
 
 
 def report(

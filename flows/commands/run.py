@@ -190,7 +190,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
 
     since = datetime.now(UTC).isoformat(timespec="microseconds")
     failure: StageFailed | None = None
-    with services(loaded) as running:
+    with services(loaded, config.modules) as running:
         progress.listen(show)
         show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
         from flows.lifecycle.lifecycle import close_books, lifecycle

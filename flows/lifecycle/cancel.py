@@ -65,13 +65,15 @@ def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
 
 
 def _watch(flow_run_id: str, over: threading.Event) -> None:
+    import httpx
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
 
     with get_client(sync_client=True) as client:
         while not over.wait(LOOK_S):
             try:
                 state = client.read_flow_run(UUID(flow_run_id)).state
-            except Exception as error:
+            except (httpx.HTTPError, PrefectException) as error:  # the run goes on without the server
                 log.debug("the flow run's state was not read: %s", error)
                 continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):

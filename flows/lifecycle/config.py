@@ -90,6 +90,11 @@ class RunConfig(BaseModel):
         """Whether a corpus of the user's own is curated and nothing else is done with it."""
         return self.stages == ("curation",) and bool(self.corpus)
 
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules that the workers of the run need; a cluster of its own imports them once for all its workers."""
+        return ("tasks.steps", *(f"tasks.{stage}.stage" for stage in self.stages))
+
     def named(self) -> RunConfig:
         """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""
         from prefect.runtime import flow_run

@@ -62,7 +62,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
     folder = loaded.home / "runs" / config.run_id
     with (
         completion.claimed(loaded.home, config.run_id),
-        cluster(loaded),
+        cluster(loaded, config.modules),
         ThreadPoolExecutor(1) as background,
         cancellable(config.run_id),
     ):
@@ -77,6 +77,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
             raise
         if gate and "inference" in config.stages:
             run |= _judged(loaded, config.run_id, gate)
+        tree.stop()
         run |= {
             "status": "failed" if failure else "done",
             "wall_s": time.monotonic() - began,
@@ -84,13 +85,12 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
             "elsewhere_cpu_s": tree.elsewhere_cpu_s(),
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
-        tree.stop()
         open_evidence(loaded.home).compact()
         _note(folder, run)
         report = _report(loaded, config.run_id)
         try:
             _track(loaded, tracking.result(), config, report)
-        except Exception as error:  # seam: a tracking server that fails takes nothing from a finished run
+        except Exception as error:  # noqa: BLE001  (a tracking server that fails must not undo a finished run)
             log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, config.run_id)
     create_markdown_artifact(markdown(report), key="ketcycle-report", description=f"Run {config.run_id}")
     if queued := summary_of(loaded.ledger, loaded.home, config.run_id):
@@ -105,7 +105,7 @@ def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
     """Return what the gate says of the run's model, for the report."""
     try:
         found = judge_run(loaded, run_id, gate)
-    except Exception as error:  # seam: what a registry or a server does takes nothing from a finished run
+    except Exception as error:  # noqa: BLE001  (a registry or server that fails must not undo a finished run)
         log.warning("the new model was not judged: %s; ketcycle run --resume %s judges it", error, run_id)
         return {"gate": {"said": f"not judged: {error}"}}
     return {"gate": vars(found) | {"said": str(found)}} if found else {}

@@ -108,7 +108,7 @@ def _cold(function: Callable[[], T], foreign: Callable[[], Usage], meter: Callab
     with meter() as block:
         try:
             value = function()
-        except Exception as caught:  # an arm that fails is a result; the caller decides what follows
+        except Exception as caught:  # noqa: BLE001  (an arm that fails is a result; the caller decides what follows)
             error = caught
     cold, _ = block.usage.split(foreign() - before)
     return Measured(value, cold, total=cold, source=block.source, error=error)
@@ -126,7 +126,7 @@ def _block(
     with meter() as block:
         try:
             loops = _loop(function, minimum_s)
-        except Exception as caught:  # as above; what the blocks before measured is thrown away with it
+        except Exception as caught:  # noqa: BLE001  (as above; what the blocks before measured is thrown away)
             sums.note = f"not looped: {type(caught).__name__}: {caught}"
     usage, _ = block.usage.split(foreign() - before)
     with meter() as empty:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import resource
+import sys
 import tempfile
 import threading
 import time
@@ -106,6 +107,8 @@ class Meter:
 
     Attributes:
         usage: what the block used, set at its end.
+        peak_rss_mb: largest resident size of the process with its declared children among the samples, MiB, plus,
+            where children ended in the block, that of the largest child that ended so far.
         source: `measured` where RAPL was read under the exclusive lock on a machine otherwise quiet and no GPU was
             shared, `attributed` where the counters were shared, `modelled` where there is no CPU counter.
 
@@ -117,6 +120,7 @@ class Meter:
         self, children: Sequence[int] = (), counters: Counters | None = None, lock: Path = MACHINE_LOCK
     ) -> None:
         self.usage = Usage()
+        self.peak_rss_mb = 0.0
         self.source: Source = "modelled"
         self._counters = counters if counters is not None else machine_counters()
         self._lock_path = lock
@@ -154,6 +158,8 @@ class Meter:
             self._sampler.sample(end)
             usage = Usage(cpu_s, end - self._wall, self._sampler.rss_gb_s)
             self.usage, self.source = self._joules(usage, machine_s)
+            ended_mb = _largest_reaped_mb() if _reaped_cpu_s() > self._reaped_s else 0.0
+            self.peak_rss_mb = self._sampler.peak_rss_gb * 1e9 / 2**20 + ended_mb
 
     def _children_cpu_s(self) -> float:
         used, gone, start_s, last_s = 0.0, False, 0.0, 0.0
@@ -192,6 +198,7 @@ class _Sampler:
         self.rapl: RaplCounter | None = None
         self.gpu: GpuCounter | None = None
         self.rss_gb_s = 0.0
+        self.peak_rss_gb = 0.0
         self._counters = counters
         self.children_s: dict[int, float] = {}
         self._children = children
@@ -211,7 +218,7 @@ class _Sampler:
                 self.rapl = RaplCounter(self._counters.domains)
             if self._counters.gpus:
                 self.gpu = GpuCounter(self._counters.gpus, [process.pid for process in self._children])
-            self._last = (time.perf_counter(), rss_gb)
+            self._last, self.peak_rss_gb = (time.perf_counter(), rss_gb), rss_gb
             return self._last[0]
 
     def stop(self) -> None:
@@ -222,7 +229,7 @@ class _Sampler:
             now, rss_gb = now or time.perf_counter(), _rss_gb(self._children)
             then, before_gb = self._last
             self.rss_gb_s += 0.5 * (rss_gb + before_gb) * max(0.0, now - then)
-            self._last = (now, rss_gb)
+            self._last, self.peak_rss_gb = (now, rss_gb), max(self.peak_rss_gb, rss_gb)
             for process in self._children:
                 with contextlib.suppress(psutil.Error):
                     self.children_s[process.pid] = _cpu_s(process)
@@ -256,6 +263,12 @@ def _own_cpu_s() -> float:
 def _reaped_cpu_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
+
+
+def _largest_reaped_mb() -> float:
+    """Return the largest resident size that any child of this process had that ended and was waited for, MiB."""
+    scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 2**20
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 1.0
+SAMPLE_S = 10.0  # reading the proportional set size takes milliseconds for each process
 
 
 def machine() -> str:
@@ -33,7 +33,7 @@ class ProcessTree:
     This process and its descendants count with their whole life, starting them included; the others (workers of a
     standing cluster, say) from the moment this object is made. A descendant that ended and was waited for counts
     through its parent's `children` times. Memory is the proportional set size: a page that several processes share
-    counts once in all.
+    counts once in all. It is read every ten seconds and at the end: a peak between two readings is missed.
 
     Args:
         others: process ids besides this one; a descendant of this process may be among them.
@@ -66,8 +66,9 @@ class ProcessTree:
         return sum(now - self._far_start.get(name, 0.0) for name, now in self._far().items())
 
     def stop(self) -> None:
-        """Stop watching the memory."""
+        """Stop watching the memory, after a last reading."""
         self._stop.set()
+        self._sample()
 
     def _family(self) -> list[psutil.Process]:
         found: dict[int, psutil.Process] = {}
@@ -80,7 +81,10 @@ class ProcessTree:
 
     def _watch(self) -> None:
         while not self._stop.wait(SAMPLE_S):
-            self.peak_mb = max(self.peak_mb, sum(_pss_mb(process) for process in self._family()))
+            self._sample()
+
+    def _sample(self) -> None:
+        self.peak_mb = max(self.peak_mb, sum(_pss_mb(process) for process in self._family()))
 
 
 def _cpu_s(process: psutil.Process) -> float:

@@ -10,10 +10,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.model.causal import load_model, load_tokenizer, separator
-from tasks.model.generate import context_of
-from tasks.model.score import nll
-from tasks.model.windows import Windows, token_bytes
 from tasks.statistics import lower_mean
 
 ALPHA = 0.05
@@ -58,6 +54,12 @@ def document_bits(folder: Path, texts: Sequence[str]) -> Array:
     Returns:
         (texts,).
     """
+    # Here, not above: torch and transformers take seconds to import, and judging needs neither.
+    from tasks.model.causal import load_model, load_tokenizer, separator
+    from tasks.model.generate import context_of
+    from tasks.model.score import nll
+    from tasks.model.windows import Windows, token_bytes
+
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     start, length = separator(tokenizer), context_of(model)
     found = []

@@ -258,8 +258,8 @@ class Platform:
                 job.bill_asked += 1
                 pending = job.bill_asked <= self.script.bill_late
             billed = 0.0 if pending else job.billed_s
-            usage = {"status": "pending" if pending else "completed"}
-            usage |= {"qpu_charge_time_seconds": billed, "quantum_seconds": billed, "seconds": billed}
+            usage = dict.fromkeys(("qpu_charge_time_seconds", "quantum_seconds", "seconds"), billed)
+            usage["status"] = "pending" if pending else "completed"
             times = {"created": job.created, "running": job.started, "finished": job.ended}
             return {
                 "timestamps": {name: stamp(value) if value else None for name, value in times.items()},

@@ -335,6 +335,7 @@ class Double:
     def __init__(self, devices=DEVICES):
         command = [sys.executable, __file__, "--port", "0", "--devices", ",".join(devices)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
 
     def environment(self, token=None):

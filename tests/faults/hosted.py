@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness import Job, loop, runtime, scope
 
@@ -52,7 +53,8 @@ class World:
         self.install(folder)
         folder.mkdir()
         right = {name: loop(runtime(folder, self).sampler(scope(name)), name) for name in "ab"}
-        for client in backends.open_backend(BACKEND)._service._get_api_clients().values():
+        opened: Any = backends.open_backend(BACKEND)
+        for client in opened._service._get_api_clients().values():
             client._session.close()  # children share no connection
         return right
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from infra import events
-from infra.errors import BadInput
+from infra.errors import BadInput, EventNotSent
 
 DRIFT = {"model": "demo", "window": "w", "streak": "s", "requests": 40, "p_value": 0.01, "state": "alert"}
 
@@ -16,7 +16,7 @@ def test_without_a_server_an_event_is_only_logged(monkeypatch: pytest.MonkeyPatc
 
 def test_a_server_that_does_not_answer_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def away(*_: object, **__: object) -> None:
-        raise events.EventNotSent("away")
+        raise EventNotSent("away")
 
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     monkeypatch.setattr(events, "send", away)

@@ -223,7 +223,7 @@ def test_a_writer_that_dies_leaves_nothing_visible(evidence: Evidence, monkeypat
         raise OSError(28, "No space left on device")
 
     evidence.append([row("a")])
-    monkeypatch.setattr(module.os, "fsync", disk_full)
+    monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(OSError, match="No space"):
         evidence.append([row("b")])
     assert [r.arm for r in evidence.read()] == ["a"]

@@ -19,7 +19,8 @@ from infra.events import ModelRegistered, ModelValidated, Payload, event_id
 from infra.webhooks import LARGEST, Receiver, create_app
 
 TOKEN, SECRET = "a token of the test", "a secret of the test"
-CREATED = {"entity": "model_version", "action": "created", "data": dict(ModelVersionCreatedPayload.example())}
+EXAMPLE: Any = ModelVersionCreatedPayload
+CREATED = {"entity": "model_version", "action": "created", "data": dict(EXAMPLE.example())}
 
 
 class Outbox:

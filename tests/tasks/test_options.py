@@ -24,7 +24,7 @@ def test_the_decisions_of_a_stage_are_those_on_its_road(stage: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"inference": {"pruning": {"unit": 8}}}, r"inference\.pruning\.unit; did you mean inference\.pruning\.units\?"),
+        ({"inference": {"pruning": {"unit": 8}}}, r"pruning\.unit; did you mean inference\.pruning\.units\?"),
         ({"inference": {"units": 8}}, r"no option inference\.units; did you mean inference\.pruning\.units\?"),
         ({"trainning": {}}, r"no section 'trainning'; did you mean training\?"),
         ({"inference": {"pruning": {"units": 1}}}, r"inference\.pruning\.units: Input should be greater"),

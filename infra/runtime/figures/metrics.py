@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIServer
@@ -103,7 +103,11 @@ def metrics_text(location: str | Path) -> str:
 
 
 def serve_metrics(
-    location: str | Path, port: int, host: str = "127.0.0.1", certificate: Certificate | None = None
+    location: str | Path,
+    port: int,
+    host: str = "127.0.0.1",
+    certificate: Certificate | None = None,
+    more: Sequence[Collector] = (),
 ) -> tuple[str, Callable[[], None]]:
     """Serve the figures; return the address and what stops it.
 
@@ -112,9 +116,11 @@ def serve_metrics(
         port: 0 = any free one.
         host: address to listen on.
         certificate: for TLS; who asks then needs one of the same authority.
+        more: further collectors.
     """
     registry = CollectorRegistry()
-    registry.register(QueueCollector(location))
+    for collector in (QueueCollector(location), *more):
+        registry.register(collector)
     tls: dict[str, Any] = {}
     if certificate:
         files = {"certfile": certificate.chain, "keyfile": certificate.key, "client_cafile": certificate.authority}

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from infra.evidence import Evidence
 C = Coefficients.load()
 
 
-def stage(found: dict[str, object], name: str) -> dict[str, object]:
+def stage(found: dict[str, Any], name: str) -> dict[str, Any]:
     stages = found["stages"]
     assert isinstance(stages, list)
     return next(dict(entry) for entry in stages if entry["stage"] == name)

@@ -3,7 +3,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,7 @@ def package(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def counted(package: Path, tmp_path: Path) -> Iterator[Meter]:
+def counted(package: Path, tmp_path: Path) -> Meter:
     return Meter(counters=Counters(find_domains(package.parent)[0]), lock=tmp_path / "lock")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -95,7 +96,7 @@ def test_pieces_of_a_text_joined_are_the_text(make: Make) -> None:
 def test_the_first_space_of_a_completion_is_kept() -> None:
     tokenizer = byte_fallback()
     vocabulary = Vocabulary(tokenizer)
-    ids = tokenizer.convert_tokens_to_ids(["▁a", "▁module"])
+    ids: Any = tokenizer.convert_tokens_to_ids(["▁a", "▁module"])
     prompt = tokenizer.encode("the", add_special_tokens=False)
     assert written(Detokenizer(vocabulary, [1, *prompt]), ids) == " a module"
     assert written(Detokenizer(vocabulary, [1]), ids) == "a module", "a text that begins has no space before it"

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from infra.runtime.backends.contract import SEED_STEP, Executed, Task
 from infra.runtime.backends.registry import open_backend
 from infra.runtime.backends.templates import make_template
 
-AER = open_backend("aer")
+AER: Any = open_backend("aer")
 
 
 def execute(circuit, sets=None, shots=1000, seed=11, backend=AER, **options):

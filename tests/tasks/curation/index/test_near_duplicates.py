@@ -138,8 +138,8 @@ def test_jaccard_of_hashed_sets_equals_jaccard_of_word_tuples(a: list[str], b: l
 def test_the_band_join_proposes_what_the_index_of_datasketch_proposes(tmp_path: Path) -> None:
     index = indexed(tmp_path, [planted(np.random.default_rng(1))])
     lsh = MinHashLSH(num_perm=128, params=(RECIPE.bands, RECIPE.band_rows))
-    found = index.signatures(np.arange(index.size))
-    sketches = [MinHash(num_perm=128, hashvalues=row, scheme="affine32") for row in found]
+    signatures = index.signatures(np.arange(index.size))
+    sketches = [MinHash(num_perm=128, hashvalues=row, scheme="affine32") for row in signatures]
     for k, one in enumerate(sketches):
         lsh.insert(k, one)
     expected = {tuple(sorted((k, other))) for k, one in enumerate(sketches) for other in lsh.query(one)}

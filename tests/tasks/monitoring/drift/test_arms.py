@@ -8,7 +8,6 @@ from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSa
 from tasks.contract import Bench, Kind, content_key
 from tasks.monitoring.drift.arms import (
     BIAS,
-    Drift,
     kernel_pairs,
     kernel_states,
     linear_quadruples,
@@ -23,7 +22,7 @@ from tasks.monitoring.drift.arms import (
     solve_twin,
 )
 from tasks.monitoring.drift.bank import example, probes
-from tasks.monitoring.drift.problem import quality
+from tasks.monitoring.drift.problem import Drift, quality
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.two_sample import memberships, mmd_statistics
 from tasks.quantum.kernels import exact_fidelities

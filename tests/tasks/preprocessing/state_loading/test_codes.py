@@ -62,7 +62,7 @@ def test_product_quantisation_beats_leading_components_at_the_same_bytes() -> No
 def test_matrix_products_hold_product_vectors_at_bond_one_and_everything_at_full_bond() -> None:
     rng = np.random.default_rng(0)
     a, b, c, d = rng.normal(size=(4, 2))
-    product = np.kron(np.kron(a, b), np.kron(c, d))
+    product = np.asarray(np.kron(np.kron(a, b), np.kron(c, d)), np.float64)
     product /= np.linalg.norm(product)
     dense = rng.normal(size=16)
     dense /= np.linalg.norm(dense)

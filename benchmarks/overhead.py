@@ -1,0 +1,198 @@
+"""Where the time of a run goes, by component: `python -m benchmarks overhead`, `python -m benchmarks.overhead --help`.
+
+A command runs in a fresh home. Every quarter second the CPU times of its processes are read from the kernel; a
+process counts with what was last read of it, so that up to a quarter second of one that ends is missing. The line
+`reaped` is what the kernel charged to the command and to all children that were waited for, without that gap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.shared import open_evidence
+from tasks.stage import STAGES
+from tasks.text.samples import sample_documents
+
+SAMPLE_S = 0.25
+DOCUMENTS = 200
+COMPONENTS = {  # what stands in the command line of a process, the first that fits
+    "tasks.serving": "model servers",
+    "prefect.server": "Prefect server",
+    "prefect server": "Prefect server",
+    "forkserver": "Dask workers",
+    "spawn_main": "Dask workers",
+    "resource_tracker": "resource tracker",
+}
+IMPORTS = ("flows.cli", "flows.lifecycle.lifecycle", "tasks.steps", "tasks.curation.stage", "tasks.inference.stage",
+           "tasks.serving.server", "infra.tracking", "torch", "transformers", "mlflow")  # fmt: skip
+
+
+@dataclass
+class Watched:
+    """What a command took.
+
+    Attributes:
+        wall_s: elapsed seconds.
+        first_line_s: seconds until the first line of a stage.
+        cpu_s: (user, system) CPU seconds by component.
+        reaped_s: (user, system) CPU seconds by the kernel's account.
+        page_faults: minor page faults by the same account.
+        code: exit code.
+    """
+
+    wall_s: float = 0.0
+    first_line_s: float = float("nan")
+    cpu_s: dict[str, tuple[float, float]] = field(default_factory=dict)
+    reaped_s: tuple[float, float] = (0.0, 0.0)
+    page_faults: int = 0
+    code: int = 0
+
+
+def watch(command: Sequence[str], environment: Mapping[str, str]) -> Watched:
+    """Run a command and read the CPU times of its processes until it ends."""
+    began, found = time.monotonic(), Watched()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", *command], env={**os.environ, **environment}, stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    said: list[str] = []
+
+    def listen() -> None:
+        for line in process.stderr or ():
+            said.append(line)
+            if found.first_line_s != found.first_line_s and any(f"  {stage}: " in line for stage in STAGES):
+                found.first_line_s = time.monotonic() - began
+
+    reader = threading.Thread(target=listen, daemon=True)
+    reader.start()
+    seen: dict[tuple[int, float], tuple[str, float, float]] = {}
+    root = psutil.Process(process.pid)
+    while True:
+        for member in _family(root):
+            _read(member, root.pid, seen)
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(SAMPLE_S)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    reader.join(5)
+    found.wall_s, found.code = time.monotonic() - began, process.returncode
+    found.reaped_s, found.page_faults = (used.ru_utime, used.ru_stime), used.ru_minflt
+    total: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+    for name, user, system in seen.values():
+        total[name] = (total[name][0] + user, total[name][1] + system)
+    found.cpu_s = dict(total)
+    if found.code:
+        sys.stderr.write("".join(said[-20:]))
+    return found
+
+
+def _family(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _read(process: psutil.Process, root: int, seen: dict[tuple[int, float], tuple[str, float, float]]) -> None:
+    try:
+        with process.oneshot():
+            key, times = (process.pid, process.create_time()), process.cpu_times()
+            name = seen[key][0] if key in seen else "other"
+            if name == "other":  # a process may change its program
+                line = " ".join(process.cmdline())
+                name = next((title for text, title in COMPONENTS.items() if text in line), "other")
+    except psutil.Error:
+        return
+    seen[key] = ("main" if process.pid == root else name, times.user, times.system)
+
+
+def _print(title: str, found: Watched, home: Path) -> None:
+    total = sum(user + system for user, system in found.cpu_s.values())
+    write = sys.stdout.write
+    write(f"{title}: {found.wall_s:.1f} s, {total:.1f} CPU s, exit code {found.code}, ")
+    write(f"first line of a stage after {found.first_line_s:.1f} s, load of the machine {os.getloadavg()[0]:.1f}\n")
+    write(f"  {'component':18s} {'CPU s':>7s} {'user':>7s} {'system':>7s}\n")
+    for name, (user, system) in sorted(found.cpu_s.items(), key=lambda item: -sum(item[1])):
+        write(f"  {name:18s} {user + system:7.1f} {user:7.1f} {system:7.1f}\n")
+    user, system = found.reaped_s
+    write(f"  {'reaped':18s} {user + system:7.1f} {user:7.1f} {system:7.1f}   {found.page_faults:,} page faults\n")
+    rows = open_evidence(home).read()
+    parts: dict[str, float] = defaultdict(float)
+    for row in rows:
+        kind = {"orchestration": "orchestration", "stage": "stages' own work"}.get(row.arm, "arms")
+        parts[kind] += row.total.cpu_s
+    whole = sum(parts.values())
+    for kind, cpu_s in sorted(parts.items(), key=lambda item: -item[1]):
+        write(f"  in the evidence: {kind:18s} {cpu_s:7.1f} CPU s {cpu_s / whole:6.1%}\n")
+
+
+def metering(seconds: float = 8.0) -> None:
+    """Print the CPU seconds that metering itself takes of each elapsed second."""
+    from tasks import steps
+    from tasks.stage import Context
+
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context("metering", "curation", Path(folder), 0, {})
+        with steps._work(context, "warm"):
+            pass
+        before, began = time.process_time(), time.monotonic()
+        with steps._work(context, "wait"):
+            time.sleep(seconds)
+        used, wall = time.process_time() - before, time.monotonic() - began
+    sys.stdout.write(f"metering a stage: {used:.3f} CPU s in {wall:.1f} s, {used / wall:.2%} of one core\n")
+
+
+def imports() -> None:
+    """Print what importing modules takes, each in a fresh interpreter."""
+    for name in IMPORTS:
+        before = os.times()
+        subprocess.run([sys.executable, "-c", f"import {name}"], check=True, stderr=subprocess.DEVNULL)
+        after = os.times()
+        user, system = after.children_user - before.children_user, after.children_system - before.children_system
+        sys.stdout.write(f"import {name:28s} {user + system:6.2f} CPU s\n")
+
+
+def one_stage(folder: Path) -> list[str]:
+    """Write 200 documents and return the command that deduplicates them."""
+    documents = [{"doc_id": name, "text": text} for name, text in sample_documents("base")][:DOCUMENTS]
+    pq.write_table(pa.Table.from_pylist(documents), folder / "corpus.parquet")
+    return ["stage", "curation", "--corpus", str(folder / "corpus.parquet"), "--method", "classical"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead")
+    parser.add_argument("--profile", default="smoke", help="profile of the run")
+    parser.add_argument("--only", choices=("run", "stage", "imports", "metering"), help="one of the tables")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if options.only in (None, "imports"):
+            imports()
+        if options.only in (None, "metering"):
+            metering()
+        for name in ("run", "stage"):
+            if options.only in (None, name):
+                command = ["run", "--profile", options.profile] if name == "run" else one_stage(folder)
+                home = folder / name
+                found = watch([*command, "--home", str(home)], {"KETCYCLE_HOME": str(home)})
+                _print(" ".join(command), found, home)
+
+
+if __name__ == "__main__":
+    main()
