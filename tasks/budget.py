@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
-import os
+import resource
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -122,8 +122,8 @@ class BudgetWatch:
 
 
 def _cpu_s() -> float:
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(item.ru_utime + item.ru_stime for item in used)
 
 
 @cache

@@ -17,7 +17,7 @@ from flows.lifecycle.cancel import on_cancellation
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.gate import GATE, Gate, judge_run
 from flows.lifecycle.lifecycle import lifecycle
-from infra import completion, settings
+from infra import completion, runs, settings
 from infra.claims import Claims
 from infra.energy.model import Coefficients
 from infra.errors import LakeError
@@ -103,7 +103,7 @@ def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
 
 def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
     """Return the corpus with a file of the requests, joined into documents."""
-    path = loaded.home / "runs" / run_id / "requests.jsonl"
+    path = runs.folder(loaded.home, run_id) / "requests.jsonl"
     # Ids derived from the content, so that a text is held out in every retraining or in none.
     rows = [{"id": f"asked-{sha256(text.encode()).hexdigest()[:16]}", "text": text} for text in documents(texts)]
     write_atomic(path, "".join(json.dumps(row | {"source": "requests"}) + "\n" for row in rows))

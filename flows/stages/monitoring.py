@@ -8,7 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.walk import StageResult, run_name, run_stage
 from flows.reports.drift import of_run
-from infra import settings
+from infra import runs, settings
 from infra.compute import task_runner
 from infra.lake import write_atomic
 
@@ -26,7 +26,7 @@ def monitoring(config: RunConfig, inputs: dict[str, str] | None = None, *, join_
     result = run_stage("monitoring", config, inputs, join_shadows=join_shadows)
     home = settings.load().home
     page, table = of_run(home, config.run_id, result.refs, result.facts)
-    path = home / "runs" / config.run_id / "drift.html"
+    path = runs.folder(home, config.run_id) / "drift.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, page)
     create_markdown_artifact(f"{table}\n\nPage: `{path}`", key="ketcycle-drift", description=f"Drift, {config.run_id}")
