@@ -37,6 +37,7 @@ class Workbench:
         minimum_s: arms under half a second are looped to at least this many seconds; 0 = never.
         blocks: rounds in which the looped arms take turns.
         probe: whether the problem is a probe and not one of the run itself.
+        unit: unit of independence of the problem's instances, empty where each is its own.
         data: fingerprint of the data that the run rests on; evidence from other data does not count.
         remote_deadline_s: seconds that an arm's execution waits for a remote queue.
         shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
@@ -56,6 +57,7 @@ class Workbench:
     minimum_s: float = 1.0
     blocks: int = 5
     probe: bool = False
+    unit: str = ""
     data: str = ""
     remote_deadline_s: float = 600.0
     shadow_share: float = 0.25
