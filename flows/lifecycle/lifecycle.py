@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -24,12 +23,11 @@ from flows.lifecycle.pending import complete_run
 from flows.lifecycle.walk import ShadowBudget, join, run_name, start_shadows
 from flows.reports.run import build_report, metrics, write_report
 from flows.reports.text import markdown
-from infra import completion, settings
+from infra import completion, runs, settings
 from infra.compute import cluster, task_runner
 from infra.energy.processes import ProcessTree, machine, whereabouts
 from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
-from infra.lake import write_atomic
 from infra.runtime.figures.summary import summary_of
 from infra.settings import Settings
 from infra.shared import open_evidence
@@ -59,7 +57,6 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
     config = config.named()
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
-    folder = loaded.home / "runs" / config.run_id
     with (
         completion.claimed(loaded.home, config.run_id),
         cluster(loaded, config.modules),
@@ -69,11 +66,11 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
         tracking = background.submit(open_tracking)  # its database takes seconds to open
         near, far = _workers()
         tree = ProcessTree(near, lambda: _workers()[1] if far else {})
-        run = _begun(folder / "run.json", config)
+        run = _begun(loaded.home, config)
         try:
-            failure = _run_stages(config, loaded, run, lambda: _note(folder, run))
+            failure = _run_stages(config, loaded, run, lambda: _note(loaded.home, run))
         except BaseException:
-            _note(folder, run | {"status": "stopped"})
+            _note(loaded.home, run | {"status": "stopped"})
             raise
         if gate and "inference" in config.stages:
             run |= _judged(loaded, config.run_id, gate)
@@ -86,7 +83,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         open_evidence(loaded.home).compact()
-        _note(folder, run)
+        _note(loaded.home, run)
         report = _report(loaded, config.run_id)
         try:
             _track(loaded, tracking.result(), config, report)
@@ -119,7 +116,7 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
         since: when this process began with it, as rows are stamped.
     """
     loaded = settings.load()
-    run = json.loads((loaded.home / "runs" / run_id / "run.json").read_text())
+    _, run = runs.read(loaded.home, run_id)
     elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     report = _report(loaded, run_id)
@@ -135,26 +132,25 @@ def _tree_cpu_s() -> float:
 
 
 def _report(loaded: Settings, run_id: str) -> dict[str, Any]:
-    folder = loaded.home / "runs" / run_id
-    report = build_report(loaded, run_id, json.loads((folder / "run.json").read_text()))
-    write_report(folder, report)
+    report = build_report(loaded, *runs.read(loaded.home, run_id))
+    write_report(loaded.home, report)
     return report
 
 
-def _begun(path: Path, config: RunConfig) -> dict[str, Any]:
+def _begun(home: Path, config: RunConfig) -> dict[str, Any]:
     """Return the record of a run that begins or goes on; what it has of stages that are not run now stays."""
-    before = json.loads(path.read_text()) if path.exists() else {"stages": {}}
+    before = runs.find(home, config.run_id) or {"stages": {}}
     kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
     plain = config.model_dump(mode="json")
     plain["stages"] = [name for name in STAGES if name in (*config.stages, *kept)]
     now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept, "gate": before.get("gate")}
-    write_atomic(path, json.dumps(now, indent=1, default=str))
+    runs.write(home, config.run_id, now)
     return now
 
 
-def _note(folder: Path, run: Mapping[str, Any]) -> None:
+def _note(home: Path, run: Mapping[str, Any]) -> None:
     stages = {name: run["stages"][name] for name in STAGES if name in run["stages"]}
-    write_atomic(folder / "run.json", json.dumps({**run, "stages": stages}, indent=1, default=str))
+    runs.write(home, run["config"]["run_id"], {**run, "stages": stages})
 
 
 def _run_stages(
@@ -241,8 +237,8 @@ def _track(loaded: Settings, tracking: Tracking, config: RunConfig, report: Mapp
     params |= {f"{stage}.{name}": value for stage, found in options.items() for name, value in found.items()}
     parent = tracking.open(config.run_id, "lifecycle", report["began_s"], params, tags)
     tracking.log(parent, metrics(report))
-    for ending in ("json", "md", "html"):
-        tracking.artifact(parent, loaded.home / "runs" / config.run_id / f"report.{ending}")
+    for path in runs.report_files(loaded.home, config.run_id):
+        tracking.artifact(parent, path)
     for stage in report["stages"]:
         if stage["began_s"] is not None:
             name = stage["stage"]

@@ -39,7 +39,7 @@ def qaoa_probabilities(qubo: Qubo, gammas: Floats, betas: Floats) -> Floats:
 
 
 def dicke_qaoa_probabilities(qubo: Qubo, k: int, gammas: Floats, betas: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return all k-subsets as numbers whose bit i is variable i, and the probability of each in `dicke_qaoa_circuit`."""
+    """Return all k-subsets as numbers, bit i for variable i, and the probability of each in `dicke_qaoa_circuit`."""
     n = qubo.size
     subsets = np.array(sorted(sum(1 << i for i in chosen) for chosen in combinations(range(n), k)), np.int64)
     energies = qubo.energies((subsets[:, None] >> np.arange(n)) & 1)
