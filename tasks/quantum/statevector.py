@@ -72,4 +72,4 @@ def _factor(n: int, deviation: float) -> float:
 
 def _normalised(state: NDArray[np.complex128]) -> Floats:
     probabilities: Floats = np.abs(state) ** 2
-    return probabilities / probabilities.sum()
+    return np.asarray(probabilities / probabilities.sum())
