@@ -95,5 +95,6 @@ def test_a_window_is_a_decision_like_any_other(told: list[tuple[str, Any, str]],
     beside = {row.arm: row for row in rows if row.probe}
     assert {"kernel-pool", "quantum-kernel-exact"} <= set(beside)
     assert len(beside["kernel-pool"].qualities) == 6  # one for each planted window
-    assert beside["quantum-kernel"].status == "refused"  # its circuits would take longer than half a second
+    assert beside["quantum-kernel"].status == "done"
+    assert beside["quantum-kernel"].usage.circuits > 0
     assert {row.unit for row in rows} == {chosen.unit} != {""}
