@@ -38,8 +38,9 @@ from tasks.model.score import nll
 from tasks.model.train import Recipe, train
 from tasks.model.windows import Windows
 from tasks.monitoring.harm import estimate_performance
+from tasks.monitoring.standing import Standing
 from tasks.monitoring.states import Rules
-from tasks.monitoring.watch import Standing, watch_window
+from tasks.monitoring.watch import watch_window
 from tasks.preprocessing.bpe import train_bpe
 from tasks.text.embeddings import embed
 from tasks.text.windows import passages

@@ -127,6 +127,10 @@ class Map(Protocol):
         ...
 
 
+def _ignored(_: Mapping[Any, int]) -> None:
+    """Take what a sampler drew where nobody asks for it."""
+
+
 def _unlimited(*, tokens: int = 0) -> None:
     del tokens
 
@@ -151,6 +155,8 @@ class Bench:
             from the last one. Removed once the stage is complete.
         spend: counts the arm's use against the budget of the problem.
         deadline: seconds since the epoch after which a remote result is not waited for, or None.
+        drew: takes the solutions that the method's repetitions (shots, reads) gave, each with how often it came; the
+            probability that one execution hits the best quality is computed from them, at nobody's cost.
     """
 
     rng: Generator
@@ -162,6 +168,7 @@ class Bench:
     resume: Callable[[], Path] = _no_checkpoints
     spend: Spend = _unlimited
     deadline: float | None = None
+    drew: Callable[[Mapping[Any, int]], None] = _ignored
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,8 @@ class Arm(Generic[P, S]):
         solve: pure function of problem and bench.
         version: raised when the arm's behaviour changes; evidence of another version does not count.
         does_nothing: marks the control that leaves everything as it is, the only control that may be chosen.
+        twin: of a quantum arm, the arm that gives the same samples or values without circuits; what that takes is the
+            cost of simulating the arm. Empty where nothing cheaper than simulating its circuits is known.
     """
 
     name: str
@@ -181,6 +190,7 @@ class Arm(Generic[P, S]):
     solve: Callable[[P, Bench], S]
     version: str = "1"
     does_nothing: bool = False
+    twin: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,12 +215,14 @@ class Instance(Generic[P]):
         name: what it is, for people; unique within the source.
         size: what `Subtask.size` says of the problem.
         pose: makes the problem.
+        unit: unit of independence; instances of one unit count as one observation. Empty = the source.
     """
 
     source: str
     name: str
     size: int
     pose: Callable[[], P]
+    unit: str = ""
 
 
 def in_turns(sources: Iterable[Iterable[Instance[P]]]) -> Iterator[Instance[P]]:

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +51,7 @@ class Execution(Generic[S]):
     total: Usage
     source: str
     reused: bool
+    drawn: Mapping[S, int]  # what its repetitions gave, by how often; empty where it did not say
 
     @property
     def value(self) -> S:
@@ -187,6 +188,7 @@ class _Handle(Generic[P, S]):
         self.elsewhere = Usage()  # on other workers
         self.earlier = Usage()  # by attempts of this arm that were killed
         self.reused = False
+        self.drawn: Mapping[S, int] = {}
         self._runs = 0
 
     def solve(self) -> S:
@@ -225,6 +227,10 @@ class _Handle(Generic[P, S]):
             elsewhere = elsewhere + used
             return results
 
+        def drew(solutions: Mapping[S, int]) -> None:
+            if first:
+                self.drawn = solutions
+
         def resume() -> Path:
             nonlocal earlier
             folder = self._resume_folder() if first else Path(tempfile.mkdtemp(dir=self._scratch))
@@ -233,7 +239,7 @@ class _Handle(Generic[P, S]):
             return folder
 
         rng = bench.generator(self._subtask.key, self._problem_id, arm.name)
-        given = Bench(rng, sampler, estimator, mapped, once, self._scratch, resume, watch.spend, deadline)
+        given = Bench(rng, sampler, estimator, mapped, once, self._scratch, resume, watch.spend, deadline, drew)
         try:
             with watch:
                 solution = arm.solve(self._problem, given)
@@ -289,6 +295,7 @@ def _finish(handle: _Handle[P, S], measured: Measured[S]) -> Execution[S]:
         total=measured.total + handle.queued + handle.new_cost + handle.elsewhere,
         source=measured.source,
         reused=handle.reused,
+        drawn=handle.drawn,
     )
 
 

@@ -60,6 +60,8 @@ def record(
             tolerance=subtask.tolerance,
             qualities=tuple(subtask.quality(problem, execution.value)) if execution.status == "done" else (),
             oracle=oracle,
+            twin=subtask.arm(name).twin,
+            hit_rates=hit_rates(subtask, problem, execution.drawn, oracle),
             usage=execution.usage,
             prepare=execution.prepare,
             total=execution.total,
@@ -69,12 +71,29 @@ def record(
             chosen=decision is not None and decision.arm == name,
             method=str(bench.method),
             data=bench.data,
+            unit=bench.unit,
             decision=json.dumps(asdict(decision)) if decision else "",
             **_provenance(),
         )
         for name, execution in executions.items()
     ]
     bench.evidence.append(rows)
+
+
+def hit_rates(subtask: Subtask[P, S], problem: P, drawn: Mapping[S, int], oracle: Sequence[float]) -> tuple[float, ...]:
+    """Return for each instance the probability that one execution hits: that any of its repetitions does.
+
+    A repetition hits where its solution comes within the tolerance of the best quality; 1 - (1 - p)^r of r
+    repetitions of which a share p hits. Empty where the arm did not say what it drew or no best quality is known.
+    """
+    repetitions = sum(drawn.values())
+    if not repetitions or not oracle:
+        return ()
+    floor = np.asarray(oracle) - subtask.tolerance
+    hits = np.zeros(len(oracle))
+    for solution, count in drawn.items():
+        hits += count * (np.asarray(subtask.quality(problem, solution)) >= floor)
+    return tuple((1 - (1 - hits / repetitions) ** repetitions).tolist())
 
 
 def _role(subtask: Subtask[P, S], name: str) -> str:

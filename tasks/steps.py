@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 from prefect import task
 
 from infra.energy.meter import Meter
-from infra.energy.usage import Usage
 from infra.progress import forward_from_worker
 from tasks.contract import Decision, Subtask
 from tasks.records import record_work
@@ -82,19 +80,12 @@ def _work(context: Context, part: str) -> Iterator[None]:
     """Meter a stage's own work and record it, failed or not, with the peak memory of this process and its children."""
     forward_from_worker()
     log.info("%s: %s", context.stage, part)
-    before_s = _ended_children_s()
     failure: Exception | None = None
     with Meter() as meter:
         try:
             yield
         except Exception as error:  # noqa: BLE001  (work that fails is recorded, then the error is raised)
             failure = error
-    usage = meter.usage + Usage(cpu_s=_ended_children_s() - before_s)  # a server started and stopped meanwhile
-    record_work(context, part, usage, meter.source, meter.peak_rss_mb)
+    record_work(context, part, meter.usage, meter.source, meter.peak_rss_mb)
     if failure is not None:
         raise failure
-
-
-def _ended_children_s() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime

@@ -109,18 +109,18 @@ def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
 
 
 def close_books(run_id: str, since: str) -> dict[str, Any]:
-    """Record what stopping the services took, once they have stopped, and return the final report.
+    """Book what stopping the services took, once they have stopped, and return the final report.
 
     Args:
         run_id: the run.
         since: when this process began with it, as rows are stamped.
     """
     loaded = settings.load()
-    run = runs.read(loaded.home, run_id)[1]
+    _, run = runs.read(loaded.home, run_id)
     elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     report = _report(loaded, run_id)
-    # What making that report took is in the next one.
+    # What that report took stands in the next one.
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     return report
 
@@ -132,7 +132,7 @@ def _tree_cpu_s() -> float:
 
 
 def _report(loaded: Settings, run_id: str) -> dict[str, Any]:
-    report = build_report(loaded, run_id, runs.read(loaded.home, run_id)[1])
+    report = build_report(loaded, *runs.read(loaded.home, run_id))
     write_report(loaded.home, report)
     return report
 

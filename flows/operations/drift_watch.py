@@ -1,7 +1,8 @@
 """Watches the request log of the served model: a window at each call, judged against the model's first requests.
 
-What is kept between two calls stands in `watch/MODEL.json` of the state folder. A window ends at a full hour, so a call
-that was killed and comes again judges the same window, and what it tells is the same event.
+Each window is one problem of the decision `drift`, settled like those of a run: by the method, recorded as evidence.
+What is kept between two calls is in `watch/MODEL.json` of the state folder. A window ends at a full hour, so a call
+that was killed and repeated judges the same window and emits the same event.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ from infra.events import emit
 from infra.lake import Lake, Ref, write_atomic
 from infra.settings import Settings
 from infra.shared import open_lake
+from tasks.contract import Method
+from tasks.monitoring.service import SettledDrift, service_bench
+from tasks.monitoring.standing import Standing
 from tasks.monitoring.states import Level, Rules
-from tasks.monitoring.watch import Standing, Watched, watch_window
+from tasks.monitoring.watch import Watched, watch_window
+from tasks.options import SettleOptions
 from tasks.serving.request_log import read_requests
+from tasks.workbench import Workbench
 
 REFERENCE, WINDOWS = "monitoring/watch_reference", "monitoring/watch_windows"
 KEPT = ("request_id", "time", "model_version", "prompt_tokens", "mean_logprob", "embedding")
 SERVED = "serve"  # whose requests `ketcycle serve` logs; those that a stage sends to try a model are not traffic
+TRAFFIC = "requests"  # the fingerprint of the data under which evidence on served requests is kept
 HISTORY = 24 * 14
 
 
@@ -48,6 +55,10 @@ class Watching(BaseModel):
     recovery: int = Field(2, ge=1, description="Quiet windows in a row until it is over.")
     cool_down: int = Field(3, ge=0, description="Windows after an announced alert without another one.")
     columns: tuple[str, ...] = Field(("embedding",), description="Columns of the request log that are watched.")
+    method: Method = Field(Method.AUTO, description="How the arm that judges a window is picked.")
+    backend: str = Field("aer", description="Backend of its circuits: aer, noisy:<fake device> or ibm:<device>.")
+    beside_s: float = Field(30.0, ge=0, description="CPU seconds for other arms beside each window; 0 = none.")
+    settle: SettleOptions = Field(SettleOptions(), description="How the arms are metered.")
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ WATCHING = Watching()
 
 @flow(name="drift-watch")
 def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) -> State[Any]:
-    """Judge the requests since the last window and tell of warnings, drift, its end, and worse quality.
+    """Judge the requests since the last window and emit warnings, drift, its end, and worse quality as events.
 
     Args:
         watching: How they are judged.
@@ -95,17 +106,36 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
     window = f"{end:%Y-%m-%dT%H:%M:%SZ}"
     rules = Rules(watching.level, watching.minimum, watching.debounce, watching.recovery, watching.cool_down)
     reference = lake.read(Ref.parse(memory.reference))
-    found = watch_window(reference, current, memory.standing, rules, columns=watching.columns)
+    service = SettledDrift(_bench(loaded, model, window, memory, watching))
+    found = watch_window(
+        reference, current, memory.standing, rules, columns=watching.columns, judge=service.judge
+    )  # fmt: skip
     memory = _follow(memory, found, window, end)
-    _tell(lake, model, window, memory, found, current)
+    _announce(lake, model, window, memory, found, current)
     _remember(loaded, model, memory)
+    beside = service.run_beside(watching.beside_s) if watching.beside_s else 0
     create_table_artifact(
         [dict(row) for row in reversed(memory.history)],
         key="ketcycle-watch",
         description=f"Windows of {model}, the newest first",
     )
-    told = f", told {found.event}" if found.event else ""
-    return done(f"{model} {window}: {found.state}, {current.num_rows} requests{told}")
+    emitted = f", emitted {found.event}" if found.event else ""
+    others = f", {beside} arms tried on a probe" if beside else ""
+    return done(f"{model} {window}: {found.state}, {current.num_rows} requests{emitted}{others}")
+
+
+def _bench(loaded: Settings, model: str, window: str, memory: Memory, watching: Watching) -> Workbench:
+    """Return what the decision on a window works with; evidence on the traffic of this home is one body of data."""
+    return service_bench(
+        loaded,
+        f"watch-{_slug(model)}-{window.replace(':', '')}",
+        method=watching.method,
+        backend=watching.backend,
+        minimum_s=watching.settle.minimum_s,
+        blocks=watching.settle.blocks,
+        data=TRAFFIC,
+        unit=memory.reference,
+    )
 
 
 def _follow(memory: Memory, found: Watched, window: str, end: datetime) -> Memory:
@@ -118,14 +148,14 @@ def _follow(memory: Memory, found: Watched, window: str, end: datetime) -> Memor
         "p": None if p_value is None else round(p_value, 4),
         "state": found.state,
         "quality": found.payload["quality"],
-        "told": found.event or "",
+        "event": found.event or "",
     }
     streak = (memory.streak or window) if drifted else ""
     history = (*memory.history, row)[-HISTORY:]
     return Memory(memory.reference, end.isoformat(), found.standing, streak, history)
 
 
-def _tell(lake: Lake, model: str, window: str, memory: Memory, found: Watched, current: pa.Table) -> None:
+def _announce(lake: Lake, model: str, window: str, memory: Memory, found: Watched, current: pa.Table) -> None:
     if found.event is None:
         return
     if found.event == "quality.regressed":
@@ -170,7 +200,11 @@ def _begin(lake: Lake, loaded: Settings, model: str, end: datetime, watching: Wa
 
 
 def _path(loaded: Settings, model: str) -> Path:
-    return loaded.home / "watch" / f"{re.sub(r'[^A-Za-z0-9_.-]', '-', model)}.json"
+    return loaded.home / "watch" / f"{_slug(model)}.json"
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", model)
 
 
 def _remembered(loaded: Settings, model: str) -> Memory | None:

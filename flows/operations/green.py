@@ -1,4 +1,8 @@
-"""Starts a deployment when its electricity is expected to be greenest, and keeps what that saved as evidence."""
+"""Starts a deployment when its electricity is expected to be greenest, and keeps what that saved.
+
+The start is no decision of the contract: it has one method, the forecast of `infra.energy.green`. So starts and their
+scores are data sets of the lake, `operations/starts` and `operations/start_scores`, and no evidence.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 from prefect import State, flow
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,15 +21,22 @@ from infra.energy.carbon import Series, read_series
 from infra.energy.coefficients import read_coefficients
 from infra.energy.green import DAY_S, Start, greenest, open_provider, persistence
 from infra.errors import BadInput
-from infra.evidence import EvidenceRow
+from infra.lake import Lake
 from infra.settings import Settings
-from infra.shared import open_evidence
+from infra.shared import open_lake
 
 log = logging.getLogger("ketcycle.green")
 
 HOUR_S = 3600.0
-STAGE, SUBTASK = "operations", "start"
-AT_ONCE, BEST = "at-once", "perfect"
+STARTS, SCORES = "operations/starts", "operations/start_scores"
+STARTED = pa.schema(
+    [
+        ("run", pa.string()),
+        ("deployment", pa.string()),
+        *((name, pa.float64()) for name in ("asked_s", "at_s", "slack_h", "duration_h", "expected")),
+    ]
+)
+SCORED = pa.schema([*STARTED, *((n, pa.float64()) for n in ("waited_h", "at once", "chosen", "perfect", "saved"))])
 
 
 class Slack(BaseModel):
@@ -74,13 +86,13 @@ def start_when_green(
 
 
 def plan(loaded: Settings, now_s: float, slack: Slack) -> tuple[Start, Series]:
-    """Return when to start, and the forecast that it rests on.
+    """Return when to start, and the forecast that was used.
 
-    A provider that says something of the whole time is believed; else, and for a file, what was known before now is
-    expected to happen again.
+    The forecast of a provider that covers the whole time is used; else, and for a file, each time of day is expected
+    to be as it was on the last day.
 
     Raises:
-        BadInput: no series is set, or it says nothing of the time.
+        BadInput: no series is set, or it does not cover the time.
     """
     slack_s, duration_s = slack.hours * HOUR_S, slack.duration_h * HOUR_S
     until_s = now_s + slack_s + duration_s
@@ -106,56 +118,51 @@ def series_of(loaded: Settings, began_s: float, ended_s: float) -> Series:
 
 
 def record(loaded: Settings, run_id: str, what: str, asked_s: float, start: Start, slack: Slack) -> None:
-    """Note a start as evidence that waits for what the electricity really was."""
-    facts = {"at_s": start.at_s, "asked_s": asked_s, "slack_h": slack.hours, "duration_h": slack.duration_h}
-    decision = _Facts(**facts, expected_saving=start.saving, deployment=what).model_dump_json()
-    rows = [
-        _row(run_id, "persistence", status="pending", chosen=True, decision=decision, kind="classical"),
-        _row(run_id, AT_ONCE, status="pending", decision=decision, kind="control"),
-    ]
-    open_evidence(loaded.home).append(rows)
+    """Keep a start in the lake until it is known what the electricity really was."""
+    row = {
+        "run": run_id,
+        "deployment": what,
+        "asked_s": asked_s,
+        "at_s": start.at_s,
+        "slack_h": slack.hours,
+        "duration_h": slack.duration_h,
+        "expected": start.saving,
+    }
+    open_lake(loaded.home).write(STARTS, pa.Table.from_pylist([row], STARTED))
 
 
 def score(loaded: Settings) -> list[dict[str, Any]]:
     """Score the starts whose time is over and known by now, and return all that are scored, the latest last."""
-    evidence = open_evidence(loaded.home)
-    for row in evidence.read(stage=STAGE, subtask=SUBTASK, status="pending", chosen=True):
-        facts = _Facts.model_validate_json(row.decision)
-        length_s, until_s = facts.duration_h * HOUR_S, facts.asked_s + (facts.slack_h + facts.duration_h) * HOUR_S
-        try:
-            known = series_of(loaded, facts.asked_s, until_s)
-            best = greenest(known, facts.asked_s, facts.slack_h * HOUR_S, length_s)
-            was = known.mean(facts.at_s, facts.at_s + length_s)
-        except BadInput as error:
-            log.info("%s is not scored yet: %s", row.run_id, error)
-            continue
-        common = {"decision": row.decision, "oracle": (-best.expected,)}
-        done = [
-            _row(row.run_id, row.arm, qualities=(-was,), chosen=True, kind=row.kind, **common),
-            _row(row.run_id, AT_ONCE, qualities=(-best.at_once,), kind="control", **common),
-        ]
-        evidence.append(done)
-    found: dict[str, dict[str, Any]] = {}
-    for row in evidence.read(stage=STAGE, subtask=SUBTASK, status="done"):
-        facts = _Facts.model_validate_json(row.decision)
-        entry = found.setdefault(row.run_id, {"run": row.run_id, "deployment": facts.deployment})
-        entry["waited_h"], entry["expected"] = (facts.at_s - facts.asked_s) / HOUR_S, facts.expected_saving
-        entry["at once" if row.arm == AT_ONCE else "chosen"] = -row.qualities[0]
-        entry[BEST] = -row.oracle[0]
-    return [entry | {"saved": 1 - entry["chosen"] / entry["at once"]} for entry in found.values()]
+    lake = open_lake(loaded.home)
+    scored = {row["run"]: row for row in _kept(lake, SCORES)}
+    for row in _kept(lake, STARTS):
+        if row["run"] not in scored and (found := _scored(loaded, row)):
+            lake.write(SCORES, pa.Table.from_pylist([found], SCORED))
+            scored[row["run"]] = found
+    return sorted(scored.values(), key=lambda row: float(row["asked_s"]))
 
 
-class _Facts(BaseModel):
-    at_s: float
-    asked_s: float
-    slack_h: float
-    duration_h: float
-    expected_saving: float
-    deployment: str
+def _kept(lake: Lake, name: str) -> list[dict[str, Any]]:
+    return [row for ref in lake.versions(name) for row in lake.read(ref).to_pylist()]
 
 
-def _row(run_id: str, arm: str, **values: Any) -> EvidenceRow:
-    return EvidenceRow(run_id, STAGE, SUBTASK, problem=run_id, arm=arm, metric="minus g CO2e per kWh", **values)
+def _scored(loaded: Settings, row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return a start with the intensities that it had, would have had at once and could have had; None if not known."""
+    length_s, slack_s = row["duration_h"] * HOUR_S, row["slack_h"] * HOUR_S
+    try:
+        known = series_of(loaded, row["asked_s"], row["asked_s"] + slack_s + length_s)
+        best = greenest(known, row["asked_s"], slack_s, length_s)
+        was = known.mean(row["at_s"], row["at_s"] + length_s)
+    except BadInput as error:
+        log.info("%s is not scored yet: %s", row["run"], error)
+        return None
+    return row | {
+        "waited_h": (row["at_s"] - row["asked_s"]) / HOUR_S,
+        "at once": best.at_once,
+        "chosen": was,
+        "perfect": best.expected,
+        "saved": 1 - was / best.at_once if best.at_once > 0 else 0.0,
+    }
 
 
 def _text(at_s: float) -> str:

@@ -50,6 +50,7 @@ def run_instance(
     """Pose one instance and run on it the arms that have not run yet."""
     forward_from_worker()
     found = find_subtask(subtask)
+    bench = replace(bench, unit=instance.unit or instance.source)
     with _only_warnings():
         problem = instance.pose()
         key, executed = content_key(problem), 0

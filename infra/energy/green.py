@@ -1,4 +1,4 @@
-"""When to start work that may wait: the greenest window of what a forecast says of the carbon intensity.
+"""When to start work that may wait: the window of the least carbon intensity by a forecast.
 
 The forecast that is scored is persistence: each time of day is as it was on the last day known (Wiesner et al., "Let's
 Wait Awhile", Middleware 2021, use a perfect forecast with noise; persistence needs no model and is what a better
@@ -20,10 +20,10 @@ DAY_S = 86_400.0
 
 
 class Provider(Protocol):
-    """Where intensities come from, if not from a file; named by the setting `carbon_provider`."""
+    """A source of intensities other than a file; the setting `carbon_provider` names its class."""
 
     def series(self, began_s: float, ended_s: float) -> Series:
-        """Return what is known of a span of time, what is forecast for it included, g CO2e per kWh."""
+        """Return known and forecast intensities of a span of time, g CO2e per kWh."""
         ...
 
 
@@ -48,7 +48,7 @@ class Start:
 
 
 def persistence(known: Series, now_s: float, until_s: float) -> Series:
-    """Return a forecast in which every time is as it was a day before, or as many days before as are needed.
+    """Return the persistence forecast: each time of day has the intensity of the last day before `now_s`.
 
     Raises:
         BadInput: the last day before `now_s` is not known.

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -77,6 +77,8 @@ def probe_sources() -> tuple[EnergySource, ...]:
 class Span:
     """CPU time, elapsed time and memory of a part of a metered block, or of work outside any; takes no lock.
 
+    Counts this process and children that it waited for during the part.
+
     Reads no energy counters: `Usage.split` gives the part its share of the block's joules.
     """
 
@@ -85,23 +87,77 @@ class Span:
         self._start = (0.0, 0.0, 0.0)
 
     def __enter__(self) -> Self:
-        self._start = (_rss_gb(()), time.perf_counter(), _own_cpu_s())
+        self._start = (_rss_gb(()), time.perf_counter(), _own_cpu_s() + _reaped_cpu_s())
         return self
 
     def __exit__(self, *_: object) -> None:
         rss_gb, wall, cpu_s = self._start
-        cpu_s, wall = _own_cpu_s() - cpu_s, time.perf_counter() - wall
+        cpu_s, wall = _own_cpu_s() + _reaped_cpu_s() - cpu_s, time.perf_counter() - wall
         self.usage = Usage(cpu_s=cpu_s, wall_s=wall, rss_gb_s=0.5 * (rss_gb + _rss_gb(())) * wall)
+
+
+class Family:
+    """CPU time of declared processes and of those that this process starts, from `begin` on.
+
+    A process that ended counts once it was waited for; one that nobody waits for yet, as long as it is in the table of
+    processes. One that detaches itself (its parent ends while it goes on) is seen until it does.
+
+    Args:
+        declared: running processes that count from `begin` on; they need not be children of this process.
+    """
+
+    def __init__(self, declared: Sequence[psutil.Process] = ()) -> None:
+        self._declared = {process.pid: process for process in declared}
+        self._start: dict[int, float] = {}
+        self._others: set[int] = set()
+        self._reaped_s = 0.0
+
+    def begin(self) -> None:
+        """Note which processes run already and what they have used."""
+        children = psutil.Process().children()
+        self._others = {c.pid for c in children if c.pid not in self._declared and _identity(c) not in _started}
+        self._start = {c.pid: _cpu_s(c) for c in children} | {p: _cpu_s(c) for p, c in self._declared.items()}
+        for child in children:
+            if child.pid not in self._others:
+                self._start |= {c.pid: _cpu_s(c) for c in _descendants(child)}
+        self._reaped_s = _reaped_cpu_s()
+
+    def any_reaped(self) -> bool:
+        """Return whether a child ended and was waited for since `begin`."""
+        return _reaped_cpu_s() > self._reaped_s
+
+    def used_s(self, last_s: Mapping[int, float] | None = None) -> float:
+        """Return the CPU seconds used since `begin`.
+
+        Args:
+            last_s: the last seen CPU seconds of declared processes, for one that ended and that another waited for.
+        """
+        reaped_s = _reaped_cpu_s() - self._reaped_s
+        children = {child.pid: child for child in psutil.Process().children()}
+        ours = {pid: c for pid, c in children.items() if pid not in self._others}
+        _started.update(_identity(c) for pid, c in ours.items() if pid not in self._declared)
+        running = {pid: process for pid, process in {**ours, **self._declared}.items() if process.is_running()}
+        used = sum(_used_s(process, self._start) for process in running.values())
+        gone = {pid: start for pid, start in self._start.items() if pid not in running and pid not in children}
+        declared_s = sum((last_s or {}).get(pid, start) for pid, start in gone.items() if pid in self._declared)
+        # The reaped time holds the whole life of a process that ended, of which the time before `begin` does not count.
+        ended_s = max(declared_s, reaped_s - sum(s for p, s in gone.items() if p not in self._declared))
+        return used + max(0.0, ended_s - sum(s for p, s in gone.items() if p in self._declared))
+
+
+_started: set[tuple[int, float]] = set()  # children that metered blocks of this process have started
 
 
 class Meter:
     """Meters the block of a `with` statement.
 
     Memory is the resident size integrated by the trapezoid rule over start, end and, in blocks longer than a second,
-    a sample every half second. CPU time of this process is that of all its threads.
+    a sample every half second. CPU time is that of all threads of this process and of the processes that it starts
+    during the block, with all that those start. Processes that run already (a server, say) belong to somebody else,
+    unless they are declared or were started during an earlier block of this process, as a pool of workers is.
 
     Args:
-        children: process ids of running children whose work belongs to the block.
+        children: process ids of running processes whose work belongs to the block.
         counters: the energy counters to read; this machine's by default.
         lock: the file whose exclusive lock says that nobody else meters on this machine.
 
@@ -125,6 +181,7 @@ class Meter:
         self._counters = counters if counters is not None else machine_counters()
         self._lock_path = lock
         self._children = [process for pid in children if (process := _find(pid)) is not None]
+        self._family = Family(self._children)
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -136,9 +193,8 @@ class Meter:
             self._sampler = _Sampler(self._children, self._counters)
             self._stack.callback(self._sampler.stop)
             self._sampler.start()
-            self._children_s = {process.pid: _cpu_s(process) for process in self._children}
             self._machine_s = _machine_cpu_s()
-            self._reaped_s = _reaped_cpu_s()
+            self._family.begin()
             self._wall = self._sampler.begin()
             self._cpu_s = _own_cpu_s()
         except BaseException:
@@ -153,26 +209,13 @@ class Meter:
             cpu_s = _own_cpu_s() - self._cpu_s
             end = time.perf_counter()
             machine_s = _machine_cpu_s() - self._machine_s
-            cpu_s += self._children_cpu_s()
+            cpu_s += self._family.used_s(self._sampler.children_s)
             self._sampler.stop()
             self._sampler.sample(end)
             usage = Usage(cpu_s, end - self._wall, self._sampler.rss_gb_s)
             self.usage, self.source = self._joules(usage, machine_s)
-            ended_mb = _largest_reaped_mb() if _reaped_cpu_s() > self._reaped_s else 0.0
+            ended_mb = _largest_reaped_mb() if self._family.any_reaped() else 0.0
             self.peak_rss_mb = self._sampler.peak_rss_gb * 1e9 / 2**20 + ended_mb
-
-    def _children_cpu_s(self) -> float:
-        used, gone, start_s, last_s = 0.0, False, 0.0, 0.0
-        for process in self._children:
-            start = self._children_s[process.pid]
-            try:
-                used += _cpu_s(process) - start
-            except psutil.Error:
-                gone, start_s = True, start_s + start
-                last_s += self._sampler.children_s.get(process.pid, start)
-        # A child that ended is in our reaped total with its whole life; if another reaped it, the last sample counts.
-        ended = max(last_s, _reaped_cpu_s() - self._reaped_s) - start_s if gone else 0.0
-        return used + ended
 
     def _joules(self, usage: Usage, machine_s: float) -> tuple[Usage, Source]:
         rapl, gpu = self._sampler.rapl, self._sampler.gpu
@@ -271,8 +314,30 @@ def _largest_reaped_mb() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 2**20
 
 
+def _used_s(process: psutil.Process, start: Mapping[int, float]) -> float:
+    """Return what a running process and all below it have used beyond the start of each."""
+    found = 0.0
+    for one in (process, *_descendants(process)):
+        found += max(0.0, _cpu_s(one) - start.get(one.pid, 0.0))
+    return found
+
+
+def _descendants(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
+
+def _identity(process: psutil.Process) -> tuple[int, float]:
+    return process.pid, process.create_time()
+
+
 def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
     return times.user + times.system + getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
 
 

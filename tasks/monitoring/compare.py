@@ -263,7 +263,7 @@ def compare(reference: Any, current: Any, question: Question | None = None, judg
     features = farthest_first(adjust(column_features(layout, *flat), asked.level / parts, asked.effect))
     sizes = Sizes(asked.rows, asked.permutations, asked.shots)
     problems, texts = pose_views(layout, *flat, sizes, asked.level / parts, rng)
-    p_values = (judge or (lambda views: _pool(views, rng)))(problems)
+    p_values = (judge or judge_by_pool(rng))(problems)
     views = tuple(
         View(name, p_values[name], problem.level, (len(problem.reference), len(problem.windows[0])))
         for name, problem in problems.items()
@@ -299,11 +299,16 @@ def _with_unreadable(layout: Layout, samples: Sequence[Sample], asked: Question)
     return Layout(layout.columns, schema, layout.left_out + more, layout.notes, layout.vectors)
 
 
-def _pool(problems: Mapping[str, Drift], rng: Generator) -> dict[str, float]:
-    return {
-        name: ReferencePool(p.reference, p.calm).test(p.windows[0], p.permutations, rng)[0]
-        for name, p in problems.items()
-    }
+def judge_by_pool(rng: Generator) -> Judge:
+    """Return a judge that runs the kernel pool here, unrecorded."""
+
+    def judge(problems: Mapping[str, Drift]) -> dict[str, float]:
+        return {
+            name: ReferencePool(p.reference, p.calm).test(p.windows[0], p.permutations, rng)[0]
+            for name, p in problems.items()
+        }
+
+    return judge
 
 
 def _segments(

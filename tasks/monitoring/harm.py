@@ -1,4 +1,4 @@
-"""Does drift do harm? Quality without labels, and the event that follows from drift and harm together. Pure.
+"""Does drift do harm? Quality without labels. Pure.
 
 Two proxies. The mean log-likelihood of the prompts under the served model is a loss of its own: a window whose prompts
 the model predicts as well as the reference's does not ask for retraining. Where some past requests have a known
@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
-
-from tasks.monitoring.states import Level, Watch
 
 Values = NDArray[np.floating[Any]]
 
@@ -117,21 +115,3 @@ def estimate_performance(
     ]
     low, high = np.quantile(draws, [0.025, 0.975])
     return estimate(everything, current), float(low), float(high)
-
-
-def decide_event(drift: Watch, harm: Harm | None, quality: Watch | None) -> str | None:
-    """Return the event of a window, at most one, from what the watch on drift announced and what became of quality.
-
-    | drift | quality | event |
-    |---|---|---|
-    | alert begins | held | `drift.warning`: drift without harm does not retrain |
-    | alert begins | harmed, unclear or not known | `drift.detected` |
-    | alert stands | alert begins | `drift.detected` |
-    | no alert | alert begins | `quality.regressed` |
-    | otherwise | | what the watch on drift announced, if anything |
-    """
-    if drift.announced == "drift.detected":
-        return "drift.warning" if harm is not None and harm.verdict is Verdict.HELD else "drift.detected"
-    if quality is not None and quality.announced == "drift.detected":
-        return "drift.detected" if drift.standing is Level.ALERT else "quality.regressed"
-    return drift.announced

@@ -17,6 +17,7 @@ from tasks.monitoring.compare import Comparison, Question, compare, finite
 from tasks.monitoring.drift.arms import kernel_pairs, linear_quadruples
 from tasks.monitoring.drift.problem import Drift, Verdicts
 from tasks.monitoring.drift.subtask import DRIFT
+from tasks.monitoring.service import service_bench
 from tasks.monitoring.states import Rules, average_run_length
 from tasks.monitoring.watch import Step, walk
 from tasks.settle import run_arms
@@ -53,18 +54,7 @@ def compare_tables(
     """
     chosen = _arms(arms)
     run_id = f"drift-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    bench = Workbench(
-        run_id=run_id,
-        home=loaded.home,
-        ledger=loaded.ledger,
-        backend=backend,
-        seed=question.seed,
-        country=loaded.country,
-        projection_device=loaded.projection_device,
-        simulation_limit_s=loaded.simulation_limit_s,
-        minimum_s=LOOP_S,
-        blocks=BLOCKS,
-    )
+    bench = service_bench(loaded, run_id, seed=question.seed, backend=backend, minimum_s=LOOP_S, blocks=BLOCKS)
     views: list[Row] = []
     skipped: list[str] = []
 

@@ -1,15 +1,14 @@
-"""Watch a stream of tables: each window is judged against one reference by the kernel pool, then the state follows.
+"""Watch a stream of tables: each window is judged against one reference, then the state follows.
 
-`Watcher` keeps what belongs to the reference (its rows as vectors, its block of the Gram matrices); `watch_window` is
-one step for a schedule that holds nothing between two calls but a `Standing`; `walk` cuts one table into windows and
-returns where it changed. Several views of a table (text, columns) are one decision: the smallest p-value times their
-number.
+`watch_window` is one step for a schedule that holds nothing between two calls but a `Standing`; `walk` cuts one table
+into windows and returns where it changed, with what belongs to the reference computed once (`Watcher`). Several views
+of a table (text, columns) are one decision: the smallest p-value times their number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.monitoring.columns import adjust, column_features, farthest_first
+from tasks.monitoring.compare import Judge, judge_by_pool
 from tasks.monitoring.drift.arms import ReferencePool
-from tasks.monitoring.harm import MARGIN, Harm, compare_quality, decide_event
-from tasks.monitoring.states import Level, Rules, Watch, step
-from tasks.monitoring.tables import choose_columns
-from tasks.monitoring.views import Reader, split_reference
+from tasks.monitoring.harm import MARGIN, Harm, compare_quality
+from tasks.monitoring.standing import Standing
+from tasks.monitoring.states import Rules, Watch, step
+from tasks.monitoring.tables import Layout, choose_columns
+from tasks.monitoring.views import Reader, Sizes, pose_views, split_reference
 
 PERMUTATIONS = 499
 ROWS = 200  # of the reference and of a window that are compared at most
@@ -41,8 +42,6 @@ class Judged:
         statistic: of the view with the smallest p-value.
         views: p-value of each view, not corrected.
         moved: how far each property of a column moved, the farthest first, see `columns.Feature`.
-        distances: how far each compared row lies from the reference, in median distances of the reference, by view.
-        compared: the rows of the window that were compared, by position.
     """
 
     rows: int
@@ -50,8 +49,6 @@ class Judged:
     statistic: float
     views: Mapping[str, float]
     moved: Sequence[Mapping[str, Any]]
-    distances: Mapping[str, NDArray[np.float64]] = field(repr=False)
-    compared: NDArray[np.intp] = field(repr=False)
 
 
 class Watcher:
@@ -67,12 +64,11 @@ class Watcher:
         current: pa.Table,
         columns: Sequence[str] = (),
         *,
-        ignored: Sequence[str] = (),
         rows: int = ROWS,
         permutations: int = PERMUTATIONS,
         seed: int = 0,
     ) -> None:
-        self.layout = choose_columns(reference, current, columns, ignored)
+        self.layout = choose_columns(reference, current, columns)
         self._rng, self._rows, self._permutations = np.random.default_rng([seed, 11]), rows, permutations
         flat = self.layout.flat(reference)
         chosen, calm = (pa.array(part) for part in split_reference(flat.num_rows, rows, self._rng))
@@ -103,37 +99,8 @@ class Watcher:
             p_value=min(1.0, len(tests) * tests[least][0]),
             statistic=tests[least][1],
             views={name: p for name, (p, _) in tests.items()},
-            moved=self._moved(part),
-            distances={name: self._pools[name].distances(vectors[name]) for name in tests},
-            compared=chosen,
+            moved=_moved(self.layout, self.reference, part),
         )
-
-    def _moved(self, part: pa.Table) -> list[dict[str, Any]]:
-        features = column_features(self.layout, self.reference, part)
-        return [feature.asdict() for feature in farthest_first(adjust(features, LEVEL, 0.0))]
-
-
-@dataclass(frozen=True)
-class Standing:
-    """All that is kept between two windows; plain values, see `asdict` and `parse`."""
-
-    drift: Watch = field(default_factory=Watch)
-    quality: Watch = field(default_factory=Watch)
-
-    def asdict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def parse(cls, value: Mapping[str, Any] | None) -> Standing:
-        """Read what `asdict` gave; None is the beginning."""
-        if not value:
-            return cls()
-        watches = {
-            name: Watch(**{**part, "level": Level(part["level"]), "standing": Level(part["standing"])})
-            for name, part in value.items()
-        }
-        return cls(**watches)
 
 
 @dataclass(frozen=True)
@@ -143,8 +110,8 @@ class Watched:
     Attributes:
         standing: to be given to the next call.
         state: `ok`, `warning`, `alert` or `insufficient`.
-        event: name of the event to be emitted, at most one, or None; see `harm.decide_event`.
-        judged: the test; None where the window has too few rows.
+        event: name of the event to be emitted, at most one, or None; see `standing.Standing.after`.
+        p_value: of no drift, corrected for the number of views; None where the window has too few rows.
         harm: quality against the reference, or None where no likelihood is known.
         payload: plain values for the event.
     """
@@ -152,7 +119,7 @@ class Watched:
     standing: Standing
     state: str
     event: str | None
-    judged: Judged | None
+    p_value: float | None
     harm: Harm | None
     payload: Mapping[str, Any]
 
@@ -168,6 +135,7 @@ def watch_window(
     margin: float = MARGIN,
     rows: int = ROWS,
     seed: int = 0,
+    judge: Judge | None = None,
 ) -> Watched:
     """Judge the newest window of a stream: its test, its harm, the state after it and the event that follows.
 
@@ -181,30 +149,45 @@ def watch_window(
         margin: loss of it that counts as no harm.
         rows: that are compared at most.
         seed: of the sampling and the permutations.
+        judge: gives the p-value of each view; None = the kernel pool, run here. The hourly watch settles each view as
+            the decision `drift`.
 
     Raises:
         ValueError: tables that cannot be compared.
     """
-    before, rules = standing or Standing(), rules or Rules(level=0.01)
-    judged = None
+    rules = rules or Rules(level=0.01)
+    tests: Mapping[str, float] = {}
+    moved: list[dict[str, Any]] = []
     if current.num_rows >= rules.minimum:
-        judged = Watcher(reference, current, columns, ignored=(quality,), rows=rows, seed=seed).judge(current)
-    drift = step(before.drift, current.num_rows, judged.p_value if judged else 1.0, rules)
+        rng = np.random.default_rng([seed, 11])
+        layout = choose_columns(reference, current, columns, ignored=(quality,))
+        flat = layout.flat(reference), layout.flat(current)
+        problems, _ = pose_views(layout, *flat, Sizes(rows, PERMUTATIONS), rules.level, rng)
+        if not problems:
+            raise ValueError("no column has two values in the reference and in the window; choose others")
+        tests = (judge or judge_by_pool(rng))(problems)
+        moved = _moved(layout, *flat)
+    p_value = min(1.0, len(tests) * min(tests.values())) if tests else None
     known = quality in reference.schema.names and quality in current.schema.names
     harm = compare_quality(_floats(reference, quality), _floats(current, quality), margin) if known else None
-    watch = step(before.quality, current.num_rows, harm.p_value, rules) if harm else before.quality
-    after = Standing(drift, watch)
+    p = 1.0 if p_value is None else p_value
+    after, event = (standing or Standing()).after(current.num_rows, p, harm, rules)
     payload = {
         "requests": current.num_rows,
-        "p_value": judged.p_value if judged else None,
-        "views": dict(judged.views) if judged else {},
-        "state": str(drift.level),
+        "p_value": p_value,
+        "views": dict(tests),
+        "state": str(after.drift.level),
         "quality": str(harm.verdict) if harm else "unknown",
         "quality_difference": harm.difference if harm else None,
-        "moved": [dict(row) for row in judged.moved[:5]] if judged else [],
+        "moved": moved[:5],
     }
-    event = decide_event(drift, harm, watch if harm else None)
-    return Watched(after, str(drift.level), event, judged, harm, payload)
+    return Watched(after, str(after.drift.level), event, p_value, harm, payload)
+
+
+def _moved(layout: Layout, reference: pa.Table, current: pa.Table) -> list[dict[str, Any]]:
+    """Return how far each property of a column moved, the farthest first, as plain values."""
+    features = column_features(layout, reference, current)
+    return [feature.asdict() for feature in farthest_first(adjust(features, LEVEL, 0.0))]
 
 
 def _floats(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -71,6 +71,17 @@ def test_what_was_fixed_before_the_studies_is_what_they_use(posed: tuple[Subtask
     assert fixed.tolerance > 0
 
 
+def test_a_twin_is_an_arm_without_circuits_of_the_same_decision(posed: tuple[Subtask[Any, Any], Any]) -> None:
+    subtask, _ = posed
+    assert subtask.challenger is None or subtask.challenger.twin
+    for arm in subtask.arms:
+        if arm.twin:
+            assert arm.kind is Kind.QUANTUM
+            assert subtask.arm(arm.twin).kind is Kind.TWIN
+    twins = {arm.name for arm in subtask.arms if arm.kind is Kind.TWIN}
+    assert twins <= {arm.twin for arm in subtask.arms}
+
+
 def test_every_subtask_names_its_opponents(posed: tuple[Subtask[Any, Any], Any]) -> None:
     subtask, _ = posed
     assert subtask.incumbent.kind is Kind.CLASSICAL

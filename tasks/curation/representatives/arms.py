@@ -10,6 +10,7 @@ All components are decided at once, so that a quantum arm needs a single job. Sa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ from tasks.combinatorial.independent_set import (
 from tasks.combinatorial.qubo import Bits, Qubo
 from tasks.contract import Arm, Bench, Kind
 from tasks.curation.representatives.problem import Components, Kept
-from tasks.quantum.qaoa import sample_qaoa
+from tasks.quantum.qaoa import linear_ramp, sample_qaoa
+from tasks.quantum.statevector import draw, qaoa_probabilities
 
 Blocks = list[list[tuple[int, ...]]]
 
@@ -43,10 +45,10 @@ def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Be
 
 def _anneal(sampler: Callable[[Qubo, int, int, Generator], Bits]) -> Callable[[Components, Bench], Kept]:
     def arm(problem: Components, bench: Bench) -> Kept:
-        return tuple(
-            best_repaired(graph, sampler(independent_set_qubo(graph), problem.reads, problem.sweeps, bench.rng))
-            for graph in problem.graphs
-        )
+        bits = [sampler(independent_set_qubo(g), problem.reads, problem.sweeps, bench.rng) for g in problem.graphs]
+        if len(problem.graphs) == 1:
+            bench.drew(_drawn(problem.graphs[0], bits[0]))
+        return tuple(best_repaired(graph, rows) for graph, rows in zip(problem.graphs, bits, strict=True))
 
     return arm
 
@@ -69,9 +71,21 @@ def _qaoa_samples(problem: Components, bench: Bench) -> list[Bits]:
     return bench.once("qaoa samples", make)
 
 
-def _join(problem: Components, samples: Sequence[Bits]) -> Kept:
+def _drawn(graph: Graph, bits: Bits) -> dict[Kept, int]:
+    """Return the repaired solution of each sample of a component, by how often it came."""
+    found: Counter[Kept] = Counter()
+    for row, count in zip(*np.unique(bits, axis=0, return_counts=True), strict=True):
+        found[(repair(graph, np.flatnonzero(row).tolist()),)] += int(count)
+    return found
+
+
+def _join(problem: Components, bench: Bench, samples: Sequence[Bits]) -> Kept:
     """Repair the samples in their blocks, join the best with the best, the second with the second, repair again."""
     blocks = _blocks(problem)
+    if len(samples) == 1 and len(problem.graphs) == 1:
+        # One block holds the whole component in the order of the partition.
+        order = np.argsort(blocks[0][0])
+        bench.drew(_drawn(problem.graphs[0], samples[0][:, order]))
     left = iter(zip(_subgraphs(problem, blocks), samples, strict=True))
     return tuple(
         _join_component(graph, parts, [next(left) for _ in parts])
@@ -94,20 +108,29 @@ def _join_component(
 
 
 def _qaoa(problem: Components, bench: Bench) -> Kept:
-    return _join(problem, _qaoa_samples(problem, bench))
+    return _join(problem, bench, _qaoa_samples(problem, bench))
+
+
+def _qaoa_exact(problem: Components, bench: Bench) -> Kept:
+    """Draw what QAOA draws from its probabilities, computed from the energies of all bit strings of each block."""
+    qubos = [independent_set_qubo(graph) for graph in _subgraphs(problem, _blocks(problem))]
+    ramp = linear_ramp(problem.layers)
+    samples = [draw(qaoa_probabilities(qubo, *ramp), qubo.size, problem.shots, bench.rng) for qubo in qubos]
+    return _join(problem, bench, samples)
 
 
 def _marginals(problem: Components, bench: Bench) -> Kept:
     """Draw every bit on its own with the frequency it has in the circuit's samples: the samples without correlation."""
     return _join(
         problem,
+        bench,
         [(bench.rng.random(bits.shape) < bits.mean(axis=0)).astype(np.uint8) for bits in _qaoa_samples(problem, bench)],
     )
 
 
 def _uniform(problem: Components, bench: Bench) -> Kept:
     graphs = _subgraphs(problem, _blocks(problem))
-    return _join(problem, [bench.rng.integers(0, 2, (problem.shots, g.size), dtype=np.uint8) for g in graphs])
+    return _join(problem, bench, [bench.rng.integers(0, 2, (problem.shots, g.size), dtype=np.uint8) for g in graphs])
 
 
 def _exact_on_split(problem: Components, _: Bench) -> Kept:
@@ -118,12 +141,13 @@ def _exact_on_split(problem: Components, _: Bench) -> Kept:
 
 
 INCUMBENT: Arm[Components, Kept] = Arm("greedy", Kind.CLASSICAL, _each(greedy))
-CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa)
+CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa, twin="qaoa-exact")
 OTHERS: tuple[Arm[Components, Kept], ...] = (
     Arm("uniform-repair", Kind.CONTROL, _uniform),
     Arm("keep-one", Kind.CONTROL, _each(heaviest)),
     Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
     Arm("marginals-repair", Kind.CONTROL, _marginals),
+    Arm("qaoa-exact", Kind.TWIN, _qaoa_exact),
     Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
     Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),
     Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing)),

@@ -90,7 +90,9 @@ def solve_keep_all(problem: Clustering, _: Bench) -> Duplicates:
 
 
 INCUMBENT: Arm[Clustering, Duplicates] = Arm("k-means", Kind.CLASSICAL, solve_kmeans)
-CHALLENGER: Arm[Clustering, Duplicates] = Arm("quantum-k-means", Kind.QUANTUM, solve_quantum)
+CHALLENGER: Arm[Clustering, Duplicates] = Arm(
+    "quantum-k-means", Kind.QUANTUM, solve_quantum, twin="quantum-k-means-exact"
+)
 OTHERS: tuple[Arm[Clustering, Duplicates], ...] = (
     Arm("quantum-k-means-exact", Kind.TWIN, solve_twin),
     Arm("lloyd", Kind.CLASSICAL, solve_lloyd),

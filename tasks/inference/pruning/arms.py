@@ -14,6 +14,7 @@ removal costs more than the allowance.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,8 @@ from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, 
 from tasks.contract import Arm, Bench, Kind
 from tasks.inference.pruning.problem import Pruning, Removal, children, lowest, pairwise_qubo, removal
 from tasks.inference.pruning.walk import activation_norms, gate_gradients, weight_norms
-from tasks.quantum.qaoa import sample_dicke_qaoa
+from tasks.quantum.qaoa import linear_ramp, sample_dicke_qaoa
+from tasks.quantum.statevector import dicke_qaoa_probabilities, draw
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,6 +119,14 @@ def sample_by_annealing(problem: Pruning, bench: Bench) -> Removal:
     return _repaired(problem, bench, sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, ANNEALING_LAYERS))
 
 
+def draw_exactly(layers: int, problem: Pruning, bench: Bench) -> Removal:
+    """Draw what the circuit of so many layers draws from its probabilities, computed over all k-subsets."""
+    _require_qubits(problem)
+    qubo = surrogate(problem, bench)
+    subsets, probabilities = dicke_qaoa_probabilities(qubo, problem.k, *linear_ramp(layers))
+    return _repaired(problem, bench, draw(probabilities, qubo.size, SHOTS, bench.rng, subsets))
+
+
 def repair_uniform(problem: Pruning, bench: Bench) -> Removal:
     """Draw as many uniform k-subsets as QAOA has shots, repair them the same way, take the best."""
     return _repaired(problem, bench, uniform_subsets(len(problem.units), problem.k, SHOTS, bench.rng))
@@ -152,7 +162,7 @@ def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
 
 
 INCUMBENT: Arm[Pruning, Removal] = Arm("greedy", Kind.CLASSICAL, remove_one_by_one)
-CHALLENGER: Arm[Pruning, Removal] = Arm("qaoa", Kind.QUANTUM, sample_by_qaoa)
+CHALLENGER: Arm[Pruning, Removal] = Arm("qaoa", Kind.QUANTUM, sample_by_qaoa, twin="qaoa-exact")
 OTHERS: tuple[Arm[Pruning, Removal], ...] = (
     Arm("uniform-repair", Kind.CONTROL, repair_uniform),
     Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
@@ -165,5 +175,7 @@ OTHERS: tuple[Arm[Pruning, Removal], ...] = (
     Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
     Arm("exact", Kind.CLASSICAL, solve_exactly),
     Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
-    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing),
+    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing, twin="trotterised-annealing-exact"),
+    Arm("qaoa-exact", Kind.TWIN, partial(draw_exactly, LAYERS)),
+    Arm("trotterised-annealing-exact", Kind.TWIN, partial(draw_exactly, ANNEALING_LAYERS)),
 )

@@ -136,7 +136,9 @@ def solve_random(problem: Anomaly, bench: Bench) -> Scores:
 
 
 INCUMBENT: Arm[Anomaly, Scores] = Arm("one-class-svm", Kind.CLASSICAL, solve_one_class_svm)
-CHALLENGER: Arm[Anomaly, Scores] = Arm("quantum-one-class-svm", Kind.QUANTUM, solve_quantum_svm)
+CHALLENGER: Arm[Anomaly, Scores] = Arm(
+    "quantum-one-class-svm", Kind.QUANTUM, solve_quantum_svm, twin="quantum-one-class-svm-exact"
+)
 OTHERS: tuple[Arm[Anomaly, Scores], ...] = (
     Arm("quantum-one-class-svm-exact", Kind.TWIN, solve_quantum_svm_twin),
     Arm("quantum-autoencoder", Kind.QUANTUM, solve_autoencoder),

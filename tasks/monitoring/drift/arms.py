@@ -245,10 +245,10 @@ def solve_coin(problem: Drift, bench: Bench) -> Verdicts:
 
 
 INCUMBENT: Arm[Drift, Verdicts] = Arm("kernel-pool", Kind.CLASSICAL, solve_pool, version="2")
-CHALLENGER: Arm[Drift, Verdicts] = Arm("quantum-kernel", Kind.QUANTUM, solve_quantum)
+CHALLENGER: Arm[Drift, Verdicts] = Arm("quantum-kernel", Kind.QUANTUM, solve_quantum, twin="quantum-kernel-exact")
 OTHERS: tuple[Arm[Drift, Verdicts], ...] = (
     Arm("quantum-kernel-exact", Kind.TWIN, solve_twin),
-    Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear),
+    Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear, twin="quantum-kernel-linear-exact"),
     Arm("quantum-kernel-linear-exact", Kind.TWIN, solve_linear_twin),
     Arm("mmd-rbf", Kind.CLASSICAL, solve_mmd_rbf),
     Arm("ks-bonferroni", Kind.CLASSICAL, solve_ks),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,9 @@ from tasks.monitoring.drift.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.monitoring.drift.bank import bank, example, measured_power
 from tasks.monitoring.drift.options import Options
 from tasks.monitoring.drift.problem import Drift, Verdicts, quality
-from tasks.monitoring.harm import Harm, compare_quality, decide_event
-from tasks.monitoring.states import Rules, Watch, follow, step
+from tasks.monitoring.harm import compare_quality
+from tasks.monitoring.standing import Standing
+from tasks.monitoring.states import Rules
 from tasks.monitoring.windows import (
     ALIEN,
     BACKGROUND,
@@ -71,28 +72,28 @@ def apply(context: Context, state: State, problem: Drift, solution: Verdicts) ->
     options = context.parsed(Options, "drift")
     table = context.lake.read(state.refs["monitoring/windows"])
     names = window_names(table)
-    counts = [rows_of(table, name).num_rows for name in names]
     rules = Rules(options.alarm_level, options.minimum, options.debounce, options.recovery, options.cool_down)
-    watches = follow(list(zip(counts, solution.p_values, strict=True)), rules)
-    judged = _judge_quality(table, names, rules, options.margin)
-    rows = [
-        {
-            "window": name,
-            "requests": count,
-            "drifted": rows_of(table, name)["drifted"][0].as_py(),
-            "p_value": p_value,
-            "statistic": statistic,
-            "alert": alert,
-            "state": str(watch.level),
-            "announced": decide_event(watch, *judgement),
-            "mean_logprob": mean_logprob_of(rows_of(table, name)),
-            "quality": str(judgement[0].verdict) if judgement[0] else None,
-            "quality_difference": round(judgement[0].difference, 4) if judgement[0] else None,
-        }
-        for name, count, p_value, statistic, alert, watch, judgement in zip(
-            names, counts, solution.p_values, solution.statistics, solution.alerts, watches, judged, strict=True
+    reference, standing, rows = likelihoods_of(table, REFERENCE), Standing(), list[dict[str, Any]]()
+    judged = zip(names, solution.p_values, solution.statistics, solution.alerts, strict=True)
+    for name, p_value, statistic, alert in judged:
+        window = rows_of(table, name)
+        harm = compare_quality(reference, likelihoods_of(table, name), options.margin)
+        standing, event = standing.after(window.num_rows, p_value, harm, rules)
+        rows.append(
+            {
+                "window": name,
+                "requests": window.num_rows,
+                "drifted": window["drifted"][0].as_py(),
+                "p_value": p_value,
+                "statistic": statistic,
+                "alert": alert,
+                "state": str(standing.drift.level),
+                "announced": event,
+                "mean_logprob": mean_logprob_of(window),
+                "quality": str(harm.verdict) if harm else None,
+                "quality_difference": round(harm.difference, 4) if harm else None,
+            }
         )
-    ]
     verdicts = context.lake.write("monitoring/verdicts", pa.Table.from_pylist(rows, schema=VERDICTS))
     for row in rows:
         log.info("%s: %s (p = %.3f, %d requests)", row["window"], row["state"], row["p_value"], row["requests"])
@@ -114,19 +115,6 @@ def _power(problem: Drift, options: Options, seed: int) -> dict[str, float]:
         power = measured_power(problem, np.random.default_rng([seed, 2]), options.power_trials)
         about |= {f"{rate:g}": round(share, 3) for rate, share in power.items()}
     return about
-
-
-def _judge_quality(
-    table: pa.Table, names: Sequence[str], rules: Rules, margin: float
-) -> list[tuple[Harm | None, Watch | None]]:
-    """Return for each window its quality against the reference, and the watch on it."""
-    reference, watch, found = likelihoods_of(table, REFERENCE), Watch(), list[tuple[Harm | None, Watch | None]]()
-    for name in names:
-        values = likelihoods_of(table, name)
-        harm = compare_quality(reference, values, margin)
-        watch = step(watch, len(values), harm.p_value, rules) if harm else watch
-        found.append((harm, watch if harm else None))
-    return found
 
 
 DRIFT: Subtask[Drift, Verdicts] = Subtask(

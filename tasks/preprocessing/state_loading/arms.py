@@ -205,7 +205,7 @@ INCUMBENT: Arm[Loading, Loaded] = Arm(
     Kind.CLASSICAL,
     _coded(lambda problem, vectors, learnt: product_quantised(vectors, learnt, problem.size, problem.start)),
 )
-CHALLENGER: Arm[Loading, Loaded] = Arm("staircase", Kind.QUANTUM, solve_staircase)
+CHALLENGER: Arm[Loading, Loaded] = Arm("staircase", Kind.QUANTUM, solve_staircase, twin="staircase-exact")
 OTHERS: tuple[Arm[Loading, Loaded], ...] = (
     Arm("staircase-exact", Kind.TWIN, solve_staircase_exact),
     Arm("matrix-product", Kind.DEQUANTISED, _coded(_matrix_product)),

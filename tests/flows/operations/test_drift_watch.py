@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from flows.operations import drift_watch as module
 from flows.operations.drift_watch import Watching, drift_watch
 from infra.events import checked
 from infra.lake import Lake, Ref
+from infra.shared import open_evidence
+from tasks.options import SettleOptions
 from tasks.serving.request_log import REQUESTS, SCHEMA
 from tasks.text.embeddings import DIMENSION
 
@@ -44,7 +47,11 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[str, Any
 def test_a_streak_of_drifted_windows_is_told_once_with_its_window_in_the_lake(
     told: list[tuple[str, Any, str]], tmp_path: Path
 ) -> None:
-    lake, rng, watching = Lake(tmp_path / "lake"), np.random.default_rng(0), Watching(reference=60)
+    lake, rng, watching = (
+        Lake(tmp_path / "lake"),
+        np.random.default_rng(0),
+        Watching(reference=60, beside_s=0, settle=SettleOptions(minimum_s=0)),
+    )
 
     def step(hour: int) -> Any:
         return drift_watch.fn(watching, BEGAN + timedelta(hours=hour))
@@ -68,3 +75,26 @@ def test_a_streak_of_drifted_windows_is_told_once_with_its_window_in_the_lake(
     table = lake.read(Ref.parse(detected.data))
     assert set(table["window"].to_pylist()) == {detected.window}
     assert table.num_rows == detected.requests == 60
+
+
+def test_a_window_is_a_decision_like_any_other(told: list[tuple[str, Any, str]], tmp_path: Path) -> None:
+    """The incumbent decides while no arm is certified; others run beside it on a probe of known truth."""
+    lake, rng = Lake(tmp_path / "lake"), np.random.default_rng(1)
+    watching = Watching(reference=60, settle=SettleOptions(minimum_s=0), beside_s=0.5)
+    put(lake, 0, 60, 0, rng)
+    put(lake, 1, 40, 0, rng)
+    message = str(drift_watch.fn(watching, BEGAN + timedelta(hours=2)).message)
+    assert "ok, 40 requests" in message
+    assert "arms tried on a probe" in message
+    rows = open_evidence(tmp_path).read(stage="monitoring", subtask="drift")
+    (chosen,) = [row for row in rows if row.chosen]
+    assert chosen.arm == "kernel-pool"
+    assert chosen.run_id == "watch-ketcycle-3-2026-09-21T100000Z"
+    assert (chosen.method, chosen.data, chosen.qualities) == ("auto", "requests", ())
+    assert "insufficient" in json.loads(chosen.decision)["reason"]
+    beside = {row.arm: row for row in rows if row.probe}
+    assert {"kernel-pool", "quantum-kernel-exact"} <= set(beside)
+    assert len(beside["kernel-pool"].qualities) == 6  # one for each planted window
+    assert beside["quantum-kernel"].status == "done"
+    assert beside["quantum-kernel"].usage.circuits > 0
+    assert {row.unit for row in rows} == {chosen.unit} != {""}

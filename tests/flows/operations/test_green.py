@@ -9,6 +9,7 @@ from flows.operations.evidence_report import weekly
 from flows.operations.green import Slack, plan, record, score
 from infra import settings
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 HOUR_S = 3600.0
 
@@ -33,6 +34,7 @@ def test_a_start_is_planned_recorded_and_scored(loaded: Settings) -> None:
     assert scored["saved"] == pytest.approx(0.75)
     assert (scored["at once"], scored["chosen"], scored["perfect"], scored["waited_h"]) == (400, 100, 100, 6)
     assert score(loaded) == [scored]
+    assert not open_evidence(loaded.home).read()  # it is no decision of the contract
     text = weekly(loaded.home, 7, [scored])
     assert "| lifecycle/nightly | 6.0 | 400 | 100 | 100 | 75.0% | 75.0% |" in text
     assert "No run was finished." in text

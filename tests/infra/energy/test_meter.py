@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,56 @@ def test_a_declared_child_that_ended_counts() -> None:
     with Meter(children=[child.pid]) as meter:
         child.wait()
     assert meter.usage.cpu_s == pytest.approx(0.3, abs=0.1)
+
+
+@pytest.mark.parametrize("ends", ["waited for", "not yet waited for", "runs on"])
+def test_an_undeclared_child_that_the_block_starts_counts(ends: str) -> None:
+    code = BURN.format(0.4, "import sys; sys.stdin.read()" if ends == "runs on" else "")
+    with Meter() as meter:
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        if ends == "waited for":
+            child.wait()
+        else:
+            time.sleep(0.2)
+    child.communicate(b"")
+    assert meter.usage.cpu_s == pytest.approx(0.4, abs=0.15)  # with the start of an interpreter
+
+
+def test_what_an_undeclared_child_starts_counts() -> None:
+    inner = BURN.format(0.4, "")
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with Meter() as meter:
+        subprocess.run([sys.executable, "-c", code], check=True)
+    assert meter.usage.cpu_s == pytest.approx(0.4, abs=0.2)
+
+
+def test_a_pool_that_an_earlier_block_started_counts_and_a_server_that_ran_before_does_not() -> None:
+    code = "import sys, time\nfor _ in sys.stdin:\n    end = time.process_time() + 0.3\n    while time.process_time() < end: pass\n    print('done', flush=True)\n"  # noqa: E501
+    start = partial(subprocess.Popen, [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def work(process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+        process.stdout.readline()
+
+    server = start()
+    work(server)
+    with Meter() as first:
+        pool = start()
+        work(pool)
+    with Meter() as second:
+        work(pool)
+        work(server)
+    with Meter() as third:
+        for process in (pool, server):
+            process.communicate(b"")
+    assert first.usage.cpu_s == pytest.approx(0.3, abs=0.15)
+    assert second.usage.cpu_s == pytest.approx(0.3, abs=0.1)
+    assert third.usage.cpu_s < 0.1  # ending is not working; the lives before the block do not count again
 
 
 def test_an_unknown_child_is_no_error() -> None:

@@ -2,11 +2,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from tasks.monitoring.harm import Harm, Verdict, compare_quality, decide_event, estimate_performance
-from tasks.monitoring.states import Level, Watch
+from tasks.monitoring.harm import Verdict, compare_quality, estimate_performance
 
 RNG = np.random.default_rng(1)
-HELD, HARMED, UNCLEAR = (Harm(0.0, 0.0, 0.0, 0.5, verdict) for verdict in Verdict)
 
 
 def test_the_interval_is_that_of_welch() -> None:
@@ -26,24 +24,6 @@ def test_quality_is_held_harmed_or_unclear() -> None:
     assert compare_quality(calm, RNG.normal(-3.1, 0.9, 8)).verdict is Verdict.UNCLEAR  # type: ignore[union-attr]
     assert compare_quality(calm, np.array([np.nan, -3.0])) is None
     assert compare_quality(np.full(3, -3.0), np.full(3, -3.0)).verdict is Verdict.HELD  # type: ignore[union-attr]
-
-
-@pytest.mark.parametrize(
-    ("drift", "harm", "quality", "event"),
-    [
-        (Watch(), HELD, Watch(), None),
-        (Watch(announced="drift.warning"), None, None, "drift.warning"),
-        (Watch(standing=Level.ALERT, announced="drift.detected"), HELD, Watch(), "drift.warning"),
-        (Watch(standing=Level.ALERT, announced="drift.detected"), HARMED, Watch(), "drift.detected"),
-        (Watch(standing=Level.ALERT, announced="drift.detected"), UNCLEAR, Watch(), "drift.detected"),
-        (Watch(standing=Level.ALERT, announced="drift.detected"), None, None, "drift.detected"),
-        (Watch(standing=Level.ALERT), HARMED, Watch(announced="drift.detected"), "drift.detected"),
-        (Watch(), HARMED, Watch(announced="drift.detected"), "quality.regressed"),
-        (Watch(announced="drift.cleared"), HELD, Watch(), "drift.cleared"),
-    ],
-)
-def test_the_table_of_drift_and_harm(drift: Watch, harm: Harm | None, quality: Watch | None, event: str | None) -> None:
-    assert decide_event(drift, harm, quality) == event
 
 
 def test_the_performance_estimate_is_right_where_confidence_keeps_its_meaning() -> None:

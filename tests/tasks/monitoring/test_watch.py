@@ -4,8 +4,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.monitoring.standing import Standing
 from tasks.monitoring.states import Rules
-from tasks.monitoring.watch import Standing, Watcher, walk, watch_window
+from tasks.monitoring.watch import Watcher, walk, watch_window
 from tasks.text.samples import sample_passages
 
 RULES = Rules(level=0.02, debounce=2, recovery=2, cool_down=0)
@@ -63,12 +64,13 @@ def test_harm_without_drift_is_a_regression(base: list[str]) -> None:
 
 def test_too_few_requests_are_not_judged(base: list[str]) -> None:
     seen = watch_window(logged(base[:160], -3.0), logged(base[160:170], -3.0), None, RULES)
-    assert (seen.state, seen.event, seen.judged) == ("insufficient", None, None)
+    assert (seen.state, seen.event, seen.p_value) == ("insufficient", None, None)
 
 
 def test_of_a_large_table_a_part_is_compared(base: list[str]) -> None:
     judged = Watcher(logged(base, -3.0), logged(base, -3.0), rows=50).judge(logged(base, -3.0))
-    assert len(judged.compared) == 50
+    assert judged.rows == 400
+    assert judged.p_value > 0.01
     assert set(judged.views) == {"prompt", "columns"}
 
 
