@@ -39,7 +39,6 @@ class Workbench:
         probe: whether the problem is a probe and not one of the run itself.
         unit: unit of independence of the problem's instances, empty where each is its own.
         data: fingerprint of the data that the run rests on; evidence from other data does not count.
-        unit: unit of independence of the problems, e.g. what they are all made from; empty where each is its own.
         remote_deadline_s: seconds that an arm's execution waits for a remote queue.
         shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
     """
@@ -60,7 +59,6 @@ class Workbench:
     probe: bool = False
     unit: str = ""
     data: str = ""
-    unit: str = ""
     remote_deadline_s: float = 600.0
     shadow_share: float = 0.25
 
