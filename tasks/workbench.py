@@ -38,7 +38,6 @@ class Workbench:
         blocks: rounds in which the looped arms take turns.
         probe: whether the problem is a probe and not one of the run itself.
         data: fingerprint of the data that the run rests on; evidence from other data does not count.
-        unit: unit of independence of the problems, e.g. what they are all made from; empty where each is its own.
         remote_deadline_s: seconds that an arm's execution waits for a remote queue.
         shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
     """
@@ -58,7 +57,6 @@ class Workbench:
     blocks: int = 5
     probe: bool = False
     data: str = ""
-    unit: str = ""
     remote_deadline_s: float = 600.0
     shadow_share: float = 0.25
 
