@@ -71,6 +71,7 @@ def record(
             chosen=decision is not None and decision.arm == name,
             method=str(bench.method),
             data=bench.data,
+            unit=bench.unit,
             decision=json.dumps(asdict(decision)) if decision else "",
             **_provenance(),
         )

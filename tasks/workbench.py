@@ -30,7 +30,6 @@ class Workbench:
         seed: seed of the run.
         method: how the arm is picked.
         objective: what auto routing minimises.
-        country: place that computes.
         projection_device: fake device on which QPU time is projected.
         simulation_limit_s: CPU seconds that one call may be expected to simulate; beyond it the arm is refused.
         repetition: number of this execution of the same problem.
@@ -38,6 +37,7 @@ class Workbench:
         blocks: rounds in which the looped arms take turns.
         probe: whether the problem is a probe and not one of the run itself.
         data: fingerprint of the data that the run rests on; evidence from other data does not count.
+        unit: unit of independence of the problem's instances, e.g. their source; empty where each is its own.
         remote_deadline_s: seconds that an arm's execution waits for a remote queue.
         shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
     """
@@ -49,7 +49,6 @@ class Workbench:
     seed: int = 0
     method: Method = Method.SHADOW
     objective: Objective = "energy"
-    country: str = "DEU"
     projection_device: str = "fake_torino"
     simulation_limit_s: float = 1200.0
     repetition: int = 0
@@ -57,6 +56,7 @@ class Workbench:
     blocks: int = 5
     probe: bool = False
     data: str = ""
+    unit: str = ""
     remote_deadline_s: float = 600.0
     shadow_share: float = 0.25
 

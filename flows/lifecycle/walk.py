@@ -127,7 +127,6 @@ def bench_of(loaded: Settings, run_id: str, parts: Mapping[str, Any], data: str)
         seed=parts["seed"],
         method=Method(parts["method"]),
         objective=parts["objective"],
-        country=loaded.country,
         projection_device=loaded.projection_device,
         simulation_limit_s=loaded.simulation_limit_s,
         remote_deadline_s=loaded.remote_deadline_s,

@@ -141,7 +141,6 @@ def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
         seed=config.seed,
         method=Method.SHADOW,
         objective=config.objective,
-        country=loaded.country,
         projection_device=loaded.projection_device,
         simulation_limit_s=loaded.simulation_limit_s,
         probe=True,

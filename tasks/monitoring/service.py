@@ -33,7 +33,6 @@ def service_bench(loaded: Settings, run_id: str, **chosen: Any) -> Workbench:
         run_id=run_id,
         home=loaded.home,
         ledger=loaded.ledger,
-        country=loaded.country,
         objective=loaded.objective,
         projection_device=loaded.projection_device,
         remote_deadline_s=loaded.remote_deadline_s,

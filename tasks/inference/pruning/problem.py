@@ -44,6 +44,9 @@ log = logging.getLogger("ketcycle.inference")
 SLICES = 4
 ANNOUNCED_S = 10.0
 EVALUATED_SHARE = 0.6
+KEPT_LOSSES = 4096
+
+_LOSSES: dict[tuple[str, Removal], float] = {}  # the newest ones
 
 
 @dataclass(frozen=True)
@@ -226,9 +229,6 @@ def lowest(scores: NDArray[np.float64], k: int) -> Removal:
     return tuple(sorted(int(i) for i in np.argsort(scores, kind="stable")[:k]))
 
 
-_SCORED: dict[tuple[str, Removal], float] = {}
-
-
 def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
     """Return minus the bits per byte on the selection text; an unpruned model is charged the allowance."""
     charge = 0.0 if removed else problem.allowance
@@ -243,8 +243,10 @@ def oracle(problem: Pruning) -> tuple[float, ...]:
 
 
 def _selection_loss(problem: Pruning, removed: Removal) -> float:
-    """Arms often agree, so the text is read once for each distinct answer."""
+    """Return the loss on the selection text; arms often agree, so the text is read once for each distinct answer."""
     key = content_key([str(problem.model), problem.units, problem.selection]), removed
-    if key not in _SCORED:
-        _SCORED[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed, problem.threads)
-    return _SCORED[key]
+    if key not in _LOSSES:
+        while len(_LOSSES) >= KEPT_LOSSES:
+            del _LOSSES[next(iter(_LOSSES))]
+        _LOSSES[key] = bits_per_byte_without(problem.model, problem.units, problem.selection, removed, problem.threads)
+    return _LOSSES[key]
