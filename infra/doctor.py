@@ -28,6 +28,7 @@ from infra.settings import FILE, Settings, environment
 
 Level = Literal["ok", "note", "wrong"]
 LITTLE_SPACE_GB = 2.0
+CONNECT_S = "15s"
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,34 @@ def _services(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, "ok", "own one for each run" if name != "MLflow" else "SQLite in the state folder")
         elif listens(address):
             yield Finding(name, "ok", f"listens at {address}")
+            if name == "Dask":
+                yield _workers(settings, address)
         else:
             yield Finding(
                 name, "wrong", f"nothing listens at {address}", "start it (`ketcycle up`), or unset its address"
             )
+
+
+def _workers(settings: Settings, address: str) -> Finding:
+    """Ask every worker of a scheduler for its versions and stores, as a run does before it begins."""
+    import dask
+    import distributed
+
+    from infra.compute import certificates, require_same
+
+    advice = "install and set the same on all machines; see docs/operations.md"
+    try:
+        with (
+            dask.config.set(certificates(settings.home, address)),
+            distributed.Client(address, timeout=CONNECT_S, set_as_default=False) as client,
+        ):
+            require_same(client, settings)
+            count = len(client.scheduler_info(n_workers=-1)["workers"])
+    except (KetcycleError, OSError, ValueError) as error:
+        return Finding("Dask workers", "wrong", f"{error or type(error).__name__}", advice)
+    if count == 0:
+        return Finding("Dask workers", "wrong", f"{address} has no worker", "start one: `ketcycle up --role worker`")
+    return Finding("Dask workers", "ok", f"{count}, with the versions and stores of this machine")
 
 
 def _backend(name: str) -> Iterator[Finding]:

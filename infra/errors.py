@@ -1,23 +1,24 @@
 """All exceptions of the project.
 
 KetcycleError
-|- BadInput             what the user gave cannot be used; the message says what to do
-|  |- NoDocuments       a corpus without a usable document
-|  |- NoLedger          a database without the tables of the runtime queue
-|- LakeError            a data set is missing, incomplete or damaged
-|- StageFailed          a stage stopped; the others are skipped
-|  |- StageRefused      it could not use what the user gave (a BadInput too)
-|- RuntimeQueueError
-|  |- ReplayDiverged    a replayed call differs from the recorded one
-|  |- ConcurrentCall    the sampler of one arm was used by two threads
-|  |- BackendFailed     the backend answered with an error
-|  |- NoAnswer          the service did not answer a question that can be asked again
-|  |- SubmissionUnclear a job may or may not have been made
-|  |- BudgetExceeded    the call would spend more than allowed
-|  |- StillQueued       a remote result is not there before the deadline
-|- FetchFailed         pages could not be fetched from the web
-|- EventNotSent         the Prefect API did not take an event
-|- MeterBusy            two metered blocks at once in one process
+|- BadInput              the user's input cannot be used; the message says what to do
+|  |- NoDocuments        a corpus without a usable document
+|  |- NoLedger           a database without the tables of the runtime queue
+|- LakeError             a data set is missing, incomplete or damaged
+|- StageFailed           a stage stopped; the others are skipped
+|  |- StageRefused       it could not use the user's input (a BadInput too)
+|- RuntimeQueueError     any error of the quantum runtime queue
+|  |- ReplayDiverged     a replayed call differs from the recorded one
+|  |- ConcurrentCall     the sampler of one arm was used by two threads
+|  |- BackendFailed      the backend answered with an error
+|  |- NoAnswer           the service did not answer; the question may be repeated
+|  |- SubmissionUnclear  a job may or may not have been created
+|  |- BudgetExceeded     the call would spend more than the budget allows
+|  |- StillQueued        a remote result did not arrive before the deadline
+|- ServerFailed          the completion server did not start, or answered with an error
+|- FetchFailed           pages could not be fetched from the web
+|- EventNotSent          the Prefect API did not take an event
+|- MeterBusy             two metered blocks at once in one process
 """
 
 
@@ -26,7 +27,7 @@ class KetcycleError(Exception):
 
 
 class BadInput(KetcycleError):
-    """What the user gave cannot be used; the message says what was expected and what to do."""
+    """The user's input cannot be used; the message says what was expected, what was found and what to do."""
 
 
 class NoDocuments(BadInput):
@@ -46,7 +47,7 @@ class StageFailed(KetcycleError):
 
 
 class StageRefused(StageFailed, BadInput):
-    """A stage could not use what the user gave; the stages after it are skipped."""
+    """A stage could not use the user's input; the stages after it are skipped."""
 
 
 class RuntimeQueueError(KetcycleError):

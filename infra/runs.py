@@ -1,5 +1,7 @@
 """The folders of runs: `runs/<id>/` with the record `run.json` and the report. Nothing else writes or finds them.
 
+With a store that several machines share, the record is in the store too, so that any of them can continue the run.
+
 The record is what the lifecycle notes while a run goes on: configuration, status, results of the stages. The report is
 computed from it and from the evidence, and can be made again at any time.
 """
@@ -13,6 +15,7 @@ from typing import Any
 
 from infra.errors import BadInput
 from infra.lake import write_atomic, write_new
+from infra.store import Store
 
 RECORD, REPORT = "run.json", "report"
 ENDINGS = ("json", "md", "html")
@@ -35,6 +38,8 @@ def create(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
         BadInput: there is a run of this name.
     """
     try:
+        if find(home, run_id) is not None:
+            raise FileExistsError
         write_new(folder(home, run_id) / RECORD, _text(record))
     except FileExistsError:
         raise BadInput(
@@ -43,16 +48,30 @@ def create(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
 
 
 def write(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
-    """Replace the record of a run."""
+    """Replace the record of a run.
+
+    Raises:
+        LakeError: the store did not take it.
+    """
     write_atomic(folder(home, run_id) / RECORD, _text(record))
+    if store := Store.of(home):
+        store.put_text(_key(run_id), _text(record))
 
 
 def find(home: Path, run_id: str) -> dict[str, Any] | None:
-    """Return the record of a run, None where there is none."""
-    try:
-        record: dict[str, Any] = json.loads((folder(home, run_id) / RECORD).read_text())
-    except FileNotFoundError:
-        return None
+    """Return the record of a run, None where there is none; fetched if only another machine has it.
+
+    Raises:
+        LakeError: the store did not answer.
+    """
+    path = folder(home, run_id) / RECORD
+    if not path.exists():
+        store = Store.of(home)
+        text = store.text(_key(run_id)) if store else None
+        if text is None:
+            return None
+        write_atomic(path, text)
+    record: dict[str, Any] = json.loads(path.read_text())
     return record
 
 
@@ -62,6 +81,8 @@ def read(home: Path, run_id: str | None = None) -> tuple[str, dict[str, Any]]:
     Raises:
         BadInput: there is no such run.
     """
+    if run_id is not None and (record := find(home, run_id)) is not None:
+        return run_id, record
     path = _wanted(home, RECORD, run_id, "run")
     return path.parent.name, json.loads(path.read_text())
 
@@ -94,6 +115,10 @@ def write_report(home: Path, run_id: str, report: Mapping[str, Any], markdown: s
     for path, text in zip(files, (_text(report), markdown, html), strict=True):
         write_atomic(path, text)
     return files
+
+
+def _key(run_id: str) -> str:
+    return f"runs/{run_id}/{RECORD}"
 
 
 def _text(value: Mapping[str, Any]) -> str:

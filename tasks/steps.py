@@ -78,7 +78,7 @@ def posed(subtask: Subtask[Any, Any], context: Context, state: State) -> Any:
 @contextmanager
 def _work(context: Context, part: str) -> Iterator[None]:
     """Meter a stage's own work and record it, failed or not, with the peak memory of this process and its children."""
-    forward_from_worker()
+    forward_from_worker(context.run_id)
     log.info("%s: %s", context.stage, part)
     failure: Exception | None = None
     with Meter() as meter:

@@ -28,6 +28,7 @@ from infra.compute import cluster, task_runner
 from infra.energy.processes import ProcessTree, machine, whereabouts
 from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
 from infra.events import emit
+from infra.run_log import logged
 from infra.runtime.figures.summary import summary_of
 from infra.settings import Settings
 from infra.shared import open_evidence
@@ -60,6 +61,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
     with (
         completion.claimed(loaded.home, config.run_id),
         cluster(loaded, config.modules),
+        logged(runs.folder(loaded.home, config.run_id), config.run_id),
         ThreadPoolExecutor(1) as background,
         cancellable(config.run_id),
     ):

@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -73,3 +74,24 @@ def test_a_store_is_asked(found, bucket, monkeypatch):
     items = found()
     assert items["evidence"].level == "wrong"
     assert "make the bucket" in items["evidence"].found
+
+
+@pytest.mark.engine
+def test_the_workers_of_a_scheduler_are_asked(found, monkeypatch):
+    import distributed
+
+    from infra import versions
+
+    options = {"processes": False, "protocol": "tcp", "host": "127.0.0.1", "dashboard_address": None}
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster:
+        address = cluster.scheduler_address
+        assert found(dask_address=address)["Dask workers"].found.startswith("1, with the versions")
+        mine, asked = dict(versions.installed()), itertools.count()
+        monkeypatch.setattr(versions, "installed", lambda: mine | {"torch": str(next(asked))})
+        item = found(dask_address=address)["Dask workers"]
+        assert item.level == "wrong"
+        assert "differ: torch" in item.found
+        monkeypatch.undo()
+        cluster.scale(0)
+        cluster.sync(cluster._correct_state)
+        assert "has no worker" in found(dask_address=address)["Dask workers"].found
