@@ -115,7 +115,7 @@ def _put(folder: Path, name: str, before: pa.Table, now: pa.Table) -> None:
 
 
 COMMON = """
-import json, resource, sys, time, warnings
+import json, re, sys, time, warnings
 warnings.filterwarnings("ignore")
 before, now = sys.argv[1:3]
 {imports}
@@ -125,7 +125,8 @@ try:
 except Exception as error:
     said = f"{{type(error).__name__}}: {{str(error).splitlines()[0][:90] if str(error) else ''}}"
 spent = time.process_time() - began
-print("\\n" + json.dumps([said, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024
+print("\\n" + json.dumps([said, spent, peak]))
 """
 OURS = COMMON.format(
     imports="from tasks.monitoring.compare import Question, compare",

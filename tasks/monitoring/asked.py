@@ -1,4 +1,4 @@
-"""What people asked in a drifted window: text to train a challenger on, and text to judge it on, never the same."""
+"""Texts of the requests in a drifted window, divided into text to train a challenger on and text to judge it on."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import pyarrow.compute as pc
 from infra.lake import Lake, Ref
 from tasks.serving.request_log import read_requests
 
-PARTS = 5  # of the texts one part is judged on
-RUN = 5  # words that follow one another, by which texts are compared
-WORDS = 200  # of a document put together; single requests are too short for the rules of curation
+PARTS = 5  # one in so many texts is judged on
+RUN = 5  # words of a sequence by which texts are compared
+WORDS = 200  # of a document made of several requests; single ones are too short for the rules of curation
 
 
 def texts_of(lake: Lake, data: Ref, window: str) -> list[str]:
-    """Return the distinct texts asked in a window, as far as the request log still holds them.
+    """Return the distinct prompts of a window that the request log still holds.
 
     Args:
         lake: where window and log are.
-        data: the data set of the window, as the watch wrote it; one without requests' names has no texts.
+        data: the data set of the window that the watch wrote; without request ids there are no texts.
         window: its name.
 
     Raises:
-        LakeError: the data set is not there any more.
+        LakeError: the data set was removed.
     """
     table = lake.read(data)
     if not {"window", "request_id", "time"} <= set(table.column_names):
@@ -41,9 +41,9 @@ def texts_of(lake: Lake, data: Ref, window: str) -> list[str]:
 
 
 def apart(texts: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Divide texts by a hash of their words, whatever their case: (to learn from, to be judged on).
+    """Divide texts by a hash of their words in lower case: (to train on, to judge on).
 
-    What says half of what is judged on already, in runs of five words, is not learned.
+    A text of which half the five-word sequences occur in a text to judge on is left out of the training.
     """
     learned: list[str] = []
     judged: list[str] = []
@@ -60,7 +60,7 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def documents(texts: Sequence[str], words: int = WORDS) -> list[str]:
-    """Put texts together, in their order, into documents of at least so many words; what is left joins the last."""
+    """Join texts in their order into documents of at least so many words; the rest is added to the last one."""
     found: list[list[str]] = []
     waiting: list[str] = []
     for text in texts:

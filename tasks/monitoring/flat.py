@@ -51,6 +51,9 @@ def _plain(of: pa.DataType) -> pa.DataType | None:
     if types.is_list_view(of) or types.is_large_list_view(of) or types.is_list(of) or types.is_large_list(of):
         inner = _plain(of.value_type)
         return None if inner is None else pa.large_list(inner)
+    if types.is_struct(of):
+        fields = [(field.name, _plain(field.type)) for field in of]
+        return None if any(inner is None for _, inner in fields) else pa.struct(fields)
     if types.is_float16(of):
         return pa.float32()
     return None if types.is_union(of) else of
@@ -60,18 +63,29 @@ def as_plain(column: Any, of: pa.DataType) -> Any:
     """Cast an array or a chunked array to the type of its field in `readable_fields`."""
     if isinstance(column, pa.ChunkedArray):
         return pa.chunked_array([as_plain(chunk, of) for chunk in column.chunks], of)
-    if pa.types.is_run_end_encoded(column.type):
-        column = pc.run_end_decode(column)
-    elif pa.types.is_list_view(column.type) or pa.types.is_large_list_view(column.type):
-        column = _of_view(column)
+    types = pa.types
+    if column.type == of:
+        return column
+    if types.is_run_end_encoded(column.type):
+        return as_plain(pc.run_end_decode(column), of)
+    if types.is_dictionary(column.type):
+        return as_plain(column.dictionary, of).take(column.indices)
+    if types.is_large_list(of):
+        return _as_lists(column, of.value_type)
+    if types.is_struct(of):
+        fields = [as_plain(column.field(k), of.field(k).type) for k in range(of.num_fields)]
+        return pa.StructArray.from_arrays(fields, fields=list(of), mask=column.is_null())
     return column.cast(of)
 
 
-def _of_view(lists: pa.Array) -> pa.Array:
-    """Return a list view as lists; the cast of pyarrow 25.0.1 gives the last list a wrong end."""
+def _as_lists(lists: pa.Array, of: pa.DataType) -> pa.Array:
+    """Return lists or list views as lists with items of a type.
+
+    Not by a cast: that of pyarrow 25.0.1 gives the last list of a view a wrong end.
+    """
     lengths = np.asarray(pc.fill_null(pc.list_value_length(lists), 0), np.int64)
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
-    return pa.LargeListArray.from_arrays(offsets, pc.list_flatten(lists), mask=lists.is_null())
+    return pa.LargeListArray.from_arrays(offsets, as_plain(pc.list_flatten(lists), of), mask=lists.is_null())
 
 
 def plain(table: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Which prompts the demo replays: windows of known truth from held-out text. Pure."""
+"""The prompts that the demo replays: windows of known truth from held-out text. Pure."""
 
 from __future__ import annotations
 

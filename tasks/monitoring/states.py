@@ -50,7 +50,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Watch:
-    """Where the watch stands after a window.
+    """What a watch knows after a window.
 
     Attributes:
         level: what is shown for the window.

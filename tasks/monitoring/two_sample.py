@@ -93,7 +93,7 @@ def sign_flips(terms: FloatArray, flips: int, rng: np.random.Generator) -> Float
 
 
 def permutation_p(statistics: FloatArray) -> float:
-    """Return (1 + b) / (1 + B), b the permuted statistics not below the observed one, which stands first."""
+    """Return (1 + b) / (1 + B), b the permuted statistics not below the observed one, the first."""
     observed = statistics[0]
     slack = TIE * max(1.0, abs(float(observed)))
     return float((1 + np.count_nonzero(statistics[1:] >= observed - slack)) / len(statistics))

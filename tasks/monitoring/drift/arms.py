@@ -2,7 +2,7 @@
 
 Centre, bandwidth and the coordinate left out of the encoding are fixed on *background* vectors of the reference's
 domain that are in neither sample, or on all samples alike, so the permutation p-values are exact. How often
-each detector alerts without drift, over 10,000 windows of real text, stands in docs/stages/monitoring.md.
+each detector alerts without drift, over 10,000 windows of real text, is in docs/stages/monitoring.md.
 
 The quantum kernel is the fidelity of amplitude-encoded vectors: each is centred, scaled to unit length and given one
 constant amplitude b, so the fidelity is ((b^2 + cos) / (b^2 + 1))^2, a quadratic polynomial kernel that sees shifts
@@ -137,11 +137,6 @@ class ReferencePool:
         splits = memberships(len(self._reference), len(window), permutations, rng)
         joint = fuse([mmd_statistics(gram, splits) for gram in self.grams(window, squared)])
         return permutation_p(joint), float(joint[0])
-
-    def distances(self, window: Vectors) -> FloatArray:
-        """Return how far each row lies from its nearest fifth of the reference, in median distances."""
-        across = np.sort(np.sqrt(squared_distances(window, self._reference)), axis=1)
-        return np.asarray(across[:, : max(1, len(self._reference) // 5)].mean(axis=1) / self._bandwidth)
 
 
 def kernel_states(problem: Drift, bias: float = BIAS) -> FloatArray:

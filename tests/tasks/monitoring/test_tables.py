@@ -30,6 +30,7 @@ def kinds(found: Layout) -> dict[str, str]:
 SHUFFLED = RNG.permutation(N)
 MOMENTS = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=int(i), seconds=int(i)) for i in SHUFFLED]
 CHAT = [[{"role": "user", "content": f"question {i}"}] * (1 + i % 3) for i in range(N)]
+CODED = pa.DictionaryArray.from_arrays([0, 1, None, 0] * 10, pa.array(["a", "b"], pa.string_view()))
 TYPES: dict[str, tuple[Any, dict[str, str]]] = {
     "boolean": ([True, False] * 20, {"odd": "category"}),
     "dictionary": (pa.array(["a", "b"] * 20).dictionary_encode(), {"odd": "category"}),
@@ -52,6 +53,11 @@ TYPES: dict[str, tuple[Any, dict[str, str]]] = {
     "list view": (pa.array([[1], [1, 2]] * 20, pa.list_view(pa.int64())),
                   {"odd.length": "number", "odd.mean": "number"}),
     "struct": ([{"a": 1, "b": {"c": "x"}}, {"a": 2, "b": {"c": "y"}}] * 20, {"odd.a": "number", "odd.b.c": "category"}),
+    "struct of views": (pa.array([{"a": "x"}, {"a": "y"}] * 20, pa.struct([("a", pa.string_view())])),
+                        {"odd.a": "category"}),
+    "list of views": (pa.array([["x"], None] * 20, pa.list_view(pa.string_view())),
+                      {"odd.length": "number", "odd": "category"}),
+    "dictionary of views": (CODED, {"odd": "category"}),
     "messages": (CHAT, {"odd.length": "number", "odd.content": "text", "odd.role": "category"}),
     "map": (pa.array([[("k", 1)], [("k", 2), ("l", 3)]] * 20, pa.map_(pa.string(), pa.int64())),
             {"odd.length": "number", "odd.key": "category", "odd.value.mean": "number"}),
