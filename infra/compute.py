@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 import psutil
 
-from deployments.prefect_tables import make_tables
+from deployments.tables import make_tables
 from infra import versions
 from infra.access import Certificate
 from infra.errors import BadInput, KetcycleError
@@ -331,7 +331,7 @@ def _prefect_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]
     url = f"http://127.0.0.1:{port}/api"
     hand_on(PREFECT_SERVER_UI_API_URL=url)
     (home / "prefect").mkdir(parents=True, exist_ok=True)
-    make_tables(Path(environment("PREFECT_HOME") or home / "prefect") / "prefect.db")
+    make_tables(Path(environment("PREFECT_HOME") or home / "prefect") / "prefect.db", "prefect")
     with (home / "prefect" / "server.log").open("ab") as output:
         process = subprocess.Popen(  # noqa: S603
             prefect_command(port), env=environment_with(**ONE_RUN), stdout=output, stderr=subprocess.STDOUT

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from deployments.tables import make_tables
 from infra.errors import BadInput
 from infra.moved import readdress
 
@@ -31,10 +32,13 @@ class Tracking:
         self._remote = uri.startswith("http")  # a server keeps the files that it is sent
         self._uri, self._fetched = uri, artifacts.absolute().parent / "fetched"
         # Two processes that make the tables, the experiment or a model at once would both fail.
-        self._lock = Path(uri.removeprefix("sqlite:///")).with_suffix(".lock") if uri.startswith("sqlite:///") else None
+        database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+        self._lock = database.with_suffix(".lock") if database else None
         if self._lock:
             self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._alone():
+            if database:
+                make_tables(database, "mlflow")
             readdress(artifacts.parents[1])
             self._client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
             found = self._client.get_experiment_by_name(EXPERIMENT)

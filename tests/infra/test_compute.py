@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import distributed
 import psutil
 import pytest
 
-from infra import standing
+from infra import compute, standing
 from infra.compute import _answers, read_note, stop_families, write_note
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -132,3 +133,14 @@ def test_a_usual_port_that_is_taken_is_replaced_and_one_that_was_asked_for_is_no
         assert len(set(found.values())) == 4
         with pytest.raises(BadInput, match=f"prefect_port {port} is in use by another program; stop it, or choose"):
             standing.choose_port(Settings(home=tmp_path, prefect_port=port), "prefect_port")
+
+
+@pytest.mark.engine
+def test_workers_are_copies_of_one_process_that_imported_for_all_and_ends_with_them(tmp_path: Path) -> None:
+    with compute.cluster(Settings(home=tmp_path), ["colorsys"]):
+        client = distributed.get_client()
+        assert set(client.run(lambda: "colorsys" in sys.modules).values()) == {True}
+        parents = set(client.run(os.getppid).values())
+        assert parents & {child.pid for child in psutil.Process().children()} == parents
+    [parent] = parents
+    assert not psutil.pid_exists(parent)

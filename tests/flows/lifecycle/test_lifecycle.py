@@ -29,7 +29,7 @@ from tasks.contract import STAGES
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN = "k1"
 
 
@@ -230,9 +230,11 @@ def calls_of(home: Path) -> Counter[tuple[Any, ...]]:
 
 
 def kill_workers(run: int) -> None:
+    """The workers are copies of a process that the run started."""
     for child in psutil.Process(run).children():
-        if "multiprocessing" in (command := " ".join(child.cmdline())) and "tracker" not in command:
-            child.send_signal(signal.SIGKILL)
+        if "forkserver" in " ".join(child.cmdline()):
+            for worker in child.children():
+                worker.send_signal(signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
