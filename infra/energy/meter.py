@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Self
 import psutil
 
 from infra.energy.nvml import GpuCounter, open_devices
+from infra.energy.processes import children, descendants
 from infra.energy.rapl import Domain, RaplCounter, find_domains
 from infra.energy.usage import Usage
 from infra.errors import MeterBusy
@@ -114,12 +115,12 @@ class Family:
 
     def begin(self) -> None:
         """Note which processes run already and what they have used."""
-        children = psutil.Process().children()
-        self._others = {c.pid for c in children if c.pid not in self._declared and _identity(c) not in _started}
-        self._start = {c.pid: _cpu_s(c) for c in children} | {p: _cpu_s(c) for p, c in self._declared.items()}
-        for child in children:
+        running = children(psutil.Process())
+        self._others = {c.pid for c in running if c.pid not in self._declared and _identity(c) not in _started}
+        self._start = {c.pid: _cpu_s(c) for c in running} | {p: _cpu_s(c) for p, c in self._declared.items()}
+        for child in running:
             if child.pid not in self._others:
-                self._start |= {c.pid: _cpu_s(c) for c in _descendants(child)}
+                self._start |= {c.pid: _cpu_s(c) for c in descendants(child)}
         self._reaped_s = _reaped_cpu_s()
 
     def any_reaped(self) -> bool:
@@ -133,12 +134,12 @@ class Family:
             last_s: the last seen CPU seconds of declared processes, for one that ended and that another waited for.
         """
         reaped_s = _reaped_cpu_s() - self._reaped_s
-        children = {child.pid: child for child in psutil.Process().children()}
-        ours = {pid: c for pid, c in children.items() if pid not in self._others}
+        here = {child.pid: child for child in children(psutil.Process())}
+        ours = {pid: c for pid, c in here.items() if pid not in self._others}
         _started.update(_identity(c) for pid, c in ours.items() if pid not in self._declared)
         running = {pid: process for pid, process in {**ours, **self._declared}.items() if process.is_running()}
         used = sum(_used_s(process, self._start) for process in running.values())
-        gone = {pid: start for pid, start in self._start.items() if pid not in running and pid not in children}
+        gone = {pid: start for pid, start in self._start.items() if pid not in running and pid not in here}
         declared_s = sum((last_s or {}).get(pid, start) for pid, start in gone.items() if pid in self._declared)
         # The reaped time holds the whole life of a process that ended, of which the time before `begin` does not count.
         ended_s = max(declared_s, reaped_s - sum(s for p, s in gone.items() if p not in self._declared))
@@ -317,16 +318,9 @@ def _largest_reaped_mb() -> float:
 def _used_s(process: psutil.Process, start: Mapping[int, float]) -> float:
     """Return what a running process and all below it have used beyond the start of each."""
     found = 0.0
-    for one in (process, *_descendants(process)):
+    for one in (process, *descendants(process)):
         found += max(0.0, _cpu_s(one) - start.get(one.pid, 0.0))
     return found
-
-
-def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
 
 
 def _identity(process: psutil.Process) -> tuple[int, float]:

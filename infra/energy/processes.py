@@ -21,10 +21,40 @@ def machine() -> str:
     return socket.gethostname()
 
 
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """Return the children of a process.
+
+    Linux lists them by thread; elsewhere psutil looks at all processes of the machine, which takes milliseconds.
+    """
+    tasks = Path(f"/proc/{process.pid}/task")
+    if not (tasks / str(process.pid) / "children").exists():
+        with suppress(psutil.Error):
+            return process.children()
+        return []
+    found = []
+    with suppress(OSError):  # the process, or one of its threads, is gone
+        for task in tasks.iterdir():
+            with suppress(OSError):
+                found += (task / "children").read_text().split()
+    alive = []
+    for pid in found:
+        with suppress(psutil.Error):
+            alive.append(psutil.Process(int(pid)))
+    return alive
+
+
+def descendants(process: psutil.Process) -> list[psutil.Process]:
+    """Return the children of a process, their children, and so on."""
+    found = children(process)
+    for child in found:  # the list grows while it is read
+        found += children(child)
+    return found
+
+
 def whereabouts() -> tuple[str, int, float]:
     """Return machine, id and CPU seconds of this process with all it started."""
     me = psutil.Process()
-    return machine(), me.pid, sum(_cpu_s(process) for process in (me, *me.children(recursive=True)))
+    return machine(), me.pid, sum(_cpu_s(process) for process in (me, *descendants(me)))
 
 
 class ProcessTree:
@@ -45,7 +75,7 @@ class ProcessTree:
         self._far, self._far_start = far, dict(far())
         me = psutil.Process()
         self._roots = [me, *(psutil.Process(pid) for pid in dict.fromkeys(others) if pid != me.pid)]
-        own = {process.pid for process in (me, *me.children(recursive=True))}
+        own = {process.pid for process in (me, *descendants(me))}
         self._start = {process.pid: _cpu_s(process) for process in self._family() if process.pid not in own}
         self._stop = threading.Event()
         self.peak_mb = 0.0
@@ -58,7 +88,7 @@ class ProcessTree:
 
     def elsewhere_cpu_s(self) -> float:
         """Return the part of it that was not used by this process and those it started."""
-        own = {process.pid for process in (self._roots[0], *self._roots[0].children(recursive=True))}
+        own = {process.pid for process in (self._roots[0], *descendants(self._roots[0]))}
         others = (process for process in self._family() if process.pid not in own)
         return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in others) + self._far_cpu_s()
 
@@ -73,10 +103,8 @@ class ProcessTree:
     def _family(self) -> list[psutil.Process]:
         found: dict[int, psutil.Process] = {}
         for root in self._roots:
-            try:
-                found |= {process.pid: process for process in (root, *root.children(recursive=True))}
-            except psutil.NoSuchProcess:
-                continue
+            if root.is_running():
+                found |= {process.pid: process for process in (root, *descendants(root))}
         return list(found.values())
 
     def _watch(self) -> None:

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from infra.energy.processes import ProcessTree, machine, whereabouts
+from infra.energy.processes import ProcessTree, children, descendants, machine, whereabouts
 
 WAIT = (
     "import time\ntime.sleep(1)\nend = time.process_time() + 0.6\nwhile time.process_time() < end: pass\ntime.sleep(60)"
@@ -60,3 +60,21 @@ def test_a_process_says_where_it_is() -> None:
         check=True, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert other.stdout.strip() == place
+
+
+def test_children_and_theirs_are_those_that_psutil_finds() -> None:
+    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+    started = subprocess.Popen([sys.executable, "-c", code])
+    me, give_up = psutil.Process(), time.monotonic() + 60
+    try:
+        while len(psutil.Process(started.pid).children()) < 1:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        [grandchild] = children(psutil.Process(started.pid))
+        assert {started.pid, grandchild.pid} <= {process.pid for process in descendants(me)}
+        assert set(children(me)) == set(me.children())
+        assert set(descendants(me)) == set(me.children(recursive=True))
+    finally:
+        grandchild.kill()
+        started.wait()
+    assert children(psutil.Process()) == me.children()
