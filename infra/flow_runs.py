@@ -95,7 +95,7 @@ class Supervisor:
         try:
             with SyncPrefectClient(self._url, httpx_settings={"timeout": PATIENCE_S}) as client:
                 yield client
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (a server that cannot be asked is asked again at the next look)
             log.warning("the flow runs of %s could not be looked at: %s", self._url, error)
 
     def _end_inside(self, client: SyncPrefectClient, active: Sequence[FlowRun]) -> None:

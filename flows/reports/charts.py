@@ -7,8 +7,11 @@ Kinds of arms differ by shape and by colour (Okabe and Ito's palette, safe for c
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, wraps
 from textwrap import fill
 from typing import Any, Literal
 
@@ -44,6 +47,28 @@ _STYLE: Any = {
 }
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NAMED = re.compile(r' id="(?:figure|axes|matplotlib|patch|line2d|text|xtick|ytick|legend|LineCollection|PathCollection|FillBetween)[^"]*"')  # fmt: skip  # noqa: E501
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What a chart is drawn from; equal where it prints alike."""
+
+    text: str
+    given: tuple[Any, ...] = field(compare=False)
+
+
+def _once(chart: Callable[..., str | None]) -> Callable[..., str | None]:
+    """Draw the same figures once in a process: a run writes its report again when its services have stopped."""
+
+    @lru_cache(maxsize=64)
+    def drawn(figures: _Figures) -> str | None:
+        return chart(*figures.given)
+
+    @wraps(chart)
+    def draw(*given: Any) -> str | None:
+        return drawn(_Figures(json.dumps(given, default=str), given))
+
+    return draw
 
 
 def style() -> Any:
@@ -121,6 +146,7 @@ def energy_by_stage(report: Row) -> str | None:
     return svg_of(figure, f"Energy by stage of run {report['run_id']}")
 
 
+@_once
 def arms(subtask: Row) -> str | None:
     """Return one decision's arms: joules with bands on the left, quality with intervals on the right."""
     rows = [row for row in subtask["rows"] if row["status"] == "done"]
@@ -181,6 +207,7 @@ def _broken(metric: str) -> str:
     return f"{metric}, higher is better" if len(metric) < 16 else f"{metric},\nhigher is better"
 
 
+@_once
 def quality_against_energy(subtask: Row) -> str | None:
     """Return quality over joules of one decision's arms; those that no other arm beats on both are joined."""
     rows = [row for row in subtask["rows"] if row["quality"] is not None and row["status"] == "done"]
@@ -240,6 +267,7 @@ def _front(rows: Sequence[Row]) -> list[Row]:
     return front
 
 
+@_once
 def three_energies(report: Row) -> str | None:
     """Return the three energies of every quantum arm side by side, on one log axis."""
     rows = [
@@ -276,6 +304,7 @@ def three_energies(report: Row) -> str | None:
     return svg_of(figure, f"Three energies of run {report['run_id']}")
 
 
+@_once
 def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str | None:
     """Return loss and bits per byte over the tokens, with what simpler models of the same text reach."""
     if len(curve) < 2:
@@ -316,6 +345,7 @@ def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[st
         yield ", ".join(names), last
 
 
+@_once
 def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
     """Return bits per byte over the number of parts removed; the first point is the whole model."""
     if len(points) < 2:
@@ -329,6 +359,7 @@ def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
     return svg_of(figure, "Pruning curve")
 
 
+@_once
 def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
     """Return bits per byte of the model as it was, pruned, recovered, and unpruned with the same training."""
     if not figures:
@@ -351,6 +382,7 @@ def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
     return svg_of(figure, "Bits per byte before and after pruning")
 
 
+@_once
 def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     """Return the p-value of each window in the order in which they came, marked by the state that followed."""
     if not verdicts:
@@ -381,6 +413,7 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     return svg_of(figure, "Drift over time")
 
 
+@_once
 def component_sizes(sizes: Mapping[str, int]) -> str | None:
     """Return how many components of near duplicates there are of each size, both axes logarithmic."""
     if not sizes:
@@ -399,6 +432,7 @@ def component_sizes(sizes: Mapping[str, int]) -> str | None:
     return svg_of(figure, "Sizes of near-duplicate components")
 
 
+@_once
 def energy_per_request(windows: Sequence[Row]) -> str | None:
     """Return the modelled joules of a request in each window as bands; windows without a figure are left out."""
     rows = [row for row in windows if row.get("energy_j")]

@@ -297,7 +297,7 @@ def _send(lane: Lane, backend: Backend, batch: Batch) -> Standing | None:
     try:
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         tasks = [task_of(item, circuits[item.part.circuit]) for item in batch.items]
-    except Exception as error:  # noqa: BLE001  (nothing has left, so the callers may be told)
+    except Exception as error:
         lane.close(batch.tag, FAILED, sentence(error))
         raise
     if backend.local:  # what it holds dies with this process, and the claim has said so

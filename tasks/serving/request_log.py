@@ -258,7 +258,7 @@ class RequestLog:
         try:
             items = item() if callable(item) else (item,)
             self._waiting += [self._noted(row) if isinstance(row, Feedback) else self._row(row) for row in items]
-        except Exception:  # noqa: BLE001  (scoring and embedding run foreign code; one bad row must not end the log)
+        except Exception:
             log.exception("a request could not be logged")
             self._lose(1)
 
