@@ -25,7 +25,7 @@ from qiskit_aer.primitives import SamplerV2
 from infra.runtime.backends import registry as backends
 from infra.runtime.backends.projection import project
 from infra.runtime.circuits.payload import circuit_digest
-from infra.runtime.dispatcher import Leader
+from infra.runtime.leader import Leader
 from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 

@@ -12,6 +12,8 @@ KetcycleError
 |  |- ConcurrentCall     the sampler of one arm was used by two threads
 |  |- BackendFailed      the backend answered with an error
 |  |- NoAnswer           the service did not answer; the question may be repeated
+|  |- BadAnswer          the service answered with something that makes no sense
+|  |- TurnedAway         nothing was sent; the service may take it later
 |  |- SubmissionUnclear  a job may or may not have been created
 |  |- BudgetExceeded     the call would spend more than the budget allows
 |  |- StillQueued        a remote result did not arrive before the deadline
@@ -20,6 +22,10 @@ KetcycleError
 |- EventNotSent          the Prefect API did not take an event
 |- MeterBusy             two metered blocks at once in one process
 """
+
+from __future__ import annotations
+
+from typing import Literal
 
 
 class KetcycleError(Exception):
@@ -70,8 +76,25 @@ class NoAnswer(RuntimeQueueError):
     """The service did not answer, or asked to come back later; asking again changes nothing there."""
 
 
+class BadAnswer(RuntimeQueueError):
+    """The service answered with something that makes no sense, or that belongs to another question."""
+
+
+class TurnedAway(RuntimeQueueError):
+    """Nothing was sent, and the service may take it later: it is in maintenance, busy, or cannot be reached."""
+
+
 class SubmissionUnclear(RuntimeQueueError):
-    """A job was sent and no answer came: it may or may not exist, so it must be looked for, never sent again."""
+    """A request to make a job has left, and no job id came back: a job may exist, so its tag must be looked up.
+
+    Attributes:
+        verdict: what follows once no job is listed under the tag: `resend` it, let it `wait` its turn (the service was
+            busy), `fail` (the service refused it), or `refuse` (it refused it and always will).
+    """
+
+    def __init__(self, text: str, verdict: Literal["resend", "wait", "fail", "refuse"] = "resend") -> None:
+        super().__init__(text)
+        self.verdict = verdict
 
 
 class BudgetExceeded(RuntimeQueueError):

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     ibm_search_url: str = Field("", description="Where an account's instances are searched; empty = the public one.")
     ibm_instance: str = Field("", description="Name or CRN of the service instance; empty = what the account says.")
     ibm_mode: Literal["job", "batch"] = Field("job", description="Whether jobs travel alone or in a batch.")
+    ibm_listing_delay_s: float = Field(
+        60.0, ge=0, description="Seconds after which the platform lists every job that was made."
+    )
     ibm_options: dict[str, Any] = Field(
         default_factory=dict,
         description='Error suppression and mitigation by name, e.g. {dynamical_decoupling = "XY4"}.',

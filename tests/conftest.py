@@ -52,6 +52,7 @@ def ibm(ibm_double: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv(name, value)
     for name in ("IAM_URL", "GLOBAL_SEARCH_URL", "GLOBAL_CATALOG_URL"):
         monkeypatch.setenv(name, ibm_double.url)  # the product sets them for its process; here they are put back
+    monkeypatch.setenv("KETCYCLE_IBM_LISTING_DELAY_S", "0.6")  # the double lists at once, unless a test says otherwise
     monkeypatch.setattr(backends, "_open", {})
     monkeypatch.setattr(IBMDevice, "poll_s", 0.01)
     monkeypatch.setattr(IBMDevice, "linger_s", 0.0)

@@ -1,4 +1,4 @@
-"""Commands of the quantum runtime queue: `queue list|show|watch|cancel|drain|resolve|budget|calibration`."""
+"""Commands of the runtime queue: `queue list|show|watch|cancel|retry|drain|resolve|settle|budget|calibration`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
@@ -108,13 +109,14 @@ def watch(
     as_json: AsJson = False,
 ) -> None:
     """Show what is open until nothing is, or Ctrl-C; with --json a line for each look that differs."""
+    from infra.runtime.figures.attention import attention
     from infra.runtime.figures.inspect import list_leaders, list_open
 
     with clear_errors():
         ledger = settings.load(home=home).ledger
 
-        def look() -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-            return list_open(ledger, run_id), list_leaders(ledger)
+        def look() -> Look:
+            return Look(list_open(ledger, run_id), list_leaders(ledger), attention(ledger, run_id))
 
         if as_json:
             _watch_lines(look, every_s)
@@ -122,36 +124,49 @@ def watch(
             _watch_table(look, every_s)
 
 
-def _watch_lines(look: Callable[[], tuple[Any, Any]], every_s: float) -> None:
+@dataclass(frozen=True)
+class Look:
+    """What `queue watch` shows at one moment: open calls, who leads, what a person should look at."""
+
+    open: list[dict[str, Any]]
+    leaders: dict[str, dict[str, Any]]
+    attention: list[dict[str, Any]]
+
+
+def _watch_lines(look: Callable[[], Look], every_s: float) -> None:
     seen = None
     while True:
-        calls, leaders = look()
-        lasting = [{k: v for k, v in call.items() if k != "age_s"} for call in calls]
+        found = look()
+        lasting = [{k: v for k, v in call.items() if k != "age_s"} for call in found.open], found.attention
         if lasting != seen:
-            sys.stdout.write(json.dumps({"open": calls, "leaders": leaders}, default=str) + "\n")
+            sys.stdout.write(json.dumps(vars(found), default=str) + "\n")
             sys.stdout.flush()
         seen = lasting
-        if not calls:
+        if not found.open:
             return
         time.sleep(every_s)
 
 
-def _watch_table(look: Callable[[], tuple[Any, Any]], every_s: float) -> None:
+def _watch_table(look: Callable[[], Look], every_s: float) -> None:
     try:
         with Live(console=out, auto_refresh=False) as live:
             while True:
-                calls, leaders = look()
-                live.update(_open_table(calls, leaders), refresh=True)
-                if not calls:
+                found = look()
+                live.update(_open_table(found), refresh=True)
+                if not found.open:
                     return
                 time.sleep(every_s)
     except KeyboardInterrupt:
         return
 
 
-def _open_table(calls: Sequence[dict[str, Any]], leaders: dict[str, dict[str, Any]]) -> Any:
+def _open_table(found: Look) -> Any:
+    calls, leaders = found.open, found.leaders
+    notes = [
+        _note(row) for row in found.attention if row["unknown"] or row["flagged"] or any(row["reserved_s"].values())
+    ]
     if not calls:
-        return "nothing is open in the runtime queue"
+        return "\n".join(["nothing is open in the runtime queue", *notes])
     table = Table("call", "state", "run", "decision", "arm", "backend", "waits", "job", pad_edge=False)
     for call in calls[:20]:
         jobs = ", ".join(job["job_id"] or f"tag {job['tag'][:8]}" for job in call["jobs"]) or "-"
@@ -160,7 +175,14 @@ def _open_table(calls: Sequence[dict[str, Any]], leaders: dict[str, dict[str, An
         table.add_row(*row, f"{call['age_s']:.0f} s", jobs)
     more = f"and {len(calls) - 20} more; " if len(calls) > 20 else ""
     who = "; ".join(f"{lane} led by process {who['pid']} on {who['host']}" for lane, who in leaders.items())
-    return Group(table, f"{len(calls)} open; {more}{who or 'nobody leads: ketcycle queue drain, or a waiting run'}")
+    line = f"{len(calls)} open; {more}{who or 'nobody leads: ketcycle queue drain, or a waiting run'}"
+    return Group(table, line, *notes)
+
+
+def _note(row: dict[str, Any]) -> str:
+    """Say what a person should look at on a backend."""
+    reserved = ", ".join(f"{seconds:.3g} s {age}" for age, seconds in row["reserved_s"].items() if seconds) or "nothing"
+    return f"{row['backend']}: {row['unknown']} of unknown outcome, {row['flagged']} flagged, {reserved} reserved"
 
 
 @app.command("cancel")
@@ -170,20 +192,44 @@ def cancel(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel a call, or all open calls of a run, with their remote jobs unless others travel in them."""
-    from infra.runtime.cancel import cancel_calls
+    """Cancel a call, or all open calls of a run, with their remote jobs unless calls of others are in them.
+
+    Where no process leads, this one cancels the remote jobs; it sends nothing.
+    """
+    from infra.runtime.cancel import cancel_now
 
     with clear_errors():
         if (key is None) == (run_id is None):
             raise BadInput("name a call, or a run with --run")
-        found = cancel_calls(settings.load(home=home).ledger, run=run_id, key=key)
+        loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
+        found = cancel_now(loaded, run=run_id, key=key)
         if as_json:
             print_value(found, as_json)
             return
         calls = found["cancelled"]
         out.print(f"{calls} call{'' if calls == 1 else 's'} cancelled")
         for lane in found["remote"]:
-            out.print(f"{lane}: jobs that are out are cancelled by who leads; if nobody does: ketcycle queue drain")
+            out.print(f"{lane}: its remote jobs are not cancelled yet; the next ketcycle queue drain does it")
+
+
+@app.command("retry")
+def retry(
+    key: Annotated[str, typer.Argument(help="Replay key of a failed call, or its first characters.")],
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """Let a failed call be sent again, whatever it failed of; on hardware that is paid again."""
+    from infra.runtime.figures.inspect import full_key
+    from infra.runtime.ledger.ledger import FAILED, Ledger
+
+    with clear_errors():
+        ledger = Ledger(settings.load(home=home).ledger, create=False)
+        whole = full_key(ledger.database.url, key)
+        if (state := ledger.state(whole)[0]) != FAILED:
+            raise BadInput(f"call {whole[:12]} is {state}; only one that has failed can be sent again")
+        ledger.prepare_again(whole)
+        print_value({"key": whole}, True) if as_json else out.print(f"{whole[:12]} waits to be sent again")
 
 
 @app.command("drain")
@@ -192,18 +238,18 @@ def drain(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Dispatch in the foreground until nothing is open, and carry out what was cancelled.
+    """Dispatch in the foreground until nothing is open, carry out cancellations, and look for duplicate jobs.
 
     Arms whose remote results were late are completed, with the reports of their runs.
     """
-    from infra.runtime.figures.inspect import lanes_with_work
+    from infra.runtime.figures.inspect import lanes_to_drain, lanes_with_work
 
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
         from flows.lifecycle.pending import complete_pending
 
-        lanes = [backend] if backend else lanes_with_work(loaded.ledger)
+        lanes = [backend] if backend else lanes_to_drain(loaded.ledger, thorough=True)
         done, completed = [], []
         while True:
             for lane in lanes:
@@ -223,7 +269,7 @@ def drain(
 
 
 def _drain_lane(loaded: settings.Settings, lane: str) -> int:
-    """Lead a lane until nothing is open there; where someone else leads, wait for him."""
+    """Lead a lane until nothing is open there, or wait for the process that leads it."""
     settings.quiet_libraries(loaded.home)
     from concurrent.futures import ThreadPoolExecutor
 
@@ -281,6 +327,41 @@ def resolve(
         Ledger(ledger, create=False).resolve(found[0], job)
         after = f"its results are fetched from job {job}" if job else "its calls wait to be sent again"
         print_value({"tag": found[0], "job": job}, True) if as_json else out.print(f"batch {found[0]}: {after}")
+
+
+@app.command("settle")
+def settle(
+    tag: Annotated[str | None, typer.Argument(help="Tag of a batch; none lists them.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="QPU seconds that its job really cost.")] = None,
+    home: Home = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the batches whose bill is missing or not plausible, or charge one what you found it to cost."""
+    from infra.runtime.figures.attention import list_unsettled
+    from infra.runtime.ledger.ledger import Ledger
+
+    with clear_errors():
+        ledger = settings.load(home=home).ledger
+        unsettled = list_unsettled(ledger)
+        if tag is None:
+            if seconds is not None:
+                raise BadInput("name the tag of the batch; ketcycle queue settle lists them")
+            if as_json:
+                print_value(unsettled, as_json)
+                return
+            rows = [{name: _cell(value) for name, value in row.items()} for row in unsettled]
+            print_table(rows, "every bill is settled")
+            return
+        if seconds is None:
+            raise BadInput("say what the job cost: --seconds S, as the platform's page states it")
+        found = [batch["tag"] for batch in unsettled if batch["tag"].startswith(tag)]
+        if len(found) != 1:
+            raise BadInput(
+                f"{'several unsettled batches begin' if found else 'no unsettled batch begins'} with {tag!r}"
+            )
+        Ledger(ledger, create=False).settle(found[0], seconds)
+        done = {"tag": found[0], "billed_s": seconds}
+        print_value(done, True) if as_json else out.print(f"batch {found[0]}: charged {seconds:g} QPU seconds")
 
 
 def _print_parked(parked: list[dict[str, Any]], as_json: bool) -> None:

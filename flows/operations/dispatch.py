@@ -14,7 +14,7 @@ from prefect import flow
 from flows.lifecycle.pending import complete_pending
 from infra import settings
 from infra.errors import BadInput
-from infra.runtime.figures.inspect import lanes_with_work
+from infra.runtime.figures.inspect import lanes_to_drain
 from infra.runtime.queue import Runtime
 from infra.settings import Settings
 
@@ -41,7 +41,7 @@ def dispatch(backend: str = "") -> int:
 
 def _drain(loaded: Settings, backend: str, stop: threading.Event) -> int:
     try:
-        lanes = [backend] if backend else lanes_with_work(loaded.ledger)
+        lanes = [backend] if backend else lanes_to_drain(loaded.ledger)
     except BadInput:  # no quantum call was ever made
         return 0
     runtimes = [Runtime(loaded.ledger, lane, home=loaded.home, projection=loaded.projection_device) for lane in lanes]

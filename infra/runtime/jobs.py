@@ -1,16 +1,18 @@
-"""A call in the ledger, seen as a Qiskit job: waiting for its result, leading meanwhile if nobody does."""
+"""A call in the ledger as a Qiskit job: it waits for its result, and leads meanwhile if nobody else does."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
 
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BadInput, BudgetExceeded, RuntimeQueueError, StillQueued
 from infra.runtime.circuits.pubs import Request
-from infra.runtime.dispatcher import Leader, Manner
+from infra.runtime.dispatcher import Manner
+from infra.runtime.leader import Leader
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger
 from infra.runtime.overhead import OVERHEAD
 
@@ -93,7 +95,8 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
                 state, error = (leader and leader.answer) or self._ledger.state(self._call.key)
                 if state in FINAL:
                     self.open = False
-                    _raise_unless_done(self._call, state, error)
+                    if state != DONE:
+                        self._raise(state, error)
                     return
                 if leader is not None and not leader.is_alive():
                     leader.check()
@@ -123,18 +126,20 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
             self.prepare_cpu_s |= piece["facts"].get("prepare_cpu_s", {})
         self._result = PrimitiveResult(pubs, metadata={"version": 2, "options": dict(self._call.options)})
 
-
-def _raise_unless_done(call: Call, state: str, error: str | None) -> None:
-    if state == DONE:
-        return
-    where = f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} on {call.backend}"
-    for kind in (BadInput, BudgetExceeded):
-        if state == FAILED and error is not None and error.startswith(f"{kind.__name__}: "):
-            raise kind(f"{where}: {error.removeprefix(f'{kind.__name__}: ')}")
-    if state == FAILED:
-        raise BackendFailed(f"{where} failed: {error}")
-    if state == UNKNOWN:
-        raise BackendFailed(
-            f"{where} has an unknown outcome ({error}); look for its job and say what you found: ketcycle queue resolve"
-        )
-    raise RuntimeQueueError(f"{where} was cancelled: {error}")
+    def _raise(self, state: str, error: str | None) -> NoReturn:
+        """Raise what became of a call that has no result."""
+        call = self._call
+        where = f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} on {call.backend}"
+        for kind in (BadInput, BudgetExceeded):
+            if state == FAILED and error is not None and error.startswith(f"{kind.__name__}: "):
+                raise kind(f"{where}: {error.removeprefix(f'{kind.__name__}: ')}")
+        if state == FAILED:
+            found = self._ledger.find(call.key)
+            again = "; it is not sent again by itself: ketcycle queue retry " + call.key[:12]
+            raise BackendFailed(f"{where} failed: {error}{again if found and found['permanent'] else ''}")
+        if state == UNKNOWN:
+            raise BackendFailed(
+                f"{where} has an unknown outcome ({error}); look for its job and say what you found: "
+                "ketcycle queue resolve"
+            )
+        raise RuntimeQueueError(f"{where} was cancelled: {error}")

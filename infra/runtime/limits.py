@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -33,6 +34,8 @@ class Limits:
         sets: parameter sets of one PUB; a larger one is cut into parts.
         samples: parameter sets times shots of one part, or None.
         alike: whether all parts of a job must agree on primitive, shots and options.
+        step_s: smallest step of a job's time limit, QPU seconds; what is reserved for a job is rounded up to it.
+            0 = any amount.
     """
 
     executions: int | None = None
@@ -40,6 +43,7 @@ class Limits:
     sets: int = 512
     samples: int | None = None
     alike: bool = False
+    step_s: float = 0.0
 
     def sets_per_part(self, shots: int) -> int:
         """Return how many parameter sets of a PUB travel together."""
@@ -53,6 +57,18 @@ class Limits:
     def mix(self, items: Sequence[Sized]) -> bool:
         """Say whether parts may share a job, whatever their number."""
         return not self.alike or len({item.manner for item in items}) <= 1
+
+    def reserve_s(self, needed_s: float, allowed_s: float = 0.0) -> float:
+        """Return the time limit of a job: the largest step within what is allowed, and never below what it needs.
+
+        Args:
+            needed_s: QPU seconds that the job is expected to be billed.
+            allowed_s: QPU seconds that it may be billed.
+        """
+        if self.step_s <= 0:
+            return max(needed_s, allowed_s)
+        least = self.step_s * max(1, math.ceil(needed_s / self.step_s - 1e-9))
+        return max(least, self.step_s * math.floor(allowed_s / self.step_s + 1e-9))
 
     def split(self, items: Sequence[I]) -> list[tuple[I, ...]]:
         """Cut items into groups that fit; an item too large on its own travels alone."""

@@ -1,22 +1,26 @@
-"""Between the ledger and a backend: parts become tasks, what was executed becomes deliveries."""
+"""Between the ledger and a backend: parts become tasks, and results are checked against them before they are stored."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from qiskit import QuantumCircuit
 
 from infra.energy.usage import Usage
-from infra.errors import KetcycleError, RuntimeQueueError
+from infra.errors import BadAnswer, KetcycleError, RuntimeQueueError
 from infra.runtime.backends.contract import SEED_STEP, Executed, Task, derive_seed
 from infra.runtime.backends.projection import is_lower_bound, project
 from infra.runtime.circuits.observables import decode_observables
 from infra.runtime.circuits.payload import decode_arrays, decode_circuit, encode_arrays
-from infra.runtime.ledger.lane import Delivery, Item
+from infra.runtime.ledger.batch import Delivery, Item
 from infra.runtime.ledger.ledger import Ledger
 
 log = logging.getLogger("ketcycle.queue")
@@ -66,19 +70,42 @@ def task_of(item: Item, circuit: QuantumCircuit) -> Task:
     return Task(*common, precision=float(arrays["precision"]), pairs=pairs, options=options)
 
 
+@dataclass(frozen=True)
+class Job:
+    """A finished job, as far as the results of its parts need it.
+
+    Attributes:
+        tag: of its batch.
+        size: parts in it.
+        billed_s: QPU seconds that it is charged; None while that is not known.
+    """
+
+    tag: str
+    size: int
+    billed_s: float | None = None
+
+
 def delivery_of(
-    ledger: Ledger, item: Item, circuit: QuantumCircuit, outcome: Executed | Exception, in_job: int
+    ledger: Ledger, item: Item, circuit: QuantumCircuit, outcome: Executed | Exception, job: Job
 ) -> Delivery:
-    """Return what is written down of what a backend answered for a part, with what it used.
+    """Return what is stored of what a backend answered for a part, with what it used.
 
     Args:
         ledger: where projections are kept.
         item: the part.
         circuit: its circuit.
         outcome: the answer.
-        in_job: parts in the job.
+        job: the job.
+
+    Raises:
+        BadAnswer: the result belongs to another job.
     """
     part = item.part
+    if isinstance(outcome, Executed):
+        try:
+            _check(item, circuit, outcome, job.tag)
+        except _Unlike as error:
+            return Delivery(part, error=f"the result is not what was asked: {error}", permanent=True)
     if isinstance(outcome, Exception):
         trace = None if isinstance(outcome, KetcycleError) else outcome
         log.warning("call %s, PUB %d failed: %s", part.call, part.position, outcome, exc_info=trace)
@@ -90,16 +117,18 @@ def delivery_of(
         simulation_cpu_s=outcome.cpu_s,
         wall_s=outcome.wall_s,
         rss_gb_s=outcome.rss_gb_s,
-        qpu_s_billed=outcome.qpu_s_billed,
+        qpu_s_billed=(job.billed_s or 0.0) * outcome.share,
         qpu_s_projected=projection.qpu_s(executions, item.call_executions),
         sub_jobs=projection.sub_jobs(executions, item.call_executions),
-        jobs=1 / in_job,
+        jobs=1 / job.size,
         circuits=part.circuits,
         shots=executions,
         two_qubit_gates=projection.two_qubit_gates * part.circuits,
         qubit_shots=circuit.num_qubits * executions,
     )
     facts: dict[str, Any] = {**outcome.facts, "prepare_cpu_s": dict(outcome.prepare_cpu_s)}
+    if outcome.share:
+        facts |= {"share": outcome.share, "job_billed_s": job.billed_s}
     facts["projection"] = {
         "device": item.projection,
         "two_qubit_gates": projection.two_qubit_gates,
@@ -108,6 +137,44 @@ def delivery_of(
         "error": projection.error or ("an exact value has no number of shots" if executions == 0 else None),
     }
     return Delivery(part, encode_arrays(outcome.arrays), usage.asdict(), facts)
+
+
+class _Unlike(Exception):
+    """A result has not the form that was asked for."""
+
+
+def _check(item: Item, circuit: QuantumCircuit, outcome: Executed, tag: str) -> None:
+    """Compare a result with what was asked: job, circuit, registers, parameter sets, shots, values."""
+    part, arrays = item.part, outcome.arrays
+    if outcome.origin is not None:
+        origin, digest = outcome.origin
+        if origin != tag:
+            raise BadAnswer(f"the result belongs to batch {origin}, not to {tag}")
+        if digest != part.circuit:
+            raise _Unlike(f"it is of circuit {digest[:12]}, not of {part.circuit[:12]}")
+    if item.primitive == "sampler":
+        sizes = {register.name: register.size for register in circuit.cregs}
+        if set(arrays) != set(sizes):
+            raise _Unlike(f"registers {sorted(arrays)} came back, {sorted(sizes)} were measured")
+        for name, size in sizes.items():
+            _check_bits(name, arrays[name], (part.circuits, part.shots, math.ceil(size / 8)), size)
+        return
+    pairs = len(decode_arrays(part.request)["pairs"])
+    for name in ("evs", "stds"):
+        found = arrays.get(name)
+        if found is None or found.shape != (pairs,):
+            shape = None if found is None else found.shape
+            raise _Unlike(f"{pairs} expectation values were asked for, {name} has the shape {shape}")
+    if not np.isfinite(arrays["evs"]).all():
+        raise _Unlike("an expectation value is not a finite number")
+
+
+def _check_bits(name: str, bits: NDArray[Any], shape: tuple[int, int, int], size: int) -> None:
+    if bits.shape != shape or bits.dtype != np.uint8:
+        sets, shots, _ = shape
+        raise _Unlike(f"register {name} has the shape {bits.shape}, {sets} parameter sets of {shots} shots were asked")
+    if size % 8 and bits.size and int(bits[..., 0].max()) >> (size % 8):
+        raise _Unlike(f"register {name} has {size} bits, and a value came back that needs more")
 
 
 def sentence(error: Exception) -> str:

@@ -1,8 +1,9 @@
-"""The quantum runtime queue, seen as a Qiskit V2 primitive.
+"""The quantum runtime queue as a Qiskit V2 primitive.
 
 An algorithm is handed a sampler or an estimator and does not know that a ledger, a queue or a device exists. Every
-call is written down before it leaves; a call that was finished once is answered from the ledger, so after a crash the
-algorithm is simply executed again. Counts depend on the caller's scope and seed only, never on who else was served.
+call is recorded before it leaves; a call that was finished once is answered from the ledger, so after a crash the
+algorithm is simply executed again. Counts depend on the caller's scope and seed only, never on other callers in the
+same job.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from infra.runtime.parcels import CIRCUIT_CACHE
 
 @dataclass(frozen=True)
 class Scope:
-    """Who asks: one execution of one arm on one problem.
+    """The caller of the queue: one execution of one arm on one problem.
 
     Attributes:
         run: the run.
@@ -49,7 +50,8 @@ class Scope:
         arm: the arm.
         repetition: number of this execution of the same arm on the same problem.
         seed: seed of the run; with all of the above but the run it determines the counts.
-        variant: what else tells this execution from others; another one makes other calls, with the same counts.
+        variant: distinguishes executions that are equal otherwise; another variant makes other calls, with the same
+            counts.
     """
 
     run: str
@@ -64,7 +66,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where circuits run and where that is written down. Picklable; opens its connections where it is used.
+    """A backend and the ledger that its calls are recorded in. Picklable; opens its connections where it is used.
 
     Attributes:
         ledger: path or SQLAlchemy URL.
@@ -78,8 +80,10 @@ class Runtime:
         linger_s: how long a leader lets further callers join a job; None = the backend's own time.
         simulation_limit_s: CPU seconds that a call may be expected to simulate; beyond it the call is refused.
         lease_s: seconds without a sign of life after which another machine takes a leader over.
-        resend_after_s: seconds after which a batch of which no job is found is sent again; it must be longer than the
-            backend may take to list a job. None = never: a person says what became of it.
+        resend_after_s: seconds after which a batch of which no job is listed is sent again; it must be longer than the
+            backend may take to list a job. None = twice that time; infinity = never: a person looks for its job.
+        retry_failed: send calls again that failed for a reason that stays, or whose job was paid and whose result is
+            unusable; without, a person does (`ketcycle queue retry`).
         durable: wait for the disk at each write; None = on hardware only, where a lost write could pay twice.
 
     Raises:
@@ -98,6 +102,7 @@ class Runtime:
     simulation_limit_s: float = 1200.0
     lease_s: float = 60.0
     resend_after_s: float | None = None
+    retry_failed: bool = False
     durable: bool | None = None
 
     def __post_init__(self) -> None:
@@ -107,14 +112,14 @@ class Runtime:
 
     @property
     def calibration(self) -> str:
-        """What names the state of the backend that results depend on."""
+        """Name of the backend's state that results depend on."""
         return calibration_of(self.backend)
 
     def sampler(self, scope: Scope, deadline: float | None = None) -> QueuedSampler:
         """Return a sampler for one execution of an arm.
 
         Args:
-            scope: who asks.
+            scope: the caller.
             deadline: seconds since the epoch after which a result is not waited for.
         """
         return QueuedSampler(self, scope, deadline)
@@ -123,7 +128,7 @@ class Runtime:
         """Return an estimator for one execution of an arm.
 
         Args:
-            scope: who asks.
+            scope: the caller.
             deadline: seconds since the epoch after which a result is not waited for.
         """
         return QueuedEstimator(self, scope, deadline)
@@ -141,17 +146,19 @@ class Runtime:
         """How a leader of this runtime leads."""
         return Manner(self.lease_s, self.linger_s, self.resend_after_s)
 
-    def drain(self, stop: threading.Event | None = None) -> int:
-        """Dispatch all that waits for this backend, and follow what is out, unless someone else does.
+    def drain(self, stop: threading.Event | None = None, *, send: bool = True) -> int:
+        """Dispatch all that waits for this backend, and follow what is out, unless another process does.
 
         Args:
             stop: ends it after the current write.
+            send: whether calls that wait are sent; without, only requested cancellations are carried out.
 
         Returns:
             The jobs sent or followed.
         """
         lane = Lane.acquire(self.open(), self.backend, self.lease_s)
-        return lead(lane, open_backend(self.backend), lambda: True, self.manner, stop) if lane else 0
+        manner = replace(self.manner, send=send, thorough=send)
+        return lead(lane, open_backend(self.backend), lambda: True, manner, stop) if lane else 0
 
 
 @lru_cache(maxsize=8)
@@ -160,16 +167,16 @@ def _ledger(location: str, *, durable: bool) -> Ledger:
 
 
 def dispatched_usage() -> Usage:
-    """Return what this process has spent on the queue so far, for any caller: CPU and elapsed time, memory.
+    """Return what this process has spent on the queue so far, for all callers: CPU and elapsed time, memory.
 
-    The counts of circuits and shots are no part of it. An arm's own consumption is the process's increase minus the
-    increase of this, plus the `usage` of its sampler and estimator.
+    Circuits and shots are not counted. An arm's own consumption is the process's increase minus the increase of this,
+    plus the `usage` of its sampler and estimator.
     """
     return OVERHEAD.read()
 
 
 class _Queued:
-    """What sampler and estimator share: replay key, fingerprint, books. One thread at a time."""
+    """What sampler and estimator share: replay key, fingerprint, usage. One thread at a time."""
 
     primitive = ""
 
@@ -182,7 +189,7 @@ class _Queued:
 
     @contextmanager
     def asking_as(self, scope: Scope) -> Iterator[None]:
-        """Make the calls within under another scope: what several arms share is the same call, whichever asks first."""
+        """Make the calls of the block under another scope, so that calls which several arms share are made once."""
         own, self._scope = self._scope, scope
         try:
             yield
@@ -236,15 +243,16 @@ class _Queued:
                 return self._job(call, requests, reused=False)
         existing = existing or ledger.find(call.key)
         if existing is None:
-            raise RuntimeQueueError(f"call {call.key} has vanished from the ledger; was the file replaced?")
+            raise RuntimeQueueError(f"call {call.key} is no longer in the ledger; was the file replaced?")
         if existing["fingerprint"] != call.fingerprint:
             raise ReplayDiverged(
-                f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} in run {call.scope['run']} asks "
-                f"something else than when it was first made (fingerprint {call.fingerprint[:12]}, recorded "
-                f"{existing['fingerprint'][:12]}); the arm is not deterministic, or its code, options or backend "
-                "changed: start a new run"
+                f"call {call.ordinal} of {call.scope['subtask']}/{call.scope['arm']} in run {call.scope['run']} "
+                f"differs from the recorded one (fingerprint {call.fingerprint[:12]}, recorded "
+                f"{existing['fingerprint'][:12]}); "
+                "the arm is not deterministic, or its code, options or backend changed: start a new run"
             )
-        if existing["state"] in (FAILED, CANCELLED) or existing["cancel_requested"] is not None:
+        given_up = existing["permanent"] and not runtime.retry_failed
+        if not given_up and (existing["state"] in (FAILED, CANCELLED) or existing["cancel_requested"] is not None):
             ledger.prepare_again(call.key)
         return self._job(call, requests, reused=existing["state"] == DONE)
 
@@ -306,7 +314,7 @@ class QueuedSampler(_Queued, BaseSamplerV2):  # type: ignore[misc]  # the librar
     primitive = "sampler"
 
     def run(self, pubs: Iterable[Any], *, shots: int | None = None) -> QueuedJob:
-        """Write the call down and return its job; nothing runs before someone waits for a result.
+        """Record the call and return its job; nothing runs before somebody waits for a result.
 
         Args:
             pubs: circuits, or tuples of circuit, parameter values, shots.
@@ -328,7 +336,7 @@ class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the li
     primitive = "estimator"
 
     def run(self, pubs: Iterable[Any], *, precision: float | None = None) -> QueuedJob:
-        """Write the call down and return its job; nothing runs before someone waits for a result.
+        """Record the call and return its job; nothing runs before somebody waits for a result.
 
         Args:
             pubs: tuples of circuit, observables, parameter values, precision.

@@ -18,12 +18,15 @@ class Fault:
     Attributes:
         route: which request: token, search, backends, configuration, properties, device, usage, submit, job, jobs,
             results, metrics, cancel, session; or `create` for what becomes of a job; `*` = any but those of control.
-        kind: 401, 429, 500 ... (answered before anything is done), drop (the connection ends before), drop-after and
-            500-after (it is done, the answer is lost or an error), twice (two jobs are made), slow, truncate, echo
-            (an error that repeats the caller's headers); of `create`: failed, stuck, cancelled.
+        kind: 401, 429, 500 ... (answered before anything is done), drop (the connection ends before), drop-after,
+            401-after, 500-after ... (it is done, the answer is lost or an error), twice (two jobs are made), slow,
+            truncate, echo (an error that repeats the caller's headers), page and empty (the answer is a proxy's page,
+            or nothing), answer (it is `body`), oldest (it is that about the oldest job); of `create`: failed, stuck,
+            cancelled, hidden (not listed for `seconds`).
         times: how often; each time counts down.
         skip: how many requests pass unharmed before.
-        seconds: of `slow` and of Retry-After.
+        seconds: of `slow`, of `hidden` and of Retry-After.
+        body: of `answer`.
     """
 
     route: str
@@ -31,6 +34,7 @@ class Fault:
     times: int = 1
     skip: int = 0
     seconds: float = 1.0
+    body: str = ""
 
 
 @dataclass
@@ -50,8 +54,11 @@ class Script:
         skew_s: by how much the platform's clock is ahead.
         maintenance: whether the device is in maintenance: its status says so, jobs are refused with 503.
         noisy: whether circuits run with the device's noise.
+        halved: whether programs run with half of their shots.
+        renamed: whether the classical registers come back under other names.
         seed: of the simulator, the same for every PUB; None = another one each time.
         limit_s: seconds that the plan holds.
+        pending_limit: jobs that may wait or run at once; further ones are refused with code 3458.
         calibration: when the properties were updated last.
         api_key: the one that is let in.
     """
@@ -68,8 +75,11 @@ class Script:
     skew_s: float = 0.0
     maintenance: bool = False
     noisy: bool = False
+    halved: bool = False
+    renamed: bool = False
     seed: int | None = 7
     limit_s: float = 600.0
+    pending_limit: int = 1000
     calibration: str = "2026-11-22T06:00:00Z"
     api_key: str = "double-api-key-0123456789-0123456789-0123456"
 
@@ -90,6 +100,7 @@ class Job:
     session_id: str | None
     created: float
     fate: str | None = None
+    hidden_s: float = 0.0
     state: str = QUEUED
     reason: str | None = None
     reason_code: int | None = None
@@ -153,7 +164,8 @@ class Platform:
                     max_s=body.get("cost"),
                     session_id=body.get("session_id"),
                     created=self.now(),
-                    fate=fate.kind if fate else None,
+                    fate=fate.kind if fate and fate.kind != "hidden" else None,
+                    hidden_s=fate.seconds if fate and fate.kind == "hidden" else 0.0,
                 )
                 self.jobs[job.id] = job
                 made.append(job)
@@ -183,7 +195,8 @@ class Platform:
         if job.fate is None:
             script = self.script
             device = job.backend.replace("mock_", "ibm_")
-            job.work = self._simulating.submit(program.run, device, script.noisy, script.seed)
+            changes = script.halved, script.renamed
+            job.work = self._simulating.submit(program.run, device, script.noisy, script.seed, *changes)
 
     def _finish(self, job):
         bill = self.script.bill_factor * (self.script.base_s + self.script.execution_s * job.executions)
@@ -226,7 +239,7 @@ class Platform:
                 job
                 for job in self.jobs.values()
                 if set(tags) <= set(job.tags)
-                and self.now() - job.created >= self.script.listing_s
+                and self.now() - job.created >= max(self.script.listing_s, job.hidden_s)
                 and (mocks or not job.backend.startswith("mock_"))
             ]
 
@@ -266,6 +279,11 @@ class Platform:
                 "usage": usage,
                 "executions": job.executions,
             }
+
+    def pending(self):
+        """Jobs that are not over; those of the mock devices do not count."""
+        with self.lock:
+            return sum(job.state not in FINAL and not job.backend.startswith("mock_") for job in self.jobs.values())
 
     def spent_s(self):
         """Seconds billed so far."""

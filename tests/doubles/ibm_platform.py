@@ -66,9 +66,9 @@ OPEN = ("token", "control_get", "control_put", "control_patch", "control_free")
 class Refused(Exception):
     """An answer that is no success."""
 
-    def __init__(self, status, message, **headers):
+    def __init__(self, status, message, code=1000, **headers):
         super().__init__(message)
-        self.status, self.message, self.headers = status, message, headers
+        self.status, self.message, self.code, self.headers = status, message, code, headers
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -106,11 +106,13 @@ class Handler(BaseHTTPRequestHandler):
             if name not in OPEN:
                 self._authorise()
             self.body = raw
+            if fault and fault.kind == "oldest":
+                arguments = [next(iter(self.platform.jobs))]
             self.copies = 2 if fault and fault.kind == "twice" else 1
             status, content = getattr(self, f"on_{name}")(*arguments)
         except Refused as refusal:
             entry["status"] = refusal.status
-            errors = {"errors": [{"message": refusal.message, "code": 1000}]}
+            errors = {"errors": [{"message": refusal.message, "code": refusal.code}]}
             self._send(refusal.status, errors, **refusal.headers)
             return
         except ConnectionAbortedError:
@@ -127,6 +129,9 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self._send(int(fault.kind[:3]), {"errors": [{"message": "internal error", "code": 1001}]})
             return
+        if fault and fault.kind in ("page", "empty", "answer"):
+            page = "<html><body>The proxy is out of breath.</body></html>"
+            content = {"page": page, "empty": "", "answer": fault.body}[fault.kind]
         self._send(status, content, cut=bool(fault and fault.kind == "truncate"))
 
     def _before(self, fault):
@@ -231,6 +236,8 @@ class Handler(BaseHTTPRequestHandler):
         self._device(body["backend"])
         if body["program_id"] != "executor":
             raise Refused(404, f"program {body['program_id']} is not offered")
+        if self.platform.pending() >= self.platform.script.pending_limit:
+            raise Refused(400, "the plan allows no more pending jobs", 3458)
         job = self.platform.create(body, self.copies)
         return 200, {"id": job.id, "backend": job.backend}
 

@@ -71,13 +71,18 @@ class Program:
         """Circuits times shots, randomisations of twirling included."""
         return self._program.shots * sum(math.prod(item.shape) for item in self._program.items)
 
-    def run(self, device, noisy=False, seed=None):
-        """Run it and return the body of the answer."""
+    def run(self, device, noisy=False, seed=None, halved=False, renamed=False):
+        """Run it and return the body of the answer, perhaps with half of the shots or other registers."""
+        if halved:
+            self._program.shots //= 2
         options = SimulatorOptions(seed_simulator=seed, angle_decimals=12)
         outcome = run_quantum_program(simulator(device, noisy), self._program, options)
         data = [
             QuantumProgramResultItemModel(
-                results={name: CompressedTensorModel.from_numpy(values) for name, values in item.items()},
+                results={
+                    f"x{name}" if renamed else name: CompressedTensorModel.from_numpy(values)
+                    for name, values in item.items()
+                },
                 metadata=ItemMetadataModel(),
             )
             for item in outcome

@@ -15,7 +15,7 @@ from harness import PROJECTION, Job, loop, scope
 
 from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
 from infra.runtime.backends import registry as backends
-from infra.runtime.backends.contract import JobState
+from infra.runtime.backends.contract import JobState, Status, nothing_left
 from infra.runtime.figures.calibration import recorded
 from infra.runtime.ledger.budget import usd_per_qpu_s
 from infra.runtime.limits import Limits
@@ -150,7 +150,8 @@ class Scripted:
     def estimate_qpu_s(self, circuit, digest, executions):
         return ESTIMATE_S * executions
 
-    def submit(self, tag, tasks, *, max_qpu_s=None):
+    def submit(self, tag, tasks, *, max_qpu_s=None, leaving=nothing_left):
+        leaving()
         aer = backends.open_backend("aer")
         outcomes = list(aer.results(aer.submit(tag, tasks)))
         with self.service.state() as state:
@@ -200,9 +201,9 @@ class Scripted:
     def status(self, job_id):
         with self.service.state() as state:
             if job_id not in state.jobs:
-                return JobState.LOST
+                return Status(JobState.LOST)
         with self._job(job_id, "status") as (_, job):
-            return job.state
+            return Status(job.state, tags=(job.tag,))
 
     def results(self, job_id):
         with self._job(job_id, "results") as (state, job):

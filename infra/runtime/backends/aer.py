@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -23,7 +23,7 @@ from qiskit.quantum_info import Pauli
 from qiskit_aer import AerSimulator
 
 from infra.errors import BackendFailed, BadInput
-from infra.runtime.backends.contract import SEED_STEP, Executed, JobState, Task
+from infra.runtime.backends.contract import SEED_STEP, Executed, JobState, Status, Task, nothing_left
 from infra.runtime.backends.snapshots import simulator_calibration
 from infra.runtime.backends.templates import Template, make_template
 from infra.runtime.limits import Limits
@@ -101,16 +101,23 @@ class Simulator:
         """Return 0: a simulator bills nothing."""
         return 0.0
 
-    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
+    def submit(
+        self,
+        tag: str,
+        tasks: Sequence[Task],
+        *,
+        max_qpu_s: float | None = None,
+        leaving: Callable[[], None] = nothing_left,
+    ) -> str:
         """Keep the batch until its results are asked for; its tag names the job."""
-        del max_qpu_s
+        del max_qpu_s, leaving
         with self._lock:
             self._jobs[tag] = tasks
         return tag
 
-    def status(self, job_id: str) -> JobState:
+    def status(self, job_id: str) -> Status:
         """A job of this process is ready to be fetched; any other died with its process."""
-        return JobState.DONE if job_id in self._jobs else JobState.LOST
+        return Status(JobState.DONE if job_id in self._jobs else JobState.LOST)
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
         """Simulate task after task."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,7 +26,7 @@ def derive_seed(*parts: object) -> int:
 
 
 class JobState(StrEnum):
-    """What a backend says of a job."""
+    """State of a job at its backend."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -34,6 +34,27 @@ class JobState(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     LOST = "lost"  # no such job, and there never will be
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a backend reports about a job.
+
+    Attributes:
+        state: where it is.
+        reason: why it failed or was cancelled, in the service's words.
+        permanent: whether the same job would fail again for that reason.
+        tags: tags that the job bears; None where the backend does not report them.
+    """
+
+    state: JobState
+    reason: str = ""
+    permanent: bool = False
+    tags: tuple[str, ...] | None = None
+
+
+def nothing_left() -> None:
+    """Do nothing; the default of `submit(leaving=...)`."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +95,9 @@ class Executed:
         wall_s: elapsed seconds of the same.
         rss_gb_s: resident memory over that time.
         prepare_cpu_s: CPU seconds that the compiled form of the circuit cost when it was made, by its key.
-        qpu_s_billed: QPU seconds billed.
+        share: share of the job's executions, by which its bill is split.
         facts: what is worth keeping: method, qubits, layout.
+        origin: tag and circuit digest that came back with the result; None where the job never left this process.
     """
 
     arrays: Mapping[str, NDArray[Any]]
@@ -83,8 +105,9 @@ class Executed:
     wall_s: float
     rss_gb_s: float = 0.0
     prepare_cpu_s: Mapping[str, float] = field(default_factory=dict)
-    qpu_s_billed: float = 0.0
+    share: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: tuple[str, str] | None = None
 
 
 class Backend(Protocol):
@@ -125,22 +148,31 @@ class Backend(Protocol):
         """Return the QPU seconds that so many executions of a circuit will be billed by formula; 0 = not priced."""
         ...
 
-    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
-        """Send a batch under a tag and return the job's id.
+    def submit(
+        self,
+        tag: str,
+        tasks: Sequence[Task],
+        *,
+        max_qpu_s: float | None = None,
+        leaving: Callable[[], None] = nothing_left,
+    ) -> str:
+        """Send a batch under a tag, once, and return the job's id.
 
         Args:
             tag: what the job can be found by.
             tasks: what is to run.
             max_qpu_s: QPU seconds after which the service shall stop the job.
+            leaving: called when all that comes before is done, right before the first byte of the request leaves.
 
         Raises:
-            SubmissionUnclear: no answer came, the job may exist.
-            RuntimeQueueError: the service refused; there is no job.
+            TurnedAway: nothing was sent, and it may be tried again later.
+            SubmissionUnclear: the request has left and no job id came back, whatever the answer was.
+            RuntimeQueueError: nothing was sent, and it would fail again.
         """
         ...
 
-    def status(self, job_id: str) -> JobState:
-        """Say how a job is.
+    def status(self, job_id: str) -> Status:
+        """Return what is known of a job.
 
         Raises:
             NoAnswer: ask again.
@@ -151,12 +183,18 @@ class Backend(Protocol):
         """Yield what came back for each task, by its index; a task's own failure does not touch the others.
 
         Raises:
-            NoAnswer: ask again.
+            NoAnswer: the result cannot be read now; ask again.
+            BadAnswer: it can be read, and is not what was asked.
         """
         ...
 
     def billed(self, job_id: str) -> float | None:
-        """Return the QPU seconds that a job was billed so far, whatever became of it; None = not known yet."""
+        """Return the QPU seconds that a finished job was billed, whatever became of it; None = not known yet.
+
+        Raises:
+            NoAnswer: ask again.
+            BadAnswer: what the service reports is no number of seconds.
+        """
         ...
 
     def cancel(self, job_id: str) -> None:

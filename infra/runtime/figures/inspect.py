@@ -14,8 +14,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.errors import BadInput
-from infra.runtime.ledger.ledger import OPEN, STATES, UNKNOWN, Ledger
+from infra.runtime.ledger.ledger import OPEN, OUT, STATES, UNKNOWN, Ledger
 from infra.runtime.ledger.schema import batches, calls, leases, parts
+from infra.runtime.sweep import RECENT_S, SWEEP_S, is_due
 
 _SUMMED = ("cpu_s", "qpu_s_projected", "qpu_s_billed")
 
@@ -170,6 +171,39 @@ def list_leaders(url: str | Path) -> dict[str, dict[str, Any]]:
         }
         for row in rows
     }
+
+
+def lanes_to_cancel(url: str | Path, *, run: str | None = None, key: str | None = None) -> list[str]:
+    """Return the backends with calls that are out although their cancellation was requested."""
+    query = sa.select(calls.c.backend).where(calls.c.state.in_(OUT), calls.c.cancel_requested.is_not(None)).distinct()
+    for column, value in ((calls.c.run, run), (calls.c.key, key)):
+        query = query if value is None else query.where(column == value)
+    with Ledger(url, create=False).database.read() as connection:
+        return sorted(connection.scalars(query))
+
+
+def lanes_to_drain(url: str | Path, *, thorough: bool = False) -> list[str]:
+    """Return the backends with work, and those on which duplicates of recent batches are to be looked for.
+
+    Args:
+        url: path or URL of the ledger.
+        thorough: whether each batch of the last hour is looked at, whenever that was done last.
+
+    Raises:
+        BadInput: no ledger there.
+    """
+    now = time.time()
+    recent = sa.select(batches.c.lane, batches.c.sent, sa.func.coalesce(batches.c.looked, 0.0)).where(
+        batches.c.sent >= now - SWEEP_S, batches.c.max_qpu_s.is_not(None), batches.c.duplicate_of.is_(None)
+    )
+    with Ledger(url, create=False).database.read() as connection:
+        rows = connection.execute(recent).all()
+    due = {
+        lane
+        for lane, sent, looked in rows
+        if is_due(now - sent, looked - sent) or (thorough and looked - sent < now - sent < RECENT_S)
+    }
+    return sorted(due | set(lanes_with_work(url)))
 
 
 def lanes_with_work(url: str | Path, run: str | None = None) -> list[str]:

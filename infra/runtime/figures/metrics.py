@@ -1,4 +1,4 @@
-"""The queue's figures as Prometheus reads them: calls, jobs, QPU seconds, what the budget leaves, how old the queue is.
+"""The queue's figures as Prometheus reads them: calls, jobs, QPU seconds billed and reserved, budget, age of the queue.
 
 Read from the ledger at each request, so they hold for all processes and outlive any of them.
 """
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from infra.access import Certificate
 from infra.errors import BadInput
+from infra.runtime.figures.attention import read_attention
 from infra.runtime.ledger.budget import remaining
 from infra.runtime.ledger.ledger import OPEN, PREPARED, STATES, Ledger
 from infra.runtime.ledger.schema import batches, calls
@@ -43,6 +44,7 @@ class QueueCollector(Collector):
         with ledger.database.read() as connection:
             yield from _calls(connection)
             yield from _jobs(connection)
+            yield from _attention(connection)
         yield from _budget(ledger)
 
 
@@ -86,6 +88,22 @@ def _jobs(connection: sa.Connection) -> Iterable[Metric]:
         billed.add_metric((backend,), billed_s)
         estimated.add_metric((backend,), estimate_s)
     yield from (jobs, billed, estimated)
+
+
+def _attention(connection: sa.Connection) -> Iterable[Metric]:
+    unknown = GaugeMetricFamily("ketcycle_queue_unknown_jobs", "Batches of unknown outcome.", labels=("backend",))
+    flagged = GaugeMetricFamily(
+        "ketcycle_queue_flagged_jobs", "Batches with duplicates or an implausible bill.", labels=("backend",)
+    )
+    reserved = GaugeMetricFamily(
+        "ketcycle_queue_reserved_seconds", "QPU seconds reserved, by age.", labels=("backend", "age")
+    )
+    for row in read_attention(connection):
+        unknown.add_metric((row["backend"],), row["unknown"])
+        flagged.add_metric((row["backend"],), row["flagged"])
+        for age, seconds in row["reserved_s"].items():
+            reserved.add_metric((row["backend"], age), seconds)
+    yield from (unknown, flagged, reserved)
 
 
 def _budget(ledger: Ledger) -> Iterable[Metric]:

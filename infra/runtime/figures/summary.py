@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from infra.energy.model import Band, Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BadInput
-from infra.runtime.ledger.ledger import DONE, STATES, Ledger
+from infra.runtime.figures.attention import read_attention
+from infra.runtime.ledger.ledger import DONE, STATES, UNKNOWN, Ledger
 from infra.runtime.ledger.schema import batches, calls, charges, parts
 from infra.shared import open_evidence
 
@@ -73,7 +74,9 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
         "calls": {state: n for state in STATES if (n := sum(row[0] == state for row in rows))},
         "reused": sum(row[3] is not None for row in rows),
         "jobs": len(jobs),
+        "unknown": sum(job["state"] == UNKNOWN for job in jobs),
         "flagged": sum(bool(job["flagged"]) for job in jobs),
+        "reserved_s": _reserved(connection, run, backend),
         "wait_median_s": median(waited) if waited else None,
         "wait_longest_s": max(waited, default=None),
         "qpu_s_billed": billed[0] or 0.0,
@@ -81,6 +84,11 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
         "qpu_s_projected": usage.qpu_s_projected,
         **_derived(replace(usage, qpu_s_billed=billed[0] or 0.0), backend, billed[1] or 0.0),
     }
+
+
+def _reserved(connection: sa.Connection, run: str, backend: str) -> dict[str, float]:
+    found = [row["reserved_s"] for row in read_attention(connection, run) if row["backend"] == backend]
+    return found[0] if found else {}
 
 
 def _derived(usage: Usage, backend: str, usd: float) -> dict[str, Any]:
@@ -111,7 +119,15 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             ("backend", entry["backend"]),
             ("calls", f"{states}; {entry['reused']} answered from other runs"),
             ("circuits, shots", f"{entry['circuits']:,}, {entry['shots']:,}"),
-            ("jobs", f"{entry['jobs']}, of them {entry['flagged']} flagged as doubled by the service"),
+            (
+                "jobs",
+                f"{entry['jobs']}, of them {entry['flagged']} flagged (made twice or billed implausibly), "
+                f"{entry['unknown']} of unknown outcome",
+            ),
+            (
+                "QPU s reserved, by age",
+                ", ".join(f"{age} {_figure(seconds)}" for age, seconds in entry["reserved_s"].items()) or "-",
+            ),
             (
                 "call to result, s",
                 f"median {_figure(entry['wait_median_s'])}, longest {_figure(entry['wait_longest_s'])}",

@@ -1,4 +1,4 @@
-"""Reservations and settlements: what a call may spend and has spent."""
+"""Reservations and bills of batches, by run and stage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from infra.runtime.ledger.schema import charges
+from infra.runtime.ledger.schema import batches, charges
 
 Spender = tuple[str, str]  # run and stage
 Amounts = Mapping[Spender, float]  # QPU seconds
@@ -22,15 +22,15 @@ def reserve(connection: sa.Connection, tag: str, wish: Amounts, day: str, usd_pe
 
 
 def reserve_again(connection: sa.Connection, tag: str, duplicate: str) -> None:
-    """Reserve for a duplicate that the service made what was reserved for its original, whatever the limits say."""
+    """Reserve for a duplicate that the service made what its job may be billed at most, whatever the limits say."""
     columns = [charges.c[name] for name in ("run", "stage", "day", "share", "usd_per_s")]
-    seconds = sa.select(sa.func.sum(charges.c.reserved_s)).where(charges.c.tag == tag).scalar_subquery()
+    seconds = sa.select(sa.func.coalesce(batches.c.max_qpu_s, 0.0)).where(batches.c.tag == tag).scalar_subquery()
     rows = sa.select(sa.literal(duplicate), *columns, charges.c.share * seconds, sa.literal(0.0))
     names = ["tag", *(column.name for column in columns), "reserved_s", "billed_s"]
     connection.execute(charges.insert().from_select(names, rows.where(charges.c.tag == tag)))
 
 
 def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
-    """Book a batch's bill by the shares of who travelled in it, and release its reservation."""
-    booked = charges.update().where(charges.c.tag == tag)
-    connection.execute(booked.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))
+    """Charge a batch's bill to the runs and stages in it by their shares, and release its reservation."""
+    charged = charges.update().where(charges.c.tag == tag)
+    connection.execute(charged.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))

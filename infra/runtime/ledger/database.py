@@ -21,7 +21,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from infra.errors import BadInput, NoLedger, RuntimeQueueError
 from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limits, meta, parts
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_S = 30.0
 _LOCK = 0x6B6574  # names the making of the tables among PostgreSQL's advisory locks
 
@@ -197,16 +197,20 @@ def _bring_up(connection: Connection) -> int:
     return found
 
 
+def _add(connection: Connection, *columns: sa.Column[Any]) -> None:
+    for column in columns:
+        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
+
+
 def _from_2(connection: Connection) -> None:
     """Version 3: estimates and bills, duplicates, budget, requests to cancel."""
-    new = (
+    _add(
+        connection,
         calls.c.cancel_requested,
         *(parts.c[name] for name in ("estimate_s", "overhead_s")),
         *(batches.c[name] for name in ("estimate_s", "max_qpu_s", "billed_s", "flagged", "duplicate_of")),
     )
-    for column in new:
-        definition = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
-        connection.exec_driver_sql(f"ALTER TABLE {column.table.name} ADD COLUMN {definition}")
     for table in (limits, charges):
         table.create(connection)
     next(index for index in batches.indexes if index.name == "batches_unbilled").create(connection)
@@ -214,7 +218,18 @@ def _from_2(connection: Connection) -> None:
     connection.execute(batches.update().where(over).values(billed_s=0.0))
 
 
-_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2}
+def _from_3(connection: Connection) -> None:
+    """Version 4: when a submission left, jobs by their id, permanent failures, how results are assembled."""
+    _add(connection, *(calls.c[name] for name in ("permanent", "outline")))
+    _add(connection, *(batches.c[name] for name in ("sent", "refusal", "looked", "tries", "note")))
+    for index in batches.indexes:
+        if index.name in ("batches_job", "batches_sent"):
+            index.create(connection)
+    out = batches.c.state.not_in(("PREPARED",))
+    connection.execute(batches.update().where(out).values(sent=batches.c.created))
+
+
+_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2, 3: _from_3}
 
 
 def _parse(url: str) -> sa.URL:

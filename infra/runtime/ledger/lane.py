@@ -1,7 +1,7 @@
 """What the leader of a lane may do with the ledger.
 
-A lane is a road to one backend; whoever holds its lease (`infra.runtime.ledger.lease`) dispatches for everybody. What
-a batch may spend is reserved in the transaction that claims it, and what it was billed is booked when it ends.
+A lane holds the calls of one backend; the process that holds its lease (`infra.runtime.ledger.lease`) dispatches for
+all callers. What a batch may spend is reserved in the transaction that claims it, and its bill is charged when it ends.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ import json
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
+from infra.errors import BadAnswer
+from infra.runtime.ledger.batch import Batch, Bill, Delivery, Item, Standing, Tariff
 from infra.runtime.ledger.budget import HEADROOM, Gate, Room
 from infra.runtime.ledger.charges import Amounts, Spender, reserve_again, settle
 from infra.runtime.ledger.lease import Lease
@@ -46,125 +47,15 @@ LOADED = 32  # calls whose parts are read at once
 REFUSED = "BudgetExceeded: "
 
 
-@dataclass(frozen=True)
-class Item:
-    """A part on its way, with what the backend needs to know of its call; `slot` is its place in the job."""
-
-    part: Part
-    slot: int
-    seed: int
-    primitive: str
-    projection: str
-    call_executions: int
-    options: Mapping[str, Any]
-    run: str = ""
-    stage: str = ""
-
-    @property
-    def executions(self) -> int:
-        """Circuits times shots of the part."""
-        return self.part.executions
-
-    @cached_property
-    def manner(self) -> str:
-        """How the part is to be run: what a device that runs all parts of a job alike must have in common."""
-        return json.dumps([self.primitive, self.part.shots, self.options.get("effective", {})], sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Items that travel in one job.
-
-    Attributes:
-        tag: what the job is found by after a crash.
-        items: the parts whose results are not there yet.
-        size: parts in the job, those included whose results are.
-        max_qpu_s: QPU seconds that the job may use; None where nothing is billed.
-    """
-
-    tag: str
-    items: tuple[Item, ...]
-    size: int
-    max_qpu_s: float | None = None
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A batch that is not over, or not billed yet, as its leader sees it in each round.
-
-    Attributes:
-        tag: what the job is found by.
-        state: state in the ledger.
-        job_id: id of the job once it was sent.
-        created: when the batch was claimed, before it was sent.
-        duplicate_of: tag of the batch that the service made this job from a second time.
-        unwanted: whether a call in it was cancelled by its caller.
-    """
-
-    tag: str
-    state: str
-    job_id: str | None
-    created: float
-    duplicate_of: str | None
-    unwanted: bool = False
-
-
-@dataclass(frozen=True)
-class Tariff:
-    """What a claim reserves with.
-
-    Attributes:
-        factor: what an estimate is multiplied with, from earlier bills.
-        usd_per_s: price of a QPU second.
-    """
-
-    factor: float
-    usd_per_s: float
-
-
-@dataclass(frozen=True)
-class Bill:
-    """What a job that is over came to.
-
-    Attributes:
-        seconds: QPU seconds billed; None while the service does not say.
-        duplicates: further jobs that the service made of the same batch.
-        free: whether nothing was reserved, because nothing is billed there.
-    """
-
-    seconds: float | None = 0.0
-    duplicates: tuple[str, ...] = ()
-    free: bool = False
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """The result of one part, or why there is none."""
-
-    part: Part
-    result: bytes = b""
-    usage: Mapping[str, float] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    error: str | None = None
-
-    def row(self) -> dict[str, Any]:
-        """Return what is stored of a result.
-
-        The request goes: the fingerprint is enough to recognise a replay, and thousands of parameter sets would fill
-        the disk.
-        """
-        stored = {"result": self.result, "usage": json.dumps(dict(self.usage)), "request": b""}
-        return {**_same(self.part), **stored, "facts": json.dumps(dict(self.facts), default=str)}
-
-
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
 _WAITING = sa.select(calls.c.key).where(calls.c.backend == sa.bindparam("lane"), calls.c.state == PREPARED)
 _LONGEST_FIRST = (
     _WAITING.order_by(calls.c.created, calls.c.key).limit(sa.bindparam("most", type_=sa.Integer)).with_for_update()
 )
 _ANY_WAITING = _WAITING.limit(1)
+_STANDING_COLUMNS = tuple(batches.c[f.name] for f in fields(Standing) if f.name != "unwanted")
 _STANDING = (
-    sa.select(batches.c.tag, batches.c.state, batches.c.job_id, batches.c.created, batches.c.duplicate_of)
+    sa.select(*_STANDING_COLUMNS)
     .where(batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None))
     .order_by(batches.c.created)
 )
@@ -191,7 +82,7 @@ class Lane(Lease):
     """A lane whose lease this process holds."""
 
     def look(self) -> tuple[bool, list[Standing]]:
-        """Say whether calls wait, and return the batches that are not over or not billed yet, the oldest first."""
+        """Return whether calls wait, and the batches that are not over or not billed yet, the oldest first."""
         with self.ledger.database.read() as connection:
             waits = connection.execute(_ANY_WAITING, {"lane": self.name}).first() is not None
             rows = connection.execute(_STANDING, {"lane": self.name}).mappings().all()
@@ -202,8 +93,9 @@ class Lane(Lease):
         """Turn the calls that wait longest into batches within the limits; empty if none waits.
 
         At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. A batch
-        is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved; a call that no limit
-        will ever leave room for is refused, one that only reservations of jobs that are out stand in the way of waits.
+        is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved, never less than the
+        time limit of its job. A call that exceeds a limit is refused; it waits if it would fit once current
+        reservations are released.
 
         Args:
             backend: where the calls go.
@@ -223,7 +115,9 @@ class Lane(Lease):
                 fits = limits.admit(len(chosen) + len(more), load) and limits.mix((*chosen[:1], *more))
                 if chosen and not fits:
                     break
-                room = gate.room(needed(limits.split((*chosen, *more)), factor)) if gate and gate.limited else Room()
+                split = limits.split((*chosen, *more))
+                wish = _sum(needed(group, factor, limits) for group in split) if gate and gate.limited else {}
+                room = gate.room(wish) if gate and wish else Room()
                 if room.scale < 1:
                     load -= sum(item.part.executions for item in more)
                     if room.final:
@@ -232,8 +126,12 @@ class Lane(Lease):
                 keys.append(key)
                 chosen.extend(more)
             groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
-            scale = min(HEADROOM, gate.room(needed(groups, factor)).scale) if gate else 1.0
-            claimed = [self._write_batch(connection, group, now, gate, factor * scale, sent) for group in groups]
+            wishes = [needed(group, factor, limits) for group in groups] if gate else [{} for _ in groups]
+            scale = min(HEADROOM, gate.room(_sum(wishes)).scale) if gate else 1.0
+            claimed = [
+                self._write_batch(connection, group, now, gate, scaled(wish, scale, limits), sent)
+                for group, wish in zip(groups, wishes, strict=True)
+            ]
             for key in keys:
                 move_call(connection, key, (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
             for key in set(keys) - {item.part.call for item in chosen}:
@@ -246,15 +144,14 @@ class Lane(Lease):
         items: tuple[Item, ...],
         now: float,
         gate: Gate | None,
-        factor: float,
+        wish: Amounts,
         sent: bool,
     ) -> Batch:
-        wish = needed((items,), factor)
         batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
         row = {"tag": batch.tag, "lane": self.name, "state": PREPARED, "fence": self.fence, "created": now}
         row |= {"state": SUBMITTED, "job_id": batch.tag} if sent else {}
         row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
-        row |= {"estimate_s": sum(needed((items,), 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
+        row |= {"estimate_s": sum(needed(items, 1.0).values()) if gate else None, "max_qpu_s": batch.max_qpu_s}
         connection.execute(batches.insert(), row)
         connection.execute(_BOARD, [{**_same(item.part), "batch": batch.tag, "slot": item.slot} for item in items])
         if gate is not None:
@@ -262,13 +159,24 @@ class Lane(Lease):
         return batch
 
     def leaving(self, tag: str) -> None:
-        """Record that a batch is about to be sent: from here on a job of it may exist.
+        """Record that the first byte of a submission is about to leave: from here on a job of it may exist.
 
         Raises:
             LeaseLost: someone else leads now; it must not be sent.
         """
         with self.fenced() as connection:
-            connection.execute(_BATCH, {"its_tag": tag, "state": SUBMITTING})
+            connection.execute(_BATCH, {"its_tag": tag, "state": SUBMITTING, "sent": time.time(), "refusal": None})
+
+    def unclear(self, tag: str, verdict: str, text: str) -> None:
+        """Record how the service answered a submission with anything but a job id, and what follows if no job is found.
+
+        Args:
+            tag: of the batch.
+            verdict: see `infra.errors.SubmissionUnclear`.
+            text: the answer.
+        """
+        with self.fenced() as connection:
+            connection.execute(_BATCH, {"its_tag": tag, "refusal": json.dumps([verdict, text]), "error": text})
 
     def submitted(self, tag: str, job_id: str, duplicates: Sequence[str] = ()) -> bool:
         """Record that a batch has left under this job id; False if it was ended or put back meanwhile.
@@ -277,11 +185,19 @@ class Lane(Lease):
             tag: of the batch.
             job_id: the job that is followed.
             duplicates: further jobs that the service made of it.
+
+        Raises:
+            BadAnswer: the job belongs to another batch.
         """
         with self.fenced() as connection:
+            same = sa.select(batches.c.tag).where(batches.c.lane == self.name, batches.c.job_id == job_id)
+            not_ours = batches.c.tag != tag, sa.func.coalesce(batches.c.duplicate_of, "") != tag
+            other = connection.scalar(same.where(*not_ours).limit(1))
+            if other is not None:
+                raise BadAnswer(f"the service names job {job_id}, which belongs to batch {other}")
             open_ = batches.update().where(batches.c.tag == tag, batches.c.state.in_((*OPEN, UNKNOWN)))
             values = {"state": SUBMITTED, "job_id": job_id, "error": None, "fence": self.fence, "updated": time.time()}
-            if connection.execute(open_.values(**values)).rowcount != 1:
+            if connection.execute(open_.values(**values, refusal=None)).rowcount != 1:
                 return False
             self._note_duplicates(connection, tag, duplicates)
             alone = sa.select(batches.c.tag).where(batches.c.state.in_((PREPARED, SUBMITTING, UNKNOWN)))
@@ -289,6 +205,49 @@ class Lane(Lease):
             whole = sa.and_(calls.c.key.in_(calls_of(tag)), calls.c.key.not_in(elsewhere))
             move(connection, whole, (SUBMITTING, UNKNOWN), state=SUBMITTED, error=None)
             return True
+
+    def disown(self, tag: str, reason: str) -> None:
+        """Record that the job followed for a batch is not its own; the batch's job is looked for by its tag again."""
+        with self.fenced() as connection:
+            values = {"state": SUBMITTING, "job_id": None, "error": reason, "flagged": True}
+            connection.execute(_BATCH, {"its_tag": tag, **values})
+            move(connection, calls.c.key.in_(calls_of(tag)), (SUBMITTED,), state=SUBMITTING)
+
+    def attempts(self, tag: str) -> int:
+        """Return how often the calls of a batch were sent, at most."""
+        with self.ledger.database.read() as connection:
+            query = sa.select(sa.func.max(calls.c.attempt)).where(calls.c.key.in_(calls_of(tag)))
+            return int(connection.scalar(query) or 1)
+
+    def trying(self, tag: str) -> None:
+        """Count a leader that begins to read the result of a batch, so that one which kills every leader is known."""
+        with self.fenced(wait=False) as connection:
+            connection.execute(batches.update().where(batches.c.tag == tag).values(tries=batches.c.tries + 1))
+
+    def survived(self, tag: str) -> None:
+        """Forget the leaders that began to read a result: this one has survived it."""
+        with self.fenced(wait=False) as connection:
+            connection.execute(_BATCH, {"its_tag": tag, "tries": 0})
+
+    def recent(self, since: float) -> list[tuple[str, float, float]]:
+        """Return the batches sent since a time whose own job is known or was given up: tag, when sent, last look."""
+        query = sa.select(batches.c.tag, batches.c.sent, sa.func.coalesce(batches.c.looked, 0.0)).where(
+            batches.c.lane == self.name,
+            batches.c.sent >= since,
+            batches.c.duplicate_of.is_(None),
+            batches.c.state.in_((SUBMITTED, DONE, FAILED, CANCELLED)),
+        )
+        with self.ledger.database.read() as connection:
+            return [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(batches.c.sent))]
+
+    def looked(self, tag: str, jobs: Sequence[str]) -> int:
+        """Record that the jobs under a tag were listed; return how many of them nobody knew.
+
+        Each of those is followed from now on: cancelled while it is queued, else charged and flagged.
+        """
+        with self.fenced(wait=bool(jobs)) as connection:
+            connection.execute(_BATCH, {"its_tag": tag, "looked": time.time()})
+            return self._note_duplicates(connection, tag, jobs)
 
     def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None, bill: Bill | None = None) -> None:
         """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED.
@@ -306,18 +265,28 @@ class Lane(Lease):
             for key in dict.fromkeys(item.part.call for item in deliveries):
                 errors = [item.error for item in deliveries if item.part.call == key and item.error]
                 if errors:
-                    move_call(connection, key, OUT, state=FAILED, error=errors[0])
+                    final = any(item.permanent for item in deliveries if item.part.call == key)
+                    move_call(connection, key, OUT, state=FAILED, error=errors[0], permanent=final)
                 else:
                     follow_parts(connection, key, (*OUT, UNKNOWN))
             if last_of is not None:
                 for key in list(connection.scalars(_LEFT, {"its_tag": last_of})):
                     follow_parts(connection, key, OUT)
 
-    def close(self, tag: str, state: str, error: str, bill: Bill | None = None) -> None:
-        """End a batch without results; the calls in it that are not finished end with it."""
+    def close(self, tag: str, state: str, error: str, bill: Bill | None = None, *, permanent: bool = False) -> None:
+        """End a batch without results; the calls in it that are not finished end with it.
+
+        Args:
+            tag: of the batch.
+            state: FAILED, CANCELLED, UNKNOWN, or DONE for a duplicate.
+            error: why.
+            bill: what it is charged.
+            permanent: whether its calls are not to be sent again unless a person says so.
+        """
         with self.fenced() as connection:
             self._end(connection, tag, state, error, bill or Bill(None if state == UNKNOWN else 0.0))
-            move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), state=state, error=error)
+            values = {"state": state, "error": error, "permanent": permanent}
+            move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), **values)
 
     def put_back(self, tag: str, reason: str) -> None:
         """Let the calls of a batch that never left, or died with its process, wait again."""
@@ -325,11 +294,10 @@ class Lane(Lease):
             self._end(connection, tag, FAILED, reason, Bill())
             wait_again(connection, tag)
 
-    def settle(self, tag: str, seconds: float) -> None:
-        """Book the bill of a batch that was over before it was known."""
+    def settle(self, tag: str, bill: Bill) -> None:
+        """Charge the bill of a batch that was over before the bill was known."""
         with self.fenced() as connection:
-            connection.execute(_BATCH, {"its_tag": tag, "billed_s": seconds})
-            settle(connection, tag, seconds)
+            self._charge(connection, tag, bill)
 
     def leave(self, tag: str) -> bool:
         """Let calls that were cancelled leave a batch that others travel in; False if nobody else does."""
@@ -349,39 +317,69 @@ class Lane(Lease):
             return Batch(tag, _items(connection.execute(_INSIDE, {"its_tag": tag})), *row)
 
     def _end(self, connection: sa.Connection, tag: str, state: str, error: str | None, bill: Bill) -> None:
-        values = {"state": state, "error": error, "billed_s": bill.seconds, "updated": time.time()}
+        values = {"state": state, "error": error, "updated": time.time()}
         connection.execute(_BATCH, {"its_tag": tag, **values})
         self._note_duplicates(connection, tag, bill.duplicates)
+        self._charge(connection, tag, bill)
+
+    def _charge(self, connection: sa.Connection, tag: str, bill: Bill) -> None:
+        values: dict[str, Any] = {"billed_s": bill.seconds}
+        if bill.note is not None:
+            values |= {"note": bill.note, "flagged": True}
+        connection.execute(_BATCH, {"its_tag": tag, **values})
         if bill.seconds is not None and not bill.free:
             settle(connection, tag, bill.seconds)
 
-    def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> None:
-        """Write down jobs that the service made of a batch again, and reserve what they may cost."""
+    def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> int:
+        """Write down jobs that the service made of a batch again, and reserve what they may cost; return how many."""
         if not jobs:
-            return
-        same = sa.select(batches.c.job_id).where(sa.or_(batches.c.tag == tag, batches.c.duplicate_of == tag))
-        known, now = set(connection.scalars(same)), time.time()
-        for job_id in dict.fromkeys(jobs):
-            if job_id not in known:
-                row = {"tag": uuid.uuid4().hex, "lane": self.name, "state": SUBMITTED, "fence": self.fence}
-                row |= {"job_id": job_id, "parts": 0, "executions": 0, "created": now, "updated": now}
-                connection.execute(batches.insert().values(**row, duplicate_of=tag, flagged=True))
-                reserve_again(connection, tag, str(row["tag"]))
-                connection.execute(_BATCH, {"its_tag": tag, "flagged": True})
+            return 0
+        query = sa.select(batches.c.job_id).where(batches.c.lane == self.name, batches.c.job_id.in_(set(jobs)))
+        known, now = set(connection.scalars(query)), time.time()
+        new = [job_id for job_id in dict.fromkeys(jobs) if job_id not in known]
+        for job_id in new:
+            row = {"tag": uuid.uuid4().hex, "lane": self.name, "state": SUBMITTED, "fence": self.fence}
+            row |= {"job_id": job_id, "parts": 0, "executions": 0, "created": now, "updated": now, "sent": now}
+            original = sa.select(batches.c.max_qpu_s).where(batches.c.tag == tag).scalar_subquery()
+            connection.execute(batches.insert().values(**row, max_qpu_s=original, duplicate_of=tag, flagged=True))
+            reserve_again(connection, tag, str(row["tag"]))
+            connection.execute(_BATCH, {"its_tag": tag, "flagged": True})
+        return len(new)
 
 
-def needed(groups: Iterable[Sequence[Item]], factor: float) -> Amounts:
-    """Return the QPU seconds that batches are expected to be billed, by run and stage.
+def needed(group: Sequence[Item], factor: float, limits: Limits | None = None) -> Amounts:
+    """Return the QPU seconds that a batch is expected to be billed, by run and stage.
 
-    What a job costs once is shared by its parts alike, so that who joins a job makes it dearer for nobody else.
+    What a job costs once is shared by its parts alike, so that a call which joins a job makes it dearer for no other.
+
+    Args:
+        group: what travels in it.
+        factor: what the estimates are multiplied with.
+        limits: of jobs: the sum is then rounded up to a time limit that a job can be sent with.
     """
     amounts: dict[Spender, float] = defaultdict(float)
-    for group in groups:
-        once_s = max(item.part.overhead_s for item in group) / len(group)
-        for item in group:
-            own_s = item.part.estimate_s - item.part.overhead_s
-            amounts[item.run, item.stage] += factor * (own_s + once_s)
-    return amounts
+    once_s = max(item.part.overhead_s for item in group) / len(group)
+    for item in group:
+        own_s = item.part.estimate_s - item.part.overhead_s
+        amounts[item.run, item.stage] += factor * (own_s + once_s)
+    return amounts if limits is None else scaled(amounts, 1.0, limits)
+
+
+def scaled(amounts: Amounts, scale: float, limits: Limits) -> Amounts:
+    """Return amounts times a factor of at least 1, as far as a job's time limit can be set to their sum."""
+    total = sum(amounts.values())
+    if total <= 0:
+        return amounts
+    factor = limits.reserve_s(total, scale * total) / total
+    return {spender: factor * seconds for spender, seconds in amounts.items()}
+
+
+def _sum(wishes: Iterable[Amounts]) -> Amounts:
+    total: dict[Spender, float] = defaultdict(float)
+    for wish in wishes:
+        for spender, seconds in wish.items():
+            total[spender] += seconds
+    return total
 
 
 def _cancelled(lane: str) -> Any:

@@ -16,6 +16,7 @@ Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Call:
         executions: circuits times shots over all PUBs.
         projection: device on which QPU time is projected.
         options: what was asked, what is effective, what is not.
+        outline: how its results are put together, as JSON.
     """
 
     key: str
@@ -87,6 +89,7 @@ class Call:
     executions: int
     projection: str
     options: Mapping[str, Any]
+    outline: str | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the values of the call's columns."""
@@ -269,7 +272,7 @@ class Ledger:
         """Give a failed or cancelled call another attempt; the parts that have a result keep it.
 
         What is still out, or may be, is not sent a second time: the call rejoins its job, and a request to cancel
-        that was not carried out yet is taken back.
+        that was not carried out yet is taken back. The caller has looked whether the failure is permanent.
         """
         unfinished = parts.c.call == key, parts.c.result.is_(None)
         with self.database.write() as connection:
@@ -278,7 +281,7 @@ class Ledger:
             out = jobs.where(batches.c.state.in_((*OPEN, UNKNOWN))).order_by(batches.c.tag).with_for_update()
             held = list(connection.scalars(out))
             row = connection.execute(sa.select(calls.c.state).where(calls.c.key == key).with_for_update()).first()
-            again = {"error": None, "cancel_requested": None}
+            again = {"error": None, "cancel_requested": None, "permanent": False}
             if row is not None and row.state in (FAILED, CANCELLED):
                 free = sa.or_(parts.c.batch.is_(None), parts.c.batch.not_in(held))
                 connection.execute(parts.update().where(*unfinished, free).values(batch=None))
@@ -326,7 +329,7 @@ class Ledger:
             state = SUBMITTED if job_id is not None else FAILED
             error = None if job_id is not None else "it never ran, as was said by hand"
             parked = batches.update().where(batches.c.tag == tag, batches.c.state == UNKNOWN)
-            values = {"state": state, "job_id": job_id, "error": error, "updated": time.time()}
+            values = {"state": state, "job_id": job_id, "error": error, "updated": time.time(), "tries": 0}
             if job_id is None:
                 values["billed_s"] = 0.0
             if connection.execute(parked.values(**values)).rowcount != 1:
@@ -337,6 +340,31 @@ class Ledger:
                 return
             settle(connection, tag, 0.0)
             wait_again(connection, tag)
+
+    def settle(self, tag: str, seconds: float) -> None:
+        """Charge a finished batch what a person says that it cost, instead of what the service says or does not say.
+
+        A batch that is parked although its job is known ends with it: its calls have failed.
+
+        Raises:
+            BadInput: no such batch, its job is not over, or the seconds are not a number from 0.
+        """
+        if not 0 <= seconds < math.inf:
+            raise BadInput(f"a bill is a number of seconds from 0, not {seconds}")
+        with self.database.write() as connection:
+            row = connection.execute(sa.select(batches).where(batches.c.tag == tag)).mappings().first()
+            if row is None:
+                raise BadInput(f"there is no batch {tag}; ketcycle queue settle lists those without a sound bill")
+            lost = row["state"] == UNKNOWN and row["job_id"] is not None
+            if not lost and row["state"] not in (DONE, FAILED, CANCELLED):
+                raise BadInput(f"batch {tag} is {row['state']}: its job is not over; see ketcycle queue resolve")
+            values = {"billed_s": seconds, "note": "settled by hand", "updated": time.time()}
+            if lost:
+                values |= {"state": FAILED}
+                error = f"{row['error']}; it was given up by hand"
+                move(connection, calls.c.key.in_(calls_of(tag)), (UNKNOWN,), state=FAILED, error=error, permanent=True)
+            connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
+            settle(connection, tag, seconds)
 
     def results(self, key: str) -> list[dict[str, Any]]:
         """Return the parts of a call in order: position, part, circuit, result, usage, facts."""

@@ -41,6 +41,8 @@ calls = sa.Table(
     sa.Column("reused_from", sa.String(32)),
     sa.Column("error", sa.Text),
     sa.Column("cancel_requested", sa.Float),
+    sa.Column("permanent", sa.Boolean, nullable=False, server_default=sa.false()),  # it failed, and would fail again
+    sa.Column("outline", sa.Text),  # how its results are put together
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("calls_waiting", "backend", "state", "created"),
@@ -82,10 +84,17 @@ batches = sa.Table(
     sa.Column("billed_s", sa.Float),
     sa.Column("flagged", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("duplicate_of", sa.String(32)),
+    sa.Column("sent", sa.Float),  # when the first byte of the submission left
+    sa.Column("refusal", sa.Text),  # what the service answered to it, where that was no job id
+    sa.Column("looked", sa.Float),  # when the jobs under its tag were listed last, after it was sent
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # leaders that did not survive its result
+    sa.Column("note", sa.Text),  # why its bill is not the service's
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("batches_open", "lane", "state"),
     sa.Index("batches_unbilled", "lane", "billed_s"),
+    sa.Index("batches_job", "lane", "job_id"),
+    sa.Index("batches_sent", "lane", "sent"),
 )
 limits = sa.Table(
     "limits",

@@ -23,7 +23,7 @@ from infra import completion, settings
 from infra.evidence import EvidenceRow
 from infra.lake import Ref
 from infra.runtime.backends import registry as backends
-from infra.runtime.backends.contract import JobState
+from infra.runtime.backends.contract import JobState, Status
 from infra.runtime.limits import Limits
 from infra.settings import Settings
 from tasks import steps
@@ -102,13 +102,14 @@ class SlowDevice:
     def billed(self, job_id: str) -> float:
         return 0.0
 
-    def submit(self, tag: str, tasks: Sequence[Any], *, max_qpu_s: float | None = None) -> str:
+    def submit(self, tag: str, tasks: Sequence[Any], *, max_qpu_s: float | None = None, leaving: Any = None) -> str:
+        leaving()
         job_id = f"job{len(self.jobs)}"
         self.jobs[job_id] = (tag, tasks)
         return job_id
 
-    def status(self, job_id: str) -> JobState:
-        return JobState.DONE if self.gate.is_set() else JobState.QUEUED
+    def status(self, job_id: str) -> Status:
+        return Status(JobState.DONE if self.gate.is_set() else JobState.QUEUED)
 
     def results(self, job_id: str) -> Iterator[Any]:
         aer = backends.open_backend("aer")

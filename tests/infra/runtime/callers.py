@@ -19,7 +19,7 @@ import numpy as np
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
-from infra.runtime import dispatcher
+from infra.runtime import leader, submission
 from infra.runtime.backends import registry as backends
 from infra.runtime.ledger.database import Database
 from infra.runtime.ledger.lane import Lane
@@ -68,14 +68,14 @@ def work(spec, arms, order):
 
 def note_executions(folder):
     """Write call and time of every execution to a log before it starts."""
-    original = dispatcher.task_of
+    original = submission.task_of
 
     def noted(item, circuit):
         with (folder / "log").open("a") as log:
             log.write(f"{item.part.call} {time.time()}\n")
         return original(item, circuit)
 
-    dispatcher.task_of = noted
+    submission.task_of = noted
 
 
 def fork(function, *arguments):
@@ -130,7 +130,7 @@ def fork_while_leading(spec):
     """Fork as if this process were leading; the child's call is answered all the same."""
     runtime = Runtime(spec["ledger"])
     loop(runtime.sampler(scope("r", 1)), 1, 1)
-    dispatcher.Leader._leading.add((runtime.open().database.url, "aer"))
+    leader.Leader._leading.add((runtime.open().database.url, "aer"))
     child = fork(lambda: loop(runtime.sampler(scope("r", 2)), 2, 1))
     sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 

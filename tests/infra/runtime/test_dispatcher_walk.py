@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
-from infra.runtime import dispatcher
-from infra.runtime.backends.contract import JobState
+from infra.runtime import billing, dispatcher, submission
+from infra.runtime.backends.contract import JobState, Status, nothing_left
 from infra.runtime.dispatcher import Manner, Rounds
 from infra.runtime.ledger import lease as leases
+from infra.runtime.ledger.batch import Delivery, Tariff
 from infra.runtime.ledger.budget import limits, set_limit, spending
-from infra.runtime.ledger.lane import Delivery, Lane, Tariff
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
 from infra.runtime.ledger.schema import batches, charges, parts
@@ -77,7 +78,8 @@ class Service:
         if self._once(f"no answer to {name}"):
             raise NoAnswer(name)
 
-    def submit(self, tag, tasks, *, max_qpu_s=None):
+    def submit(self, tag, tasks, *, max_qpu_s=None, leaving=nothing_left):
+        leaving()
         self._question("submit")
         post = Post(tag, tuple(tasks))
         self.posts.append(post)
@@ -101,7 +103,7 @@ class Service:
 
     def status(self, job_id):
         self._question("status")
-        return self.jobs[job_id].state
+        return Status(self.jobs[job_id].state, tags=(self.jobs[job_id].tag,))
 
     def results(self, job_id):
         self._question("results")
@@ -167,15 +169,15 @@ class QueueWalk(RuleBasedStateMachine):
         self.sizes, self.results = {}, {}
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(leases, "_abandoned", lambda row, overdue_s: True)
-        self.patch.setattr(dispatcher, "BILL_PATIENCE_S", 0.0)
+        self.patch.setattr(billing, "BILL_PATIENCE_S", 0.0)
         self.patch.setattr(dispatcher, "FLUSH_S", 0.0)
-        self.patch.setattr(dispatcher, "_tariff", lambda ledger, backend: Tariff(1.0, USD_PER_S))
-        self.patch.setattr(dispatcher, "task_of", lambda item, circuit: (item.part.call, item.part.position))
+        self.patch.setattr(dispatcher, "tariff_of", lambda ledger, backend: Tariff(1.0, USD_PER_S))
+        self.patch.setattr(submission, "task_of", lambda item, circuit: (item.part.call, item.part.position))
         self.patch.setattr(dispatcher.CIRCUIT_CACHE, "get", lambda ledger, digests: dict.fromkeys(digests))
         self.patch.setattr(
             dispatcher,
             "delivery_of",
-            lambda ledger, item, circuit, outcome, size: Delivery(item.part, f"{outcome}".encode()),
+            lambda ledger, item, circuit, outcome, job: Delivery(item.part, f"{outcome}".encode()),
         )
 
     @initialize()

@@ -1,42 +1,40 @@
 """A device of the IBM platform as a backend, through the vendor's unmodified client and its executor primitives.
 
-Sending is done once. What the client's errors mean for a job that was to be sent is decided in `_unclear`: the service
-said no, or nothing left this machine (there is no job), or it is not known. The client itself posts again when it is
-answered with 5xx, so one submission can make several jobs; all bear the batch's tag.
+All questions (is the device online, is there time left, how does the circuit compile) are asked before the intent is
+written down; then the job is posted once. What the answers mean is decided in `infra.runtime.backends.ibm.platform`.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from qiskit import QuantumCircuit
-from qiskit.primitives import PrimitiveResult
 from qiskit.providers.exceptions import QiskitBackendNotFoundError
 from qiskit.transpiler import Target
 from qiskit_ibm_runtime import Batch, IBMBackend, QiskitRuntimeService, RuntimeJobV2
-from qiskit_ibm_runtime.exceptions import (
-    IBMError,
-    IBMInputValueError,
-    IBMNotAuthorizedError,
-    IBMRuntimeError,
-    RuntimeInvalidStateError,
-    RuntimeJobNotFound,
-    RuntimeProgramNotFound,
-)
+from qiskit_ibm_runtime.exceptions import IBMError
 from qiskit_ibm_runtime.executor_estimator import Estimator
 from qiskit_ibm_runtime.executor_sampler import Sampler
 from requests import ConnectionError as NoConnection
 from requests import RequestException, Timeout
 
-from infra.errors import BackendFailed, BadInput, BudgetExceeded, NoAnswer, SubmissionUnclear
-from infra.runtime.backends.contract import Executed, JobState, Task
+from infra.errors import (
+    BackendFailed,
+    BadAnswer,
+    BadInput,
+    BudgetExceeded,
+    RuntimeQueueError,
+    SubmissionUnclear,
+    TurnedAway,
+)
+from infra.runtime.backends.contract import Executed, JobState, Status, Task, nothing_left
 from infra.runtime.backends.ibm.account import connect, redact
 from infra.runtime.backends.ibm.options import check_options, primitive_options
+from infra.runtime.backends.ibm.platform import RAN_TOO_LONG, Platform, status_code
 from infra.runtime.backends.ibm.pubs import Pub, add_note, make_pubs, read_outcomes
 from infra.runtime.backends.isa import IsaCache
 from infra.runtime.backends.usage import MAX_EXECUTIONS, REP_DELAY_S, usage_s
@@ -46,20 +44,19 @@ from infra.settings import Settings
 log = logging.getLogger("ketcycle.queue")
 
 REFRESH_S = 3600.0
-LISTING_DELAY_S = 60.0  # the service states none; jobs were seen in the list within seconds
-UNREADABLE = 3  # times that a result is asked for before it is given up
 REHEARSAL_S = 60.0
+STEP_S = 1.0  # the service takes time limits in whole seconds
 PEC_OVERHEAD, ZNE_FACTORS = 100, 3  # circuits for each one, by the client's defaults
-LISTED = 100
 
 STATES = {
-    "INITIALIZING": JobState.QUEUED,
     "QUEUED": JobState.QUEUED,
     "RUNNING": JobState.RUNNING,
-    "DONE": JobState.DONE,
-    "ERROR": JobState.FAILED,
+    "COMPLETED": JobState.DONE,
+    "FAILED": JobState.FAILED,
     "CANCELLED": JobState.CANCELLED,
 }
+# Reasons for which the same job fails again: its time limit, and input that the service refuses.
+PERMANENT = (range(RAN_TOO_LONG, RAN_TOO_LONG + 1), range(1500, 1800), range(6000, 9000))
 
 
 class IBMDevice:
@@ -67,21 +64,19 @@ class IBMDevice:
 
     local = False
     priced = True
-    listing_delay_s = LISTING_DELAY_S
     linger_s = 0.25
     poll_s = 1.0
 
     def __init__(self, device: str, settings: Settings | None = None) -> None:
         self.name = f"ibm:{device}"
-        self.limits = Limits(executions=MAX_EXECUTIONS, parts=256, sets=512, alike=True)
+        self.limits = Limits(executions=MAX_EXECUTIONS, parts=256, sets=512, alike=True, step_s=STEP_S)
         self._settings = Settings() if settings is None else settings
+        self.listing_delay_s = self._settings.ibm_listing_delay_s
         self._defaults = check_options(self._settings.ibm_options)
         self._lock = threading.RLock()
-        self._jobs: dict[str, RuntimeJobV2] = {}
-        self._sent: dict[str, float] = {}
-        self._unreadable: dict[str, int] = {}
         self._batch: Batch | None = None
-        self._service, self._device, target = _open(device, self._settings)
+        service, self._device, target = _open(device, self._settings)
+        self._platform = Platform(service, self._device)
         self._refreshed = time.monotonic()
         self._isa = IsaCache(self.name, target)
 
@@ -131,29 +126,36 @@ class IBMDevice:
         zne = self._defaults.get("zne_mitigation") or self._defaults.get("resilience_level") == 2
         return PEC_OVERHEAD if self._defaults.get("pec_mitigation") else ZNE_FACTORS if zne else 1
 
-    def submit(self, tag: str, tasks: Sequence[Task], *, max_qpu_s: float | None = None) -> str:
-        """Send a batch under a tag and return the job's id."""
+    def submit(
+        self,
+        tag: str,
+        tasks: Sequence[Task],
+        *,
+        max_qpu_s: float | None = None,
+        leaving: Callable[[], None] = nothing_left,
+    ) -> str:
+        """Send a batch under a tag, once, and return the job's id."""
         self._refresh()
         self._ask_operational()
         options = dict(tasks[0].options)
         pubs, refused = self._pubs(tasks, options)
         if not pubs:
             raise BadInput(next(iter(refused.values())))
-        add_note(pubs, refused=refused)
-        # Whole seconds, none above what is reserved.
-        limit = None if max_qpu_s is None else max(1, math.floor(max_qpu_s))
+        add_note(pubs, refused=refused, tag=tag)
+        limit = None if max_qpu_s is None else int(self.limits.reserve_s(max_qpu_s))
         if options.get("dry_run"):
             add_note(pubs, service_estimate_s=self._rehearse(tag, tasks, pubs, limit))
         try:
-            job = self._run(self._mode(), tag, tasks, pubs, limit)
-        except Exception as error:  # noqa: BLE001  (whatever the client raises, it is decided whether there may be a job)
+            mode = self._mode()
+            return self._platform.post(lambda: self._run(mode, tag, tasks, pubs, limit), leaving)
+        except (SubmissionUnclear, TurnedAway):
             self._batch = None  # perhaps it is closed
-            text = redact(error)
-            if _unclear(error):
-                raise SubmissionUnclear(f"{self.name}: {text}") from None
-            raise BackendFailed(f"{self.name} refused the job: {text}") from None
-        self._jobs[job.job_id()], self._sent[job.job_id()] = job, time.monotonic()
-        return str(job.job_id())
+            raise
+        except RuntimeQueueError:
+            raise
+        except Exception as error:  # noqa: BLE001  (whatever the client raises before anything is sent)
+            self._batch = None
+            raise BackendFailed(f"{self.name} was sent nothing: {_meaning(error)}{redact(error)}") from None
 
     def _run(
         self,
@@ -179,9 +181,11 @@ class IBMDevice:
         """
         try:
             job = self._run(self._device, f"{tag}-dry", tasks, pubs, limit, dry_run=True)
-            deadline = time.monotonic() + REHEARSAL_S
-            while (found := job.usage_estimation["quantum_seconds"]) is None and time.monotonic() < deadline:
-                time.sleep(self.poll_s)
+            deadline, found = time.monotonic() + REHEARSAL_S, None
+            while found is None and time.monotonic() < deadline:
+                answer = self._platform.job(str(job.job_id()))
+                found = answer.estimated_running_time_seconds if answer else None
+                time.sleep(0.0 if found is not None else self.poll_s)
         except Exception as error:  # noqa: BLE001  (not every plan may ask; the formula does)
             log.warning("%s gives no estimate of its own: %s", self.name, redact(error))
             return None
@@ -191,70 +195,45 @@ class IBMDevice:
             )
         return None if found is None else float(found)
 
-    def status(self, job_id: str) -> JobState:
-        """Say how a job is."""
-        try:
-            return STATES[self._job(job_id).status()]
-        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
-            young = time.monotonic() - self._sent.get(job_id, -math.inf) < LISTING_DELAY_S
-            if (isinstance(error, RuntimeJobNotFound) or _status_code(error) == 404) and not young:
-                return JobState.LOST
-            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+    def status(self, job_id: str) -> Status:
+        """Return what the service reports about a job."""
+        found = self._platform.job(job_id)
+        if found is None:
+            return Status(JobState.LOST)
+        code, tags = found.state.reason_code, None if found.tags is None else tuple(found.tags)
+        reason = redact(found.state.reason or "")
+        if code is not None:
+            reason = f"{reason} (code {code})".strip()
+        name = found.state.status.upper().partition(" - ")[0]
+        if name not in STATES:
+            raise BadAnswer(f"{self.name} reports job {job_id} as {found.state.status!r}, which is no state of a job")
+        state = JobState.FAILED if code == RAN_TOO_LONG else STATES[name]
+        return Status(state, reason, any(code in codes for codes in PERMANENT), tags)
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
-        """Yield what came back for each task, the job's bill, as far as it is known, shared by executions."""
-        yield from read_outcomes(job_id, self._read(job_id), self.billed(job_id))
+        """Yield what came back for each task, with its share of the job's executions."""
+        result = self._platform.result(job_id)
+        try:
+            found = list(read_outcomes(job_id, result))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            kind = type(error).__name__
+            raise BadAnswer(f"the result of job {job_id} lacks what was sent with it ({kind}: {error})") from None
+        yield from found
 
     def billed(self, job_id: str) -> float | None:
         """Return the QPU seconds that a job was billed, or None while the service has not settled them."""
-        try:
-            usage = self._job(job_id).metrics().get("usage", {})
-        except RuntimeJobNotFound:
+        usage = self._platform.usage(job_id)
+        if usage is None or usage.status in (None, "pending"):
             return None
-        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
-            raise NoAnswer(f"{self.name}: {redact(error)}") from None
-        if usage.get("status", "pending") == "pending":
-            return None
-        charged = usage.get("qpu_charge_time_seconds")
-        return None if charged is None else float(charged)
+        return usage.qpu_charge_time_seconds
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job if it is not over."""
-        try:
-            self._job(job_id).cancel()
-        except (RuntimeInvalidStateError, RuntimeJobNotFound):
-            return
-        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
-            raise NoAnswer(f"{self.name}: {redact(error)}") from None
+        self._platform.cancel(job_id)
 
     def find(self, tag: str) -> tuple[str, ...]:
         """Return the jobs that were made under a tag, oldest first."""
-        try:
-            found = self._service.jobs(limit=LISTED, job_tags=[tag], descending=False)
-        except Exception as error:  # noqa: BLE001  (a question that can be asked again)
-            raise NoAnswer(f"{self.name}: {redact(error)}") from None
-        self._jobs |= {job.job_id(): job for job in found}
-        return tuple(job.job_id() for job in found)
-
-    def _job(self, job_id: str) -> RuntimeJobV2:
-        if job_id not in self._jobs:
-            self._jobs[job_id] = self._service.job(job_id)
-        return self._jobs[job_id]
-
-    def _read(self, job_id: str) -> PrimitiveResult:
-        try:
-            result = self._job(job_id).result()
-            if result is None:
-                raise ValueError("it is empty")
-        except (IBMError, RequestException) as error:
-            raise NoAnswer(f"{self.name}: {redact(error)}") from None
-        except Exception as error:  # noqa: BLE001  (a text that ends in the middle fails in whatever way it is read)
-            count = self._unreadable[job_id] = self._unreadable.get(job_id, 0) + 1
-            said = f"{self.name}: the result of job {job_id} cannot be read: {redact(error)[:200]}"
-            if count < UNREADABLE:
-                raise NoAnswer(said) from None
-            raise BackendFailed(said) from None
-        return result
+        return tuple(job.id for job in self._platform.jobs(tag))
 
     def _pubs(self, tasks: Sequence[Task], options: Mapping[str, Any]) -> tuple[list[Pub], dict[str, str]]:
         """Return the PUBs of all tasks, and why a task has none; it must not stop the others in its job."""
@@ -279,10 +258,14 @@ class IBMDevice:
     def _ask_operational(self) -> None:
         try:
             status = self._device.status()
-        except Exception as error:  # noqa: BLE001  (nothing was sent)
-            raise BackendFailed(f"{self.name} does not answer, nothing was sent: {redact(error)}") from None
+        except (IBMError, RequestException) as error:
+            text = f"{self.name} does not answer, nothing was sent: {_meaning(error)}{redact(error)}"
+            refused = 400 <= status_code(error) < 500 and status_code(error) not in (408, 429)
+            raise (BackendFailed if refused else TurnedAway)(text) from None
+        except Exception as error:  # noqa: BLE001  (the client's models raise whatever a wrong field makes of them)
+            raise TurnedAway(f"{self.name} does not say whether it takes jobs: {redact(error)[:300]}") from None
         if not status.operational:
-            raise BackendFailed(f"{self.name} takes no jobs now: {status.status_msg}")
+            raise TurnedAway(f"{self.name} takes no jobs now: {status.status_msg}")
 
     def _rep_delay_s(self) -> float:
         delay = self._defaults.get("rep_delay")
@@ -312,6 +295,7 @@ class IBMDevice:
 
 
 def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBackend, Target]:
+    service = None
     try:
         service = connect(settings)
         opened = service.backend(device)
@@ -319,12 +303,31 @@ def _open(device: str, settings: Settings) -> tuple[QiskitRuntimeService, IBMBac
     except BadInput:
         raise
     except QiskitBackendNotFoundError:
-        text = f"the account's instance has no device {device}"
+        text = _why_no_device(service, device)
     except Exception as error:  # noqa: BLE001  (the client's own text may hold the token)
-        text = f"ibm:{device} cannot be opened: {redact(error)}"
+        text = f"ibm:{device} cannot be opened: {_meaning(error)}{redact(error)}"
         if _no_connection(error):  # which the client calls an invalid token
             text = f"ibm:{device} cannot be opened: the quantum platform does not answer; is there a network?"
     raise BadInput(f"{text}; `ketcycle doctor --backend ibm:{device}` says what is missing")
+
+
+def _why_no_device(service: QiskitRuntimeService | None, device: str) -> str:
+    """Return why a device was not found: the client takes a refused list of devices for an empty one."""
+    try:
+        if service is not None:
+            service._get_api_client().list_backends()  # noqa: SLF001  (the client swallows the error elsewhere)
+    except (IBMError, RequestException) as error:
+        return f"the devices of the account's instance cannot be listed: {_meaning(error)}{redact(error)[:300]}"
+    return f"the account's instance has no device {device}"
+
+
+def _meaning(error: BaseException) -> str:
+    """Return what a refusal means, before the client's own words."""
+    return {
+        401: "the API key or its access token is refused (401): ",
+        402: "the plan of the instance does not pay for this (402): ",
+        403: "the account has no right to this (403), check the instance and the account's access policy: ",
+    }.get(status_code(error), "")
 
 
 def _no_connection(error: BaseException | None) -> bool:
@@ -332,24 +335,3 @@ def _no_connection(error: BaseException | None) -> bool:
     if error is None or isinstance(error, NoConnection | Timeout):
         return error is not None
     return _no_connection(error.__cause__ or error.__context__)
-
-
-def _status_code(error: Exception) -> int:
-    """Return the HTTP status behind an error of the client, -1 where there was none."""
-    return int(getattr(error, "status_code", getattr(error.__context__, "status_code", -1)))
-
-
-def _unclear(error: Exception) -> bool:
-    """Say whether a job may exist after this error of a submission.
-
-    No job: the service refused the token or the request (4xx), or the input was refused on this machine. Anything
-    else, the connection's end and 5xx to every try above all, leaves it open.
-    """
-    if isinstance(error, IBMNotAuthorizedError | RuntimeProgramNotFound | IBMInputValueError):
-        return False
-    if isinstance(error, IBMRuntimeError):
-        return not 400 <= _status_code(error) < 500
-    if isinstance(error, RequestException):
-        return True
-    # Raised outside the post itself: the questions before it, or the preparation.
-    return type(error).__name__ != "RequestsApiError" and not isinstance(error, ValueError)

@@ -87,10 +87,12 @@ def _estimator_pubs(isa: Isa, task: Task, slot: int) -> list[Pub]:
     return [(circuit, [item for row in asked for item in row], values[rows])]
 
 
-def read_outcomes(
-    job_id: str, result: PrimitiveResult, billed_s: float | None
-) -> Iterator[tuple[int, Executed | Exception]]:
-    """Put the PUBs of a job back in their places, each with its share of the bill."""
+def read_outcomes(job_id: str, result: PrimitiveResult) -> Iterator[tuple[int, Executed | Exception]]:
+    """Put the PUBs of a job back in their places, each with its share of the job's executions.
+
+    Raises:
+        KeyError, TypeError, ValueError: the result lacks what was noted in the circuits when they were sent.
+    """
     notes = [pub.metadata["circuit_metadata"]["ketcycle"] for pub in result]
     slots: dict[int, list[int]] = {}
     for position, note in enumerate(notes):
@@ -98,11 +100,10 @@ def read_outcomes(
     whole = sum(notes[positions[0]]["executions"] for positions in slots.values())
     for slot, reason in notes[0]["refused"].items():
         yield int(slot), BadInput(reason)
-    dry = notes[0].get("service_estimate_s")
+    dry, tag = notes[0].get("service_estimate_s"), str(notes[0]["tag"])
     for slot, positions in slots.items():
         note = notes[positions[0]]
         arrays = [_arrays(result[position], note["shots"]) for position in positions]
-        share = (billed_s or 0.0) * note["executions"] / whole
         facts = {name: note[name] for name in ("qubits", "two_qubit_gates", "duration_s", "options")}
         digest, cpu_s = note["compile"]
         yield (
@@ -112,8 +113,9 @@ def read_outcomes(
                 cpu_s=0.0,
                 wall_s=0.0,
                 prepare_cpu_s={f"isa|{digest}": cpu_s},
-                qpu_s_billed=share,
-                facts={"job": job_id, "job_billed_s": billed_s, "service_estimate_s": dry, **facts},
+                share=note["executions"] / whole,
+                facts={"job": job_id, "service_estimate_s": dry, **facts},
+                origin=(tag, str(digest)),
             ),
         )
 

@@ -12,8 +12,9 @@ from infra.runtime.cancel import cancel_calls
 from infra.runtime.figures.inspect import full_key, lanes_with_work, list_leaders, list_open, list_parked
 from infra.runtime.figures.metrics import metrics_text, serve_metrics
 from infra.runtime.figures.summary import as_markdown, summarise
+from infra.runtime.ledger.batch import Delivery
 from infra.runtime.ledger.budget import set_limit
-from infra.runtime.ledger.lane import Delivery, Lane
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.ledger import CANCELLED, DONE, PREPARED, SUBMITTED, UNKNOWN, Call, Ledger, Part
 from infra.runtime.limits import Limits
 

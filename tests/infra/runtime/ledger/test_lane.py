@@ -4,7 +4,8 @@ import time
 import pytest
 
 from infra.runtime.ledger import lease as leases
-from infra.runtime.ledger.lane import Delivery, Item, Lane
+from infra.runtime.ledger.batch import Delivery, Item
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import DONE, FAILED, PREPARED, SUBMITTED, SUBMITTING, Call, Ledger, Part
 from infra.runtime.limits import Limits

@@ -9,7 +9,8 @@ import pytest
 from infra.errors import BadInput, RuntimeQueueError
 from infra.runtime.figures.inspect import list_calls, show_call
 from infra.runtime.ledger import database
-from infra.runtime.ledger.lane import Delivery, Lane
+from infra.runtime.ledger.batch import Delivery
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.ledger import (
     CANCELLED,
     DONE,

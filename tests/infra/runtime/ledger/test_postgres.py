@@ -12,8 +12,9 @@ import pytest
 
 from infra.errors import BadInput, RuntimeQueueError
 from infra.runtime.figures.inspect import list_calls
+from infra.runtime.ledger.batch import Bill, Delivery, Tariff
 from infra.runtime.ledger.budget import set_limit, spending
-from infra.runtime.ledger.lane import Bill, Delivery, Lane, Tariff
+from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.ledger import CANCELLED, DONE, PREPARED, SUBMITTED, UNKNOWN, Call, Ledger, Part
 from infra.runtime.ledger.schema import meta
 from infra.runtime.limits import Limits

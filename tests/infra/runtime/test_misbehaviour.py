@@ -1,0 +1,303 @@
+"""The queue against a platform that misbehaves: through the vendor's client, against the double, one kind each."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from qiskit import QuantumCircuit
+
+from infra.errors import BackendFailed, BudgetExceeded
+from infra.runtime import billing, dispatcher
+from infra.runtime.cancel import cancel_now
+from infra.runtime.figures.attention import attention, list_unsettled
+from infra.runtime.figures.calibration import Correction
+from infra.runtime.figures.inspect import list_open, list_parked, show_call
+from infra.runtime.ledger.budget import set_limit, spending
+from infra.runtime.ledger.ledger import CANCELLED, SUBMITTED
+from infra.runtime.ledger.schema import batches
+from infra.runtime.queue import Runtime, Scope
+from infra.settings import Settings
+
+SHOTS = 20
+
+
+@pytest.fixture
+def platform(ibm: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The double, which lists within .3 s and bills what the formula says; its bills are waited for .3 s."""
+    monkeypatch.setenv("KETCYCLE_IBM_LISTING_DELAY_S", "0.3")
+    monkeypatch.setattr(billing, "BILL_PATIENCE_S", 0.3)
+    monkeypatch.setattr("infra.runtime.figures.calibration.correction", lambda *_: Correction(1.7, 1.7, 1.7, 0))
+    monkeypatch.setattr(dispatcher, "LONGEST_PAUSE_S", 0.2)
+    return ibm
+
+
+@pytest.fixture
+def runtime(platform: Any, tmp_path: Path) -> Runtime:
+    return Runtime(tmp_path / "ledger.db", "ibm:lagos", projection="fake_manila")
+
+
+def ask(runtime: Runtime, arm: str = "a", flip: bool = False) -> Any:
+    circuit = QuantumCircuit(2)
+    if flip:
+        circuit.x(0)
+    circuit.measure_all()
+    return runtime.sampler(Scope("r", "inference", "pruning", "p", arm)).run([circuit], shots=SHOTS)
+
+
+def counts(job: Any) -> dict[str, int]:
+    return dict(job.result()[0].data.meas.get_counts())
+
+
+def rows(runtime: Runtime) -> list[dict[str, Any]]:
+    with runtime.open().database.read() as connection:
+        return [dict(row) for row in connection.execute(sa.select(batches).order_by(batches.c.created)).mappings()]
+
+
+def in_step(runtime: Runtime, platform: Any) -> None:
+    """Assert that the ledger charges what the service bills, and reserves nothing more."""
+    runtime.drain()
+    spent = spending(runtime.open())
+    assert spent.billed_s == pytest.approx(platform.facts["billed_s"])
+    assert spent.reserved_s == 0
+
+
+# Paid twice, and not charged
+
+
+@pytest.mark.parametrize("answer", ["401-after", "403-after", "408-after", "409-after", "500-after", "drop-after"])
+def test_an_error_after_the_job_was_made_is_no_refusal(runtime: Runtime, platform: Any, answer: str) -> None:
+    platform.change(faults=[{"route": "submit", "kind": answer}])
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert len(platform.jobs) == 1
+    in_step(runtime, platform)
+
+
+@pytest.mark.parametrize(("answer", "again"), [("401", True), ("400", False)])
+def test_a_refusal_is_one_once_no_job_is_listed(runtime: Runtime, platform: Any, answer: str, again: bool) -> None:
+    platform.change(faults=[{"route": "submit", "kind": answer}])
+    began = time.monotonic()
+    with pytest.raises(BackendFailed, match=f"answered {answer}"):
+        counts(ask(runtime))
+    assert time.monotonic() - began > 0.3
+    assert platform.asked("jobs") > 1, "the tag was looked up repeatedly"
+    assert platform.jobs == []
+    if again:
+        assert counts(ask(runtime)) == {"00": SHOTS}, "a key can be set right"
+    else:
+        with pytest.raises(BackendFailed, match="queue retry"):
+            counts(ask(runtime))
+        assert platform.asked("submit") == 1, "what is always refused is not sent again"
+
+
+def test_a_duplicate_that_is_listed_late_is_charged_and_flagged(runtime: Runtime, platform: Any) -> None:
+    hidden = {"route": "create", "kind": "hidden", "skip": 1, "seconds": 1.0}
+    platform.change(faults=[{"route": "submit", "kind": "twice"}, hidden])
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert platform.facts["billed_s"] > 0
+    time.sleep(1.0)
+    in_step(runtime, platform)
+    assert sum(job["billed_s"] > 0 for job in platform.jobs) == 2, "it ran, and nobody had asked about it"
+    assert attention(runtime.ledger)[0]["flagged"] == 2
+
+
+def test_duplicates_are_looked_for_before_more_is_allowed(runtime: Runtime, platform: Any) -> None:
+    hidden = {"route": "create", "kind": "hidden", "skip": 1, "seconds": 0.5}
+    platform.change(faults=[{"route": "submit", "kind": "twice"}, hidden])
+    set_limit(runtime.open(), "day", "qpu_s", 11.0)
+    counts(ask(runtime))
+    time.sleep(1.0)
+    with pytest.raises(BudgetExceeded):
+        counts(ask(runtime, "b"))
+    in_step(runtime, platform)
+
+
+def test_a_duplicate_that_waits_is_cancelled_although_the_submission_was_answered(
+    runtime: Runtime, platform: Any
+) -> None:
+    platform.change(faults=[{"route": "submit", "kind": "twice"}], queued_polls=3)
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert sorted(job["state"] for job in platform.jobs) == ["Cancelled", "Completed"]
+    in_step(runtime, platform)
+
+
+# Answers that make no sense
+
+
+@pytest.mark.parametrize("usage", ["NaN", '"7 s"', "[1]", "-30", "2000"])
+def test_a_bill_that_makes_no_sense_is_charged_at_a_plausible_bound(
+    runtime: Runtime, platform: Any, usage: str
+) -> None:
+    body = f'{{"usage": {{"status": "completed", "qpu_charge_time_seconds": {usage}}}}}'
+    platform.change(faults=[{"route": "metrics", "kind": "answer", "times": 999, "body": body}])
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    (batch,) = rows(runtime)
+    assert batch["billed_s"] == batch["max_qpu_s"], "the most that the job may use"
+    assert batch["flagged"]
+    assert spending(runtime.open()).billed_s == batch["max_qpu_s"]
+    (unsettled,) = list_unsettled(runtime.ledger)
+    runtime.open().settle(unsettled["tag"], 3.5)
+    assert spending(runtime.open()).billed_s == 3.5
+
+
+def test_a_bill_that_never_comes_is_settled_by_a_person(runtime: Runtime, platform: Any) -> None:
+    platform.change(bill_late=10_000)
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert spending(runtime.open()).reserved_s > 0
+    (unsettled,) = list_unsettled(runtime.ledger)
+    runtime.open().settle(unsettled["tag"], 3.5)
+    assert (spending(runtime.open()).reserved_s, spending(runtime.open()).billed_s) == (0, 3.5)
+
+
+def test_a_senseless_result_ends_one_call_and_the_other_is_delivered(runtime: Runtime, platform: Any) -> None:
+    platform.change(faults=[{"route": "results", "kind": "answer", "times": 3, "body": '{"data": 1}'}])
+    with pytest.raises(BackendFailed, match=r"the result of job .* is none"):
+        counts(ask(runtime))
+    assert counts(ask(runtime, "b", flip=True)) == {"01": SHOTS}
+    in_step(runtime, platform)
+    with pytest.raises(BackendFailed, match="queue retry"):
+        counts(ask(runtime))
+    assert len(platform.jobs) == 2, "what was paid for is not paid again by itself"
+
+
+def test_a_state_that_makes_no_sense_parks_one_batch(runtime: Runtime, platform: Any) -> None:
+    body = json.dumps({"id": 5, "state": None})
+    platform.change(faults=[{"route": "job", "kind": "answer", "times": dispatcher.BAD_ANSWERS, "body": body}])
+    with pytest.raises(BackendFailed, match="unknown outcome"):
+        counts(ask(runtime))
+    (parked,) = list_parked(runtime.ledger)
+    assert "makes no sense" in parked["reason"]
+    assert counts(ask(runtime)) == {"00": SHOTS}, "its job is found again by its tag"
+    in_step(runtime, platform)
+
+
+@pytest.mark.parametrize(("limit", "words"), [(0.55, "needed"), (3.9, "needed")])
+def test_what_cannot_end_within_what_is_left_is_refused_before_it_leaves(
+    runtime: Runtime, platform: Any, limit: float, words: str
+) -> None:
+    set_limit(runtime.open(), "day", "qpu_s", limit)  # 3.4 s are estimated, and a limit in whole seconds is 4 s
+    with pytest.raises(BudgetExceeded, match=words):
+        counts(ask(runtime))
+    assert platform.jobs == []
+    set_limit(runtime.open(), "day", "qpu_s", 4.0)
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert [job["max_s"] for job in platform.jobs] == [4]
+    assert [batch["max_qpu_s"] for batch in rows(runtime) if batch["job_id"]] == [4.0]
+
+
+# Results that are not ours
+
+
+def test_another_jobs_id_in_the_answer_is_not_followed(runtime: Runtime, platform: Any) -> None:
+    assert counts(ask(runtime, "a", flip=True)) == {"01": SHOTS}
+    body = json.dumps({"id": platform.jobs[0]["id"], "backend": "ibm_lagos"})
+    platform.change(faults=[{"route": "submit", "kind": "answer", "body": body}])
+    assert counts(ask(runtime, "b")) == {"00": SHOTS}
+    assert len(platform.jobs) == 2
+    in_step(runtime, platform)
+
+
+def test_a_job_that_bears_another_tag_is_not_followed(runtime: Runtime, platform: Any) -> None:
+    elsewhere = Runtime(Path(runtime.ledger).with_name("other.db"), "ibm:lagos", projection="fake_manila")
+    assert counts(ask(elsewhere, flip=True)) == {"01": SHOTS}
+    body = json.dumps({"id": platform.jobs[0]["id"], "backend": "ibm_lagos"})
+    platform.change(faults=[{"route": "submit", "kind": "answer", "body": body}])
+    assert counts(ask(runtime, "b")) == {"00": SHOTS}
+
+
+def test_another_jobs_result_is_not_handed_over(runtime: Runtime, platform: Any) -> None:
+    assert counts(ask(runtime, "a", flip=True)) == {"01": SHOTS}
+    platform.change(faults=[{"route": "results", "kind": "oldest", "times": 99}])
+    with pytest.raises(BackendFailed, match="belongs to batch"):
+        counts(ask(runtime, "b"))
+    platform.change(faults=[])
+    in_step(runtime, platform)
+
+
+@pytest.mark.parametrize(("change", "words"), [("halved", "20 shots were asked"), ("renamed", "came back")])
+def test_a_result_of_another_shape_fails_and_is_charged(
+    runtime: Runtime, platform: Any, change: str, words: str
+) -> None:
+    platform.change(**{change: True})
+    job = ask(runtime)
+    with pytest.raises(BackendFailed, match=words):
+        counts(job)
+    assert show_call(runtime.ledger, job.job_id())["parts"][0]["result_bytes"] is None
+    in_step(runtime, platform)
+
+
+@pytest.mark.parametrize("kind", ["page", "truncate", "empty"])
+def test_a_result_is_fetched_as_long_as_its_job_exists(runtime: Runtime, platform: Any, kind: str) -> None:
+    platform.change(faults=[{"route": "results", "kind": kind, "times": 8}])
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert len(platform.jobs) == 1
+    in_step(runtime, platform)
+
+
+def test_the_services_reason_reaches_the_caller_and_a_permanent_one_is_not_sent_again(
+    runtime: Runtime, platform: Any
+) -> None:
+    platform.change(faults=[{"route": "create", "kind": "failed"}])
+    with pytest.raises(BackendFailed, match="Internal error of the device"):
+        counts(ask(runtime))
+    platform.change(bill_factor=20.0)
+    job = ask(runtime)
+    with pytest.raises(BackendFailed, match=r"Ran too long \(code 1305\).*queue retry"):
+        counts(job)
+    with pytest.raises(BackendFailed, match="Ran too long"):
+        counts(ask(runtime))
+    assert len(platform.jobs) == 2
+    platform.change(bill_factor=1.7)
+    runtime.open().prepare_again(job.job_id())
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    in_step(runtime, platform)
+
+
+# Waiting for a person less often
+
+
+def test_errors_for_a_while_park_nothing(runtime: Runtime, platform: Any) -> None:
+    platform.change(
+        faults=[{"route": "submit", "kind": "503", "times": 2}, {"route": "device", "kind": "503", "times": 9}]
+    )
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    assert list_parked(runtime.ledger) == []
+    assert len(platform.jobs) == 1
+
+
+def test_calls_wait_their_turn_where_the_plan_allows_few_jobs(runtime: Runtime, platform: Any) -> None:
+    platform.change(pending_limit=1, queued_polls=40)
+    first = ask(runtime, "a")
+    thread = threading.Thread(target=first.result)
+    thread.start()
+    while not platform.jobs:
+        time.sleep(0.02)
+    assert counts(ask(runtime, "b", flip=True)) == {"01": SHOTS}
+    thread.join()
+    assert counts(first) == {"00": SHOTS}
+    assert list_parked(runtime.ledger) == []
+    assert len(platform.jobs) == 2
+    in_step(runtime, platform)
+
+
+def test_a_job_is_cancelled_although_nobody_leads(runtime: Runtime, platform: Any, tmp_path: Path) -> None:
+    platform.change(queued_polls=100_000)
+    job = runtime.sampler(Scope("r", "s", "t", "p", "a"), deadline=time.time() + 3)
+    circuit = QuantumCircuit(1)
+    circuit.measure_all()
+    call = job.run([circuit], shots=SHOTS)
+    with pytest.raises(Exception, match="at its deadline"):
+        call.result()
+    assert call.status() == SUBMITTED
+    waiting = ask(runtime, "b")
+    found = cancel_now(Settings(home=tmp_path), key=call.job_id())
+    assert found == {"cancelled": 1, "remote": []}
+    assert call.status() == CANCELLED
+    assert [one["state"] for one in platform.jobs] == ["Cancelled"], "nothing was sent meanwhile"
+    assert [one["key"] for one in list_open(runtime.ledger)] == [waiting.job_id()]
