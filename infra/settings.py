@@ -132,6 +132,10 @@ class Settings(BaseSettings):
     ibm_search_url: str = Field("", description="Where an account's instances are searched; empty = the public one.")
     ibm_instance: str = Field("", description="Name or CRN of the service instance; empty = what the account says.")
     ibm_mode: Literal["job", "batch"] = Field("job", description="Whether jobs travel alone or in a batch.")
+    provider_prices: Path | None = Field(
+        None,
+        description="YAML file with what the devices of `provider:` cost, by <module>:<device>; see docs/queue.md.",
+    )
     ibm_listing_delay_s: float = Field(
         60.0, ge=0, description="Seconds after which the platform lists every job that was made."
     )
@@ -145,7 +149,7 @@ class Settings(BaseSettings):
         description="Options of stages for every run, nested, e.g. [options.inference.pruning] units = 8.",
     )
 
-    @field_validator("carbon_series", "api_key_file", "inbox", mode="before")
+    @field_validator("carbon_series", "api_key_file", "inbox", "provider_prices", mode="before")
     @classmethod
     def _unset(cls, value: Any) -> Any:
         return None if value == "" else value  # TOML has no null

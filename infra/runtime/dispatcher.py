@@ -251,6 +251,8 @@ class Rounds:
         """Decide about a batch of which no job is listed, once it would be."""
         tag, delay_s, resend_after_s = standing.tag, self._backend.listing_delay_s, self._manner.resend_after_s
         verdict, text = json.loads(standing.refusal) if standing.refusal else ("resend", "its answer did not come")
+        if not self._backend.finds:
+            verdict, resend_after_s = "resend", inf
         if verdict == "resend" and resend_after_s != inf:
             delay_s = 2 * delay_s if resend_after_s is None else resend_after_s
         if waited_s < delay_s:

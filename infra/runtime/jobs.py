@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Generator, Sequence
+from typing import Any, NoReturn
 
 from qiskit.primitives import BasePrimitiveJob, PrimitiveResult
 
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BadInput, BudgetExceeded, RuntimeQueueError, StillQueued
-from infra.runtime.circuits.pubs import Request
+from infra.runtime.circuits.pubs import Outline
 from infra.runtime.dispatcher import Manner
 from infra.runtime.leader import Leader
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTED, UNKNOWN, Call, Ledger
@@ -33,7 +34,7 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         self,
         ledger: Ledger,
         call: Call,
-        requests: Sequence[Request],
+        outlines: Sequence[Outline],
         manner: Manner,
         deadline: float | None,
         *,
@@ -43,21 +44,36 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         self.reused, self.usage = reused, Usage()
         self.prepare_cpu_s: dict[str, float] = {}
         self.open = True
-        self._ledger, self._call, self._requests = ledger, call, requests
+        self._ledger, self._call, self._outlines = ledger, call, outlines
         self._manner, self._deadline = manner, deadline
         self._result: PrimitiveResult | None = None
 
-    def result(self) -> PrimitiveResult:
+    def send(self) -> None:
+        """Let a thread of this process send the call and follow its job, unless another one does already.
+
+        The thread ends with the process; what is out then is followed by the next process that waits, by
+        `ketcycle queue drain`, or by the deployment `queue`.
+        """
+        Leader.start_if_free(self._ledger, self._call.backend, self._call.key, self._manner)
+
+    def __await__(self) -> Generator[Any, None, PrimitiveResult]:
+        """Wait for the result in a thread, so that the event loop goes on."""
+        return asyncio.to_thread(self.result).__await__()
+
+    def result(self, timeout: float | None = None) -> PrimitiveResult:
         """Wait for the result; if nobody leads, lead meanwhile.
 
+        Args:
+            timeout: seconds to wait at most; None = to the deadline of the sampler or estimator, if it has one.
+
         Raises:
-            StillQueued: the deadline has passed; the call stays in the ledger.
+            StillQueued: the deadline or the timeout has passed; the call stays in the ledger.
             BackendFailed: the backend answered with an error.
             BadInput: the backend cannot run the circuit.
         """
         if self._result is None:
             with OVERHEAD.counted(elapsed=False):
-                self._wait()
+                self._wait(self._deadline if timeout is None else time.time() + timeout)
                 self._collect()
         return self._result
 
@@ -88,7 +104,7 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         """
         return self._ledger.request_cancel(key=self._call.key) > 0
 
-    def _wait(self) -> None:
+    def _wait(self, deadline: float | None) -> None:
         pause, leader = PAUSE_S, None
         try:
             while True:
@@ -101,7 +117,7 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
                 if leader is not None and not leader.is_alive():
                     leader.check()
                     leader = None
-                left = None if self._deadline is None else self._deadline - time.time()
+                left = None if deadline is None else deadline - time.time()
                 if left is not None and left <= 0:
                     raise StillQueued(f"call {self._call.key} is {state} at its deadline; it stays in the ledger")
                 leader = leader or Leader.start_if_free(self._ledger, self._call.backend, self._call.key, self._manner)
@@ -117,10 +133,10 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
     def _collect(self) -> None:
         stored = self._ledger.results(self._call.key)
         pubs = []
-        for position, request in enumerate(self._requests):
+        for position, outline in enumerate(self._outlines):
             pieces = [piece for piece in stored if piece["position"] == position]
             metadata = {"call": self._call.key, "backend": self._call.backend, "reused": self.reused}
-            pubs.append(request.assemble([piece["result"] for piece in pieces], metadata))
+            pubs.append(outline.assemble([piece["result"] for piece in pieces], metadata))
         self.usage = sum((Usage(**piece["usage"]) for piece in stored), Usage())
         for piece in stored:
             self.prepare_cpu_s |= piece["facts"].get("prepare_cpu_s", {})

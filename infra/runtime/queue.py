@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
-from qiskit.primitives.containers.estimator_pub import EstimatorPub
-from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.energy.usage import Usage
 from infra.errors import BadInput, BudgetExceeded, ConcurrentCall, ReplayDiverged, RuntimeQueueError
@@ -29,7 +27,7 @@ from infra.events import emit
 from infra.runtime.backends.contract import Backend, derive_seed
 from infra.runtime.backends.registry import calibration_of, canonical_name, open_backend
 from infra.runtime.circuits.payload import circuit_digest, encode_circuit, fingerprint
-from infra.runtime.circuits.pubs import EstimatorRequest, Request, SamplerRequest
+from infra.runtime.circuits.pubs import Request, encode_outlines, estimator_requests, sampler_requests
 from infra.runtime.dispatcher import Manner, lead
 from infra.runtime.jobs import QueuedJob
 from infra.runtime.ledger.lane import Lane
@@ -84,6 +82,7 @@ class Runtime:
             backend may take to list a job. None = twice that time; infinity = never: a person looks for its job.
         retry_failed: send calls again that failed for a reason that stays, or whose job was paid and whose result is
             unusable; without, a person does (`ketcycle queue retry`).
+        eager: send a call when it is made, from a thread of this process, not when its result is waited for.
         durable: wait for the disk at each write; None = on hardware only, where a lost write could pay twice.
 
     Raises:
@@ -103,6 +102,7 @@ class Runtime:
     lease_s: float = 60.0
     resend_after_s: float | None = None
     retry_failed: bool = False
+    eager: bool = False
     durable: bool | None = None
 
     def __post_init__(self) -> None:
@@ -268,7 +268,10 @@ class _Queued:
 
     def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
         runtime = self._runtime
-        job = QueuedJob(runtime.open(), call, requests, runtime.manner, self._deadline, reused=reused)
+        outlines = [request.outline for request in requests]
+        job = QueuedJob(runtime.open(), call, outlines, runtime.manner, self._deadline, reused=reused)
+        if runtime.eager and not reused:
+            job.send()
         self._jobs.append(job)
         self._asked[self._scope] += 1
         return job
@@ -299,6 +302,7 @@ class _Queued:
             executions=sum(request.circuits * request.shots for request in requests),
             projection=runtime.projection,
             options={"effective": effective, "not_effective": ignored},
+            outline=encode_outlines([request.outline for request in requests]),
         )
 
 
@@ -327,7 +331,7 @@ class QueuedSampler(_Queued, BaseSamplerV2):  # type: ignore[misc]  # the librar
         made = list(pubs)  # what a generator does here is the caller's own work
         with self._alone(), OVERHEAD.counted():
             default = self._runtime.default_shots if shots is None else shots
-            return self._submit([SamplerRequest(SamplerPub.coerce(pub, default)) for pub in made])
+            return self._submit(sampler_requests(made, default))
 
 
 class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the library is not typed
@@ -350,7 +354,7 @@ class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the li
         made = list(pubs)  # what a generator does here is the caller's own work
         with self._alone(), OVERHEAD.counted():
             default = self._runtime.default_precision if precision is None else precision
-            return self._submit([EstimatorRequest(EstimatorPub.coerce(pub, default)) for pub in made])
+            return self._submit(estimator_requests(made, default))
 
 
 def _cut(key: str, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> list[Part]:

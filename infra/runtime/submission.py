@@ -60,6 +60,8 @@ def tariff_of(ledger: Ledger, backend: Backend) -> Tariff | None:
     """Return what is reserved for the jobs of a backend; None where nothing is billed."""
     if not backend.priced:
         return None
+    if backend.usd_per_s is not None:
+        return Tariff(1.0, backend.usd_per_s)
     from infra.runtime.figures.calibration import correction  # only where something is billed
 
     return Tariff(correction(ledger, backend.name).factor, usd_per_qpu_s())

@@ -22,10 +22,10 @@ class Fault:
             401-after, 500-after ... (it is done, the answer is lost or an error), twice (two jobs are made), slow,
             truncate, echo (an error that repeats the caller's headers), page and empty (the answer is a proxy's page,
             or nothing), answer (it is `body`), oldest (it is that about the oldest job); of `create`: failed, stuck,
-            cancelled, hidden (not listed for `seconds`).
+            cancelled, hidden (not listed until the script says `shown`).
         times: how often; each time counts down.
         skip: how many requests pass unharmed before.
-        seconds: of `slow`, of `hidden` and of Retry-After.
+        seconds: of `slow` and of Retry-After.
         body: of `answer`.
     """
 
@@ -50,6 +50,7 @@ class Script:
         bill_factor: by which the bill is larger than that formula.
         bill_late: questions about a bill of a job that is over that are answered pending.
         listing_s: how long a new job is missing from the list.
+        shown: whether hidden jobs are listed by now.
         page: jobs in one page of the list at the most.
         skew_s: by how much the platform's clock is ahead.
         maintenance: whether the device is in maintenance: its status says so, jobs are refused with 503.
@@ -71,6 +72,7 @@ class Script:
     bill_factor: float = 1.7
     bill_late: int = 0
     listing_s: float = 0.0
+    shown: bool = False
     page: int = 20
     skew_s: float = 0.0
     maintenance: bool = False
@@ -100,7 +102,7 @@ class Job:
     session_id: str | None
     created: float
     fate: str | None = None
-    hidden_s: float = 0.0
+    hidden: bool = False
     state: str = QUEUED
     reason: str | None = None
     reason_code: int | None = None
@@ -165,7 +167,7 @@ class Platform:
                     session_id=body.get("session_id"),
                     created=self.now(),
                     fate=fate.kind if fate and fate.kind != "hidden" else None,
-                    hidden_s=fate.seconds if fate and fate.kind == "hidden" else 0.0,
+                    hidden=fate is not None and fate.kind == "hidden",
                 )
                 self.jobs[job.id] = job
                 made.append(job)
@@ -239,7 +241,8 @@ class Platform:
                 job
                 for job in self.jobs.values()
                 if set(tags) <= set(job.tags)
-                and self.now() - job.created >= max(self.script.listing_s, job.hidden_s)
+                and self.now() - job.created >= self.script.listing_s
+                and (self.script.shown or not job.hidden)
                 and (mocks or not job.backend.startswith("mock_"))
             ]
 

@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
             if name not in OPEN:
                 self._authorise()
             self.body = raw
-            if fault and fault.kind == "oldest":
+            if fault and fault.kind == "oldest" and arguments:
                 arguments = [next(iter(self.platform.jobs))]
             self.copies = 2 if fault and fault.kind == "twice" else 1
             status, content = getattr(self, f"on_{name}")(*arguments)
@@ -129,6 +129,8 @@ class Handler(BaseHTTPRequestHandler):
             else:
                 self._send(int(fault.kind[:3]), {"errors": [{"message": "internal error", "code": 1001}]})
             return
+        if fault and fault.kind == "oldest" and name == "submit":
+            content = {**content, "id": next(iter(self.platform.jobs))}
         if fault and fault.kind in ("page", "empty", "answer"):
             page = "<html><body>The proxy is out of breath.</body></html>"
             content = {"page": page, "empty": "", "answer": fault.body}[fault.kind]

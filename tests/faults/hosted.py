@@ -33,8 +33,13 @@ FAULTS = {
     "cancelled by the vendor": {"faults": [{"route": "create", "kind": "cancelled"}]},
     "clock skew": {"skew_s": 3600.0},
     "maintenance": {"faults": [{"route": "submit", "kind": "503", "times": 2}]},
-    "listed late": {"listing_s": 5.0, "faults": [{"route": "submit", "kind": "drop-after"}]},
+    "listed late": {"listing_s": 0.15, "faults": [{"route": "submit", "kind": "drop-after"}]},
     "billed late": {"bill_late": 3},
+    "refused after creating": {"faults": [{"route": "submit", "kind": "403-after"}]},
+    "created twice, listed late": {
+        "faults": [{"route": "submit", "kind": "twice"}, {"route": "create", "kind": "hidden", "skip": 1}]
+    },
+    "another's job": {"faults": [{"route": "submit", "kind": "oldest", "skip": 1}]},
 }
 
 
@@ -54,8 +59,7 @@ class World:
         folder.mkdir()
         right = {name: loop(runtime(folder, self).sampler(scope(name)), name) for name in "ab"}
         opened: Any = backends.open_backend(BACKEND)
-        for client in opened._service._get_api_clients().values():
-            client._session.close()  # children share no connection
+        opened._platform._client._session.close()  # children share no connection
         return right
 
     def start(self, folder, case):
@@ -70,6 +74,7 @@ class World:
 
     def free(self, folder):
         self.double.free()
+        self.double.change(shown=True)
 
     def jobs(self, folder):
         states = {"Completed": "done", "Failed": "failed", "Cancelled": "cancelled"}

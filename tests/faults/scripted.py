@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness import PROJECTION, Job, loop, scope
 
-from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
+from infra.errors import BadAnswer, NoAnswer, SubmissionUnclear, TurnedAway
 from infra.runtime.backends import registry as backends
 from infra.runtime.backends.contract import JobState, Status, nothing_left
 from infra.runtime.figures.calibration import recorded
@@ -42,6 +42,10 @@ FAULTS = (
     "maintenance",
     "listed late",
     "billed late",
+    "refused after creating",
+    "created twice, listed late",
+    "billed nonsense",
+    "another's job",
 )
 
 
@@ -57,6 +61,7 @@ class Held:
     stuck: bool = False
     state: JobState = JobState.QUEUED
     bill_waits: int = 0
+    hidden: bool = False  # from the list, until all else is over
     ended: float | None = None
 
     def tick(self):
@@ -124,9 +129,10 @@ class Service:
     def free(self):
         """Let jobs that are stuck go on."""
         with self.state() as state:
-            state.fault = "none"
+            if state.fault == "job stuck":
+                state.fault = "none"
             for job in state.jobs.values():
-                job.stuck = False
+                job.stuck = job.hidden = False
 
 
 class Scripted:
@@ -136,6 +142,7 @@ class Scripted:
     local, priced = False, True
     linger_s = poll_s = 0.001
     listing_delay_s = 0.05
+    finds, usd_per_s = True, None
 
     def __init__(self, folder):
         self.service = Service(folder)
@@ -151,22 +158,27 @@ class Scripted:
         return ESTIMATE_S * executions
 
     def submit(self, tag, tasks, *, max_qpu_s=None, leaving=nothing_left):
-        leaving()
         aer = backends.open_backend("aer")
         outcomes = list(aer.results(aer.submit(tag, tasks)))
         with self.service.state() as state:
+            if state.fault == "maintenance" and state.once("submit", 2):
+                raise TurnedAway("the device is in maintenance")
+        leaving()
+        with self.service.state() as state:
             fault = state.fault
             if fault == "unauthorised" and state.once("submit"):
-                raise BackendFailed("401: the token is not valid")
+                raise SubmissionUnclear("401: the token is not valid", "fail")
             if fault == "throttled" and state.once("submit"):
-                raise BackendFailed("429: too many requests")
-            if fault == "maintenance" and state.once("submit", 2):
-                raise BackendFailed("the device is in maintenance")
+                raise SubmissionUnclear("429: too many requests", "wait")
             if fault == "error before creating" and state.once("submit"):
                 raise SubmissionUnclear("502: bad gateway")
             job_id = self._make(state, tag, outcomes)
             if fault.startswith("created twice") and state.once("twice"):
-                self._make(state, tag, outcomes)
+                self._make(state, tag, outcomes, hidden=fault.endswith("late"))
+            if fault == "refused after creating" and state.once("submit"):
+                raise SubmissionUnclear("403: the account has no right to this", "fail")
+            if fault == "another's job" and state.once("submit") and len(state.jobs) > 1:
+                return next(iter(state.jobs))
             losing = ("error after creating", "answers lost", "created twice, answer lost", "listed late")
             if fault in losing and state.once("submit"):
                 raise SubmissionUnclear("the answer did not come")
@@ -174,9 +186,9 @@ class Scripted:
             time.sleep(0.1)
         return job_id
 
-    def _make(self, state, tag, outcomes):
+    def _make(self, state, tag, outcomes, hidden=False):
         job_id = f"job{len(state.jobs)}"
-        job = Held(tag, outcomes, state.polls)
+        job = Held(tag, outcomes, state.polls, hidden=hidden)
         first = not state.jobs
         if first and state.fault == "job failed":
             job.end = JobState.FAILED
@@ -214,9 +226,11 @@ class Scripted:
             raise NoAnswer("the result ends in the middle")
 
     def billed(self, job_id):
-        with self._job(job_id, "bill") as (_, job):
+        with self._job(job_id, "bill") as (state, job):
             if job.state in (JobState.QUEUED, JobState.RUNNING):
                 return None
+            if state.fault == "billed nonsense" and state.once("nonsense", 2):
+                raise BadAnswer("the bill is 'much'")
             job.bill_waits -= 1
             return None if job.bill_waits >= 0 else job.bill
 
@@ -233,7 +247,7 @@ class Scripted:
                 raise NoAnswer("no answer about find")
             if state.fault == "listed late" and state.once("find"):
                 return ()
-            return tuple(job_id for job_id, job in state.jobs.items() if job.tag == tag)
+            return tuple(job_id for job_id, job in state.jobs.items() if job.tag == tag and not job.hidden)
 
 
 class World:

@@ -11,8 +11,9 @@ from qiskit import QuantumCircuit
 from typer.testing import CliRunner
 
 from flows.commands.queue import app
+from infra.runtime.ledger.batch import Bill, Tariff
 from infra.runtime.ledger.lane import Lane
-from infra.runtime.ledger.ledger import PREPARED, SUBMITTED, UNKNOWN, Ledger
+from infra.runtime.ledger.ledger import FAILED, PREPARED, SUBMITTED, UNKNOWN, Ledger
 from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 
@@ -109,6 +110,41 @@ def test_a_parked_batch_is_listed_and_resolved_by_a_person(tmp_path, found, then
     assert json.loads(typed(tmp_path, "list", "--json"))[0]["state"] == "DONE"
 
 
+def test_a_bill_that_is_missing_is_listed_and_settled_by_a_person(tmp_path):
+    ask(tmp_path, "a")
+    ledger = Ledger(tmp_path / "ledger.db")
+    lane = Lane.acquire(ledger, "aer", 60)
+    (batch,) = lane.claim("aer", Limits(), Tariff(1.0, 1.6))
+    lane.submitted(batch.tag, "job-7")
+    lane.close(batch.tag, FAILED, "job-7 is failed: ran too long", Bill(None), permanent=True)
+    lane.release()
+    (row,) = json.loads(typed(tmp_path, "settle", "--json"))
+    assert (row["tag"], row["job_id"], row["billed_s"]) == (batch.tag, "job-7", None)
+    assert "job-7" in typed(tmp_path, "settle")
+    typed(tmp_path, "settle", batch.tag, code=2)
+    typed(tmp_path, "settle", "--seconds", "3", code=2)
+    typed(tmp_path, "settle", "nonsense", "--seconds", "3", code=2)
+    typed(tmp_path, "settle", batch.tag, "--seconds", "-3", code=2)
+    assert "charged 3.5 QPU seconds" in typed(tmp_path, "settle", batch.tag[:10], "--seconds", "3.5")
+    spent = next(row for row in json.loads(typed(tmp_path, "budget", "--json")) if row["scope"] == "day")
+    assert (spent["billed"], spent["reserved"]) == (3.5, 0)
+
+
+def test_a_call_that_failed_for_good_is_sent_again_by_a_person_only(tmp_path):
+    key = ask(tmp_path, "a")
+    ledger = Ledger(tmp_path / "ledger.db")
+    lane = Lane.acquire(ledger, "aer", 60)
+    (batch,) = lane.claim("aer", Limits())
+    lane.close(batch.tag, FAILED, "it ran too long", permanent=True)
+    lane.release()
+    ask(tmp_path, "a")
+    assert json.loads(typed(tmp_path, "drain", "--json")) == []
+    assert "waits to be sent again" in typed(tmp_path, "retry", key[:10])
+    typed(tmp_path, "drain")
+    assert json.loads(typed(tmp_path, "list", "--json"))[0]["state"] == "DONE"
+    typed(tmp_path, "retry", key, code=2)
+
+
 def limits(home):
     return [row for row in json.loads(typed(home, "budget", "--json")) if row["limit"] is not None]
 
@@ -131,7 +167,9 @@ def test_calibration_says_so_where_nothing_was_billed(tmp_path):
     assert "no job was billed" in typed(tmp_path, "calibration")
 
 
-@pytest.mark.parametrize("words", [("list",), ("watch",), ("resolve",), ("budget",), ("calibration",), ("--help",)])
+@pytest.mark.parametrize(
+    "words", [("list",), ("watch",), ("resolve",), ("settle",), ("budget",), ("calibration",), ("--help",)]
+)
 def test_looking_starts_at_once_and_loads_no_circuits(tmp_path, words):
     Ledger(tmp_path / "ledger.db")
     home = () if words == ("--help",) else ("--home", str(tmp_path))

@@ -78,6 +78,8 @@ class Simulator:
     local = True
     priced = False
     listing_delay_s = 0.0
+    finds = True
+    usd_per_s: float | None = None
     linger_s = 0.0005
     poll_s = 0.0
 

@@ -118,9 +118,12 @@ class Backend(Protocol):
         limits: what one job may hold.
         linger_s: how long a leader lets further callers join a job.
         poll_s: pause between two questions about a job.
-        local: whether jobs live and die with this process.
+        local: whether jobs live and die with this process; then a job's id is its tag.
         priced: whether it bills QPU seconds; then a budget is reserved before anything is sent.
         listing_delay_s: how long after its creation a job may be missing from what `find` returns.
+        finds: whether `find` returns jobs that another process made; without, a lost answer needs a person.
+        usd_per_s: price of its QPU seconds where its estimates are exact prices; None = the price of the energy
+            model, and estimates are corrected by earlier bills.
     """
 
     name: str
@@ -130,6 +133,8 @@ class Backend(Protocol):
     local: bool
     priced: bool
     listing_delay_s: float
+    finds: bool
+    usd_per_s: float | None
 
     @property
     def calibration(self) -> str:

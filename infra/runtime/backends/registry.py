@@ -3,6 +3,7 @@
     aer                     ideal simulation on this machine
     noisy:<fake device>     simulation with the noise, coupling map and basis gates of a device snapshot
     ibm:<device>            a device of the IBM platform; its prefix `ibm_` may be left out
+    provider:<module>:<device>   a device of any Qiskit provider, by the module that holds the provider
 
 The contract is that of a remote queue, so that hardware fits in: a batch is submitted under a tag and becomes a job
 with an id, which can be polled, fetched, cancelled, and found again by the tag after a crash. For a simulator in the
@@ -36,12 +37,15 @@ def canonical_name(name: str) -> str:
     kind, _, device = name.partition(":")
     if kind not in FACTORIES:
         raise BadInput(
-            f"there is no backend {name!r}; use aer, noisy:<fake device> such as noisy:fake_torino, or ibm:<device>"
+            f"there is no backend {name!r}; use aer, noisy:<fake device> such as noisy:fake_torino, ibm:<device>, or "
+            "provider:<module>:<device>"
         )
     if kind == "ibm":
         if not _DEVICE.fullmatch(device):
             raise BadInput(f"{name!r} names no device; write ibm:<device> such as ibm:ibm_torino")
         return f"ibm:{device if '_' in device else f'ibm_{device}'}"
+    if kind == "provider" and not all(device.partition(":")):
+        raise BadInput(f"{name!r} names no device; write provider:<module>:<device>")
     if kind == "noisy":
         return f"noisy:{device_name(device)}"
     return name
@@ -64,13 +68,13 @@ def open_backend(name: str) -> Backend:
 
 
 def calibration_of(name: str) -> str:
-    """Return what names the state of a backend that its results depend on.
+    """Return the name of a backend's state that its results depend on.
 
-    Only hardware has to be opened for that: nobody else knows when it was calibrated.
+    Only hardware has to be opened for that: its calibration changes.
     """
     name = canonical_name(name)
     kind, _, device = name.partition(":")
-    return open_backend(name).calibration if kind == "ibm" else simulator_calibration(device)
+    return open_backend(name).calibration if kind in ("ibm", "provider") else simulator_calibration(device)
 
 
 def _ideal(_: str) -> Backend:
@@ -91,4 +95,12 @@ def _hardware(device: str) -> Backend:
     return IBMDevice(device)
 
 
-FACTORIES: dict[str, Factory] = {"aer": _ideal, "noisy": _noisy, "ibm": _hardware}
+def _provided(name: str) -> Backend:
+    from infra.runtime.backends.provider import ProviderDevice
+    from infra.settings import Settings
+
+    module, _, device = name.partition(":")
+    return ProviderDevice(module, device, Settings().provider_prices)
+
+
+FACTORIES: dict[str, Factory] = {"aer": _ideal, "noisy": _noisy, "ibm": _hardware, "provider": _provided}

@@ -84,6 +84,7 @@ class SlowDevice:
     name, calibration = "slow", "slow"
     local = priced = False
     listing_delay_s = 0.0
+    finds, usd_per_s = True, None
     linger_s = poll_s = 0.001
     limits = Limits()
 

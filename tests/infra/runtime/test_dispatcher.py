@@ -29,6 +29,7 @@ class RemoteDouble:
     local = False
     priced = False
     listing_delay_s = 0.0
+    finds, usd_per_s = True, None
     linger_s = poll_s = 0.001
     calibration = "double"
 

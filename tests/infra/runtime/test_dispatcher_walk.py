@@ -1,8 +1,9 @@
 """Random walks of two dispatchers on one ledger and one budget, before a service that bills and that nobody trusts.
 
 The real dispatcher is taken through its steps in any order; it is killed inside them, taken over while it is only
-paused, and the service refuses, loses answers, makes jobs twice, bills late. No intent is out twice by us, no result
-is lost or another's, no claim overspends, and in the end the books say what the service says.
+paused, and the service refuses, loses answers, answers with errors after it made a job, names another's job, makes
+jobs twice, lists them late, bills late. No intent has two jobs that were sent knowingly, no result is lost or
+another's, no claim overspends, and once listing has caught up the ledger charges what the service bills.
 """
 
 import tempfile
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from infra.errors import BackendFailed, NoAnswer, SubmissionUnclear
+from infra.errors import NoAnswer, SubmissionUnclear, TurnedAway
 from infra.runtime import billing, dispatcher, submission
 from infra.runtime.backends.contract import JobState, Status, nothing_left
 from infra.runtime.dispatcher import Manner, Rounds
@@ -27,6 +28,7 @@ from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
 from infra.runtime.ledger.schema import batches, charges, parts
 from infra.runtime.limits import Limits
+from infra.runtime.sweep import sweep
 
 LANES = ("ibm:left", "ibm:right")
 USD_PER_S = 2.0
@@ -46,13 +48,13 @@ class Job:
     bill: float = 0.0
     state: JobState = JobState.QUEUED
     asked: int = 0
+    hidden: bool = False  # not listed yet, however long that takes
 
 
 @dataclass
 class Post:
     tag: str
     intents: tuple
-    refused: bool = False
     jobs: list = field(default_factory=list)
 
 
@@ -61,10 +63,12 @@ class Service:
 
     priced, local = True, False
     linger_s = poll_s = listing_delay_s = 0.0
+    finds, usd_per_s = True, None
 
     def __init__(self, name):
         self.name, self.limits = name, Limits(parts=3)
         self.jobs, self.posts, self.trouble = {}, [], ""
+        self.knowingly = []  # intents that were posted again although a listed job may still bring their result
 
     def _once(self, trouble):
         found = self.trouble == trouble
@@ -79,26 +83,33 @@ class Service:
             raise NoAnswer(name)
 
     def submit(self, tag, tasks, *, max_qpu_s=None, leaving=nothing_left):
+        if self._once("turned away"):
+            raise TurnedAway("in maintenance")
         leaving()
         self._question("submit")
+        for verdict in ("fail", "wait", "refuse", "resend"):
+            if self._once(f"{verdict}, never made"):
+                raise SubmissionUnclear("was it sent?", verdict)
         post = Post(tag, tuple(tasks))
+        self.knowingly += [intent for intent in post.intents if self.known_to_run(intent)]
         self.posts.append(post)
-        if self._once("refused"):
-            post.refused = True
-            raise BackendFailed("no")
-        if self._once("never arrives"):
-            self.posts.pop()
-            raise SubmissionUnclear("was it sent?")
         twice = self.trouble.startswith("twice")
         for _ in range(2 if twice else 1):
             job_id = f"{self.name}{len(self.jobs)}"
             post.jobs.append(job_id)
             self.jobs[job_id] = Job(tag, tuple(tasks), max_qpu_s)
+        self.jobs[post.jobs[-1]].hidden = "listed late" in self.trouble
+        for verdict in ("fail", "wait", "refuse", "resend"):
+            if self.trouble.startswith(f"{verdict}, made"):
+                self.trouble = ""
+                raise SubmissionUnclear("was it sent?", verdict)
         if self._once("answer lost") or self._once("twice, answer lost"):
             raise SubmissionUnclear("was it sent?")
+        if self._once("another's id"):
+            return next(iter(self.jobs))
         if self._once("killed after submit"):
             raise Killed
-        self._once("twice")
+        self.trouble = ""
         return post.jobs[0]
 
     def status(self, job_id):
@@ -129,24 +140,18 @@ class Service:
 
     def find(self, tag):
         self._question("find")
-        return tuple(job_id for job_id, job in self.jobs.items() if job.tag == tag)
+        return tuple(job_id for job_id, job in self.jobs.items() if job.tag == tag and not job.hidden)
 
-    def sent_twice(self):
-        """Intents that were posted again though their earlier job may still bring a result."""
-        return [
-            intent
-            for number, post in enumerate(self.posts)
-            for intent in post.intents
-            for before in self.posts[:number]
-            if intent in before.intents and not before.refused and any(self.fate(job) for job in before.jobs)
-        ]
-
-    def fate(self, job_id):
-        return self.jobs[job_id].state not in ENDED
+    def known_to_run(self, intent):
+        """Whether a listed job may still bring a result for an intent."""
+        made = (self.jobs[job] for post in self.posts if intent in post.intents for job in post.jobs)
+        return any(not job.hidden and job.state not in ENDED for job in made)
 
 
 TROUBLE = st.sampled_from(
-    ["", "", "refused", "never arrives", "answer lost", "twice", "twice, answer lost", "killed after submit"]
+    ["", "", "turned away", "answer lost", "twice", "twice, answer lost", "killed after submit", "another's id"]
+    + [f"{verdict}, {what}" for verdict in ("fail", "wait", "refuse", "resend") for what in ("never made", "made")]
+    + ["twice, listed late", "fail, made, listed late", "resend, made, listed late"]
     + ["killed between results", "billed late"]
     + [
         f"{what} {name}"
@@ -220,7 +225,9 @@ class QueueWalk(RuleBasedStateMachine):
     @precondition(lambda self: self.sizes)
     @rule(data=st.data())
     def ask_again(self, data):
-        self.ledger.prepare_again(data.draw(st.sampled_from(sorted(self.sizes))))
+        key = data.draw(st.sampled_from(sorted(self.sizes)))
+        if not self.ledger.find(key)["permanent"]:
+            self.ledger.prepare_again(key)
 
     @rule(
         scope=st.sampled_from(("run", "stage", "day", "month")),
@@ -320,12 +327,21 @@ class QueueWalk(RuleBasedStateMachine):
         elif job.state is JobState.RUNNING:
             job.state, job.bill = end, used * job.cap
 
+    @rule(data=st.data())
+    def listing_catches_up(self, data):
+        for job in self.services[data.draw(st.sampled_from(LANES))].jobs.values():
+            job.hidden = False
+
+    @rule(lane=st.sampled_from(LANES))
+    def looks_for_duplicates(self, lane):
+        sweep(self.leaders[lane]._lane, self.services[lane], thorough=True)
+
     # What must hold
 
     @invariant()
     def nothing_is_out_twice(self):
         for service in self.services.values():
-            assert service.sent_twice() == []
+            assert service.knowingly == []
 
     @invariant()
     def results_stand_and_are_ones_own(self):
@@ -368,17 +384,19 @@ class QueueWalk(RuleBasedStateMachine):
                 set_limit(self.ledger, scope, unit, None)
         for lane, service in self.services.items():
             self.take_over(lane)
-            for _ in range(30):
+            for _ in range(40):
                 for job in service.jobs.values():
+                    job.hidden = False
                     if job.state in (JobState.QUEUED, JobState.RUNNING):
                         job.state, job.bill = JobState.DONE, 0.5 * job.cap
                 leader = self.leaders[lane]
+                leader._pause.end()
                 leader.send_waiting()
                 waits, standing = leader._lane.look()
                 for each in standing:
                     leader.advance(each)
                 self.resolve(lane)
-                if not waits and not standing:
+                if not waits and not standing and not sweep(leader._lane, service, thorough=True):
                     break
             else:
                 raise AssertionError("it does not come to an end")

@@ -64,6 +64,8 @@ class IBMDevice:
 
     local = False
     priced = True
+    finds = True
+    usd_per_s: float | None = None
     linger_s = 0.25
     poll_s = 1.0
 

@@ -1,0 +1,288 @@
+"""A device of any Qiskit provider as a backend: `provider:<module>:<device>`, through its own `BackendV2`.
+
+The module names the provider: either it holds one class whose name ends in `Provider`, or the class is written after
+it (`package.module.Class`). The class is made without arguments, so credentials come from the provider's own places.
+Prices are read from a file of settings (`provider_prices`), which says what a job and a shot cost.
+
+What a provider can promise differs from the IBM platform: its jobs bear no tags, so a submission whose answer is lost
+cannot be looked up. Such a batch is parked for a person; it is never sent again by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from qiskit import QuantumCircuit
+from qiskit.exceptions import QiskitError
+from qiskit.primitives import BitArray
+from qiskit.providers import BackendV2
+
+from infra.errors import BadAnswer, BadInput, NoAnswer
+from infra.runtime.backends.contract import Executed, JobState, Status, Task, nothing_left
+from infra.runtime.backends.isa import IsaCache
+from infra.runtime.limits import Limits
+
+KEPT = 256  # jobs whose objects are kept; others are retrieved from the provider
+
+STATES = {
+    "INITIALIZING": JobState.QUEUED,
+    "VALIDATING": JobState.QUEUED,
+    "QUEUED": JobState.QUEUED,
+    "RUNNING": JobState.RUNNING,
+    "DONE": JobState.DONE,
+    "ERROR": JobState.FAILED,
+    "CANCELLED": JobState.CANCELLED,
+}
+
+
+class Price(BaseModel):
+    """What a device costs: `usd_per_job + usd_per_shot x shots`, as many billing seconds as dollars by `usd_per_s`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd_per_job: float = Field(0.0, ge=0, allow_inf_nan=False)
+    usd_per_shot: float = Field(0.0, ge=0, allow_inf_nan=False)
+    usd_per_s: float = Field(1.0, gt=0, allow_inf_nan=False)
+
+    @property
+    def free(self) -> bool:
+        """Whether nothing is billed."""
+        return self.usd_per_job == self.usd_per_shot == 0
+
+    def seconds(self, executions: int) -> float:
+        """Return the billing seconds of a job with so many shots over all circuits."""
+        return (self.usd_per_job + self.usd_per_shot * executions) / self.usd_per_s
+
+
+def read_price(path: Path | None, name: str) -> Price:
+    """Return the price of a device from a YAML file: `<module>:<device>` to the fields of `Price`.
+
+    Raises:
+        BadInput: there is no file, no such device in it, or a field that is not a price.
+    """
+    advice = f"write the price of {name!r} into it, e.g. `{name}: {{usd_per_job: 0.3, usd_per_shot: 0.001}}`"
+    if path is None:
+        raise BadInput(f"what a provider bills is read from a file: set provider_prices to one and {advice}")
+    try:
+        found = TypeAdapter(dict[str, Price]).validate_python(yaml.safe_load(path.read_text()) or {})
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise BadInput(f"the prices in {path} cannot be read ({error}); {advice}") from None
+    if name not in found:
+        raise BadInput(f"{path} says nothing about {name}; {advice}")
+    return found[name]
+
+
+def find_provider(module: str) -> Any:
+    """Return the provider that a module names.
+
+    Raises:
+        BadInput: no such module, or it does not hold exactly one provider.
+    """
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        package, _, name = module.rpartition(".")
+        try:
+            return getattr(importlib.import_module(package), name)()
+        except (ImportError, AttributeError, ValueError):
+            raise BadInput(f"there is no module {module} ({error}); install the provider's package") from None
+    classes = {
+        cls
+        for name, cls in inspect.getmembers(found, inspect.isclass)
+        if name.endswith("Provider") and hasattr(cls, "get_backend")
+    }
+    if len(classes) != 1:
+        names = ", ".join(sorted(cls.__name__ for cls in classes)) or "none"
+        raise BadInput(f"{module} holds {names} for providers; write provider:{module}.<Class>:<device>")
+    return classes.pop()()
+
+
+class ProviderDevice:
+    """A device of a provider.
+
+    Args:
+        module: of the provider.
+        device: name that the provider knows it by.
+        prices: file with what it costs.
+    """
+
+    linger_s = 0.25
+    poll_s = 1.0
+    listing_delay_s = 0.0
+    finds = False
+
+    def __init__(self, module: str, device: str, prices: Path | None) -> None:
+        self.name = f"provider:{module}:{device}"
+        self.price = read_price(prices, f"{module}:{device}")
+        self.usd_per_s: float | None = self.price.usd_per_s
+        self._provider = find_provider(module)
+        try:
+            self._device: BackendV2 = self._provider.get_backend(device)
+        except Exception as error:  # noqa: BLE001  (every provider raises its own kind for a device that it lacks)
+            raise BadInput(f"{module} has no device {device!r}: {error}") from None
+        self._retrieve = next(
+            (owner.retrieve_job for owner in (self._device, self._provider) if hasattr(owner, "retrieve_job")), None
+        )
+        self.priced = not self.price.free
+        # A job that cannot be retrieved dies with this process; where it is free, it is simply run again.
+        self.local = self._retrieve is None and self.price.free
+        self.limits = Limits(parts=getattr(self._device, "max_circuits", None) or 100, sets=100, alike=True)
+        self._isa = IsaCache(self.name, self._device.target)
+        self._jobs: OrderedDict[str, Any] = OrderedDict()
+        self._tags: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def calibration(self) -> str:
+        """Name and version of the device."""
+        return f"{self._device.name}-{self._device.backend_version}"
+
+    def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of the transpiler."""
+        return {name: options[name] for name in ("optimization_level", "seed_transpiler") if name in options}
+
+    def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
+        """Return 0, or refuse what the device cannot run.
+
+        Raises:
+            BadInput: too many qubits, or an expectation value.
+        """
+        del circuits
+        self._isa.check_size(circuit)
+        if shots == 0 or not circuit.cregs:
+            raise BadInput(f"{self.name} samples; it returns no expectation values, measure the circuit instead")
+        return 0.0
+
+    def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:
+        """Return the billing seconds of so many shots, by the price."""
+        del circuit, digest
+        return self.price.seconds(executions) if executions else 0.0
+
+    def submit(
+        self,
+        tag: str,
+        tasks: Sequence[Task],
+        *,
+        max_qpu_s: float | None = None,
+        leaving: Callable[[], None] = nothing_left,
+    ) -> str:
+        """Send a batch as one job and return the job's id."""
+        del max_qpu_s
+        circuits = [circuit for slot, task in enumerate(tasks) for circuit in self._bound(tag, task, slot)]
+        leaving()
+        job = self._device.run(circuits, shots=tasks[0].shots)
+        with self._lock:
+            job_id = tag if self.local else str(job.job_id())
+            self._jobs[job_id] = (job, tag)
+            if len(self._jobs) > KEPT:
+                self._jobs.popitem(last=False)
+        return job_id
+
+    def _bound(self, tag: str, task: Task, slot: int) -> Iterator[QuantumCircuit]:
+        """Yield the compiled circuit of each parameter set; its name says where its counts belong."""
+        isa = self._isa.get(task.circuit, task.digest, task.options)
+        binds = isa.template.binds(task.sets)
+        for number in range(len(task.sets)):
+            circuit = isa.template.circuit.assign_parameters({p: float(values[number]) for p, values in binds.items()})
+            circuit.name = f"{tag}-{slot}-{task.digest}"
+            circuit.metadata = {}
+            yield circuit
+
+    def status(self, job_id: str) -> Status:
+        """Return what the provider reports about a job."""
+        job = self._job(job_id)
+        if job is None:
+            return Status(JobState.LOST)
+        found = self._ask(job.status, "status")
+        state = str(getattr(found, "name", found)).upper()
+        if state not in STATES:
+            raise BadAnswer(f"{self.name} reports job {job_id} as {found!r}")
+        reason = getattr(job, "error_message", None) if STATES[state] is JobState.FAILED else None
+        return Status(STATES[state], str(self._ask(reason, "reason") or "") if callable(reason) else "")
+
+    def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
+        """Yield the bits of each task."""
+        result = self._ask(self._known(job_id).result, "result")
+        try:
+            headers = [dict(getattr(entry.header, "__dict__", entry.header)) for entry in result.results]
+            names = [str(header["name"]) for header in headers]
+            registers = [[(str(name), int(size)) for name, size in header["creg_sizes"]] for header in headers]
+            counts = [result.get_counts(index) for index in range(len(headers))]
+        except (AttributeError, KeyError, TypeError, ValueError, QiskitError) as error:
+            raise BadAnswer(f"the result of job {job_id} holds no counts: {type(error).__name__}: {error}") from None
+        slots: OrderedDict[str, list[int]] = OrderedDict()
+        for index, name in enumerate(names):
+            slots.setdefault(name, []).append(index)
+        shots = [sum(found.values()) for found in counts]
+        for name, indices in slots.items():
+            tag, slot, digest = name.rsplit("-", 2)
+            arrays = [_bits(counts[index], registers[index]) for index in indices]
+            share = sum(shots[index] for index in indices) / max(1, sum(shots))
+            try:
+                stacked = {register: np.stack([each[register] for each in arrays]) for register in arrays[0]}
+            except ValueError as error:  # other numbers of shots
+                raise BadAnswer(f"the result of job {job_id} is not of one shape: {error}") from None
+            yield int(slot), Executed(stacked, 0.0, 0.0, share=share, facts={"job": job_id}, origin=(tag, digest))
+
+    def billed(self, job_id: str) -> float | None:
+        """Return the billing seconds of a finished job, by the price and the shots that came back."""
+        if self.status(job_id).state is not JobState.DONE:
+            return 0.0
+        result = self._ask(self._known(job_id).result, "result")
+        return self.price.seconds(sum(sum(result.get_counts(i).values()) for i in range(len(result.results))))
+
+    def cancel(self, job_id: str) -> None:
+        """Cancel a job if the provider can."""
+        job = self._job(job_id)
+        if job is not None:
+            self._ask(job.cancel, "cancellation")
+
+    def find(self, tag: str) -> tuple[str, ...]:
+        """Return the jobs that this process made under a tag; a provider's jobs bear none."""
+        with self._lock:
+            return tuple(job_id for job_id, (_, its) in self._jobs.items() if its == tag)
+
+    def _known(self, job_id: str) -> Any:
+        job = self._job(job_id)
+        if job is None:
+            raise NoAnswer(f"{self.name} does not know job {job_id} any more")
+        return job
+
+    def _job(self, job_id: str) -> Any:
+        with self._lock:
+            if job_id in self._jobs:
+                return self._jobs[job_id][0]
+        if self._retrieve is None:
+            return None
+        job = self._ask(lambda: self._retrieve(job_id), "job")  # type: ignore[misc]
+        with self._lock:
+            self._jobs[job_id] = (job, "")
+        return job
+
+    def _ask(self, question: Callable[[], Any], what: str) -> Any:
+        try:
+            return question()
+        except Exception as error:  # noqa: BLE001  (every provider raises its own kind; a question is asked again)
+            raise NoAnswer(f"{self.name}: no answer to the question for the {what}: {error}") from None
+
+
+def _bits(counts: Mapping[str, int], registers: Sequence[tuple[str, int]]) -> dict[str, NDArray[Any]]:
+    """Return counts as one packed bit array (shots, bytes) for each register, the first register in the low bits."""
+    samples = [word.replace(" ", "") for word, count in sorted(counts.items()) for _ in range(count)]
+    whole = BitArray.from_samples(samples, sum(size for _, size in registers))
+    found, first = {}, 0
+    for name, size in registers:
+        found[name] = whole.slice_bits(range(first, first + size)).array.reshape(len(samples), ceil(size / 8))
+        first += size
+    return found
