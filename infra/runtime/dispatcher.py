@@ -35,7 +35,7 @@ log = logging.getLogger("ketcycle.queue")
 
 FLUSH_S = 0.5
 LONGEST_PAUSE_S = 60.0  # between two questions that were not answered
-CLOSING_S = 2.0  # that a leader whose own call is answered goes on to charge bills
+CLOSING_S = 2.0  # that a leader whose own call is answered goes on to charge bills, or to serve other callers
 TURNED_AWAY_S = 180.0  # that a leader waits for a service that takes nothing
 BAD_ANSWERS = 8  # senseless answers about one batch before it is parked
 READ_TRIES = 3  # senseless results of one job, or leaders that did not survive reading it, before it is given up
@@ -125,14 +125,18 @@ class Rounds:
         self._tracks: dict[str, _Track] = {}
         self._batches: dict[str, Batch] = {}
         self._pause = Pause(LONGEST_PAUSE_S)
+        self._serves = (
+            False  # several callers at once, on a simulator: changing the leader at each call would cost more
+        )
 
     def run(self, wanted: Callable[[], bool]) -> None:
         """Go on until nothing is open or nobody here wants more."""
         linger_s = self._backend.linger_s if self._manner.linger_s is None else self._manner.linger_s
         going, closing, swept = True, inf, False
         while not self._stop.wait(linger_s):
+            self._serves = False
             waits, standing = self._lane.look()
-            may_send = waits and going and self._manner.send
+            may_send = waits and (going or self._backend.local) and self._manner.send
             sent = self.send_waiting() if may_send and not self._pause.holds else []
             for each in (*standing, *sent):
                 self.advance(each)
@@ -143,7 +147,7 @@ class Rounds:
             if not going:
                 closing = min(closing, time.monotonic() + CLOSING_S)
                 bills = any(each.duplicate_of or each.state not in OUT for each in open_)
-                if not bills or time.monotonic() > closing:
+                if not (bills or self._serves) or time.monotonic() > closing:
                     return
             elif not sent and not open_ and not (may_send and self._pause.since_s < TURNED_AWAY_S):
                 if swept or not self._found_more():
@@ -159,6 +163,7 @@ class Rounds:
             sweep(lane, backend)  # what a duplicate costs is charged before the next job is allowed
         claimed = lane.claim(backend.name, backend.limits, tariff_of(lane.ledger, backend), sent=backend.local)
         self._batches |= {batch.tag: batch for batch in claimed}
+        self._serves = backend.local and len({item.part.call for batch in claimed for item in batch.items}) > 1
         return [standing for batch in claimed if (standing := send(lane, backend, batch, self._pause)) is not None]
 
     def _found_more(self) -> bool:

@@ -18,7 +18,7 @@ from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, FINAL, SUBMITTE
 from infra.runtime.overhead import OVERHEAD
 
 PAUSE_S = 0.001
-LONGEST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 0.05
 
 
 class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not typed

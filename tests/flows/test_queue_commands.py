@@ -182,4 +182,4 @@ def test_looking_starts_at_once_and_loads_no_circuits(tmp_path, words):
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5

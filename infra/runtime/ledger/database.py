@@ -254,20 +254,22 @@ def _advice(text: str) -> str:
     return "see the database's own message"
 
 
-def _write_ahead(cursor: sqlite3.Cursor) -> None:
-    """Let readers not wait for the writer.
+def _insist(connection: sqlite3.Connection, *statements: str) -> None:
+    """Execute statements, again and again while another process has the file locked.
 
-    SQLite does not wait for another process while it converts a new file, so several that open it at once have to.
+    SQLite does not wait by itself while another process converts a new file to write-ahead mode, recovers it after a
+    crash, or is the last one to close it.
     """
     deadline = time.monotonic() + BUSY_S
-    while True:
-        try:
-            cursor.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
+    for statement in statements:
+        while True:
+            try:
+                connection.execute(statement)
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
 
 
 @lru_cache(maxsize=16)
@@ -288,16 +290,16 @@ def _engine(url: str, durable: bool, pid: int) -> Engine:
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
         connection.isolation_level = None  # the driver begins transactions too late; see _begin
-        cursor = connection.cursor()
-        _write_ahead(cursor)
-        cursor.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.close()
+        mode = "FULL" if durable else "NORMAL"
+        # Write-ahead: readers do not wait for the writer.
+        _insist(connection, "PRAGMA journal_mode=WAL", f"PRAGMA synchronous={mode}", "PRAGMA foreign_keys=ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Any) -> None:
         # A transaction that reads first and then writes would fail at once, not wait, where another one wrote between.
         reading = connection.get_execution_options().get("ketcycle_read", False)
-        connection.connection.dbapi_connection.execute("BEGIN" if reading else "BEGIN IMMEDIATE")
+        # A reader takes its snapshot at once, where waiting for it is in our hands.
+        begin = ("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if reading else ("BEGIN IMMEDIATE",)
+        _insist(connection.connection.dbapi_connection, *begin)
 
     return engine

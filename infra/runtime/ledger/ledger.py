@@ -391,7 +391,7 @@ class Ledger:
         """Keep a projection for all processes."""
         values = {"two_qubit_gates": gates, "duration_s": duration_s, "error": error}
         try:
-            with self.database.write() as connection:
+            with self.database.write(wait=False) as connection:  # what is lost is computed again
                 connection.execute(projections.insert().values(circuit=circuit, device=device, **values))
         except Duplicate:
             return  # another process was faster; the figure is the same
