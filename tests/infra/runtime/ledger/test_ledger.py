@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -165,6 +166,21 @@ def test_a_missing_ledger_is_not_created_by_looking(tmp_path):
     with pytest.raises(BadInput, match="appears with the first"):
         list_calls(tmp_path / "ledger.db")
     assert not (tmp_path / "ledger.db").exists()
+
+
+def test_a_ledger_of_an_older_version_is_migrated_in_place(tmp_path):
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        connection.executescript(Path(__file__).with_name("ledger_v2.sql").read_text())
+    ledger = Ledger(tmp_path / "old.db", create=False)
+    assert {row["key"]: row["state"] for row in list_calls(tmp_path / "old.db")} == {"done0": DONE, "wait0": PREPARED}
+    with sqlite3.connect(tmp_path / "old.db") as connection:
+        assert connection.execute("select value from meta where name='schema'").fetchone() == (
+            str(database.SCHEMA_VERSION),
+        )
+        assert connection.execute("select billed_s, sent = created, tries from batches").fetchall() == [(0.0, 1, 0)]
+        names = {row[1] for row in connection.execute("pragma index_list(batches)")}
+    assert {"batches_job", "batches_sent", "batches_unbilled"} <= names
+    assert ledger.prepare(call("new0"), parts("new0"), {})
 
 
 def test_another_schema_version_is_refused_with_both_versions(ledger, tmp_path):
