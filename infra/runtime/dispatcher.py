@@ -200,7 +200,7 @@ class Rounds:
             self._senseless(standing, track, error)
         except RuntimeQueueError:  # the ledger cannot be written: nothing goes on
             raise
-        except Exception as error:  # noqa: BLE001  (one batch must not stop the others; it is parked after some tries)
+        except Exception as error:  # one batch must not stop the others; it is parked after some tries
             if self._backend.local:  # nothing is out, and the caller is better told at once
                 raise
             log.exception("batch %s could not be taken on", standing.tag)

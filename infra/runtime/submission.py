@@ -79,7 +79,7 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
     try:
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         tasks = [task_of(item, circuits[item.part.circuit]) for item in batch.items]
-    except Exception as error:  # noqa: BLE001  (whatever is wrong with one batch, nothing of it has left)
+    except Exception as error:  # whatever is wrong with one batch, nothing of it has left
         log.exception("batch %s cannot be sent", batch.tag)
         lane.close(batch.tag, FAILED, sentence(error))
         return None
@@ -104,7 +104,7 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
     except SubmissionUnclear as error:
         log.warning("batch %s: %s; its job is looked for by its tag", batch.tag, error)
         return _unclear(lane, standing, error.verdict, str(error))
-    except Exception as error:  # noqa: BLE001  (after the first byte any error leaves it open whether there is a job)
+    except Exception as error:  # after the first byte any error leaves it open whether there is a job
         if left:
             log.exception("batch %s: no job id came back; its job is looked for by its tag", batch.tag)
             return _unclear(lane, standing, "resend", sentence(error))

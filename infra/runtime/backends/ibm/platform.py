@@ -251,7 +251,7 @@ class Platform:
         try:
             made = make()
             return _read(Submitted, {"id": made.job_id()}, "the answer to the submission").id
-        except Exception as error:  # noqa: BLE001  (whatever the client raises, what matters is whether anything left)
+        except Exception as error:  # whatever the client raises, what matters is whether anything left
             if post.left:
                 raise SubmissionUnclear(f"{self._name}: {_said(error, post)}", _verdict(post)) from None
             if _may_pass(error):
