@@ -29,7 +29,8 @@ WHOLE_PAYLOAD = {
 ANNOUNCED = ("drift.detected", "quality.regressed", "budget.exhausted")
 INCIDENT = timedelta(hours=1)  # a repeat within it is the same incident
 HEARTBEAT = "prefect.flow-run.heartbeat"  # sent every 30 s, see prefect.yaml
-SILENCE = timedelta(seconds=50)  # after the last heartbeat; Prefect looks for it every few seconds
+# Three heartbeats may be lost before a run counts as dead: with 50 s a busy server that answered late ended live runs.
+SILENCE = timedelta(seconds=100)
 BODY = "{% for name, value in event.payload.items() %}{{ name }}: {{ value }}\n{% endfor %}"
 
 
@@ -108,7 +109,7 @@ def _crash() -> AutomationCore:
     """Return the automation that ends flow runs which fell silent: their process, worker or machine is gone."""
     return AutomationCore(
         name=f"{PREFIX}: silent flow run -> Crashed",
-        description="Ends a flow run that sent no heartbeat for 50 s, so that its deployment's limit is free again.",
+        description="Ends a flow run that sent no heartbeat for 100 s, so that its deployment's limit is free again.",
         tags=[TAG],
         trigger=EventTrigger(
             after={HEARTBEAT},
@@ -121,7 +122,7 @@ def _crash() -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="no heartbeat for 50 s: its process, worker or machine is gone"
+                state=StateType.CRASHED, message="no heartbeat for 100 s: its process, worker or machine is gone"
             )
         ],
     )

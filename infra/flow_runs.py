@@ -101,12 +101,12 @@ class Supervisor:
     def _end_inside(self, client: SyncPrefectClient, active: Sequence[FlowRun]) -> None:
         """End the flow runs inside one that had ended at two looks: its process alone would have ended them."""
         orphans = set()
-        for run in active:
-            if run.parent_task_run_id is None:
-                continue
-            parent = client.read_task_run(run.parent_task_run_id).flow_run_id
+        inside = [(run, run.parent_task_run_id) for run in active if run.parent_task_run_id is not None]
+        alive = processes() if inside else {}
+        for run, around in inside:
+            parent = client.read_task_run(around).flow_run_id
             state = client.read_flow_run(parent).state if parent else None
-            if state is None or not state.is_final():
+            if state is None or not state.is_final() or str(parent) in alive:
                 continue
             orphans.add(run.id)
             if run.id in self._inside:
