@@ -29,7 +29,8 @@ POOL = "ketcycle"
 ENGINES = ("prefect.engine", "prefect.flow_engine")  # modules that are the process of a flow run
 MARK = "PREFECT__FLOW_RUN_ID"
 MOST = 200  # flow runs that are looked at together
-CANCEL_S, PATIENCE_S = 15.0, 10.0  # for a flow run that is being cancelled, and for the server at each look
+CANCEL_S = 15.0  # for a flow run that is being cancelled
+PATIENCE_S, LAST_S = 10.0, 30.0  # for an answer of the server at each look, and before it stops
 DIED = "its process is gone; Retry continues the run"
 STOPPED = "stopped with the services of its installation; Retry continues the run"
 
@@ -83,17 +84,17 @@ class Supervisor:
         if worker is not None:
             worker.kill()
             worker.wait()
-        with self._client() as client:
+        with self._client(LAST_S) as client:
             ids = {str(run.id) for run in _active(client)}
             stop_families([process for run, process in processes().items() if run in ids])
             self._end(client, _active(client), STOPPED)
 
     @contextmanager
-    def _client(self) -> Iterator[SyncPrefectClient]:
+    def _client(self, patience_s: float = PATIENCE_S) -> Iterator[SyncPrefectClient]:
         from prefect.client.orchestration import SyncPrefectClient
 
         try:
-            with SyncPrefectClient(self._url, httpx_settings={"timeout": PATIENCE_S}) as client:
+            with SyncPrefectClient(self._url, httpx_settings={"timeout": patience_s}) as client:
                 yield client
         except Exception as error:  # noqa: BLE001  (a server that cannot be asked is asked again at the next look)
             log.warning("the flow runs of %s could not be looked at: %s", self._url, error)

@@ -33,7 +33,7 @@ from infra.lake import sha256, write_atomic
 from infra.moved import readdress
 from infra.settings import Settings, hand_on
 
-START_S, STOP_S, POLL_S = 600.0, 45.0, 0.3
+START_S, STOP_S, POLL_S = 600.0, 90.0, 0.3
 RESTARTS, RESTARTS_S = 5, 600.0  # services that end more often are not started again
 LOOK_EVERY = 5  # seconds between two looks at the flow runs
 PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
