@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import httpx
 import yaml
 
 from deployments.automations import TAG, automations
 from deployments.notify import message
 from infra.compute import TRAINERS
-from infra.errors import BadInput
+from infra.errors import BadInput, KetcycleError
 from infra.flow_runs import POOL
 from infra.settings import NotifyKind, Settings, environment, hand_on
 
@@ -95,18 +96,26 @@ def deploy(
 
     Raises:
         BadInput: there is no prefect.yaml beside the packages.
+        KetcycleError: the server refused something or did not answer; what was changed before stays.
     """
     from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
 
     path = project_file()
     if path is None:
         raise BadInput("there is no prefect.yaml beside the packages; deploy from a clone of the repository")
     named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git sets the variable
     hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # flows run in the folder with the settings
-    with get_client(sync_client=True) as client:
-        steps = _Steps(client, path, dry_run)
-        changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url, loaded.notify_kind)]
-        return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
+    try:
+        with get_client(sync_client=True) as client:
+            steps = _Steps(client, path, dry_run)
+            changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url, loaded.notify_kind)]
+            return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
+    except (PrefectHTTPStatusError, httpx.HTTPError) as error:
+        raise KetcycleError(
+            f"the Prefect server did not take a change ({type(error).__name__}: {error}); type `ketcycle deploy` again, "
+            "it continues from there"
+        ) from error
 
 
 class _Steps:

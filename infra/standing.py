@@ -35,6 +35,7 @@ from infra.settings import Settings, hand_on
 
 START_S, STOP_S, POLL_S = 600.0, 90.0, 0.3
 RESTARTS, RESTARTS_S = 5, 600.0  # services that end more often are not started again
+ATTEMPTS = 3  # to register the deployments
 LOOK_EVERY = 5  # seconds between two looks at the flow runs
 PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
 PAGES = {
@@ -208,11 +209,11 @@ class Services:
         self.show("registering the deployments of this version")
         deploy = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(self.home)]
         with (self.home / "prefect" / "deploy.log").open("ab") as output:
-            failed = subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode  # noqa: S603
-        if failed:
-            self.show(f"the deployments could not be registered; see {output.name}")
-        else:
-            write_atomic(note, now)
+            for _ in range(ATTEMPTS):  # a busy server may not answer in time
+                if subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0:  # noqa: S603
+                    write_atomic(note, now)
+                    return
+        self.show(f"the deployments could not be registered; see {output.name}, then `ketcycle deploy`")
 
     def start(self, name: str, command: list[str], log: Path) -> None:
         """Start a service whose output goes to a file."""
