@@ -113,8 +113,8 @@ def deploy(
             return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
     except (PrefectHTTPStatusError, httpx.HTTPError) as error:
         raise KetcycleError(
-            f"the Prefect server did not take a change ({type(error).__name__}: {error}); type `ketcycle deploy` again, "
-            "it continues from there"
+            f"the Prefect server did not take a change ({type(error).__name__}: {error}); `ketcycle deploy` "
+            "continues from there"
         ) from error
 
 
