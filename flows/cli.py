@@ -8,7 +8,20 @@ from collections.abc import Callable
 import typer
 
 import infra.warm  # noqa: F401  (before the libraries)
-from flows.commands import decisions, drift, fetch, installation, look, operations, queue, run, serve, standing, study
+from flows.commands import (
+    decisions,
+    drift,
+    fetch,
+    installation,
+    look,
+    operations,
+    queue,
+    run,
+    serve,
+    standing,
+    study,
+    watch,
+)
 
 HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
 
@@ -18,7 +31,16 @@ Exit codes: 0 done, 1 something failed (what was finished is kept), 2 what was g
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
     "Run": (run.run, run.stage, study.study, fetch.fetch),
-    "Look": (look.status, look.logs, look.report, look.compare, look.evidence, decisions.decisions, drift.drift),
+    "Look": (
+        look.status,
+        look.logs,
+        look.report,
+        look.compare,
+        look.evidence,
+        decisions.decisions,
+        drift.drift,
+        watch.watch,
+    ),
     "Operate": (standing.up, standing.down, serve.serve, operations.deploy, operations.emit, operations.webhooks),
     "Installation": (
         installation.init,

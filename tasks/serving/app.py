@@ -21,10 +21,11 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from tasks.model.generate import Token
 from tasks.serving import protocol
-from tasks.serving.edge import Edge, Limits, with_cors
+from tasks.serving.edge import Edge, Limits, cors
 from tasks.serving.engine import Answer, BadPrompt, Engine, Prompt, TooLong
 from tasks.serving.protocol import Body, ChatRequest, CompletionRequest, FeedbackRequest, Refused, read_body, refusal
 from tasks.serving.request_log import Feedback
@@ -52,7 +53,8 @@ def create_app(service: Service, limits: Limits | None = None, follow_s: float |
 
     app = FastAPI(title="ketcycle completions", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Edge, limits=limits, count=lambda status: service.figures.responses.labels(str(status)).inc())
-    with_cors(app, limits.origins)
+    if limits.origins:
+        app.add_middleware(CORSMiddleware, **cors(limits.origins))
     _handle_errors(app, service)
 
     @app.post("/v1/completions")

@@ -137,11 +137,6 @@ async def _read(receive: Any, chunks: list[dict[str, Any]], most: int) -> bool:
     return True
 
 
-def with_cors(app: Any, origins: Sequence[str]) -> None:
-    """Let browsers ask from pages of these origins; preflight requests are answered without a key."""
-    from starlette.middleware.cors import CORSMiddleware
-
-    if origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
+def cors(origins: Sequence[str]) -> dict[str, Any]:
+    """Return what Starlette's CORS middleware needs, which answers preflight requests before any key is asked."""
+    return {"allow_origins": list(origins), "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}

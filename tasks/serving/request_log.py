@@ -221,6 +221,10 @@ class RequestLog:
             return False
         return True
 
+    def energy_j(self, usage: Usage) -> float:
+        """Return the median joules of quantities, as its rows have them."""
+        return self._coefficients.cpu_energy_j(usage).p50
+
     def close(self, timeout_s: float = 30.0) -> None:
         """Write what is left and stop; what could not be written is counted in `lost`."""
         self._stop.set()
@@ -269,36 +273,8 @@ class RequestLog:
         return f"{FEEDBACK}/{given:{HOUR}}", row
 
     def _row(self, request: Request) -> tuple[str, dict[str, Any]]:
-        received, usage = datetime.fromtimestamp(request.received, UTC), request.usage
-        energy = self._coefficients.cpu_energy_j(usage) if usage else None
-        row = {
-            "request_id": request.request_id,
-            "run_id": self._rules.run_id,
-            "time": received,
-            "model_version": request.model_version,
-            "label": request.label,
-            "prompt_tokens": request.prompt_tokens,
-            "completion_tokens": request.completion_tokens,
-            "finish": request.finish,
-            "first_s": request.first_s,
-            "latency_s": request.latency_s,
-            "cpu_s": usage.cpu_s if usage else None,
-            "rss_gb_s": usage.rss_gb_s if usage else None,
-            "energy_j": energy.p50 if energy else None,
-            "energy_j_p5": energy.p5 if energy else None,
-            "energy_j_p95": energy.p95 if energy else None,
-            "energy_source": request.energy_source if usage else None,
-            "mean_logprob": request.mean_logprob(),
-            "completion_logprob": request.completion_logprob,
-            "embedding": embed([request.prompt])[0].tolist(),
-            "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
-            "prompt": self._rules.kept(request.prompt),
-            "completion": self._rules.kept(request.completion),
-            "path": request.path,
-            "status": request.status,
-            "error": request.error,
-        }
-        return f"{REQUESTS}/{received:{HOUR}}", row
+        row = row_of(request, self._rules, self._coefficients)
+        return f"{REQUESTS}/{row['time']:{HOUR}}", row
 
     def _flush(self) -> bool:
         """Write the waiting rows; False where there are none or the lake did not take them."""
@@ -331,6 +307,46 @@ class RequestLog:
                     compact_hour(self._lake, hour)
         except (OSError, LakeError) as error:
             log.error("request log: %s; tried again in an hour", error)
+
+
+def row_of(request: Request, rules: Rules, coefficients: Coefficients) -> dict[str, Any]:
+    """Return the row of a request, with what the rules keep of its texts."""
+    received, usage = datetime.fromtimestamp(request.received, UTC), request.usage
+    energy = coefficients.cpu_energy_j(usage) if usage else None
+    return {
+        "request_id": request.request_id,
+        "run_id": rules.run_id,
+        "time": received,
+        "model_version": request.model_version,
+        "label": request.label,
+        "prompt_tokens": request.prompt_tokens,
+        "completion_tokens": request.completion_tokens,
+        "finish": request.finish,
+        "first_s": request.first_s,
+        "latency_s": request.latency_s,
+        "cpu_s": usage.cpu_s if usage else None,
+        "rss_gb_s": usage.rss_gb_s if usage else None,
+        "energy_j": energy.p50 if energy else None,
+        "energy_j_p5": energy.p5 if energy else None,
+        "energy_j_p95": energy.p95 if energy else None,
+        "energy_source": request.energy_source if usage else None,
+        "mean_logprob": request.mean_logprob(),
+        "completion_logprob": request.completion_logprob,
+        "embedding": embed([request.prompt])[0].tolist(),
+        "prompt_sha256": hashlib.sha256(request.prompt.encode()).hexdigest(),
+        "prompt": rules.kept(request.prompt),
+        "completion": rules.kept(request.completion),
+        "path": request.path,
+        "status": request.status,
+        "error": request.error,
+    }
+
+
+def table_of(requests: Sequence[Request], rules: Rules) -> pa.Table:
+    """Return requests as the rows that the log would have, in the order of their time."""
+    coefficients = Coefficients.load()
+    rows = [row_of(request, rules, coefficients) for request in requests]
+    return pa.Table.from_pylist(rows, schema=SCHEMA).sort_by([("time", "ascending")])
 
 
 def read_requests(

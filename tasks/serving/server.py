@@ -7,26 +7,19 @@ of a run; `ketcycle serve` is the same server for people.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
-import os
-import socket
-import sys
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import uvicorn
+from fastapi import FastAPI
 
-from infra.access import Guard, require_guard, shown
-from infra.errors import BadInput
-from infra.lake import write_atomic
 from infra.shared import open_lake
 from tasks.serving.app import create_app
 from tasks.serving.edge import Limits
 from tasks.serving.engine import ROWS, Engine
+from tasks.serving.listen import Place, listen
 from tasks.serving.request_log import RequestLog, Rules
-from tasks.serving.service import MAX_WAITING, Service
+from tasks.serving.service import Service
 from tasks.serving.source import Found, Source
 
 log = logging.getLogger("ketcycle.serving")
@@ -40,97 +33,39 @@ class Serving:
         source: the model.
         home: state folder; its lake gets the request log.
         rules: what the log keeps.
-        host: address to listen on.
-        port: 0 = a free one.
-        guard: certificate and key; without both only loopback addresses are bound.
-        origins: web pages that browsers let ask the server.
-        per_minute: requests of one caller a minute, 0 = no limit.
+        place: where it listens.
         threads: torch threads.
         rows: texts written side by side at most.
         follow_s: seconds between two looks at the registry.
-        ready: written with the address when the server listens.
-        stop_with_parent: stop when standard input closes.
     """
 
     source: Source
     home: Path
     rules: Rules
-    host: str = "127.0.0.1"
-    port: int = 0
-    guard: Guard = field(default_factory=Guard)
-    origins: tuple[str, ...] = ()
-    per_minute: int = 0
+    place: Place = field(default_factory=Place)
     threads: int = 1
     rows: int = ROWS
     follow_s: float = 5.0
-    ready: Path | None = None
-    stop_with_parent: bool = False
-
-
-class _Server(uvicorn.Server):
-    """Says that it listens by a file with its address."""
-
-    def __init__(self, config: uvicorn.Config, url: str, ready: Path | None) -> None:
-        super().__init__(config)
-        self._url, self._ready = url, ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets=sockets)
-        log.info("listening on %s", self._url)
-        if self._ready:
-            write_atomic(self._ready, json.dumps({"url": self._url, "pid": os.getpid()}))
-
-    def stop_at_end_of_input(self) -> None:
-        """Stop when standard input closes: a parent that was killed leaves no server behind."""
-        sys.stdin.buffer.read()
-        self.should_exit = True
 
 
 def serve(asked: Serving) -> None:
-    """Serve until told to stop; what was asked before is answered, and the log is written.
+    """Serve until told to stop; requests received before are answered, and the log is written.
 
     Raises:
         BadInput: the address is not loopback and there is no certificate or no key, the port is taken, or the model
             cannot be found.
     """
-    require_guard(f"serving on {asked.host}", asked.host, asked.guard)
-    key = asked.guard.key()
-    with _bound(asked.host, asked.port) as listener:  # before the model is read: a port that is taken is said at once
 
-        def load(found: Found) -> Engine:
-            return Engine(found.folder, asked.threads, found.version, asked.rows)
+    def load(found: Found) -> Engine:
+        return Engine(found.folder, asked.threads, found.version, asked.rows)
 
+    def make(limits: Limits) -> FastAPI:
         engine = load(asked.source.find())
         log.info("%s, version %s, %d texts side by side", asked.source.name, engine.version, engine.rows)
         service = Service(engine, RequestLog(open_lake(asked.home), asked.rules), asked.source, load)
-        certificate = asked.guard.certificate
-        config = uvicorn.Config(
-            create_app(service, Limits(key, per_minute=asked.per_minute, origins=asked.origins), asked.follow_s),
-            log_level="warning",
-            access_log=False,
-            timeout_graceful_shutdown=30,
-            server_header=False,
-            ssl_certfile=certificate.chain if certificate else None,
-            ssl_keyfile=certificate.key if certificate else None,
-        )
-        url = f"{'https' if certificate else 'http'}://{shown(asked.host)}:{listener.getsockname()[1]}"
-        server = _Server(config, url, asked.ready)
-        if asked.stop_with_parent:
-            threading.Thread(target=server.stop_at_end_of_input, daemon=True).start()
-        server.run(sockets=[listener])
+        return create_app(service, limits, asked.follow_s)
 
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(MAX_WAITING)
-    except OSError as error:
-        listener.close()
-        raise BadInput(f"cannot listen on {host}:{port} ({error.strerror}); choose another --port, 0 = any") from None
-    return listener
+    listen(asked.place, make)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -156,12 +91,14 @@ def main(arguments: list[str] | None = None) -> None:
             Source.parse(options.model, label=options.version),
             options.home,
             Rules(options.run, options.text, flush_s=options.flush_s, enabled=not options.no_log),
-            port=options.port,
-            origins=tuple(options.allow_origin),
+            Place(
+                port=options.port,
+                origins=tuple(options.allow_origin),
+                ready=options.ready_file,
+                stop_with_parent=options.stop_with_parent,
+            ),
             rows=options.rows,
             follow_s=options.follow_s,
-            ready=options.ready_file,
-            stop_with_parent=options.stop_with_parent,
         )
     )
 

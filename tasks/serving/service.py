@@ -53,23 +53,26 @@ class Figures:
             "ketcycle_first_token_seconds", "Arrival to the first token.", buckets=SECONDS, registry=registry
         )
         self.model = Gauge("ketcycle_model", "The model that answers.", ["name", "version"], registry=registry)
-        registry.register(_Now(service))
+        waiting = Gauge("ketcycle_waiting", "Prompts without a finished answer.", registry=registry)
+        waiting.set_function(lambda: service.waiting)
+        running = Gauge("ketcycle_running", "Texts being written side by side.", registry=registry)
+        running.set_function(lambda: service.engine.running)
+        registry.register(LogFigures(service.log))
 
 
-class _Now(Collector):
-    """Metrics that are read from the service at the moment of a scrape."""
+class LogFigures(Collector):
+    """Metrics of a request log, read at the moment of a scrape."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, requests: RequestLog) -> None:
+        self._log = requests
 
     def collect(self) -> Iterator[Metric]:
-        it = self._service
-        yield GaugeMetricFamily("ketcycle_waiting", "Prompts without a finished answer.", it.waiting)
-        yield GaugeMetricFamily("ketcycle_running", "Texts being written side by side.", it.engine.running)
-        yield GaugeMetricFamily("ketcycle_log_rows_pending", "Rows not yet in the lake.", it.log.pending)
-        yield CounterMetricFamily("ketcycle_log_rows_written", "Rows in the lake.", it.log.written)
-        yield CounterMetricFamily("ketcycle_log_rows_lost", "Answers without a row.", it.log.lost)
-        yield CounterMetricFamily("ketcycle_log_cpu_seconds", "CPU seconds of the log.", it.log.cpu_s)
+        """Yield the metrics."""
+        it = self._log
+        yield GaugeMetricFamily("ketcycle_log_rows_pending", "Rows not yet in the lake.", it.pending)
+        yield CounterMetricFamily("ketcycle_log_rows_written", "Rows in the lake.", it.written)
+        yield CounterMetricFamily("ketcycle_log_rows_lost", "Answers without a row.", it.lost)
+        yield CounterMetricFamily("ketcycle_log_cpu_seconds", "CPU seconds of the log.", it.cpu_s)
 
 
 @dataclass

@@ -1,0 +1,95 @@
+"""The server asked by clients that are no dependency of this project; each test runs where its client is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.model.causal import load_model, load_tokenizer
+from tasks.serving.client import running_server
+
+TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("model") / "tiny"
+    shutil.copytree(tiny_model, made)
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_server(folder, tmp_path_factory.mktemp("home"), "clients") as base_url:
+        yield base_url
+
+
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_lm_evaluation_harness_scores_as_the_model_does(url: str, folder: Path, tokenized: bool) -> None:
+    reason = "needs `pip install lm-eval[api]`"
+    completions = pytest.importorskip("lm_eval.models.openai_completions", reason=reason)
+    instance = pytest.importorskip("lm_eval.api.instance", reason=reason).Instance
+    client = completions.LocalCompletionsAPI(
+        model="ketcycle",
+        base_url=f"{url}/v1/completions",
+        tokenizer_backend="huggingface",
+        tokenizer=str(folder),
+        tokenized_requests=tokenized,
+        max_retries=1,
+        max_length=63,
+    )
+    pairs = [("This LICENSE", " AGREEMENT is"), ("Python", " Software"), ("a naïve", " café")]
+    asked = [instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    found = client.loglikelihood(asked, disable_tqdm=True)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    for (context, continuation), (logprob, greedy) in zip(pairs, found, strict=True):
+        before = tokenizer.encode(context, add_special_tokens=False)
+        ids = tokenizer.encode(context + continuation, add_special_tokens=False)
+        lead = [] if tokenized else [0]  # a text is read after the token between documents, tokens as they are
+        with torch.no_grad():
+            said = torch.log_softmax(model(torch.tensor([lead + ids])).logits[0], -1)
+        places = range(len(lead) + len(before) - 1, len(lead) + len(ids) - 1)
+        wanted = [float(said[at, ids[at + 1 - len(lead)]]) for at in places]
+        assert logprob == pytest.approx(sum(wanted), abs=1e-5 * len(wanted))
+        assert greedy == all(float(said[at].max()) == w for at, w in zip(places, wanted, strict=True))
+
+
+def test_litellm_completes_streams_and_chats(url: str) -> None:
+    litellm = pytest.importorskip("litellm", reason="needs `pip install litellm`")
+    known = {"api_base": f"{url}/v1", "api_key": "none", "temperature": 0, "max_tokens": 6}
+    text = litellm.text_completion(model="text-completion-openai/ketcycle", prompt="Python", **known)
+    assert text.choices[0].text
+    turns = [{"role": "user", "content": "Python"}]
+    whole = litellm.completion(model="openai/ketcycle", messages=turns, **known)
+    pieces = litellm.completion(model="openai/ketcycle", messages=turns, stream=True, **known)
+    said = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert said == whole.choices[0].message.content
+    assert whole.usage.completion_tokens == 6
+
+
+def test_langchain_completes_streams_and_chats(url: str) -> None:
+    langchain = pytest.importorskip("langchain_openai", reason="needs `pip install langchain-openai`")
+    known = {"base_url": f"{url}/v1", "api_key": "none", "model": "ketcycle", "temperature": 0, "max_tokens": 6}
+    assert langchain.OpenAI(**known).invoke("Python")
+    chat = langchain.ChatOpenAI(**known)
+    whole = chat.invoke([("system", "short"), ("human", "Python")])
+    assert whole.usage_metadata["output_tokens"] == 6
+    assert "".join(piece.content for piece in chat.stream([("system", "short"), ("human", "Python")])) == whole.content
+
+
+def test_curl_gets_an_answer_and_a_reason(url: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("needs curl")
+    asked = ["curl", "-s", "--noproxy", "*", f"{url}/v1/completions", "-d", '{"prompt": "Python", "max_tokens": 2}']
+    assert "Content-Type: application/json" in json.loads(subprocess.check_output(asked))["error"]["message"]
+    answer = json.loads(subprocess.check_output([*asked, "-H", "Content-Type: application/json"]))
+    assert answer["usage"]["completion_tokens"] == 2
