@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,12 +16,23 @@ from infra import settings
 from infra.settings import LogText
 
 MODEL = "models:/ketcycle@champion"
+EngineName = Literal["builtin", "transformers", "llama.cpp", "vllm"]
 
 
 def serve(
     model: Annotated[
-        str, typer.Option(help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder in the transformers format.")
-    ] = MODEL,
+        str | None,
+        typer.Option(
+            help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder in the transformers format; with --upstream "
+            f"the version that the log names where no answer does. Default {MODEL}."
+        ),
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="What computes; others than builtin are extras.")] = "builtin",
+    upstream: Annotated[
+        str | None, typer.Option(help="Stand in front of this OpenAI-compatible server instead: http://HOST:PORT.")
+    ] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with the key that the upstream asks for.")] = None,
+    meter: Annotated[str, typer.Option(help="Prometheus page with the upstream's CPU seconds or joules.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; not loopback: needs TLS and a key.")] = "127.0.0.1",
     port: Port = None,
     name: Annotated[str, typer.Option(help="Name of the model in the API; default: the registry's.")] = "",
@@ -36,34 +50,49 @@ def serve(
     tls: Annotated[bool, typer.Option("--tls", help="TLS and key on loopback too.")] = False,
     home: Home = None,
 ) -> None:
-    """Serve a model by the OpenAI API: completions, batched, streamed and logged; Ctrl-C stops it."""
+    """Serve a model by the OpenAI API, or stand in front of a server that does, and log requests; Ctrl-C stops it."""
     with clear_errors():
         loaded = settings.load(home=home, serve_port=port, log_text=log_text, log_days=log_days)
         settings.quiet_libraries(loaded.home)
         logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         logging.getLogger("ketcycle").setLevel(logging.INFO)
         from infra.access import Guard, is_loopback
+        from infra.errors import BadInput
+        from tasks.serving.listen import Place
         from tasks.serving.request_log import Rules
-        from tasks.serving.server import Serving
-        from tasks.serving.server import serve as run
-        from tasks.serving.source import Source
 
         guard = Guard.of(loaded.home) if tls or not is_loopback(host) else Guard()
-        asked = Serving(
-            Source.parse(model, name),
-            loaded.home,
-            Rules("serve", loaded.log_text, loaded.log_days, log_flush, enabled=log),
-            host=host,
-            port=_port(loaded),
-            guard=Guard(guard.certificate, loaded.api_key_file or guard.key_file),
-            origins=tuple(allow_origin or ()),
-            per_minute=rate,
-            threads=threads,
-            rows=batch,
-            follow_s=follow,
+        place = Place(
+            host,
+            _port(loaded),
+            Guard(guard.certificate, loaded.api_key_file or guard.key_file),
+            tuple(allow_origin or ()),
+            rate,
         )
+        rules = Rules("serve", loaded.log_text, loaded.log_days, log_flush, capacity=8192, enabled=log)
+        if upstream and engine != "builtin":
+            raise BadInput("give --upstream for a server that runs, or --engine for one to be started, not both")
+        if upstream is None and (key_file or meter):
+            raise BadInput("--key-file and --meter belong to --upstream")
+        run: Callable[[], None]
+        if upstream is None and engine == "builtin":
+            from tasks.serving.server import Serving
+            from tasks.serving.server import serve as run_builtin
+            from tasks.serving.source import Source
+
+            source = Source.parse(model or MODEL, name)
+            run = partial(run_builtin, Serving(source, loaded.home, rules, place, threads, batch, follow))
+        else:
+            from tasks.serving.gateway.engines import Engine
+            from tasks.serving.gateway.server import Fronting, front
+            from tasks.serving.source import Source
+
+            behind: str | Engine = upstream or Engine(
+                engine, Source.parse(model or MODEL, name), loaded.home / "engines", threads, batch
+            )
+            run = partial(front, Fronting(behind, loaded.home, rules, place, key_file, model or "", meter, follow))
         try:
-            run(asked)
+            run()
         except KeyboardInterrupt:
             err.print("stopped; all requests are answered and logged", highlight=False)
 

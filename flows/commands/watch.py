@@ -53,7 +53,7 @@ def watch(
         table = table_of(requests, kept)
         watched = [name for name in WATCHED if table[name].null_count == 0]
         steps = []
-        for done in flow.stream(table, window, rules, None, tuple(watched), seed):
+        for done in flow.stream(table.select(watched), window, rules, None, (), seed):
             steps.append(done)
             if done.change is not None:
                 err.print(f"change at request {done.change}", highlight=False)

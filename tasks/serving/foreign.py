@@ -208,7 +208,7 @@ def _row(record: Mapping[str, Any], place: str, now: datetime) -> Request | None
     begin, end = _moment(given["time"]), _moment(given["end"])
     latency = _number(given["latency_s"])
     if latency is None:
-        latency = end - begin if begin is not None and end is not None else 0.0
+        latency = end - begin if begin is not None and end is not None else None
     finish = given["finish"][0] if isinstance(given["finish"], list) and given["finish"] else given["finish"]
     name = str(given["request_id"] or "") or hashlib.sha256(f"{place}/{prompt}".encode()).hexdigest()[:32]
     return Request(

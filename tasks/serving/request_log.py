@@ -92,7 +92,7 @@ class Request:
         completion_tokens: tokens written, None where the engine does not report them.
         finish: why the answer ended: `stop`, `length`, `cancelled` (the client left), `failed`, or the engine's word.
         first_s: seconds from arrival to the first token, None where there was none.
-        latency_s: seconds from arrival to the last token.
+        latency_s: seconds from arrival to the last token, None where another program's log does not say.
         usage: CPU time, memory and counter joules of the answer, None where they are unknown.
         received: seconds since the epoch.
         mean_logprob: computes the mean natural log-probability of the prompt's tokens under the model, of the last
@@ -113,7 +113,7 @@ class Request:
     completion_tokens: int | None
     finish: str
     first_s: float | None
-    latency_s: float
+    latency_s: float | None
     usage: Usage | None
     received: float
     mean_logprob: Callable[[], float | None]

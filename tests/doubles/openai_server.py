@@ -5,7 +5,14 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import uvicorn
 
 WORD = {"index": 0, "text": " word", "finish_reason": None, "logprobs": None}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
@@ -71,3 +78,18 @@ class Bare:
         while (await receive())["type"] != "http.disconnect":
             pass
         self.left += 1
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """Serve an application from a thread."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="critical", access_log=False, date_header=False, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(20)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter as Count
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,12 +44,14 @@ class Upstream:
     Attributes:
         url: its address, without /v1.
         key: sent to it in place of the client's, None = the client's is passed on.
-        model: version in the log where neither request nor answer names a model.
+        model: version in the log where neither request nor answer names a model; of an engine of ours, always.
+        ours: whether it is an engine that the gateway started, whose version we know better than it does.
     """
 
     url: str
     key: str | None = None
     model: str = ""
+    ours: bool = False
 
     @classmethod
     def of(cls, url: str, key: str | None = None, model: str = "") -> Upstream:
@@ -94,6 +97,7 @@ class Gateway:
             own_key: whether clients send the gateway's key, which is not the upstream's business.
         """
         self.running = 0
+        self._at: Count[str] = Count()
         self._upstream, self._log, self._shares = upstream, requests, shares
         self._drops = {b"host", *HOP} | ({b"authorization"} if own_key or upstream.key else set())
         self._given = [("Authorization", f"Bearer {upstream.key}")] if upstream.key else []
@@ -115,6 +119,13 @@ class Gateway:
                 await self._feedback(scope, await _body(receive))(scope, receive, send)
             case _:
                 await self._forward(scope, receive, send)
+
+    def switch(self, upstream: Upstream, shares: Shares | None) -> None:
+        """Send requests to another upstream from now on; return when the former has none left. Waits in a thread."""
+        former, self._shares = self._upstream.url, shares
+        self._upstream = upstream
+        while self._at[former]:
+            time.sleep(0.05)
 
     async def _live(self, receive: Any, send: Any) -> None:
         await receive()
@@ -152,9 +163,11 @@ class Gateway:
     async def _forward(self, scope: Any, receive: Any, send: Any) -> None:
         body = await _body(receive)
         exchange = Exchange(new_key("gw"), scope["path"], body, time.time(), time.monotonic())
+        url, shares = self._upstream.url, self._shares
         self.running += 1
-        if self._shares:
-            self._shares.opened()
+        self._at[url] += 1
+        if shares:
+            shares.opened()
         work = asyncio.create_task(self._pass(scope, exchange, send))
         leaving = asyncio.create_task(_gone(receive))
         try:
@@ -168,9 +181,10 @@ class Gateway:
             leaving.cancel()
             exchange.ended = time.monotonic()
             self.running -= 1
-            if self._shares:
-                self._shares.closed()
-            self._note(exchange)
+            self._at[url] -= 1
+            if shares:
+                shares.closed()
+            self._note(exchange, shares)
 
     async def _pass(self, scope: Any, exchange: Exchange, send: Any) -> None:
         begun = False
@@ -222,18 +236,20 @@ class Gateway:
                 raise
             return await asked()
 
-    def _note(self, exchange: Exchange) -> None:
+    def _note(self, exchange: Exchange, shares: Shares | None) -> None:
         figures = self.figures
         if exchange.first is not None:
             figures.first.observe(exchange.first - exchange.began)
         figures.latency.observe(exchange.ended - exchange.began)
         if exchange.logged:
-            self._log.put(self._rows(exchange))
+            self._log.put(self._rows(exchange, shares))
 
-    def _rows(self, exchange: Exchange) -> Callable[[], list[Request]]:
+    def _rows(self, exchange: Exchange, shares: Shares | None) -> Callable[[], list[Request]]:
+        model, ours = self._upstream.model, self._upstream.ours
+
         def rows() -> list[Request]:
-            usage = self._shares.between(exchange.began, exchange.ended) if self._shares else None
-            found = rows_of(exchange, usage, self._shares.name if self._shares else "", self._upstream.model)
+            usage = shares.between(exchange.began, exchange.ended) if shares else None
+            found = rows_of(exchange, usage, shares.name if shares else "", model, ours)
             self.figures.prompt_tokens.inc(sum(row.prompt_tokens or 0 for row in found))
             self.figures.completion_tokens.inc(sum(row.completion_tokens or 0 for row in found))
             if usage:

@@ -82,7 +82,7 @@ class _Said:
     choices: dict[int, _Choice] = field(default_factory=dict)
 
 
-def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "") -> list[Request]:
+def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "", ours: bool = False) -> list[Request]:
     """Return the rows of an exchange, one for each prompt and choice.
 
     Args:
@@ -90,6 +90,7 @@ def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "
         usage: quantities of the whole exchange, shared by its rows in equal parts, None where they are unknown.
         source: where they come from.
         model: version for the log where neither request nor answer names a model.
+        ours: whether that version is the one whatever they name.
     """
     asked = _object(exchange.body)
     said = _read(exchange)
@@ -102,7 +103,7 @@ def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "
         rows.append(
             Request(
                 request_id=f"{said.id or exchange.key}-{index}",
-                model_version=said.model or _text(asked.get("model")) or model,
+                model_version=(model if ours else "") or said.model or _text(asked.get("model")) or model,
                 prompt=prompts[min(index // n, len(prompts) - 1)],
                 completion="".join(choice.text),
                 label=_text(asked.get("user")) or None,

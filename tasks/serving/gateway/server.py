@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +22,7 @@ from infra.errors import BadInput
 from infra.shared import open_lake
 from tasks.serving.edge import Edge, Limits, cors
 from tasks.serving.gateway.app import Gateway, Upstream
+from tasks.serving.gateway.engines import Engine, Started, follow
 from tasks.serving.gateway.shares import Shares, source_of
 from tasks.serving.listen import Place, listen
 from tasks.serving.request_log import RequestLog, Rules
@@ -33,25 +36,27 @@ WAITING = 8192  # rows that wait for the log
 
 @dataclass(frozen=True)
 class Fronting:
-    """What stands behind the gateway, and where it listens.
+    """The upstream of the gateway, and where it listens.
 
     Attributes:
-        upstream: address of an OpenAI-compatible server, with or without /v1.
+        upstream: address of an OpenAI-compatible server, with or without /v1, or an engine to be started.
         home: state folder; its lake gets the request log.
         rules: what the log keeps.
         place: where the gateway listens.
         key_file: file with the key that the upstream asks for, None = the clients' keys are passed on.
         model: version in the log where neither request nor answer names a model.
         meter: address of a page of Prometheus metrics with the upstream's CPU seconds or joules, empty = none.
+        follow_s: seconds between two looks whether an engine's model has changed.
     """
 
-    upstream: str
+    upstream: str | Engine
     home: Path
     rules: Rules
     place: Place = field(default_factory=Place)
     key_file: Path | None = None
     model: str = ""
     meter: str = ""
+    follow_s: float = 5.0
 
 
 def front(asked: Fronting) -> None:
@@ -60,26 +65,55 @@ def front(asked: Fronting) -> None:
     Raises:
         BadInput: an address or a key that cannot be used, or a port that is taken.
     """
-    for address in (asked.upstream, asked.meter):
-        if address and (urlsplit(address).scheme not in ("http", "https") or not urlsplit(address).hostname):
-            raise BadInput(f"a server is named http://HOST:PORT or https://HOST, not {address!r}")
+    address = asked.upstream if isinstance(asked.upstream, str) else ""
+    for given in (address, asked.meter):
+        if given and (urlsplit(given).scheme not in ("http", "https") or not urlsplit(given).hostname):
+            raise BadInput(f"a server is named http://HOST:PORT or https://HOST, not {given!r}")
     key = read_secret(asked.key_file) if asked.key_file else None
-    upstream = Upstream.of(asked.upstream, key, asked.model)
+    if isinstance(asked.upstream, Engine):
+        asked.upstream.check()
+        started = asked.upstream.start(asked.upstream.source.find())
+        with ExitStack() as stack:
+            make = partial(_application, asked, _upstream(started), stack=stack, started=started)
+            stack.callback(started.stop)
+            listen(asked.place, make)
+    else:
+        listen(asked.place, partial(_application, asked, Upstream.of(address, key, asked.model)))
 
-    def make(limits: Limits) -> Any:
-        source = source_of(upstream.url, asked.meter)
-        log.info("upstream %s; energy: %s", upstream.url, source.name if source else "not known, no --meter given")
-        gateway = Gateway(
-            upstream,
-            RequestLog(open_lake(asked.home), asked.rules),
-            Shares(source) if source else None,
-            own_key=limits.key is not None,
-        )
-        wider = Limits(limits.key, STREAMS, BODY_BYTES, limits.per_minute, limits.origins)
-        edge = Edge(gateway, wider, lambda status: gateway.figures.responses.labels(str(status)).inc())
-        return CORSMiddleware(edge, **cors(limits.origins)) if limits.origins else edge
 
-    listen(asked.place, make)
+def _upstream(started: Started) -> Upstream:
+    return Upstream(started.url, model=started.version, ours=True)
+
+
+def _application(
+    asked: Fronting,
+    upstream: Upstream,
+    limits: Limits,
+    stack: ExitStack | None = None,
+    started: Started | None = None,
+) -> Any:
+    """Return the gateway with its limits; `stack` ends what follows the registry for a started engine."""
+    shares = _shares(upstream, asked.meter)
+    gateway = Gateway(upstream, RequestLog(open_lake(asked.home), asked.rules), shares, own_key=limits.key is not None)
+    if started and stack and isinstance(asked.upstream, Engine) and asked.upstream.source.moves:
+
+        def switch(successor: Started) -> None:
+            present = _upstream(successor)
+            fresh = _shares(present, asked.meter)
+            if fresh:
+                fresh.read()
+            gateway.switch(present, fresh)
+
+        stack.callback(follow(asked.upstream, started, switch, asked.follow_s).set)
+    wider = Limits(limits.key, STREAMS, BODY_BYTES, limits.per_minute, limits.origins)
+    edge = Edge(gateway, wider, lambda status: gateway.figures.responses.labels(str(status)).inc())
+    return CORSMiddleware(edge, **cors(limits.origins)) if limits.origins else edge
+
+
+def _shares(upstream: Upstream, meter: str) -> Shares | None:
+    source = source_of(upstream.url, meter)
+    log.info("upstream %s; energy: %s", upstream.url, source.name if source else "not known, no --meter given")
+    return Shares(source) if source else None
 
 
 def main(arguments: list[str] | None = None) -> None:

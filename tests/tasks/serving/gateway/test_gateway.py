@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +14,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-import uvicorn
 
 from infra.energy.usage import Usage
 from infra.lake import Lake
@@ -27,24 +23,9 @@ from tasks.serving.gateway.shares import Shares
 from tasks.serving.request_log import RequestLog, Rules, read_requests
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "doubles"))
-from openai_server import Bare
+from openai_server import Bare, served
 
 KEY, OURS = "upstream-key-0123456789", "gateway-key-0123456789"
-
-
-@contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serve an application from a thread."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="critical", access_log=False, date_header=False, ws="none")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(20)
 
 
 class Steady:
