@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -44,11 +45,17 @@ def watch(
         requests = read_log(log)
         kept = Kept(f"log:{log}", loaded.log_text, loaded.log_days, capacity=len(requests) + 1)
         if keep:
+            oldest = time.time() - 86400 * loaded.log_days if loaded.log_days else 0.0
+            fresh = [request for request in requests if request.received > oldest]
             written = RequestLog(open_lake(loaded.home), kept)
-            for request in requests:
+            for request in fresh:
                 written.put(request)
             written.close(600.0)
-            err.print(f"{written.written} of {len(requests)} requests are in the log of {loaded.home}", highlight=False)
+            err.print(
+                f"{written.written} of {len(requests)} requests are in the log of {loaded.home}; "
+                f"{len(requests) - len(fresh)} are older than log_days",
+                highlight=False,
+            )
         rules = Rules(level=level, minimum=1, debounce=debounce)
         table = table_of(requests, kept)
         watched = [name for name in WATCHED if table[name].null_count == 0]

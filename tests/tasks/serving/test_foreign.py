@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -139,12 +141,21 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes, says: str)
 
 
 def test_the_command_names_the_change_and_keeps_the_rows(tmp_path: Path) -> None:
-    calm, other = "how do I return a parcel number {}", "quantum chromodynamics lattice gauge theory {}"
+    rng, now = random.Random(0), time.time()
+    calm = ["how do I return a parcel", "where is my parcel", "my parcel is late", "change the address of a parcel"]
+    other = ["quark confinement on a lattice", "gauge symmetry breaking", "a meson's decay width", "gluon jets at rest"]
     records = [
-        {"prompt": (calm if i < 180 else other).format(i), "completion": "x", "created": 1.7e9 + i} for i in range(300)
+        {
+            "prompt": rng.choice(calm if i < 180 else other),
+            "completion": "x",
+            "created": now - 600 + i,
+            "id": f"r{i:03d}",
+        }
+        for i in range(300)
     ]
     place = tmp_path / "log.jsonl"
-    place.write_text("\n".join(json.dumps(record) for record in records))
+    old = {"prompt": "before all", "created": now - 90 * 86400}  # older than the log is kept
+    place.write_text("\n".join(json.dumps(record) for record in [old, *records]))
     given = ["watch", "--log", str(place), "--window", "20", "--keep", "--home", str(tmp_path / "home"), "--json"]
     result = CliRunner().invoke(app, [*given, "--log-text", "plain"])
     assert result.exit_code == 0, result.output
