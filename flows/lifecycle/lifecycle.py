@@ -20,7 +20,7 @@ from flows.lifecycle.cancel import cancellable, on_cancellation, on_crashed
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.gate import GATE, Gate, judge_run
 from flows.lifecycle.pending import complete_run
-from flows.lifecycle.walk import ShadowBudget, join, run_name, start_shadows
+from flows.lifecycle.walk import ShadowBudget, Started, join, run_name, start_shadows
 from flows.reports.run import build_report, metrics, write_report
 from flows.reports.text import markdown
 from infra import completion, runs, settings
@@ -164,7 +164,7 @@ def _run_stages(
         found = completion.find(loaded.home, config.run_id, stage)
         inputs |= found.result["refs"] if found else {}
     whole = config.stages[0] == "curation" or bool(inputs)
-    pending: list[Any] = []
+    pending: list[Started] = []
     budget = ShadowBudget(loaded, config.run_id)
     failure: StageFailed | None = None
     for name in config.stages:

@@ -30,6 +30,8 @@ from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.flows")
 
+STUCK_S = 20.0  # after which a task that nobody works on is submitted again
+
 
 @dataclass(frozen=True)
 class StageResult:
@@ -224,7 +226,15 @@ class ShadowBudget:
         return granted_s
 
 
-def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Any]:
+@dataclass
+class Started:
+    """Shadow arms of one decision that were submitted."""
+
+    shadow: Shadow
+    future: Any
+
+
+def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Started]:
     """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them.
 
     A worker that dies comes back under another address: then any worker will do.
@@ -236,13 +246,24 @@ def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Any]:
     workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
     place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
     with annotate(priority=-10, **place):
-        return [steps.shadow.submit(shadow) for shadow in shadows]
+        return [Started(shadow, steps.shadow.submit(shadow)) for shadow in shadows]
 
 
-def join(futures: Iterable[Any]) -> None:
-    """Wait for the shadow arms; each has recorded its own failure, so none is raised here."""
-    for future in futures:
-        future.result(raise_on_failure=False)
+def join(started: Iterable[Started]) -> None:
+    """Wait for the shadow arms; each has recorded its own failure, so none is raised here.
+
+    If all workers are lost at once, Dask never schedules a task again that preferred one of them. Such a task is
+    submitted once more; arms that have left their evidence are not run twice.
+    """
+    for item in started:
+        while True:
+            try:
+                item.future.result(timeout=STUCK_S, raise_on_failure=False)
+                break
+            except TimeoutError:
+                if not any(distributed.get_client().processing().values()):
+                    log.warning("no worker has taken up %s; it is submitted again", item.shadow.subtask)
+                    item.future = steps.shadow.submit(item.shadow)
 
 
 def _newest(lake: Lake) -> dict[str, str]:
