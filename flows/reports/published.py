@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[P
     table, changed = _Tables(loaded, root), []
     for page in pages(root):
         before = page.read_text(encoding="utf-8")
-        after = _MARK.sub(lambda found, page=page: table.marked(page, found), before)
+        after = _MARK.sub(partial(table.marked, page), before)
         if after != before:
             write_atomic(page, after)
             changed.append(page)
