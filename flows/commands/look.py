@@ -121,16 +121,27 @@ def evidence(
     export: Annotated[
         tuple[str, Path] | None, typer.Option(metavar="csv|spdx FILE", help="Write the evidence to a file.")
     ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Recompute the tables of README and docs from the evidence that ships.")
+    ] = False,
+    publish: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STUDY|RUN", help="Ship it with the repository and write the tables anew; repeatable."),
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the stored evidence, one row for each executed arm; recompute or export it."""
+    """List the stored evidence, one row for each executed arm; recompute, export, publish or verify it."""
     with clear_errors():
         loaded = settings.load(home=home, carbon_series=carbon_series)
         if recompute:
             _recompute(loaded, run_id, coefficients, write, as_json)
         elif export:
             _export(loaded, run_id, coefficients, *export)
+        elif publish:
+            _publish(loaded, publish, as_json)
+        elif verify:
+            _verify(loaded, as_json)
         else:
             _list(loaded, run_id, subtask, as_json)
 
@@ -145,6 +156,28 @@ def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: b
     found = recompute(loaded, run_id, new)
     found["reports"] = rewrite(loaded, found, new) if write else []
     print_value(found if as_json else render(found), as_json)
+
+
+def _publish(loaded: Settings, names: list[str], as_json: bool) -> None:
+    from flows.reports.published import publish
+
+    changed = [str(path) for path in publish(loaded, names)]
+    print_value({"pages": changed} if as_json else "\n".join(changed) or "no page changed", as_json)
+
+
+def _verify(loaded: Settings, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from flows.reports.published import verify
+
+    parts, found = verify(loaded)
+    said = [
+        f"{d.page}: study {d.study}, {d.cell}: {d.published!r} is published, {d.recomputed!r} computed" for d in found
+    ]
+    said.append(f"{parts} generated tables and figures, {len(found)} cells differ from the shipped evidence")
+    print_value({"parts": parts, "differences": [asdict(d) for d in found]} if as_json else "\n".join(said), as_json)
+    if found:
+        raise typer.Exit(1)
 
 
 def _export(loaded: Settings, run_id: str | None, coefficients: Path | None, kind: str, path: Path) -> None:

@@ -76,6 +76,8 @@ def _list(loaded: Settings, as_json: bool) -> None:
         {
             "decision": row["decision"],
             "instances": row["instances"],
+            "independent units": row["units"],
+            "units to certify": row["needed"],
             "by source": ", ".join(f"{name} {n}" for name, n in row["sources"].items()),
             "by size": ", ".join(f"{size}: {n}" for size, n in row["sizes"].items()),
             "arms": ", ".join(row["arms"]),

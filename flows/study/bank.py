@@ -11,7 +11,8 @@ import numpy as np
 from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.contract import Material
-from tasks.policy import size_bucket, sizes_of
+from tasks.evaluation.rules import smallest_n
+from tasks.policy import LOOKS, may_replace, size_bucket, sizes_of
 from tasks.registry import subtasks
 
 DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")}
@@ -42,7 +43,10 @@ def _read(domain: str, paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def list_banks(loaded: Settings) -> list[dict[str, Any]]:
-    """Return each decision's bank: instances by source and by size bucket."""
+    """Return each decision's bank: instances by source and by size bucket, independent units, and how many are needed.
+
+    Needed are as many as an arm without any loss needs to be certified beside all others that may be chosen.
+    """
     material, rows = gather_material(loaded), []
     for key, subtask in subtasks().items():
         bank = list(subtask.bank(material, np.random.default_rng([0, 7])))
@@ -55,6 +59,8 @@ def list_banks(loaded: Settings) -> list[dict[str, Any]]:
             {
                 "decision": key,
                 "instances": len(bank),
+                "units": len({i.unit or i.source for i in bank}),
+                "needed": smallest_n(LOOKS[0][1] / max(1, len(may_replace(subtask)))),
                 "sources": sources,
                 "sizes": {sizes_of(b): buckets[b] for b in sorted(buckets)},
                 "arms": [arm.name for arm in subtask.arms],

@@ -228,7 +228,8 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     assert arms["exact"]["wins"] == 15
     assert arms["random"]["hit_rate"] == 0.0
     assert arms["random"]["verdict"] == "control, never chosen"
-    assert "insufficient evidence (n=15, need 144)" in arms["exact"]["verdict"]
+    said = "insufficient evidence (n=3 independent units among 15 instances, need 144)"
+    assert said in arms["exact"]["verdict"]
     assert all("insufficient evidence" in r["reason"] for r in found["routing"])
     assert found["headroom"]["gap"] == approx(0.5)
     for text in (markdown(found), study_page(found, [forest(found) or "", quality_energy(found) or ""])):

@@ -1,0 +1,246 @@
+"""The evidence that ships with the repository, and the tables of README and docs that are made from it.
+
+`docs/evidence` is laid out like a state folder (`evidence/*.parquet`, `studies/<id>/record.json`,
+`runs/<id>/report.json`), so the figures are computed by the same code. A page marks what is generated:
+
+    <!-- table: STUDY arms -->          arms, energies or notes, as `ketcycle study --show STUDY` prints them
+    <!-- /table -->
+    <!-- figure: STUDY PATH FORMAT -->  one value of the study's table by its dotted path, e.g. `needed {}`
+    <!-- /figure -->
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import flows
+from flows.reports.study import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes
+from flows.reports.text import pipes
+from flows.study.config import load_record, record_path
+from flows.study.table import build_study
+from infra import runs
+from infra.errors import BadInput
+from infra.lake import write_atomic
+from infra.settings import Settings
+from infra.shared import open_evidence
+from tasks.registry import find_subtask
+
+ROOT = Path(str(flows.__file__)).parents[1]
+SHIPPED = Path("docs") / "evidence"
+LARGEST_MB = 10.0
+_MARK = re.compile(
+    r"<!-- (?P<kind>table|figure): (?P<study>[\w.-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A generated part of a page.
+
+    Attributes:
+        page: the page.
+        kind: `table` or `figure`.
+        study: the study it is made from.
+        what: which table, or path and format of a figure.
+        text: what stands between the marks.
+    """
+
+    page: Path
+    kind: str
+    study: str
+    what: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A published cell that the shipped evidence does not give.
+
+    Attributes:
+        page: the page.
+        study: the study.
+        cell: the table with row and column, or the path of the figure.
+        published: what the page says.
+        recomputed: what the evidence gives.
+    """
+
+    page: str
+    study: str
+    cell: str
+    published: str
+    recomputed: str
+
+
+def pages(root: Path) -> list[Path]:
+    """Return the README and all pages below `docs`, the data card left out."""
+    found = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    return [page for page in found if page.exists() and not page.is_relative_to(root / SHIPPED)]
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """Yield the generated parts of a page."""
+    for found in _MARK.finditer(page.read_text(encoding="utf-8")):
+        yield Block(page, found["kind"], found["study"], found["what"], found["text"].strip())
+
+
+def verify(loaded: Settings, root: Path = ROOT) -> tuple[int, list[Difference]]:
+    """Recompute every generated part of the pages from the shipped evidence.
+
+    Returns:
+        The number of parts, and every cell that differs.
+
+    Raises:
+        BadInput: there is no shipped evidence, or a page names a study that is not in it.
+    """
+    table = _Tables(loaded, root)
+    found = [block for page in pages(root) for block in blocks(page)]
+    return len(found), [d for block in found for d in _differences(block, table.rendered(block), root)]
+
+
+def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[Path]:
+    """Add studies and runs of a home to the shipped evidence, then write every generated part of the pages anew.
+
+    A study or run that ships already is replaced. Returns the pages that changed.
+
+    Raises:
+        BadInput: a name is neither a study nor a run of the home, or the evidence would be larger than 10 MB.
+    """
+    target = root / SHIPPED
+    shipped = open_evidence(target)
+    for name in names:
+        record = load_record(loaded.home, name)
+        if record is not None:
+            write_atomic(record_path(target, name), json.dumps(record, indent=1))
+            shipped.append(replace(row, host="") for row in open_evidence(loaded.home).read(run_id=name))
+        elif runs.find(loaded.home, name) is not None:
+            runs.write_report(target, name, runs.read_report(loaded.home, name), "", "")
+        else:
+            raise BadInput(f"{name} is neither a study nor a run in {loaded.home}; see ketcycle study --list")
+    shipped.compact()
+    size_mb = sum(path.stat().st_size for path in target.rglob("*") if path.is_file()) / 1e6
+    if size_mb > LARGEST_MB:
+        raise BadInput(f"{target} would hold {size_mb:.1f} MB, {LARGEST_MB:g} are allowed; publish fewer studies")
+    write_atomic(target / "ro-crate-metadata.json", json.dumps(crate(target), indent=1))
+    table, changed = _Tables(loaded, root), []
+    for page in pages(root):
+        before = page.read_text(encoding="utf-8")
+        after = _MARK.sub(partial(table.marked, page), before)
+        if after != before:
+            write_atomic(page, after)
+            changed.append(page)
+    return changed
+
+
+class _Tables:
+    """Renders generated parts from the shipped studies, each study computed once."""
+
+    def __init__(self, loaded: Settings, root: Path) -> None:
+        self._home = root / SHIPPED
+        self._loaded = loaded.model_copy(update={"home": self._home, "lake_url": ""})
+        self._studies: dict[str, Mapping[str, Any]] = {}
+
+    def study(self, name: str) -> Mapping[str, Any]:
+        if name not in self._studies:
+            record = load_record(self._home, name)
+            if record is None:
+                known = ", ".join(sorted(p.parent.name for p in self._home.glob("studies/*/record.json"))) or "none"
+                raise BadInput(f"study {name} is not in {self._home}; studies there: {known}")
+            self._studies[name] = build_study(self._loaded, find_subtask(record["config"]["subtask"]), record)
+        return self._studies[name]
+
+    def rendered(self, block: Block) -> str:
+        found = self.study(block.study)
+        if block.kind == "figure":
+            path, _, form = block.what.partition(" ")
+            return (form or "{}").format(_at(found, path, block))
+        match block.what:
+            case "arms":
+                return pipes(ARM_HEADER, arm_cells(found))
+            case "energies":
+                return pipes(ENERGY_HEADER, energy_cells(found))
+            case "notes":
+                return "\n".join(f"* {line}" for line in notes(found))
+        raise BadInput(f"{block.page}: no table {block.what!r}; there are arms, energies and notes")
+
+    def marked(self, page: Path, found: re.Match[str]) -> str:
+        block = Block(page, found["kind"], found["study"], found["what"], "")
+        around = "\n" if block.kind == "table" else ""
+        start = f"<!-- {block.kind}: {block.study} {block.what} -->"
+        return f"{start}{around}{self.rendered(block)}{around}<!-- /{block.kind} -->"
+
+
+def _at(found: Mapping[str, Any], path: str, block: Block) -> Any:
+    value: Any = found
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = {str(item.get("arm", i)): item for i, item in enumerate(value)}
+        if not isinstance(value, Mapping) or name not in value:
+            raise BadInput(f"{block.page}: study {block.study} has no value {path}")
+        value = value[name]
+    return value
+
+
+def _differences(block: Block, recomputed: str, root: Path) -> Iterator[Difference]:
+    where = (str(block.page.relative_to(root)), block.study)
+    if block.kind == "figure":
+        if block.text != recomputed:
+            yield Difference(*where, block.what.split()[0], block.text, recomputed)
+        return
+    published, wanted = _cells(block.text), _cells(recomputed)
+    header = wanted[0] if wanted else []
+    for row in range(max(len(published), len(wanted))):
+        mine = published[row] if row < len(published) else []
+        its = wanted[row] if row < len(wanted) else []
+        for column in range(max(len(mine), len(its))):
+            said = mine[column] if column < len(mine) else ""
+            right = its[column] if column < len(its) else ""
+            if said != right:
+                name = header[column] if column < len(header) and block.what != "notes" else str(column)
+                line = (its or mine)[0] if block.what != "notes" else str(row + 1)
+                yield Difference(*where, f"{block.what}, {line}, {name}", said, right)
+
+
+def _cells(text: str) -> list[list[str]]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] if "|" in line else [line] for line in lines]
+
+
+def crate(folder: Path) -> dict[str, Any]:
+    """Return the RO-Crate 1.1 metadata of the shipped evidence, ready for an archive that gives a DOI."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".", "ro-crate")))
+    entries = [
+        {
+            "@id": path.relative_to(folder).as_posix(),
+            "@type": "File",
+            "contentSize": path.stat().st_size,
+            "encodingFormat": {"parquet": "application/vnd.apache.parquet", "json": "application/json"}.get(
+                path.suffix[1:], "text/markdown"
+            ),
+        }
+        for path in files
+    ]
+    root: dict[str, Any] = {
+        "@id": "./",
+        "@type": "Dataset",
+        "name": "ketcycle evidence: quantum and classical methods for the decisions of a language model's life",
+        "description": "One row for each executed method: quality, raw physical quantities, provenance. See README.md.",
+        "license": {"@id": "https://www.apache.org/licenses/LICENSE-2.0"},
+        "datePublished": f"{datetime.now(UTC):%Y-%m-%d}",
+        "version": version("ketcycle"),
+        "hasPart": [{"@id": entry["@id"]} for entry in entries],
+    }
+    about = {
+        "@id": "ro-crate-metadata.json",
+        "@type": "CreativeWork",
+        "conformsTo": {"@id": "https://w3id.org/ro/crate/1.1"},
+        "about": {"@id": "./"},
+    }
+    return {"@context": "https://w3id.org/ro/crate/1.1/context", "@graph": [about, root, *entries]}
