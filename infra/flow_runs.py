@@ -29,7 +29,7 @@ POOL = "ketcycle"
 ENGINES = ("prefect.engine", "prefect.flow_engine")  # modules that are the process of a flow run
 MARK = "PREFECT__FLOW_RUN_ID"
 MOST = 200  # flow runs that are looked at together
-CANCEL_S = 15.0  # for a flow run that is being cancelled
+CANCEL_S = 12.0  # for a flow run that is being cancelled
 PATIENCE_S, LAST_S = 10.0, 30.0  # for an answer of the server at each look, and before it stops
 DIED = "its process is gone; Retry continues the run"
 STOPPED = "stopped with the services of its installation; Retry continues the run"
@@ -73,7 +73,7 @@ class Supervisor:
         """
         with self._client() as client:
             active = _active(client)
-            _stop_cancelled(active)
+            self._end(client, _stop_cancelled(active), "cancelled, and stopped because it did not end by itself")
             gone = [run for run in _without_process(active) if not _is(run, "PENDING")]
             self._end(client, [run for run in gone if run.id in self._missing], DIED)
             self._missing = {run.id for run in gone}
@@ -142,9 +142,11 @@ def _without_process(active: Sequence[FlowRun]) -> list[FlowRun]:
     return [run for run in ours if str(run.id) not in alive]
 
 
-def _stop_cancelled(active: Sequence[FlowRun]) -> None:
-    """Stop the processes of flow runs that are being cancelled for too long."""
+def _stop_cancelled(active: Sequence[FlowRun]) -> list[FlowRun]:
+    """Stop the processes of flow runs that are being cancelled for too long, and return these flow runs."""
     since = datetime.now(UTC) - timedelta(seconds=CANCEL_S)
     late = [run for run in active if _is(run, "CANCELLING") and run.state is not None and run.state.timestamp < since]
     alive = processes() if late else {}
-    stop_families([alive[str(run.id)] for run in late if str(run.id) in alive])
+    stopped = [run for run in late if str(run.id) in alive]
+    stop_families([alive[str(run.id)] for run in stopped])
+    return stopped

@@ -73,7 +73,7 @@ def until(true: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.3)
 
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]  # the server makes its database
 
 
 @pytest.mark.slow  # the server makes its database, and every flow is imported

@@ -13,7 +13,7 @@ import pytest
 
 from infra import flow_runs
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]  # the server makes its database
 
 
 class Runs:
