@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.shared import open_evidence
-from tasks.stage import STAGES
+from tasks.contract import STAGES
 from tasks.text.samples import sample_documents
 
 SAMPLE_S = 0.25

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+import infra.warm  # noqa: F401  (before torch and transformers)
 from infra.shared import open_lake
 from tasks.serving.app import create_app
 from tasks.serving.edge import Limits

@@ -17,7 +17,7 @@ from infra.runtime.ledger.ledger import FAILED, PREPARED, SUBMITTED, UNKNOWN, Le
 from infra.runtime.limits import Limits
 from infra.runtime.queue import Runtime, Scope
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def coin():
@@ -182,4 +182,4 @@ def test_looking_starts_at_once_and_loads_no_circuits(tmp_path, words):
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 3.0  # .6 on a quiet machine

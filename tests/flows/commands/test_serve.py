@@ -25,7 +25,7 @@ from tasks.model.causal import save_model
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.serving.request_log import read_requests
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
