@@ -25,6 +25,7 @@ SAMPLE = 50_000  # rows of a table that are looked at
 FEWEST = 2_000  # rows even where rows are long
 BYTES = 200_000_000  # that a sample may take where rows are long
 BATCH = 32_768
+READ_AHEAD = 1 << 20  # bytes of a Parquet column that are read at once; else whole column chunks stay in memory
 MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]  # in CSV, as in pandas
 DELIMITED = (".csv", ".tsv", ".txt")
 LINES = (".jsonl", ".ndjson", ".json")
@@ -175,7 +176,7 @@ def _open_parquet(parts: list[Path]) -> Batches:
 
     def batches() -> Iterator[pa.RecordBatch]:
         for part in parts:
-            with pq.ParquetFile(part) as file:
+            with pq.ParquetFile(part, pre_buffer=False, buffer_size=READ_AHEAD) as file:
                 yield from file.iter_batches(BATCH)
 
     return Batches(schema, batches())
