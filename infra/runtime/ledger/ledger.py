@@ -323,9 +323,14 @@ class Ledger:
                 again, except those that were cancelled meanwhile, and what was reserved for it is free.
 
         Raises:
-            BadInput: no batch of this tag is parked.
+            BadInput: no batch of this tag is parked, or the job belongs to another batch.
         """
         with self.database.write() as connection:
+            lane = sa.select(batches.c.lane).where(batches.c.tag == tag).scalar_subquery()
+            not_ours = batches.c.tag != tag, sa.func.coalesce(batches.c.duplicate_of, "") != tag
+            same = sa.select(batches.c.tag).where(batches.c.lane == lane, batches.c.job_id == job_id, *not_ours)
+            if job_id is not None and (other := connection.scalar(same.limit(1))) is not None:
+                raise BadInput(f"job {job_id} belongs to batch {other}, not to {tag}; look for the tag {tag} again")
             state = SUBMITTED if job_id is not None else FAILED
             error = None if job_id is not None else "it never ran, as was said by hand"
             parked = batches.update().where(batches.c.tag == tag, batches.c.state == UNKNOWN)

@@ -417,7 +417,7 @@ class QueueWalk(RuleBasedStateMachine):
 
 
 QueueWalk.TestCase.settings = settings(
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=40,
     phases=(Phase.generate,),
     deadline=None,

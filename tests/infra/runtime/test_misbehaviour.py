@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 from qiskit import QuantumCircuit
 
-from infra.errors import BackendFailed, BudgetExceeded
+from infra.errors import BackendFailed, BadInput, BudgetExceeded
 from infra.runtime import billing, dispatcher
 from infra.runtime.cancel import cancel_now
 from infra.runtime.figures.attention import attention, list_unsettled
@@ -206,6 +206,18 @@ def test_another_jobs_id_in_the_answer_is_not_followed(runtime: Runtime, platfor
     assert counts(ask(runtime, "b")) == {"00": SHOTS}
     assert len(platform.jobs) == 2
     in_step(runtime, platform)
+
+
+def test_a_person_cannot_name_another_batchs_job(runtime: Runtime, platform: Any) -> None:
+    assert counts(ask(runtime, "a", flip=True)) == {"01": SHOTS}
+    (first,) = rows(runtime)
+    body = json.dumps({"id": 5, "state": None})
+    platform.change(faults=[{"route": "job", "kind": "answer", "times": dispatcher.BAD_ANSWERS, "body": body}])
+    with pytest.raises(BackendFailed, match="unknown outcome"):
+        counts(ask(runtime, "b"))
+    (parked,) = list_parked(runtime.ledger)
+    with pytest.raises(BadInput, match=f"belongs to batch {first['tag']}"):
+        runtime.open().resolve(parked["tag"], first["job_id"])
 
 
 def test_a_job_that_bears_another_tag_is_not_followed(runtime: Runtime, platform: Any) -> None:

@@ -208,7 +208,9 @@ class IBMDevice:
             reason = f"{reason} (code {code})".strip()
         name = found.state.status.upper().partition(" - ")[0]
         if name not in STATES:
-            raise BadAnswer(f"{self.name} reports job {job_id} as {found.state.status!r}, which is no state of a job")
+            raise BadAnswer(
+                f"{self.name} reports job {job_id} as {redact(found.state.status)[:60]!r}, which is no state"
+            )
         state = JobState.FAILED if code == RAN_TOO_LONG else STATES[name]
         return Status(state, reason, any(code in codes for codes in PERMANENT), tags)
 

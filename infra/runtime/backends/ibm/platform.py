@@ -314,7 +314,8 @@ def _read(model: type[M], content: Any, what: str) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the answer"
-        raise BadAnswer(f"{what} makes no sense: {place} is {str(first['input'])[:60]!r}: {first['msg']}") from None
+        said = redact(str(first["input"]))[:60]
+        raise BadAnswer(f"{what} makes no sense: {place} is {said!r}: {first['msg']}") from None
 
 
 def _short(error: Exception) -> str:
