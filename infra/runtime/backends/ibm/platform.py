@@ -33,7 +33,7 @@ RAN_TOO_LONG = 1305
 BUSY = (429,)
 REFUSED = (401, 402, 403)  # an account, a key or a plan that a person can change
 NEVER_SENT = (NewConnectionError, ConnectTimeoutError, NameResolutionError, ProxyError, SSLError)
-SAID = 300  # characters of an answer that are quoted
+SAID = 800  # characters of an answer that are quoted
 
 M = TypeVar("M", bound=BaseModel)
 
