@@ -145,9 +145,9 @@ def ours(source: Path, target: Path, spread: Spread) -> dict[str, float]:
         marks.append(time.process_time())
         found = find_edges(folder / "searches", index, recipe, THRESHOLD, folder, spread)
         marks.append(time.process_time())
-        corpus, plan, edges = Corpus(index, found.first), Plan(0, 3), 0
-        weights = index.gather("weights")
-        for pairs, jaccard in by_component([found.path], component_of(index.size, [found.path]), folder):
+        corpus, plan, edges = Corpus(index, found.first), Plan(0, 3, found.witness), 0
+        weights, parts = index.gather("weights"), [found.path, found.crowds]
+        for pairs, jaccard in by_component(parts, component_of(index.size, parts), folder):
             plan.decide(pairs, jaccard, weights, corpus.name)
             edges += len(pairs)
         stays = np.ones(len(corpus.slots), bool)

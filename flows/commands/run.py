@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +49,20 @@ WeightColumn = Annotated[
     str | None,
     typer.Option(help="Column of a positive score; of near duplicates the worthier stay. Default: the longer."),
 ]
+Rules = Annotated[
+    str | None,
+    typer.Option(help="curation: quality rules: none, prose (default), web, code, or a YAML file of thresholds."),
+]
+Language = Annotated[
+    list[str] | None, typer.Option(help="curation: language to keep, ISO 639-1, or any; may be repeated.")
+]
+Columns = Annotated[
+    str | None, typer.Option(help="curation: comma-separated columns kept beside the text. Default: all.")
+]
+Format = Annotated[
+    str | None,
+    typer.Option("--format", help="curation: parquet, arrow, jsonl, json, csv, tsv, text, html or warc."),
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
 
 
@@ -79,8 +94,8 @@ def run(
     chosen = {
         "profile": profile,
         "options": options,
-        "corpus": tuple(corpus) if corpus else None,
-        "second": tuple(second) if second else None,
+        "corpus": _absolute(corpus),
+        "second": _absolute(second),
         "text_column": text_column,
         "id_column": id_column,
         "weight_column": weight_column,
@@ -110,6 +125,12 @@ def stage(
     threshold: Annotated[
         float | None, typer.Option(help="curation: Jaccard similarity of near duplicates, above 0, at most 1.")
     ] = None,
+    rules: Rules = None,
+    language: Language = None,
+    min_words: Annotated[int | None, typer.Option(min=0, help="curation: words of the shortest document.")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="curation: words of the longest document.")] = None,
+    columns: Columns = None,
+    form: Format = None,
     out: Annotated[Path | None, typer.Option(help="Folder that gets the tables of the stage as Parquet files.")] = None,
     method: Method = None,
     backend: Backend = None,
@@ -123,13 +144,23 @@ def stage(
     """Run one stage on the products of the run named, or on the newest in the lake.
 
     `curation` with a --corpus of your own needs no second one: it is filtered and deduplicated, and --out gets the
-    tables kept, dropped, edges, components and decisions.
+    tables kept, dropped, quarantined, edges, components and decisions. With --out and without a --method or --backend
+    it is done in this process, by the classical method, without a Prefect server, MLflow or circuits.
     """
+    given = {
+        "rules": str(Path(rules).absolute()) if rules and Path(rules).is_file() else rules,
+        "languages": language,
+        "min_words": min_words,
+        "max_words": max_words,
+        "columns": [column.strip() for column in columns.split(",")] if columns else None,
+        "form": form,
+    }
+    shorthand = [f"curation.{option}={json.dumps(value)}" for option, value in given.items() if value is not None]
     chosen = {
         "profile": profile,
-        "options": options,
-        "corpus": tuple(corpus) if corpus else None,
-        "second": tuple(second) if second else None,
+        "options": [*shorthand, *(options or [])] or None,
+        "corpus": _absolute(corpus),
+        "second": _absolute(second),
         "text_column": text_column,
         "id_column": id_column,
         "weight_column": weight_column,
@@ -146,10 +177,20 @@ def stage(
         if out is not None:
             check_folder(out)
         loaded = settings.load(home=home)
+        if name == "curation" and corpus and out is not None and not (second or method or backend or resume):
+            from flows.commands.curate import curate
+
+            curate(loaded, chosen, out, as_json)
+            return
         run_id = _run(loaded, chosen, resume, None, as_json)
         if out is not None:
             for path in export_tables(loaded.home, run_id, name, out):
                 err.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+def _absolute(paths: list[str] | None) -> tuple[str, ...] | None:
+    """Return paths that workers in other folders find; an empty one stays, to be refused."""
+    return tuple(path and str(Path(path).expanduser().absolute()) for path in paths) if paths else None
 
 
 def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flows.lifecycle.config import RunConfig, resolve_options
 from infra.energy.coefficients import read_coefficients
 from infra.errors import BadInput
 from infra.runtime.backends.registry import canonical_name, open_backend
 from infra.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.corpus.read import Layout
 
 
 def check_run(config: RunConfig, settings: Settings) -> None:
@@ -19,12 +23,15 @@ def check_run(config: RunConfig, settings: Settings) -> None:
     Raises:
         BadInput: something cannot be used; the message says what was expected, what was found and what to do.
     """
-    resolve_options(config, settings)
+    options = resolve_options(config, settings)
     check_backend(config.backend)
     check_settings(settings)
+    from tasks.curation.options import Options
+
+    own = {name: value for name, value in options.get("curation", {}).items() if name in Options.model_fields}
     for option, paths in (("corpus", config.corpus), ("second", config.second)):
         if paths:
-            check_corpus(option, paths, config.text_column)
+            check_corpus(option, paths, Options.model_validate(own).layout())
     if config.threshold is not None and "curation" not in config.stages:
         raise BadInput("--threshold is for curation, which is not among the stages; leave it out")
     if config.model:
@@ -62,29 +69,36 @@ def check_settings(settings: Settings) -> None:
         raise BadInput(f"carbon_series names {settings.carbon_series}, which is no file; give a CSV or Parquet file")
 
 
-def check_corpus(option: str, paths: Sequence[str], text_column: str = "") -> None:
+def check_corpus(option: str, paths: Sequence[str], layout: Layout) -> None:
     """Look whether at least one document can be read from files and folders.
 
     Args:
         option: what they were given by, for the message.
         paths: the files and folders.
-        text_column: the column that holds the text; empty = the usual ones.
+        layout: where documents are in the files.
 
     Raises:
         BadInput: a path is not there, or none of them holds a document.
     """
-    from tasks.corpus.read import KNOWN, Reader
+    from tasks.corpus.kinds import FORMATS, KNOWN, UNKNOWN, recognise
+    from tasks.corpus.read import Reader
 
     missing = [path for path in paths if not Path(path).expanduser().exists()]
     if missing:
         raise BadInput(f"no such file or folder: {', '.join(missing)}; give --{option} what is there")
-    reader = Reader("base", text_column)
-    batches = reader.read([Path(path).expanduser() for path in paths])
+    given = [Path(path).expanduser() for path in paths]
+    for path in given:
+        found = recognise(path.name, path, layout.form) if path.is_file() else None
+        if found is not None and not hasattr(found, "kind"):
+            raise BadInput(f"the format of {path} is not known; name it by --format: {', '.join(FORMATS)}")
+    reader = Reader("base", layout)
+    batches = reader.read(given)
     if any(document.text.strip() for batch in batches for document in batch):
         return
     where = ", ".join(paths)
-    if not reader.quarantined:
-        aside = f", {reader.skipped} files of other kinds" if reader.skipped else ""
+    others = sum(item.reason == UNKNOWN for item in reader.quarantined)
+    if others == len(reader.quarantined):
+        aside = f", {others} files of other kinds" if others else ""
         raise BadInput(f"no text in {where}{aside}; give --{option} files or folders of {', '.join(KNOWN)}")
     reasons = ", ".join(f"{name} ({n})" for name, n in Counter(q.reason for q in reader.quarantined).items())
     first = reader.quarantined[0]

@@ -6,6 +6,9 @@ import shutil
 import uuid
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from infra import runs
 from infra.lake import Ref
 from infra.shared import open_lake
@@ -16,6 +19,7 @@ WORKING = ("curation/candidates", "curation/filtered")  # what a stage passes to
 def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Path]:
     """Copy the Parquet tables of a stage of a run to `folder/<table>.parquet`, each replaced at once; return them.
 
+    Tables of the user's documents get the user's columns under the user's names.
     A table of several files becomes a folder of that name. What else lies in the folder stays.
 
     Raises:
@@ -29,14 +33,17 @@ def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Pat
         files = [path for path in lake.files(ref) if path.suffix == ".parquet"]
         owner, _, table = ref.name.rpartition("/")
         if owner == stage and files and ref.name not in WORKING:
-            written.append(_put(files, folder.expanduser() / f"{table}.parquet"))
+            given = str(lake.meta(ref).get("text", ""))  # tables with the user's columns say what the text is called
+            written.append(_put(files, folder.expanduser() / f"{table}.parquet", given))
     return written
 
 
-def _put(files: list[Path], target: Path) -> Path:
+def _put(files: list[Path], target: Path, text: str) -> Path:
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        if len(files) == 1:
+        if text:
+            _rewrite(files, draft, text)
+        elif len(files) == 1:
             shutil.copyfile(files[0], draft)
         else:
             draft.mkdir()
@@ -48,3 +55,15 @@ def _put(files: list[Path], target: Path) -> Path:
     finally:
         shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink(missing_ok=True)
     return target
+
+
+def _rewrite(files: list[Path], target: Path, text: str) -> None:
+    """Write the user's documents as one table with the user's names of columns."""
+    from tasks.curation.outcome import as_given
+
+    schema = as_given(pq.read_schema(files[0]).empty_table(), text).schema
+    with pq.ParquetWriter(target, schema, compression="zstd") as writer:
+        for path in files:
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                for batch in file.iter_batches(2048):
+                    writer.write_table(as_given(pa.Table.from_batches([batch]), text))

@@ -1,25 +1,36 @@
-"""Published rules of quality; each says why it drops a document.
+"""Quality rules out of publications, and the sets of them that a run chooses; each says why it drops a document.
 
-Rules of Rae et al. 2021 (Gopher, arXiv 2112.11446, tables A1 and A2) and Raffel et al. 2020 (C4, arXiv 1910.10683),
-with their numbers. C4's rules against braces and lines without final punctuation are left out: they throw away
-every technical text with code in it. The stop words make the set one for English.
+Rules of Rae et al. 2021 (Gopher, arXiv 2112.11446, tables A1 and A2), Raffel et al. 2020 (C4, arXiv 1910.10683), Penedo
+et al. 2024 (FineWeb, arXiv 2406.17557) and Chen et al. 2021 (Codex, arXiv 2107.03374, for code), with their numbers.
+C4's rules against braces and lines without final punctuation are left out: they drop every technical text with code in
+it. Words of scripts without spaces are those of ICU's dictionaries.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from importlib import import_module
 from itertools import filterfalse
 from pathlib import Path
-from typing import Any
+
+import yaml
+from icu4py.breakers import WordBreaker
+
+from tasks.corpus.encodings import identifier
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "-")
-ENDINGS = (".", "?", "!", '"', "'", "”", "’", "…", ":", ";")
+ENDINGS = (".", "?", "!", '"', "'", "”", "’", "…", ":", ";", "。", "！", "？", "」", "』", "।", "۔", "؟")
+ANY_LANGUAGE = "any"
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]"
+)
+_UNSPACED_SHARE = 0.1  # of the characters, from which ICU finds the words
 
 
 @dataclass(frozen=True)
@@ -30,8 +41,15 @@ class Text:
     replaced: int = 0
 
     @cached_property
+    def unspaced(self) -> bool:
+        """Whether the text is in a script that puts no spaces between words, at least in part."""
+        return not self.text.isascii() and len(_UNSPACED.findall(self.text)) > _UNSPACED_SHARE * len(self.text)
+
+    @cached_property
     def words(self) -> list[str]:
-        """Words between white space."""
+        """Words between white space; those of ICU's dictionaries where a script has none between words."""
+        if self.unspaced:
+            return [word for word in WordBreaker(self.text, "") if any(map(str.isalnum, word))]
         return self.text.split()
 
     @cached_property
@@ -64,11 +82,11 @@ def length(least: int = 50, most: int = 100_000) -> Rule:
 
 
 def mean_word_length(least: float = 3.0, most: float = 10.0) -> Rule:
-    """Drop a text of words too short or too long on average (Gopher)."""
+    """Drop a text of words too short or too long on average (Gopher); in scripts without spaces, from one character."""
 
     def rule(text: Text) -> str | None:
-        mean = sum(map(len, text.words)) / max(1, len(text.words))
-        return None if least <= mean <= most else f"{mean:.1f} characters a word, not {least:g} to {most:g}"
+        mean, low = sum(map(len, text.words)) / max(1, len(text.words)), 1.0 if text.unspaced else least
+        return None if low <= mean <= most else f"{mean:.1f} characters a word, not {low:g} to {most:g}"
 
     return rule
 
@@ -139,6 +157,29 @@ def repeated_lines(share_of_lines: float = 0.3, share_of_characters: float = 0.2
     return rule
 
 
+def line_length(mean: float = 100, longest: float = 1000) -> Rule:
+    """Drop a file of lines too long, on average or one of them, as data and generated code have (Codex)."""
+
+    def rule(text: Text) -> str | None:
+        lengths = [len(line) for line in text.text.splitlines()] or [0]
+        average = sum(lengths) / len(lengths)
+        if average > mean:
+            return f"{average:.0f} characters a line, more than {mean:g}"
+        return f"a line of {max(lengths)} characters, more than {longest:g}" if max(lengths) > longest else None
+
+    return rule
+
+
+def alphanumeric(least: float = 0.25) -> Rule:
+    """Drop a file with too few letters and digits among its characters (Codex)."""
+
+    def rule(text: Text) -> str | None:
+        share = sum(map(str.isalnum, text.text)) / max(1, len(text.text))
+        return f"{share:.0%} of the characters are letters or digits" if share < least else None
+
+    return rule
+
+
 def placeholder() -> Rule:
     """Drop a text with the printers' dummy text (C4)."""
 
@@ -180,24 +221,17 @@ def language(names: Sequence[str], least: float = 0.65, characters: int = 2000) 
     Raises:
         ValueError: a language that the model does not know.
     """
-    identifier = _identifier()
-    unknown = sorted(set(names) - set(identifier.labels))
+    model = identifier()
+    unknown = sorted(set(names) - set(model.labels))
     if unknown:
-        raise ValueError(f"no language {', '.join(unknown)}; there are {', '.join(identifier.labels)}")
+        raise ValueError(f"no language {', '.join(unknown)}; there are {', '.join(model.labels)}")
 
     def rule(text: Text) -> str | None:
-        name, probability = identifier.classify(text.text[:characters])
+        name, probability = model.classify(text.text[:characters])
         kept = name in names and probability >= least
         return None if kept else f"language {name} with probability {probability:.2f}, not {' or '.join(names)}"
 
     return rule
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # its model takes a second to load
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def named_rule(name: str) -> tuple[str, Rule]:
@@ -222,19 +256,31 @@ def source_digest(names: Sequence[str]) -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
-def rules(min_words: int, max_words: int, min_alphabetic: float, english: bool) -> tuple[tuple[str, Rule], ...]:
-    """Return the rules of a run by name, in the order in which they are asked."""
-    chosen: list[tuple[str, Rule]] = [
-        ("encoding", readable()),
-        ("length", length(min_words, max_words)),
-        ("word_length", mean_word_length()),
-        ("symbols", symbols()),
-        ("alphabetic", alphabetic(min_alphabetic)),
-        ("lists", list_like()),
-        ("repetition", repeated_lines()),
-        ("placeholder", placeholder()),
-    ]
-    return (*chosen, ("stop_words", stop_words())) if english else tuple(chosen)
+RULES: Mapping[str, Callable[..., Rule]] = {
+    "encoding": readable,
+    "length": length,
+    "word_length": mean_word_length,
+    "symbols": symbols,
+    "alphabetic": alphabetic,
+    "lists": list_like,
+    "repetition": repeated_lines,
+    "line_length": line_length,
+    "alphanumeric": alphanumeric,
+    "placeholder": placeholder,
+    "stop_words": stop_words,
+    "fineweb": fineweb,
+}
+_TEXTS: dict[str, dict[str, float]] = {
+    name: {} for name in ("encoding", "length", "word_length", "symbols", "alphabetic", "lists", "repetition")
+}
+PROFILES: Mapping[str, Mapping[str, Mapping[str, float]]] = {
+    "none": {},
+    # Gopher asks that .8 of the words have a letter; documentation with code and tables has fewer.
+    "prose": _TEXTS | {"alphabetic": {"least": 0.6}, "placeholder": {}, "stop_words": {}},
+    "web": _TEXTS | {"placeholder": {}, "stop_words": {}, "fineweb": {}},
+    "code": {"encoding": {}, "length": {"least": 5, "most": 1_000_000}, "line_length": {}, "alphanumeric": {}},
+}
+Thresholds = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -242,35 +288,85 @@ class RuleSet:
     """What a run asks of a document; picklable, unlike the rules themselves.
 
     Attributes:
-        min_words: shortest document.
-        max_words: longest document.
-        min_alphabetic: least share of words with a letter.
-        english: whether a text needs English stop words.
+        thresholds: the rules of `RULES` in the order in which they are asked, with the arguments that are not their
+            defaults.
         languages: languages in one of which a text has to be; empty = not asked.
-        fineweb: whether FineWeb's rules are asked.
         own_rules: further rules, each as `package.module:function`.
     """
 
-    min_words: int = 50
-    max_words: int = 100_000
-    min_alphabetic: float = 0.8
-    english: bool = True
+    thresholds: Thresholds = ()
     languages: tuple[str, ...] = ()
-    fineweb: bool = False
     own_rules: tuple[str, ...] = ()
 
     def build(self) -> tuple[tuple[str, Rule], ...]:
         """Return the rules by name.
 
         Raises:
-            ValueError: a language that the model does not know, or no such rule of the user's own.
+            ValueError: a rule or an argument that there is not, or a language that the model does not know.
         """
-        chosen = list(rules(self.min_words, self.max_words, self.min_alphabetic, self.english))
+        chosen: list[tuple[str, Rule]] = []
+        for name, arguments in self.thresholds:
+            if name not in RULES:
+                raise ValueError(f"no rule {name!r}; there are {', '.join(RULES)}")
+            try:
+                chosen.append((name, RULES[name](**dict(arguments))))
+            except TypeError as error:
+                raise ValueError(f"rule {name}: {error}") from None
         if self.languages:
             chosen.append(("language", language(self.languages)))
-        if self.fineweb:
-            chosen.append(("fineweb", fineweb()))
         return (*chosen, *map(named_rule, self.own_rules))
+
+
+def choose_rules(
+    profile: str,
+    changes: Mapping[str, Mapping[str, float]],
+    languages: Sequence[str] = (),
+    own_rules: Sequence[str] = (),
+) -> RuleSet:
+    """Return the rules of a profile or a file, with some thresholds changed.
+
+    The rule of English stop words is asked only where no language, or English alone, is chosen.
+
+    Args:
+        profile: a name of `PROFILES`, or a YAML file: an optional `profile` to begin with, then rules with their
+            arguments (`length: {least: 20}`); `false` instead of arguments leaves a rule out.
+        changes: arguments that replace those of the rules; those of rules that the profile lacks are ignored.
+        languages: languages to keep; `any` asks for none.
+        own_rules: further rules, each as `package.module:function`.
+
+    Raises:
+        ValueError: no such profile or file, or a file of another form.
+    """
+    asked = {name: dict(arguments) for name, arguments in _profile(profile).items()}
+    for name in asked.keys() & changes.keys():
+        asked[name].update(changes[name])
+    if languages and tuple(languages) != ("en",):
+        asked.pop("stop_words", None)
+    thresholds = tuple((name, tuple(sorted(arguments.items()))) for name, arguments in asked.items())
+    return RuleSet(thresholds, tuple(x for x in languages if x != ANY_LANGUAGE), tuple(own_rules))
+
+
+def _profile(name: str) -> Mapping[str, Mapping[str, float]]:
+    if name in PROFILES:
+        return PROFILES[name]
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no rules {name!r}; there are {', '.join(PROFILES)}, or give a YAML file of rules")
+    try:
+        given = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds no rules; write for example `length: {{least: 20}}`")
+    chosen = dict(_profile(str(given.pop("profile", "none"))))
+    for rule, arguments in given.items():
+        if arguments is False:
+            chosen.pop(rule, None)
+        elif arguments is None or isinstance(arguments, dict):
+            chosen[rule] = {**chosen.get(rule, {}), **(arguments or {})}
+        else:
+            raise ValueError(f"{path}: {rule} needs arguments such as {{least: 20}}, or false; not {arguments!r}")
+    return chosen
 
 
 def first_objection(text: Text, chosen: Sequence[tuple[str, Rule]]) -> tuple[str, str] | None:

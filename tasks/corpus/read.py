@@ -1,43 +1,59 @@
-"""Read corpora: Parquet, JSON lines, plain text, HTML and WARC (plain, .gz, .zst), as streams of documents.
+"""Read corpora of many formats as streams of documents, with all columns that their tables have.
 
-A file that cannot be read, or a line that is no document, is put aside with its reason and the rest goes on. Memory
-holds one batch, whatever the size of a file: Parquet goes by record batches, lines are bounded, and a long plain-text
-file is cut into passages at blank lines.
+Formats: Parquet, Arrow, JSON lines, JSON documents, CSV and TSV, plain text, HTML, WARC and WET, each also packed
+(gzip, bzip2, xz, zstd, lz4). A file, row or line that cannot be read is put aside with its reason and the rest goes
+on. Memory holds one batch, whatever the size of a file: tables go by record batches, lines are bounded, and a long
+plain text is cut into passages.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
-import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tasks.corpus import records
+from tasks.corpus.columns import Texts, column_at, find_path, holds_text, ids_of, numbers_of, repaired, texts_of
+from tasks.corpus.encodings import Decoder, Joined, as_utf8, is_binary, mark_of, replaced, utf16_without_mark
+from tasks.corpus.kinds import (
+    CSV,
+    JSON,
+    LINES,
+    TSV,
+    Found,
+    Skipped,
+    find_files,
+    unpacked,
+)
+from tasks.corpus.passages import passages
+from tasks.corpus.records import unique_columns
+from tasks.corpus.schemas import json_text, storable
 from tasks.corpus.web import MAX_PAGE, html_text, warc_pages
 
 TEXT_COLUMNS = ("text", "content", "body")
 ID_COLUMNS = ("doc_id", "id")
-PARQUET = (".parquet", ".pq")
-LINES = (".jsonl", ".ndjson", ".json")
-PLAIN = (".txt", ".text", ".md", ".rst")
-PAGES = (".html", ".htm", ".xhtml")
-ARCHIVES = (".warc",)
-KNOWN = PARQUET + LINES + PLAIN + PAGES + ARCHIVES
-PACKED = (".gz", ".zst")
+WHOLE_FILE = 32_768
 MAX_LINE = 32 * 2**20
-MAX_ASIDE = 1000  # bad lines after which a file is given up
-WHOLE_FILE, PASSAGE = 32_768, 8_192
 BATCH = 256
+GIVEN = "given:"  # precedes the names of the user's columns
+DOCUMENTS = pa.schema(
+    {
+        "doc_id": pa.string(),
+        "source": pa.string(),
+        "label": pa.string(),
+        "text": pa.large_string(),
+        "replaced": pa.int64(),
+        "score": pa.float64(),
+    }
+)
 T = TypeVar("T")
 
 
@@ -50,9 +66,9 @@ class Document:
         domain: `base` or `second`.
         source: the file's own source, or the path of the file below the given folder.
         label: the file's own label, or empty.
-        text: the text, decoded.
-        replaced: bytes that were no UTF-8 and became U+FFFD.
-        score: its worth as the file has it; None where that is not asked for, missing or no positive number.
+        text: the decoded text.
+        replaced: characters that could not be decoded and became U+FFFD.
+        score: its weight in the weight column; None if there is none, or no positive number.
     """
 
     doc_id: str
@@ -64,16 +80,30 @@ class Document:
     score: float | None = None
 
 
-DOCUMENTS = pa.schema(
-    {
-        "doc_id": pa.string(),
-        "source": pa.string(),
-        "label": pa.string(),
-        "text": pa.large_string(),
-        "replaced": pa.int64(),
-        "score": pa.float64(),
-    }
-)
+@dataclass(frozen=True)
+class Layout:
+    """Where documents are in the files.
+
+    Attributes:
+        text_column: column of the text, or a dotted path into nested fields; empty = the first of `text`, `content`,
+            `body`.
+        id_column: column of the id; empty = `doc_id` or `id` where there is one, else path and row.
+        weight_column: column with the weight of a document; empty = none is read.
+        columns: other columns that are carried along; empty = all.
+        list_rows: whether each item of a list of texts is a document; else the items are joined by empty lines.
+        form: format of all files; empty = by their endings, else by their first bytes.
+        code: whether source code is read from folders.
+        max_line: bytes of a line; a longer one is put aside.
+    """
+
+    text_column: str = ""
+    id_column: str = ""
+    weight_column: str = ""
+    columns: tuple[str, ...] = ()
+    list_rows: bool = False
+    form: str = ""
+    code: bool = False
+    max_line: int = MAX_LINE
 
 
 @dataclass(frozen=True)
@@ -81,237 +111,272 @@ class Piece:
     """A file, or some row groups of a Parquet file.
 
     Attributes:
-        name: as it stands in ids and sources: the path below the given folder.
-        path: where it is.
+        file: the file.
         groups: first and last row group (exclusive), or None for all.
     """
 
-    name: str
-    path: Path
+    file: Found
     groups: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """A file or a line that was put aside."""
+    """A file, row or line that was put aside.
+
+    Attributes:
+        path: the file below the given folder, with the place in it.
+        reason: a few words, the same for all of a kind.
+        detail: more about this one.
+        record: the line or row as it was given, shortened.
+    """
 
     path: str
     reason: str
     detail: str
+    record: str = ""
 
 
 @dataclass
 class Reader:
-    """Reads the files of one domain and remembers what it put aside.
+    """Reads the files of one domain and records what it puts aside.
 
     Attributes:
         domain: given to every document.
-        text_column: name of the text column; empty = the first of `text`, `content`, `body`.
-        id_column: name of the id column; empty = `doc_id` or `id` where there is one, else path and row.
-        weight_column: name of the column that holds the worth of a document; empty = it is not read.
+        layout: where documents are in the files.
         quarantined: what was put aside so far.
-        skipped: files in folders whose ending is not that of a corpus file.
-        seen: ids given so far; share it between readers to keep ids unique over domains.
+        seen: ids given so far by `read`; share it between readers to keep ids unique over domains.
+        named: documents whose id came from a column.
+        text_names: columns of the texts.
+        columns: columns of all tables.
     """
 
     domain: str
-    text_column: str = ""
-    id_column: str = ""
-    weight_column: str = ""
+    layout: Layout = field(default_factory=Layout)
     quarantined: list[Quarantined] = field(default_factory=list)
-    skipped: int = 0
     seen: dict[str, int] = field(default_factory=dict)
+    named: int = 0
+    text_names: set[str] = field(default_factory=set)
+    columns: set[str] = field(default_factory=set)
 
     def read(self, paths: Sequence[Path]) -> Iterator[list[Document]]:
-        """Yield batches of documents of all files, folders in the order of their paths.
+        """Yield batches of documents of all files, folders in the order of their paths; skipped files are put aside.
 
         Raises:
-            FileNotFoundError: a given path is not there.
+            FileNotFoundError: a path does not exist.
         """
         for root in paths:
             if not root.exists():
                 raise FileNotFoundError(f"there is no {root}")
-        batch: list[Document] = []
-        for name, path in self.files(paths):
-            for document in self._file(Piece(name, path)):
-                batch.append(self._unique(document))
-                if len(batch) == BATCH:
-                    yield batch
-                    batch = []
-        if batch:
-            yield batch
+        rows = (row for piece in self._pieces(paths) for batch in self.batches([piece]) for row in batch.to_pylist())
+        while some := list(islice(rows, BATCH)):
+            yield [
+                self._unique(Document(domain=self.domain, **{name: row[name] for name in DOCUMENTS.names}))
+                for row in some
+            ]
+
+    def _pieces(self, paths: Sequence[Path]) -> Iterator[Piece]:
+        for found in find_files(paths, self.layout.form, code=self.layout.code):
+            if isinstance(found, Skipped):
+                self.quarantined.append(Quarantined(found.name, found.reason, found.ending))
+            else:
+                yield Piece(found)
 
     def batches(self, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
-        """Yield the documents of some files as record batches of `DOCUMENTS`, ids as they were given."""
+        """Yield the documents of some files as record batches: `DOCUMENTS`, then the user's columns.
+
+        Names of the user's columns begin with `GIVEN`; ids are not made unique.
+        """
         for piece in pieces:
-            if _ending(piece.path) in PARQUET:
-                yield from self._aside(piece, self._columns(piece))
-                continue
-            rows = self._file(piece)
-            while some := list(islice(rows, BATCH)):
-                columns = ([getattr(d, name) for d in some] for name in DOCUMENTS.names)
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array(c, f.type) for c, f in zip(columns, DOCUMENTS, strict=True)], schema=DOCUMENTS
-                )
+            yield from self._guarded(piece.file.name, self._batches(piece))
 
-    def files(self, paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-        """Yield the corpus files of files and folders with their names, and count what is passed over."""
-        for root in paths:
-            if root.is_file():
-                yield root.name, root
-                continue
-            for path in sorted(p for p in root.rglob("*") if p.is_file()):
-                relative = path.relative_to(root)
-                if any(part.startswith(".") for part in relative.parts) or _ending(path) not in KNOWN:
-                    self.skipped += 1
-                else:
-                    yield relative.as_posix(), path
-
-    def _file(self, piece: Piece) -> Iterator[Document]:
-        name, path, ending = piece.name, piece.path, _ending(piece.path)
-        if ending in PARQUET:
-            documents = self._rows(piece)
-        elif ending in LINES:
-            documents = self._lines(name, path)
-        elif ending in PAGES:
-            documents = self._page(name, path)
-        elif ending in ARCHIVES:
-            documents = self._archive(name, path)
-        else:
-            documents = self._plain(name, path)
-        yield from self._aside(piece, documents)
-
-    def _aside(self, piece: Piece, items: Iterator[T]) -> Iterator[T]:
-        """Pass items on until a file turns out damaged."""
+    def _guarded(self, name: str, items: Iterator[T]) -> Iterator[T]:
+        """Pass items on until a file turns out damaged; what was read before stays."""
         try:
             yield from items
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-            # What was read before the damage stays: those documents are whole.
-            self._put_aside(piece.name, "unreadable", f"{type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001  (parsers of foreign files raise anything; one file must not end a run)
+            self._put_aside(name, "unreadable", f"{type(error).__name__}: {error}")
 
-    def _rows(self, piece: Piece) -> Iterator[Document]:
-        for batch in self._columns(piece):
-            for row in batch.to_pylist():
-                yield Document(domain=self.domain, **row)
+    def _batches(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        file = piece.file
+        match file.kind:
+            case "parquet":
+                return self._parquet(piece)
+            case "arrow":
+                return self._arrow(file)
+            case "jsonl" | "json" | "csv" | "tsv":
+                return self._records(file)
+            case "html":
+                documents = self._page(file)
+            case "warc":
+                documents = self._archive(file)
+            case _:
+                documents = self._plain(file)
+        return _in_batches(self._guarded(file.name, documents))
 
-    def _columns(self, piece: Piece) -> Iterator[pa.RecordBatch]:
-        name = piece.name
-        with pq.ParquetFile(piece.path, pre_buffer=False) as file:
-            columns = file.schema_arrow.names
-            text = self._column(columns, self.text_column, TEXT_COLUMNS)
-            if text is None:
-                self._put_aside(name, "no text column", f"columns: {', '.join(columns)}; name one with --text-column")
+    def _parquet(self, piece: Piece) -> Iterator[pa.RecordBatch]:
+        with pq.ParquetFile(piece.file.path, pre_buffer=False) as file:
+            if not self._check_columns(piece.file.name, file.schema_arrow):
                 return
-            kind = file.schema_arrow.field(text).type
-            if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-                self._put_aside(name, "no text column", f"{text} holds {kind}, not text")
-                return
-            key = self._column(columns, self.id_column, ID_COLUMNS)
-            score = self.weight_column if self.weight_column in columns else None
-            wanted = [c for c in (text, key, "source", "label", score) if c is not None and c in columns]
             first, last = piece.groups or (0, file.num_row_groups)
             row = sum(file.metadata.row_group(g).num_rows for g in range(first))
-            for chunk in file.iter_batches(BATCH, row_groups=list(range(first, last)), columns=wanted):
-                yield self._documents(name, row, chunk, text, key, score)
+            for chunk in file.iter_batches(BATCH, row_groups=list(range(first, last)), columns=self._wanted(file)):
+                yield self._documents(piece.file.name, np.arange(row, row + len(chunk)), _unique_names(chunk))
                 row += len(chunk)
 
-    @staticmethod
+    def _wanted(self, file: pq.ParquetFile) -> list[str] | None:
+        """Return the columns to read, None for all; unique names are needed to read some of them."""
+        names: list[str] = file.schema_arrow.names
+        if not self.layout.columns or len(set(names)) < len(names) or any("." in name for name in names):
+            return None
+        path = find_path(file.schema_arrow, self.layout.text_column, TEXT_COLUMNS) or ()
+        ours = {*path[:1], self.layout.id_column, self.layout.weight_column, *ID_COLUMNS, "source", "label"}
+        return [name for name in names if name in ours or name in self.layout.columns]
+
+    def _arrow(self, file: Found) -> Iterator[pa.RecordBatch]:
+        row = 0
+        with unpacked(file.path, file.packing) as stream:
+            source = pa.memory_map(os.fsencode(file.path)) if not file.packing else pa.BufferReader(stream.read())
+            indexed = source.read(6) == b"ARROW1"
+            source.seek(0)
+            reader = pa.ipc.open_file(source) if indexed else pa.ipc.open_stream(source)
+            chunks = (reader.get_batch(k) for k in range(reader.num_record_batches)) if indexed else iter(reader)
+            if not self._check_columns(file.name, reader.schema):
+                return
+            for chunk in chunks:
+                for start in range(0, len(chunk), BATCH):
+                    part = _unique_names(chunk.slice(start, BATCH))
+                    yield self._documents(file.name, np.arange(row, row + len(part)), part)
+                    row += len(part)
+
+    def _check_columns(self, name: str, schema: pa.Schema) -> bool:
+        """Return whether a table has a text column; put the file aside if not."""
+        self.columns.update(schema.names)
+        path = find_path(schema, self.layout.text_column, TEXT_COLUMNS)
+        if path is None:
+            wanted = f"no {self.layout.text_column}; " if self.layout.text_column else ""
+            columns = ", ".join(schema.names)[:1000]
+            self._put_aside(name, "no text column", f"{wanted}columns: {columns}; name one with --text-column")
+            return False
+        kind = _type_at(schema, path)
+        if not holds_text(kind):
+            self._put_aside(name, "no text column", f"{'.'.join(path)} holds {kind}, not text")
+            return False
+        return True
+
+    def _records(self, file: Found) -> Iterator[pa.RecordBatch]:
+        def aside(place: str, reason: str, detail: str, record: str) -> None:
+            self._put_aside(file.name + place, reason, detail, record)
+
+        with unpacked(file.path, file.packing) as stream:
+            rows = self._guarded(file.name, _rows_of(file, stream, self.layout.max_line, aside))
+            rows = self._with_text(file.name, rows)
+            for some, batch in records.batches(rows):
+                self.columns.update(batch.schema.names)
+                numbers, bad = np.array([r.number for r in some]), np.array([r.replaced for r in some])
+                yield self._documents(file.name, numbers, batch, bad)
+
+    def _with_text(self, name: str, rows: Iterator[records.Row]) -> Iterator[records.Row]:
+        """Yield the records that have a text; put the others aside."""
+        asides = 0
+        for row in rows:
+            problem = self._missing(row.values)
+            if not problem:
+                yield row
+                continue
+            self._put_aside(f"{name}:{row.number + 1}", "no text column", problem, json_text(row.values))
+            asides += 1
+            if asides >= records.MAX_ASIDE:
+                self._put_aside(name, "no text column", f"{asides} records put aside; the rest is not read")
+                return
+
+    def _missing(self, values: dict[str, Any]) -> str:
+        found: Any = values
+        given = self.layout.text_column
+        if given in values or not given:
+            name = given or next((c for c in TEXT_COLUMNS if c in values), "")
+            found = values.get(name, ...)
+        else:
+            for part in given.split("."):
+                items = found if isinstance(found, list) else [found]
+                inner = [item[part] for item in items if isinstance(item, dict) and part in item]
+                found = ... if not inner else inner if isinstance(found, list) else inner[0]
+        texts = found if isinstance(found, list) else [found]
+        if found is not ... and all(isinstance(text, str | None | list) for text in texts):
+            return ""
+        return f"fields: {', '.join(map(str, values))[:200]}; name one with --text-column"
+
     def _documents(
-        name: str, row: int, chunk: pa.RecordBatch, text: str, key: str | None, score: str | None
+        self, name: str, numbers: np.ndarray, batch: pa.RecordBatch, bad: np.ndarray | None = None
     ) -> pa.RecordBatch:
-        def strings(column: str | None, other: Callable[[], pa.Array]) -> pa.Array:
-            """Return a column as text, with something else where it holds nothing."""
-            if column is None or column not in chunk.schema.names:
-                return other()
-            found = chunk.column(column)
-            if not pa.types.is_string(found.type):
-                found = pa.array([None if v is None else str(v) for v in found.to_pylist()], pa.string())
-            empty = pc.fill_null(pc.equal(found, ""), True)
-            return pc.if_else(empty, other(), found) if pc.any(empty).as_py() else found
+        """Return the documents of some rows, with the other columns of the rows."""
+        layout, schema = self.layout, batch.schema
+        path = find_path(schema, layout.text_column, TEXT_COLUMNS)
+        column = column_at(batch, path) if path is not None else pa.nulls(len(batch))
+        texts = texts_of(column, rows=layout.list_rows)
+        whole = path is not None and len(path) == 1 and not pa.types.is_nested(column.type)
+        if whole:
+            self.text_names.add(path[0])  # type: ignore[index]
+        ids = self._ids(name, numbers, batch)
+        score = numbers_of(batch.column(layout.weight_column)) if layout.weight_column in schema.names else None
+        columns = [
+            pa.array(ids, pa.string()),
+            _strings(batch, "source", name),
+            _strings(batch, "label", ""),
+            pa.array(score or [None] * len(batch), pa.float64()),
+        ]
+        kept = [n for n in schema.names if not (whole and n == path[0]) and n in (layout.columns or schema.names)]  # type: ignore[index]
+        given = storable(repaired(batch.select(kept)))
+        if texts.parents is not None:
+            columns, given = _exploded(columns, texts, given)
+            bad = None if bad is None else bad[texts.parents]
+        doubtful = texts.replaced if bad is None else texts.replaced + bad
+        ready = [*columns[:3], texts.values, pa.array(doubtful, pa.int64()), columns[3], *given.columns]
+        return pa.RecordBatch.from_arrays(ready, names=[*DOCUMENTS.names, *(GIVEN + n for n in kept)])
 
-        def numbered() -> pa.Array:
-            return pa.array([f"{name}#{row + k:07d}" for k in range(n)], pa.string())
+    def _ids(self, name: str, numbers: np.ndarray, batch: pa.RecordBatch) -> list[str]:
+        key = next((c for c in _named(self.layout.id_column, ID_COLUMNS) if c in batch.schema.names), None)
+        own: list[str | None] = ids_of(batch.column(key)) if key is not None else [None] * len(batch)
+        self.named += sum(one is not None for one in own)
+        return [f"{name}#{k:07d}" if one is None else one for one, k in zip(own, numbers.tolist(), strict=True)]
 
-        n = len(chunk)
-        body = pc.fill_null(chunk.column(text).cast(pa.large_string()), "")
-        source, label = strings("source", lambda: pa.repeat(name, n)), strings("label", lambda: pa.repeat("", n))
-        columns = [strings(key, numbered), source, label, body]
-        worth = pa.nulls(n, pa.float64())
-        if score:
-            worth = pa.array([_worth(v) for v in chunk.column(score).to_pylist()], pa.float64())
-        return pa.RecordBatch.from_arrays([*columns, pa.array(np.zeros(n, np.int64)), worth], schema=DOCUMENTS)
-
-    def _lines(self, name: str, path: Path) -> Iterator[Document]:
-        before = len(self.quarantined)
-        with _open(path) as stream:
-            for row, (line, whole) in enumerate(_bounded_lines(stream)):
-                if len(self.quarantined) - before >= MAX_ASIDE:
-                    self._put_aside(name, "no JSON lines", f"{MAX_ASIDE} lines put aside; the rest is not read")
-                    return
-                if not whole:
-                    self._put_aside(f"{name}:{row + 1}", "line too long", f"more than {MAX_LINE} bytes")
-                elif line.strip():
-                    yield from self._json(name, row, line)
-
-    def _json(self, name: str, row: int, line: bytes) -> Iterator[Document]:
-        decoded, replaced = _decode(line)
-        try:
-            record = json.loads(decoded)
-        except (ValueError, RecursionError) as error:
-            self._put_aside(f"{name}:{row + 1}", "not JSON", str(error)[:200])
-            return
-        columns = list(record) if isinstance(record, dict) else []
-        text = self._column(columns, self.text_column, TEXT_COLUMNS)
-        if text is None or not isinstance(record[text], str | None):
-            found = f"fields: {', '.join(map(str, columns))[:200]}; name one with --text-column"
-            self._put_aside(f"{name}:{row + 1}", "no text column", found)
-            return
-        yield self._document(name, row, record, text, self._column(columns, self.id_column, ID_COLUMNS), replaced)
-
-    def _plain(self, name: str, path: Path) -> Iterator[Document]:
-        with _open(path) as stream:
+    def _plain(self, file: Found) -> Iterator[Document]:
+        with unpacked(file.path, file.packing) as stream:
             head = stream.read(WHOLE_FILE)
-            if b"\0" in head and not head.startswith((b"\xff\xfe", b"\xfe\xff")):
-                self._put_aside(name, "binary", "the file holds zero bytes; it is no text")
+            if is_binary(head):
+                self._put_aside(file.name, "binary", "the file holds zero or control bytes; it is no text")
                 return
-            if len(head) < WHOLE_FILE or head.startswith((b"\xff\xfe", b"\xfe\xff")):
-                text, replaced = _decode(head + stream.read(MAX_LINE))
-                yield Document(name, self.domain, name, "", text, replaced)
+            if (unmarked := utf16_without_mark(head)) and not mark_of(head)[0]:
+                text, bad = replaced(head + stream.read(MAX_LINE), unmarked)
+                yield Document(file.name, self.domain, file.name, "", text, bad)
                 return
-            for row, passage in enumerate(_cut(head, stream)):
-                text, replaced = _decode(passage)
-                yield Document(f"{name}#{row:05d}", self.domain, name, "", text, replaced)
+            source = as_utf8(stream, head) or Joined(head.removeprefix(b"\xef\xbb\xbf"), stream)
+            decoder, parts = Decoder(), passages(source, WHOLE_FILE)
+            first, second = next(parts, b""), next(parts, None)
+            if second is None:
+                text, bad = decoder.decode(first)
+                yield Document(file.name, self.domain, file.name, "", text, bad)
+                return
+            for k, part in enumerate(_chained(first, second, parts)):
+                text, bad = decoder.decode(part)
+                yield Document(f"{file.name}#{k:05d}", self.domain, file.name, "", text, bad)
 
-    def _page(self, name: str, path: Path) -> Iterator[Document]:
-        with _open(path) as stream:
+    def _page(self, file: Found) -> Iterator[Document]:
+        with unpacked(file.path, file.packing) as stream:
             data = stream.read(MAX_PAGE + 1)
         if len(data) > MAX_PAGE:
-            self._put_aside(name, "page too long", f"more than {MAX_PAGE} bytes")
+            self._put_aside(file.name, "page too long", f"more than {MAX_PAGE} bytes")
             return
-        yield Document(name, self.domain, name, "", html_text(data))
+        text, bad = html_text(data)
+        yield Document(file.name, self.domain, file.name, "", text, bad)
 
-    def _archive(self, name: str, path: Path) -> Iterator[Document]:
-        with _open(path) as stream:
+    def _archive(self, file: Found) -> Iterator[Document]:
+        with unpacked(file.path, file.packing) as stream:
             for page in warc_pages(stream):
                 if page.problem is not None:
-                    self._put_aside(f"{name}: {page.address}", *page.problem)
+                    self._put_aside(f"{file.name}: {page.address}", *page.problem)
                 else:
-                    yield Document(page.address, self.domain, urlsplit(page.address).netloc or name, "", page.text)
-
-    def _document(
-        self, name: str, row: int, record: dict[str, Any], text: str, key: str | None, replaced: int = 0
-    ) -> Document:
-        given = record.get(key) if key is not None else None
-        doc_id = str(given) if given not in (None, "") else f"{name}#{row:07d}"
-        source, label = (str(record.get(c) or "") for c in ("source", "label"))
-        # Lone surrogates are legal in JSON and nowhere else.
-        body = (record[text] or "").encode("utf-8", "replace").decode()
-        score = _worth(record.get(self.weight_column)) if self.weight_column else None
-        return Document(doc_id, self.domain, source or name, label, body, replaced, score)
-
-    @staticmethod
-    def _column(columns: Sequence[str], given: str, usual: Sequence[str]) -> str | None:
-        return next((c for c in ((given,) if given else usual) if c in columns), None)
+                    host = urlsplit(page.address).netloc or file.name
+                    yield Document(page.address, self.domain, host, "", page.text, page.replaced)
 
     def _unique(self, document: Document) -> Document:
         """Give the second document of the same id the ending ~2, and so on."""
@@ -321,74 +386,69 @@ class Reader:
         self.seen[document.doc_id] = 1
         return document
 
-    def _put_aside(self, path: str, reason: str, detail: str) -> None:
-        self.quarantined.append(Quarantined(path, reason, detail))
+    def _put_aside(self, path: str, reason: str, detail: str, record: str = "") -> None:
+        clean = [text.encode("utf-8", "replace").decode() for text in (path, reason, detail, record[:65_536])]
+        self.quarantined.append(Quarantined(*clean))
 
 
-def _worth(value: Any) -> float | None:
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return None
-    return found if 0 < found < float("inf") else None
+def _rows_of(file: Found, stream: IO[bytes], longest: int, aside: records.Aside) -> Iterator[records.Row]:
+    if file.kind in (CSV, TSV):
+        return records.csv_rows(stream, "\t" if file.kind == TSV else "", longest, aside)
+    head = stream.read(records.CHUNK)
+    source = Joined(head, stream)
+    if file.kind == JSON and not records.begins_with_lines(head):
+        return records.json_document(source, longest, aside)
+    if file.kind == LINES and records.without_mark(head).lstrip()[:1] == b"[":
+        return records.json_document(source, longest, aside)
+    return records.json_lines(source, longest, aside)
 
 
-def _ending(path: Path) -> str:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in PACKED:
-        suffixes.pop()
-    return suffixes[-1] if suffixes else ""
+def _named(given: str, usual: Sequence[str]) -> Sequence[str]:
+    return (given,) if given else usual
 
 
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.GzipFile(path, "rb"))  # unwrapped: what comes before damage is not lost
-    if path.suffix.lower() == ".zst":
-        return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))
-    return path.open("rb")
+def _type_at(schema: pa.Schema, path: Sequence[str]) -> pa.DataType:
+    kind = schema.field(schema.get_all_field_indices(path[0])[0]).type
+    for name in path[1:]:
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            kind = kind.value_type
+        kind = kind.field(kind.get_field_index(name)).type
+    return kind
 
 
-def _bounded_lines(stream: IO[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line and whether it was whole; of a longer one than `MAX_LINE` nothing is kept."""
-    while line := stream.readline(MAX_LINE):
-        whole = line.endswith(b"\n") or len(line) < MAX_LINE
-        if not whole:
-            line = b""
-            while (rest := stream.readline(MAX_LINE)) and not rest.endswith(b"\n"):
-                pass
-        yield line, whole
+def _unique_names(batch: pa.RecordBatch) -> pa.RecordBatch:
+    names = batch.schema.names
+    if len(set(names)) == len(names):
+        return batch
+    return pa.RecordBatch.from_arrays(batch.columns, names=unique_columns(names))
 
 
-def _cut(head: bytes, stream: IO[bytes]) -> Iterator[bytes]:
-    """Cut a long text at the last blank line, line end or character boundary before `PASSAGE` bytes."""
-    pending = head
-    while True:
-        while len(pending) > PASSAGE:
-            window = pending[:PASSAGE]
-            end = max(window.rfind(b"\n\n") + 2, window.rfind(b"\r\n\r\n") + 4)
-            if end < PASSAGE // 4:
-                end = window.rfind(b"\n") + 1
-            if end < PASSAGE // 4:
-                end = PASSAGE
-                while end > PASSAGE - 4 and pending[end] & 0xC0 == 0x80:
-                    end -= 1
-            yield pending[:end]
-            pending = pending[end:]
-        more = stream.read(WHOLE_FILE)
-        if not more:
-            break
-        pending += more
-    if pending:
-        yield pending
+def _strings(batch: pa.RecordBatch, column: str, other: str) -> pa.Array:
+    """Return a column as text, with something else where it is missing or empty."""
+    if column not in batch.schema.names:
+        return pa.array([other] * len(batch), pa.string())
+    return pa.array([other if value is None else value for value in ids_of(batch.column(column))], pa.string())
 
 
-def _decode(data: bytes) -> tuple[str, int]:
-    """Decode UTF-8 (or UTF-16 by its mark); what is neither becomes U+FFFD and is counted."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", "replace")
-        return text, text.count("\ufffd")
-    try:
-        return data.decode("utf-8-sig"), 0
-    except UnicodeDecodeError:
-        text = data.decode("utf-8-sig", "replace")
-        return text, text.count("\ufffd") - data.count("\ufffd".encode())
+def _exploded(columns: list[pa.Array], texts: Texts, given: pa.RecordBatch) -> tuple[list[pa.Array], pa.RecordBatch]:
+    """Repeat the columns of a row for each of its texts; ids get the number of the text."""
+    rows = np.zeros(0, np.int64) if texts.parents is None else texts.parents
+    parents = pa.array(rows)
+    first = np.diff(rows, prepend=-1) != 0
+    starts = np.flatnonzero(first)
+    inside = np.arange(len(first)) - np.repeat(starts, np.diff(np.r_[starts, len(first)]))
+    ids = [f"{name}#{k}" for name, k in zip(columns[0].take(parents).to_pylist(), inside.tolist(), strict=True)]
+    return [pa.array(ids, pa.string()), *(c.take(parents) for c in columns[1:])], given.take(parents)
+
+
+def _in_batches(documents: Iterator[Document]) -> Iterator[pa.RecordBatch]:
+    while some := list(islice(documents, BATCH)):
+        columns = ([getattr(d, name) for d in some] for name in DOCUMENTS.names)
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, DOCUMENTS, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=DOCUMENTS)
+
+
+def _chained(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield second
+    yield from rest

@@ -1,7 +1,8 @@
 """Text out of web pages: HTML files and WARC archives.
 
 Boilerplate (menus, footers, scripts) is left out by the rules of Resiliparse (Bevendorff et al., ECIR 2018); archives
-are read by warcio, one record in memory at a time.
+are read by warcio, one record in memory at a time. Codings of the payload are undone here, so that a page with a coding
+that is broken or unknown is put aside alone.
 """
 
 from __future__ import annotations
@@ -9,19 +10,28 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
+import brotli
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
-from resiliparse.parse.encoding import bytes_to_str, detect_encoding
+from resiliparse.parse.html import HTMLTree
 from warcio.archiveiterator import ArchiveIterator
+from warcio.bufferedreaders import ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord
+
+from tasks.corpus.encodings import decode, decode_page, is_binary
 
 MAX_PAGE = 16 * 2**20
 HTML = ("text/html", "application/xhtml+xml")
 PLAIN = ("text/plain",)
-PACKED = ("zstd", "compress", "x-compress", "x-gzip", "dcb", "dcz")  # codings that warcio does not unpack
+PACKED = ("compress", "x-compress", "dcb", "dcz")  # codings that are not unpacked
+MOST_LINKED = 0.5  # share of a list's text in links from which it is a menu
+_MENUS = (
+    "nav, header, footer, aside, form, [role=navigation], [class*=menu], [class*=nav], [class*=sidebar], "
+    "[class*=breadcrumb], [class*=share], [class*=footer], [id*=menu], [id*=nav], [id*=footer], [id*=sidebar]"
+)
 
 
 @dataclass(frozen=True)
@@ -32,20 +42,54 @@ class Page:
         address: its URL.
         text: its text, empty where there is none.
         problem: why it has no text: (reason, detail), or None.
+        replaced: characters that could not be decoded.
     """
 
     address: str
     text: str
     problem: tuple[str, str] | None = None
+    replaced: int = 0
 
 
-def html_text(data: bytes) -> str:
-    """Return the main text of a page, in whatever encoding it is."""
-    return str(extract_plain_text(_decoded(data), main_content=True, preserve_formatting=True))
+def html_text(data: bytes, declared: str = "") -> tuple[str, int]:
+    """Return the main text of a page, and how many characters could not be decoded.
+
+    Args:
+        data: the page.
+        declared: charset of the HTTP header, or empty.
+    """
+    text, replaced = decode_page(data, declared)
+    tree = HTMLTree.parse(text)
+    _keep_lists(tree)
+    return str(extract_plain_text(tree, main_content=True, preserve_formatting=True)), replaced
+
+
+def _keep_lists(tree: Any) -> None:
+    """Turn unordered lists that are no menus into blocks: the main-content rules drop every `ul`."""
+    if tree.body is None:
+        return
+    for one in reversed(list(tree.body.query_selector_all("ul"))):  # inner lists come first
+        text = len(one.text.strip())
+        linked = sum(len(link.text.strip()) for link in one.query_selector_all("a"))
+        if not text or linked > MOST_LINKED * text or one.closest(_MENUS) is not None:
+            continue
+        block = tree.create_element("div")
+        for item in list(one.child_nodes):
+            if item.local_name == "li":
+                line = tree.create_element("div")
+                first = item.first_child
+                if first is not None and first.node_name == "#text":
+                    first.value = f"• {first.value.lstrip()}"
+                for inner in list(item.child_nodes):
+                    line.append_child(inner)
+                block.append_child(line)
+            else:
+                block.append_child(item)
+        one.replace_with(block)
 
 
 def warc_pages(stream: IO[bytes]) -> Iterator[Page]:
-    """Yield the pages of an unpacked archive; answers that are no page are passed over.
+    """Yield the pages of an unpacked archive; responses that are no page are skipped.
 
     Raises:
         OSError: the archive is damaged from here on; the pages before came.
@@ -71,17 +115,105 @@ def _page(record: ArcWarcRecord) -> Page | None:
     headers = record.http_headers
     if headers is not None and headers.get_statuscode() != "200":
         return None
-    kind = ((headers or record.rec_headers).get_header("Content-Type") or "").partition(";")[0].strip().lower()
+    given = (headers or record.rec_headers).get_header("Content-Type") or ""
+    kind, _, parameters = given.partition(";")
+    kind = kind.strip().lower()
     if kind not in HTML + PLAIN:
         return None
-    packed = (headers.get_header("Content-Encoding") or "").strip().lower() if headers is not None else ""
     address = record.rec_headers.get_header("WARC-Target-URI") or record.rec_headers.get_header("WARC-Record-ID")
-    if packed in PACKED:
-        return Page(address, "", ("cannot be unpacked", f"Content-Encoding: {packed}"))
-    body = record.content_stream().read(MAX_PAGE + 1)
-    if len(body) > MAX_PAGE:
+    address = (address or "").strip("<>")
+    try:
+        body = _payload(record)
+    except _TooLong:
         return Page(address, "", ("page too long", f"more than {MAX_PAGE} bytes"))
-    return Page(address, html_text(body) if kind in HTML else _decoded(body))
+    except _UNPACKING as error:
+        return Page(address, "", ("cannot be unpacked", str(error) or type(error).__name__))
+    charset = parameters.partition("charset=")[2].partition(";")[0].strip("\"' ")
+    text, replaced = html_text(body, charset) if kind in HTML else _plain_text(body, charset)
+    return Page(address, text, None, replaced)
+
+
+def _plain_text(body: bytes, charset: str) -> tuple[str, int]:
+    return decode_page(body, charset) if charset else decode(body)
+
+
+_UNPACKING = (ValueError, OSError, EOFError, zlib.error, brotli.error, pa.ArrowException)
+
+
+class _TooLong(Exception):
+    """A payload is longer than `MAX_PAGE`."""
+
+
+def _payload(record: ArcWarcRecord) -> bytes:
+    """Return the payload of a record without its codings.
+
+    Raises:
+        _TooLong: it is longer than `MAX_PAGE`, packed or unpacked.
+        ValueError: a coding that is not known.
+    """
+    headers, raw = record.http_headers, record.raw_stream
+    chunked = headers is not None and "chunked" in (headers.get_header("Transfer-Encoding") or "").lower()
+    body = _bounded((ChunkedDataReader(raw, decomp_type=None) if chunked else raw).read(MAX_PAGE + 1))
+    codings = (headers.get_header("Content-Encoding") or "") if headers is not None else ""
+    for coding in reversed([part.strip().lower() for part in codings.split(",") if part.strip()]):
+        try:
+            body = _decoded(body, coding)
+        except _UNPACKING:
+            if is_binary(body[:4096]):
+                raise
+            break  # stored unpacked, as many crawlers do, although the header still names the coding
+    return body
+
+
+def _decoded(body: bytes, coding: str) -> bytes:
+    if not body or coding == "identity":
+        return body
+    if coding in ("gzip", "x-gzip"):
+        return _inflated(body, zlib.MAX_WBITS | 16)
+    if coding == "deflate":
+        wrapped = body[0] & 0x0F == 8 and (256 * body[0] + body[1] if len(body) > 1 else 1) % 31 == 0
+        return _inflated(body, zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
+    if coding == "br":
+        return _unbrotlied(body)
+    if coding == "zstd":
+        with pa.CompressedInputStream(pa.BufferReader(body), "zstd") as stream:
+            return _bounded(stream.read(MAX_PAGE + 1))
+    raise ValueError(f"Content-Encoding: {coding}")
+
+
+def _inflated(body: bytes, window: int) -> bytes:
+    parts, held = [], 0
+    while body:
+        member = zlib.decompressobj(window)
+        parts.append(member.decompress(body, MAX_PAGE + 1 - held))
+        held += len(parts[-1])
+        if held > MAX_PAGE:
+            raise _TooLong
+        if not member.eof:
+            raise ValueError("the packed body is cut off")
+        body = member.unused_data if member.unused_data.startswith(b"\x1f\x8b") else b""
+    return b"".join(parts)
+
+
+def _unbrotlied(body: bytes) -> bytes:
+    decoder, parts, held = brotli.Decompressor(), [], 0
+    data = body
+    while not decoder.is_finished():
+        part = decoder.process(data, output_buffer_limit=2**20)
+        data = b""
+        if not part and decoder.can_accept_more_data():
+            raise ValueError("the packed body is cut off")
+        parts.append(part)
+        held += len(part)
+        if held > MAX_PAGE:
+            raise _TooLong
+    return b"".join(parts)
+
+
+def _bounded(body: bytes) -> bytes:
+    if len(body) > MAX_PAGE:
+        raise _TooLong
+    return body
 
 
 class _UntilDamage:
@@ -98,7 +230,3 @@ class _UntilDamage:
         except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             self.error = error
             return b""
-
-
-def _decoded(data: bytes) -> str:
-    return str(bytes_to_str(data, detect_encoding(data) or "utf-8"))

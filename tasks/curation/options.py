@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Literal
+
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from tasks.corpus.read import Layout
 
 
 class Options(BaseModel):
@@ -11,27 +16,32 @@ class Options(BaseModel):
     Attributes:
         corpus: files or folders of the base domain; empty = the shipped documentation.
         second: files or folders of the second domain; empty = the shipped licence texts.
-        text_column: column or field that holds the text; empty = `text`, `content` or `body`.
-        id_column: column or field that names a document; empty = `doc_id` or `id`, else path and row.
-        weight_column: column or field whose positive number says what a document is worth among near
-            duplicates; empty = the square root of its words. Without such a number a document is worth next to
-            nothing.
-        alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is
-            removed by meaning, so that every removed document has a kept witness at or above the threshold.
+        text_column: column of the text, or a dotted path into nested fields; empty = `text`, `content` or `body`.
+        id_column: column of the id; empty = `doc_id` or `id`, else path and row.
+        weight_column: column of a positive number, the weight of a document: of near duplicates the heavier stay.
+            A document without one has almost no weight. Empty = the square root of its number of words.
+        columns: columns that are kept beside the text; empty = all.
+        list_rows: whether each item of a list of texts is a document; else the items are joined by empty lines.
+        form: format of all files (`parquet`, `arrow`, `jsonl`, `json`, `csv`, `tsv`, `text`, `html`, `warc`); empty =
+            by their endings, else by their first bytes.
+        max_line_mb: MiB of a line of JSON or CSV; a longer one is put aside.
+        alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is removed by
+            meaning, so that every removed document has a kept witness at or above the threshold.
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
             threshold on; empty = the shipped one where the shipped texts are read.
         shard_mb: MiB of files that are read as one part of the stored index; memory follows it.
         permutations: values of a MinHash signature.
-        bands: bands of a signature; 0 = what the threshold needs.
-        english: whether a text needs English stop words.
-        languages: languages, by ISO 639-1 code, in one of which a text has to be; empty = not asked.
-        fineweb: whether FineWeb's rules against menus and lists are asked too; they are made for web pages.
+        bands: bands of a signature; 0 = as many as the threshold needs.
+        rules: quality rules: `none`, `prose`, `web`, `code`, or a YAML file of rules and thresholds. With `code`,
+            source files are read from folders.
+        languages: languages, by ISO 639-1 code, in one of which a text has to be; `any` = all; empty = none is asked
+            for, but `prose` and `web` look for English stop words.
         own_rules: further rules, each as `package.module:function`.
-        redact: whether addresses and numbers that name a person are replaced.
-        min_words: shortest document.
-        max_words: longest document.
-        min_alphabetic: least share of words with a letter. Gopher's .8 is for web pages; documentation with
-            code and tables needs less.
+        min_words: words of the shortest document, instead of that of the rules.
+        max_words: words of the longest document, instead of that of the rules.
+        min_alphabetic: least share of words with a letter, instead of that of the rules.
+        redact: whether e-mail and public IP addresses, telephone and card numbers are replaced in the texts.
+        ignore_case: whether texts that differ in case alone are exact copies.
         threshold: Jaccard similarity from which two documents are near duplicates.
     """
 
@@ -42,17 +52,36 @@ class Options(BaseModel):
     text_column: str = ""
     id_column: str = ""
     weight_column: str = ""
+    columns: tuple[str, ...] = ()
+    list_rows: bool = False
+    form: Literal["", "parquet", "arrow", "jsonl", "json", "csv", "tsv", "text", "html", "warc"] = ""
+    max_line_mb: int = Field(32, ge=1)
     alone: bool = False
     truth: str = ""
     shard_mb: int = Field(16, ge=1)
     permutations: int = Field(128, ge=16, le=1024)
     bands: int = Field(0, ge=0)
-    english: bool = True
+    rules: str = "prose"
     languages: tuple[str, ...] = ()
-    fineweb: bool = False
     own_rules: tuple[str, ...] = ()
+    min_words: int | None = Field(None, ge=0)
+    max_words: int | None = Field(None, ge=1)
+    min_alphabetic: float | None = Field(None, ge=0, le=1)
     redact: bool = False
-    min_words: int = Field(50, ge=1)
-    max_words: int = Field(100_000, ge=1)
-    min_alphabetic: float = Field(0.6, ge=0, le=1)
+    ignore_case: bool = False
     threshold: float = Field(0.7, gt=0, le=1)
+
+    def layout(self) -> Layout:
+        """Return where documents are in the files."""
+        from tasks.corpus.read import Layout  # imports pyarrow, which options alone do not need
+
+        return Layout(
+            text_column=self.text_column,
+            id_column=self.id_column,
+            weight_column=self.weight_column,
+            columns=self.columns,
+            list_rows=self.list_rows,
+            form=self.form,
+            code=self.rules == "code",
+            max_line=self.max_line_mb * 2**20,
+        )

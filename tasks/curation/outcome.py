@@ -1,4 +1,8 @@
-"""What the stage hands over: kept and dropped documents, and who stands for each that was removed; joined on disk."""
+"""The products of the stage: kept and dropped documents, and the kept near duplicate of each removed one.
+
+Tables hold our columns under fixed names and the user's under names that begin with `GIVEN`; what goes back to the user
+has the user's names, and ours begin with `OURS`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.lake import Lake, Ref
+from tasks.corpus.read import GIVEN
 from tasks.curation.removals import (
     Removal,
 )
@@ -18,8 +23,10 @@ from tasks.stage import Context, State
 EXACT, SEMANTIC = "exact_duplicates", "semantic_clusters"
 BATCH, IDS = 512, 65_536
 TEXT = pa.string()
+OURS = "ketcycle_"
 KEPT = pa.schema([("doc_id", TEXT), ("domain", TEXT), ("source", TEXT), ("text", TEXT), ("n_bytes", pa.int64())])
-DROPPED = pa.schema([("doc_id", TEXT), ("reason", TEXT), ("detail", TEXT)])
+DROPPED = pa.schema([*KEPT, ("reason", TEXT), ("detail", TEXT)])
+_NAMES = {"doc_id": "id", "n_bytes": "bytes"}
 DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.float64()), ("subtask", TEXT)])
 FINAL = pa.schema(
     {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
@@ -47,13 +54,26 @@ def final_decisions(lake: Lake, decisions: Ref) -> pa.Table:
     return lake.sql(_FINAL, decisions=decisions).cast(FINAL)
 
 
-def dropped(lake: Lake, filtered: Ref, decisions: Ref) -> pa.Table:
-    """Return every document that did not stay and why: what a rule dropped, then what was removed."""
+def dropped(lake: Lake, filtered: Ref, candidates: Ref, decisions: Ref) -> Iterator[pa.Table]:
+    """Yield every document that is not kept, with the rule that dropped it or the decision that removed it."""
     removed = lake.sql(
         "select removed, subtask, format('{:.4f} like {}', coalesce(jaccard, cosine), witness) from decisions",
         decisions=decisions,
     )
-    return pa.concat_tables([lake.read(filtered), removed.rename_columns(DROPPED.names).cast(DROPPED)])
+    ids, why = (removed.column(k).combine_chunks() for k in (0, 1))
+    details = removed.column(2).combine_chunks()
+    schema = _columns(lake, candidates, DROPPED)
+    yield schema.empty_table()
+    for ref in (filtered, candidates):
+        for batch in lake.scan(ref, batch_size=BATCH):
+            at = pc.index_in(batch.column("doc_id"), ids)
+            columns = {name: batch.column(name) for name in schema.names if name in batch.schema.names}
+            columns["reason"], columns["detail"] = (
+                pc.coalesce(columns[name], found.take(at)) if name in columns else found.take(at)
+                for name, found in (("reason", why), ("detail", details))
+            )
+            rows = pa.table([columns[name] for name in schema.names], names=schema.names)
+            yield rows.filter(pc.is_valid(rows["reason"])).cast(schema)
 
 
 def kept(lake: Lake, candidates: Ref, decisions: Ref) -> Iterator[pa.Table]:
@@ -61,12 +81,36 @@ def kept(lake: Lake, candidates: Ref, decisions: Ref) -> Iterator[pa.Table]:
     removed = lake.read(decisions, ["removed"])["removed"].combine_chunks()
     names = (batch.column(0) for batch in lake.scan(candidates, ["doc_id"], IDS))
     stays = np.concatenate([np.zeros(0, bool), *(~pc.is_in(ids, removed).to_numpy(False) for ids in names)])
-    yield KEPT.empty_table()
+    schema = _columns(lake, candidates, KEPT)
+    yield schema.empty_table()
     at = 0
-    for batch in lake.scan(candidates, KEPT.names, BATCH):
-        rows = batch.filter(pa.array(stays[at : at + len(batch)]))
+    for batch in lake.scan(candidates, batch_size=BATCH):
+        rows = batch.select(schema.names).filter(pa.array(stays[at : at + len(batch)]))
         at += len(batch)
-        yield pa.Table.from_batches([rows]).cast(KEPT)
+        yield pa.Table.from_batches([rows]).cast(schema)
+
+
+def _columns(lake: Lake, candidates: Ref, ours: pa.Schema) -> pa.Schema:
+    """Return some columns of ours, then the user's."""
+    found = next(iter(lake.scan(candidates, batch_size=1)), None)
+    theirs = [] if found is None else [field for field in found.schema if field.name.startswith(GIVEN)]
+    return pa.schema([*ours, *theirs])
+
+
+def as_given(table: pa.Table, text: str) -> pa.Table:
+    """Return a table of kept or dropped documents with the user's columns under the user's names, ours behind them.
+
+    Args:
+        table: as it is in the lake.
+        text: name of the text.
+    """
+    theirs = [name for name in table.column_names if name.startswith(GIVEN)]
+    ours = [name for name in table.column_names if name not in theirs and name != "text"]
+    columns = {name.removeprefix(GIVEN): table[name] for name in theirs}
+    columns = {name: column for name, column in columns.items() if not name.startswith(OURS)}  # of an earlier curation
+    columns = {text: table["text"], **columns} if text not in columns else {f"{OURS}text": table["text"], **columns}
+    columns |= {OURS + _NAMES.get(name, name): table[name] for name in ours}
+    return pa.table(list(columns.values()), names=list(columns))
 
 
 def totals(lake: Lake, documents: Ref) -> dict[str, dict[str, int]]:

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.combinatorial.independent_set import Graph, greedy, heaviest
-from tasks.curation.index.shingles import I64
+from tasks.combinatorial.independent_set import Graph, greedy
+from tasks.curation.index.shingles import I64, compiled
+
+LARGE = 2_048  # documents of a component that the heaviest-first rule decides
 
 
 class Removal(NamedTuple):
@@ -37,15 +39,17 @@ class Removal(NamedTuple):
 class Plan:
     """Decides components one by one: pairs and cliques alone, the others by greedy unless an arm is to decide them.
 
-    Everything is kept as numbers of documents, in arrays.
+    What was removed from crowds stays removed, and its witnesses stay. Documents are numbers in arrays.
 
     Attributes:
         posed: components that are put before the arms at most; those whose first names have the least digests.
         largest_posed: documents of the largest of them.
+        crowd_witness: of each document removed from a crowd its witness, -1 of all others; None without crowds.
     """
 
     posed: int
     largest_posed: int
+    crowd_witness: I64 | None = None
     how: list[str] = field(default_factory=list)
     largest: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
@@ -68,27 +72,54 @@ class Plan:
             weights: what every document is worth, by number.
             name: gives the id of a document.
         """
-        if len(pairs) == 1:  # as most components are: the heavier stays, of equal ones the first
+        if self.crowd_witness is not None and (self.crowd_witness[pairs] >= 0).any():
+            self._thin(pairs, jaccard, weights, self.crowd_witness)
+        elif len(pairs) == 1:  # as most components are: the heavier stays, of equal ones the first
             first, second = pairs[0].tolist()
             kept, gone = (second, first) if weights[second] > weights[first] else (first, second)
             self._note([first, second], [gone], [kept], jaccard.tolist(), "clique")
         else:
             self._decide(pairs, jaccard, weights, name)
 
+    def _thin(self, pairs: I64, jaccard: NDArray[np.float64], weights: NDArray[np.float64], crowd_witness: I64) -> None:
+        """Decide a component with a crowd: its representatives stay, of the others the heaviest first."""
+        members, inside = np.unique(pairs, return_inverse=True)
+        inside = inside.reshape(pairs.shape)
+        removed = crowd_witness[members] >= 0
+        between = ~removed[inside].any(axis=1)  # edges between documents that are still there
+        witnesses = np.unique(crowd_witness[members[removed]])
+        pinned = np.isin(members, witnesses)
+        kept = _heaviest_first(inside[between], weights[members], pinned) & ~removed
+        stay = ~removed & kept
+        both, value = _to_kept(inside[between], jaccard[between], np.flatnonzero(stay))
+        gone, at = np.unique(both[:, 0], return_index=True)
+        star = np.flatnonzero(removed)
+        number = dict(zip(map(tuple, np.sort(pairs, axis=1).tolist()), jaccard.tolist(), strict=True))
+        own = [
+            number[min(a, b), max(a, b)]
+            for a, b in zip(members[star].tolist(), crowd_witness[members[star]].tolist(), strict=True)
+        ]
+        self._note(
+            members.tolist(),
+            [*members[star].tolist(), *members[gone].tolist()],
+            [*crowd_witness[members[star]].tolist(), *members[both[at, 1]].tolist()],
+            [*own, *value[at].tolist()],
+            "representative",
+        )
+
     def _decide(
         self, pairs: I64, jaccard: NDArray[np.float64], weights: NDArray[np.float64], name: Callable[[int], str]
     ) -> None:
         members, inside = np.unique(pairs, return_inverse=True)
-        graph = Graph.of(weights[members].tolist(), inside.reshape(pairs.shape))
-        number, clique = len(self.how), graph.is_clique
-        kept = np.array(heaviest(graph) if clique else greedy(graph))
-        # Of the kept neighbours of each removed document the most similar one, of equal ones the first.
-        both = np.concatenate([inside.reshape(pairs.shape), inside.reshape(pairs.shape)[:, ::-1]])
-        value = np.r_[jaccard, jaccard]
-        use = np.isin(both[:, 1], kept)
-        both, value = both[use], value[use]
-        order = np.lexsort((both[:, 1], -value, both[:, 0]))
-        both, value = both[order], value[order]
+        inside = inside.reshape(pairs.shape)
+        number, clique = len(self.how), len(pairs) == len(members) * (len(members) - 1) // 2
+        if len(members) > LARGE and not clique:  # a graph of sets of neighbours would grow with the square
+            kept = np.flatnonzero(_heaviest_first(inside, weights[members], np.zeros(len(members), bool)))
+        elif clique:
+            kept = np.array([np.argmax(weights[members])])
+        else:
+            kept = np.array(greedy(Graph.of(weights[members].tolist(), inside)))
+        both, value = _to_kept(inside, jaccard, kept)
         gone, at = np.unique(both[:, 0], return_index=True)
         if len(gone) + len(kept) != len(members):
             raise ValueError(f"the component of {name(int(members[0]))} would lose a document without a kept witness")
@@ -120,11 +151,45 @@ class Plan:
 
     def removals(self) -> tuple[I64, I64, NDArray[np.float64], list[str]]:
         """Return what goes where no arm decides: document, witness, similarity, and how it was decided."""
-        how = np.array(self.how, "U8")[np.array(self._gone_of, np.int64)] if self.how else np.zeros(0, "U8")
+        how = np.array(self.how, np.str_)[np.array(self._gone_of, np.int64)] if self.how else np.zeros(0, np.str_)
         settled = how != "posed"
         gone, witness = np.array(self._gone, np.int64), np.array(self._witness, np.int64)
         value = np.array(self._similarity)
         return gone[settled], witness[settled], value[settled], how[settled].tolist()
+
+
+def _to_kept(inside: I64, jaccard: NDArray[np.float64], kept: I64) -> tuple[I64, NDArray[np.float64]]:
+    """Return the edges from removed to kept documents, the most similar one of each first, of equal ones the first."""
+    both, value = np.concatenate([inside, inside[:, ::-1]]), np.r_[jaccard, jaccard]
+    use = np.isin(both[:, 1], kept) & ~np.isin(both[:, 0], kept)
+    both, value = both[use], value[use]
+    order = np.lexsort((both[:, 1], -value, both[:, 0]))
+    return both[order], value[order]
+
+
+def _heaviest_first(edges: I64, weights: NDArray[np.float64], pinned: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which documents stay when each stays that resembles none that stays, pinned and heavy ones first."""
+    rank = np.empty(len(weights), np.int64)
+    order = np.lexsort((-weights, ~pinned))
+    rank[order] = np.arange(len(order))
+    links = np.concatenate([edges, edges[:, ::-1]])
+    links = links[np.argsort(rank[links[:, 0]], kind="stable")]
+    starts = np.searchsorted(rank[links[:, 0]], np.arange(len(order) + 1))
+    return _stay(order, starts, links[:, 1].copy(), pinned)
+
+
+@compiled
+def _stay(order: I64, starts: I64, others: I64, pinned: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    stay = np.zeros(len(order), np.bool_)
+    for k in range(len(order)):
+        stay[order[k]] = True
+        if pinned[order[k]]:
+            continue
+        for e in range(starts[k], starts[k + 1]):
+            if others[e] != order[k] and stay[others[e]]:
+                stay[order[k]] = False
+                break
+    return stay
 
 
 def component_graph(weights: Sequence[float], names: Sequence[str], edges: Sequence[tuple[str, str, Any]]) -> Graph:

@@ -1,6 +1,7 @@
 """Decontamination: training documents that repeat held-out text, found by shared word n-grams.
 
-Brown et al. 2020 (GPT-3, appendix C) compare 13-grams of lower-cased words; so does this.
+Brown et al. 2020 (GPT-3, appendix C) compare 13-grams of lower-cased words, ignore those that many documents share, and
+cut shared passages out with 200 characters on both sides; so does this.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 _WORD = re.compile(r"\w+")
+MARGIN = 200  # characters cut on both sides of a passage; a shorter piece between two is cut too
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it can be inverted modulo 2^64: no factor loses information
 
 
@@ -30,14 +32,19 @@ def ngram_hashes(text: str, n: int = 13) -> np.ndarray:
     Returns:
         uint64, sorted.
     """
-    words = np.array([_word_hash(word) for word in _WORD.findall(text.lower())], dtype=np.uint64)
-    if not len(words):
-        return words
-    n = min(n, len(words))
-    hashes = np.zeros(len(words) - n + 1, dtype=np.uint64)
+    return np.unique(_in_order(_WORD.findall(text.lower()), n))
+
+
+def _in_order(words: list[str], n: int) -> np.ndarray:
+    """Return the hash of the n-gram that begins at each word."""
+    values = np.array([_word_hash(word) for word in words], dtype=np.uint64)
+    if not len(values):
+        return values
+    n = min(n, len(values))
+    hashes = np.zeros(len(values) - n + 1, dtype=np.uint64)
     for offset in range(n):
-        hashes = hashes * np.uint64(_MULTIPLIER) + words[offset : offset + len(hashes)]
-    return np.unique(hashes)
+        hashes = hashes * np.uint64(_MULTIPLIER) + values[offset : offset + len(hashes)]
+    return hashes
 
 
 @dataclass(frozen=True)
@@ -71,6 +78,50 @@ class HeldOut:
         order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[order]
         self._owners = np.repeat(np.arange(len(self._names), dtype=np.int32), self._sizes)[order]
+        first = np.searchsorted(self._hashes, self._hashes, side="left")
+        self._first, self._documents = first, np.bincount(first, minlength=len(first))
+
+    def count(self, text: str) -> None:
+        """Count a training document for each held-out n-gram that it holds."""
+        hashes = ngram_hashes(text, self.n)
+        at = np.searchsorted(self._hashes, hashes, side="left")
+        there = at < len(self._hashes)
+        there[there] = self._hashes[at[there]] == hashes[there]
+        self._documents[at[there]] += 1
+
+    def ignore_common(self, most: int) -> int:
+        """Ignore the n-grams that more documents hold, held-out ones included; return how many those are.
+
+        What they are shared by is a notice or a template, not held-out text. All documents are counted before.
+        """
+        stays = self._documents[self._first] <= most
+        ignored = len(np.unique(self._hashes[~stays]))
+        self._hashes, self._owners = self._hashes[stays], self._owners[stays]
+        self._sizes = np.bincount(self._owners, minlength=len(self._names))
+        self._first = np.searchsorted(self._hashes, self._hashes, side="left")
+        self._documents = np.bincount(self._first, minlength=len(self._first))
+        return ignored
+
+    def pieces(self, text: str) -> list[str]:
+        """Return a text without the passages that held-out documents hold, as the pieces between them.
+
+        `MARGIN` characters on both sides of a passage go with it, and pieces that are shorter than that.
+        """
+        spans = [found.span() for found in _WORD.finditer(text)]
+        hashes = _in_order([text[a:b].lower() for a, b in spans], self.n)
+        at = np.searchsorted(self._hashes, hashes, side="left")
+        held = at < len(self._hashes)
+        held[held] = self._hashes[at[held]] == hashes[held]
+        found: list[str] = []
+        begin = 0
+        for k in np.flatnonzero(held).tolist():
+            end = max(begin, spans[k][0] - MARGIN)
+            if end - begin >= MARGIN:
+                found.append(text[begin:end])
+            begin = max(begin, spans[min(k + self.n, len(spans)) - 1][1] + MARGIN)
+        if len(text) - begin >= MARGIN:
+            found.append(text[begin:])
+        return found
 
     def __len__(self) -> int:
         return len(self._names)

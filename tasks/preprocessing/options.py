@@ -17,8 +17,10 @@ class Options(BaseModel):
             513).
         context: tokens that a model reads at once.
         ngram: words of the n-grams by which contamination is found.
-        overlap: share of n-grams, of the document's own or of one held-out document, from which a training
-            document is dropped.
+        overlap: share of n-grams from which a training document is contaminated. If that share of its own n-grams is
+            held out, the document is dropped; if it holds that share of one held-out document, the passages are cut.
+        common: documents beyond which a shared n-gram is taken for a notice or a template and ignored.
+        pieces: pieces beyond which a document is dropped instead of cut.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,3 +31,5 @@ class Options(BaseModel):
     context: int = Field(128, ge=8, le=8192)
     ngram: int = Field(13, ge=2, le=50)
     overlap: float = Field(0.3, gt=0, le=1)
+    common: int = Field(10, ge=1)
+    pieces: int = Field(10, ge=1)

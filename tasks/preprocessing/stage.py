@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,21 +41,22 @@ def prepare(context: Context, _: State) -> State:
     kept = context.require("curation/kept")
     splits = _split(context.lake, kept, minimum=BYTES_PER_TOKEN * (options.context + 1))
     holdout = context.lake.write("preprocessing/holdout", _holdout(context.lake, kept, splits))
-    dropped, contaminated = _decontaminate(context.lake, kept, splits, holdout, options)
+    dropped, contaminated, cut = _decontaminate(context.lake, kept, splits, holdout, options)
     for doc_id in contaminated:
         splits[doc_id] = "dropped"
     state = State().add(
         {"preprocessing/holdout": holdout, "preprocessing/dropped": dropped},
         contaminated=len(contaminated),
+        cut=len(cut),
         documents=dict(sorted(Counter(splits.values()).items())),
     )
-    tokenizer_ref = _tokenizer(context, options, _texts(context.lake, kept, splits, "train"))
+    tokenizer_ref = _tokenizer(context, options, _texts(context.lake, kept, splits, "train", cut))
     tokenizer = load_tokenizer(context.lake.folder(tokenizer_ref))
     vocab_size = len(tokenizer)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     shards = context.lake.write(
         "preprocessing/shards",
-        _shards(context.lake, kept, splits, tokenizer, options.context, counts),
+        _shards(context.lake, kept, splits, cut, tokenizer, options.context, counts),
         {"context": options.context, "vocab_size": vocab_size},
     )
     _require_windows(counts)
@@ -73,8 +74,9 @@ def headline(state: State) -> str:
     statistics = state.facts["statistics"]
     tokens = sum(part["tokens"] for part in statistics.values())
     size = sum(part["n_bytes"] for part in statistics.values())
-    dropped = state.facts["contaminated"]
-    return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {dropped} documents repeat held-out text, dropped"
+    dropped, cut = state.facts["contaminated"], state.facts["cut"]
+    held = f"of documents that repeat held-out text {dropped} are dropped and {cut} cut"
+    return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {held}"
 
 
 ROAD: Road = (prepare, "state_loading")
@@ -118,12 +120,19 @@ def _holdout(lake: Lake, kept: Ref, splits: dict[str, str]) -> Iterator[pa.Table
 
 def _decontaminate(
     lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, options: Options
-) -> tuple[Ref, set[str]]:
+) -> tuple[Ref, set[str], dict[str, str]]:
+    """Return the table of contaminated documents, those that are dropped, and the texts of those that are cut."""
     held = HeldOut(
         ((row["doc_id"], row["text"]) for rows in read_rows(lake, holdout, ["doc_id", "text"]) for row in rows),
         options.ngram,
     )
-    dropped: list[dict[str, str]] = []
+    for rows in read_rows(lake, kept, ["doc_id", "text"]):
+        for row in rows:
+            if splits[row["doc_id"]] == "train":
+                held.count(row["text"])
+    ignored = held.ignore_common(options.common)
+    found_rows: list[dict[str, str]] = []
+    cut: dict[str, str] = {}
     for rows in read_rows(lake, kept, ["doc_id", "text"]):
         for row in rows:
             if splits[row["doc_id"]] != "train":
@@ -134,21 +143,34 @@ def _decontaminate(
                     f"{found.own:.2f} of its {options.ngram}-grams are held out; "
                     f"it holds {found.held_out:.2f} of those of {found.nearest}"
                 )
-                dropped.append({"doc_id": row["doc_id"], "reason": "contaminated", "detail": detail})
-    log.info("%d training documents repeat held-out text and are dropped", len(dropped))
-    ref = lake.write("preprocessing/dropped", pa.Table.from_pylist(dropped, schema=DROPPED))
-    return ref, {row["doc_id"] for row in dropped}
+                pieces = held.pieces(row["text"]) if found.own < options.overlap else []
+                if 0 < len(pieces) <= options.pieces:
+                    cut[row["doc_id"]] = "\n".join(pieces)
+                    detail = f"{detail}; {len(row['text']) - sum(map(len, pieces))} characters are cut"
+                reason = "contaminated, cut" if row["doc_id"] in cut else "contaminated"
+                found_rows.append({"doc_id": row["doc_id"], "reason": reason, "detail": detail})
+    dropped = {row["doc_id"] for row in found_rows} - cut.keys()
+    log.info(
+        "decontamination: of training documents that repeat held-out text %d are dropped and %d cut; %d n-grams that "
+        "more than %d documents share are ignored",
+        len(dropped),
+        len(cut),
+        ignored,
+        options.common,
+    )
+    return lake.write("preprocessing/dropped", pa.Table.from_pylist(found_rows, schema=DROPPED)), dropped, cut
 
 
-def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str) -> Iterator[str]:
+def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str, cut: Mapping[str, str]) -> Iterator[str]:
     for rows in read_rows(lake, kept, ["doc_id", "text"]):
-        yield from (row["text"] for row in rows if splits[row["doc_id"]] == split)
+        yield from (cut.get(row["doc_id"], row["text"]) for row in rows if splits[row["doc_id"]] == split)
 
 
 def _shards(
     lake: Lake,
     kept: Ref,
     splits: dict[str, str],
+    cut: Mapping[str, str],
     tokenizer: PreTrainedTokenizerFast,
     context: int,
     counts: dict[str, Counter[str]],
@@ -161,14 +183,14 @@ def _shards(
     yield _table("", "", *new().take())
     for rows in read_rows(lake, kept, ["doc_id", "domain", "text"]):
         rows = [row for row in rows if splits[row["doc_id"]] in SPLITS]
-        texts = [row["text"] for row in rows]
+        texts = [cut.get(row["doc_id"], row["text"]) for row in rows]
         if encode is None:
             encode, by = choose_encoder(tokenizer, texts)
             log.info("encoding with %s", by)
         for row, (ids, sizes) in zip(rows, encode(texts), strict=True):
             key = (row["domain"], splits[row["doc_id"]])
             packers.setdefault(key, new()).add(ids, sizes)
-            n_words = len(row["text"].split())
+            n_words = len(cut.get(row["doc_id"], row["text"]).split())
             counts["/".join(key)].update(documents=1, tokens=len(ids), n_bytes=int(sizes.sum()), words=n_words)
         for (domain, split), packer in packers.items():
             tokens, n_bytes_of = packer.take()
@@ -205,5 +227,6 @@ def _require_windows(counts: dict[str, Counter[str]]) -> None:
             if not count["windows"]:
                 raise BadInput(
                     f"domain {domain} has {count['documents']} documents and {count['tokens']} tokens in its {split} "
-                    f"split, fewer than one window; give more text, or a smaller preprocessing.context"
+                    f"split, fewer than one window; give more text, or a smaller preprocessing.context "
+                    "(what decontamination took is in the table preprocessing/dropped)"
                 )

@@ -12,19 +12,26 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.curation.index.shards import CANDIDATES, READ, Index
+from tasks.corpus.schemas import fitted
+from tasks.curation.index.shards import ROWS, Index
 from tasks.curation.index.shingles import I64
 
 NAME = pa.large_string()
+TEXT = pa.string()
+CANDIDATES = pa.schema([ROWS.field(0), ("domain", TEXT), *list(ROWS)[1:]])
+FILTERED = pa.schema(
+    {"doc_id": TEXT, "domain": TEXT, "source": TEXT, "text": pa.large_string(), "n_bytes": pa.int64()}
+    | {"reason": TEXT, "detail": TEXT}
+)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was read, in the order of the corpus.
+    """The documents that were read, in the order of the corpus.
 
     Attributes:
-        index: the candidates; a candidate is a document that passed the rules and repeats none of its own shard.
-        first: of each candidate the first one with the same words, (n,).
+        index: the candidates; a candidate is a document that passed the rules and is no exact copy of one of its shard.
+        first: of each candidate the first one with the same text, (n,).
     """
 
     index: Index
@@ -54,7 +61,7 @@ class Corpus:
 
     @cached_property
     def is_first(self) -> NDArray[np.bool_]:
-        """Whether a candidate repeats no earlier one."""
+        """Whether a candidate is no exact copy of an earlier one."""
         found: NDArray[np.bool_] = self.first == np.arange(self.index.size)
         return found
 
@@ -67,14 +74,14 @@ class Corpus:
         return self.names.take(pa.array(self.documents[candidates]))
 
     def copies(self) -> tuple[I64, I64]:
-        """Return the documents that repeat an earlier one word by word, and those earlier ones, as numbers."""
+        """Return the documents that are exact copies, and the earlier ones that they copy, as numbers."""
         passed = np.flatnonzero(self.slots >= 0)
         original = self.documents[self.first[self.slots[passed]]]
         copy = original != passed
         return passed[copy], original[copy]
 
     def domains(self) -> Counter[str]:
-        """Count the candidates that repeat no earlier one, by domain."""
+        """Count the candidates that are no exact copies, by domain."""
         found: Counter[str] = Counter()
         for shard, start in zip(self.index.shards, self.index.starts, strict=False):
             found[shard.domain] += int(self.is_first[start : start + shard.size].sum())
@@ -88,35 +95,69 @@ class Corpus:
         return found
 
     def redacted(self) -> Counter[str]:
-        """Count what was replaced, by kind."""
+        """Count the personal data that were replaced, by kind."""
         return sum((Counter(shard.facts["redacted"]) for shard in self.index.shards), Counter[str]())
 
+    def text_name(self, given: str) -> str:
+        """Return the name under which texts go back to the user: the one of their files, if it is the same in all.
+
+        Args:
+            given: the text column that the user named, or empty.
+        """
+        names = {name for shard in self.index.shards for name in shard.facts["text_names"]}
+        return given if given and "." not in given else names.pop() if len(names) == 1 else "text"
+
+    @cached_property
+    def stays(self) -> NDArray[np.bool_]:
+        """Of each document read, whether it is a candidate and no exact copy."""
+        found = np.zeros(len(self.slots), bool)
+        found[self.documents[self.is_first]] = True
+        return found
+
     def candidates(self) -> Iterator[pa.Table]:
-        """Yield the candidates that repeat no earlier one, with their unique names."""
-        yield CANDIDATES.empty_table()
-        for shard, start in zip(self.index.shards, self.index.starts, strict=False):
-            at = int(start)
-            for batch in shard.candidates():
-                numbers = np.arange(at, at + len(batch))
-                at += len(batch)
-                chosen = numbers[self.is_first[numbers]]
-                rows = pa.Table.from_batches([batch.take(pa.array(chosen - numbers[0]))])
-                yield rows.set_column(0, "doc_id", self.names_of(chosen).cast(pa.string())).cast(CANDIDATES)
+        """Yield the candidates that are no exact copies: `CANDIDATES`, then the user's columns."""
+        schema = pa.schema([*CANDIDATES, *self.index.given_columns()])
+        yield schema.empty_table()
+        yield from self._rows(schema, np.flatnonzero(self.stays), {})
 
     def filtered(self, counts: Counter[str]) -> Iterator[pa.Table]:
-        """Yield id, rule and reason of the documents that a rule dropped, and count them by rule."""
+        """Yield all other documents: `FILTERED`, then the user's columns; count those that a rule dropped by rule.
+
+        An exact copy has no reason here.
+        """
+        schema = pa.schema([*FILTERED, *self.index.given_columns()])
+        yield schema.empty_table()
+        rule, detail = (
+            pa.concat_arrays(
+                [chunk for s in self.index.shards for chunk in s.read([name])[name].chunks] or [pa.nulls(0, TEXT)]
+            )
+            for name in ("rule", "detail")
+        )
+        counts.update(value for value in rule.to_pylist() if value is not None)
+        yield from self._rows(schema, np.flatnonzero(~self.stays), {"reason": rule, "detail": detail})
+
+    def _rows(self, schema: pa.Schema, numbers: I64, more: dict[str, pa.Array]) -> Iterator[pa.Table]:
+        """Yield some documents, given by rising numbers, with their unique ids and further columns."""
         at = 0
         for shard in self.index.shards:
-            table = shard.read(["rule", "detail"])
-            rows = np.flatnonzero(table["rule"].is_valid().to_numpy()) if len(table) else np.zeros(0, np.int64)
-            dropped = table.take(pa.array(rows))
-            counts.update(dropped["rule"].to_pylist())
-            names = self.names.take(pa.array(rows + at)).cast(pa.string())
-            yield pa.table([names, dropped["rule"], dropped["detail"]], names=READ.names[:3])
-            at += len(table)
+            for batch in shard.rows():
+                inside = numbers[np.searchsorted(numbers, at) : np.searchsorted(numbers, at + len(batch))]
+                chosen = pa.array(inside)
+                at, start = at + len(batch), at
+                if not len(inside):
+                    continue
+                rows = batch if len(inside) == len(batch) else batch.take(pa.array(inside - start))
+                own = {
+                    "doc_id": self.names.take(chosen).combine_chunks().cast(TEXT),
+                    "domain": pa.array([shard.domain] * len(inside), TEXT),
+                    **{name: column.take(chosen) for name, column in more.items()},
+                }
+                names = [*own, *(name for name in rows.schema.names if name not in own)]
+                columns = [own[name] if name in own else rows.column(name) for name in names]
+                yield pa.Table.from_batches([fitted(pa.RecordBatch.from_arrays(columns, names=names), schema)])
 
     def aside(self) -> pa.Table:
-        """Return what was put aside."""
+        """Return the files, rows and lines that were put aside."""
         return pa.concat_tables([shard.aside() for shard in self.index.shards])
 
 

@@ -40,7 +40,7 @@ def exact_components(texts: Sequence[str], thresholds: Sequence[float], wanted: 
         wanted: how many components are enough.
     """
     found = sketch(texts)
-    _, first = np.unique(found.fingerprints, axis=0, return_index=True)
+    _, first = np.unique(found.sequences, return_index=True)
     rows = np.sort(first[found.n_words[first] >= WORDS])
     lengths = found.n_words[rows]
     left, right, jaccard = _similar(found, rows, min(thresholds))

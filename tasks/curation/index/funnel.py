@@ -18,20 +18,18 @@ DROPPED = -1
 
 @dataclass(frozen=True)
 class Candidates:
-    """The documents of a batch that passed the rules and repeat no earlier one.
+    """The documents of a batch that passed the rules and are no exact copies of earlier ones.
 
     Attributes:
         rows: their positions in the batch.
-        texts: their texts, redacted where that was asked for.
         n_words: their numbers of words.
-        fingerprints: 128 bits for each sequence of words, (n, 2).
+        fingerprints: 128 bits for each text, (n, 2).
         values: their shingle sets one after another, each rising.
         ends: where each set ends.
         signatures: MinHash values, (n, permutations).
     """
 
     rows: I64
-    texts: pa.Array
     n_words: I64
     fingerprints: U64
     values: U64
@@ -46,18 +44,20 @@ class Funnel:
     Attributes:
         rules: the quality rules by name.
         permutations: values of a signature.
-        redact: whether addresses and numbers that name a person are replaced.
+        redact: whether personal data are replaced.
+        ignore_case: whether texts that differ in case alone are copies.
         read: documents seen.
         rule: of each document seen, the rule that dropped it, or None.
         detail: why.
         slot: of each document seen, the number of the candidate that it is or repeats, or `DROPPED`.
-        replaced: bytes that were no UTF-8, over all documents.
-        redacted: what was replaced, by kind.
+        replaced: characters that could not be decoded, over all documents.
+        redacted: personal data that were replaced, by kind.
     """
 
     rules: Sequence[tuple[str, Rule]]
     permutations: int
     redact: bool = False
+    ignore_case: bool = False
     read: int = 0
     rule: list[str | None] = field(default_factory=list)
     detail: list[str | None] = field(default_factory=list)
@@ -66,18 +66,16 @@ class Funnel:
     redacted: Counter[str] = field(default_factory=Counter)
     _first: dict[bytes, int] = field(default_factory=dict)
 
-    def take(self, batch: pa.RecordBatch) -> Candidates:
-        """Return the candidates of a batch with the columns `text` and `replaced`."""
-        texts = batch.column("text")
-        self.read += len(batch)
-        self.replaced += sum(batch.column("replaced").to_pylist())
-        if self.redact:
-            texts = self._redacted(texts)
-        passed = self._passing(texts, batch.column("replaced"))
-        sketches = sketch(texts if len(passed) == len(batch) else texts.take(pa.array(passed)))
+    def take(self, texts: pa.Array, replaced: pa.Array) -> Candidates:
+        """Return the candidates of some texts, of which characters were replaced."""
+        self.read += len(texts)
+        self.replaced += sum(replaced.to_pylist())
+        passed = self._passing(texts, replaced)
+        passing = texts if len(passed) == len(texts) else texts.take(pa.array(passed))
+        sketches = sketch(passing, ignore_case=self.ignore_case)
         new: list[int] = []
         marks = sketches.fingerprints.view("V16").ravel().tolist()
-        for k, (mark, place) in enumerate(zip(marks, (passed - len(batch)).tolist(), strict=True)):
+        for k, (mark, place) in enumerate(zip(marks, (passed - len(texts)).tolist(), strict=True)):
             number = len(self._first)
             self.slot[place] = slot = self._first.setdefault(mark, number)
             if slot == number:
@@ -87,7 +85,6 @@ class Funnel:
         rows = passed[chosen]
         return Candidates(
             rows,
-            texts.take(pa.array(rows)),
             sketches.n_words[chosen],
             sketches.fingerprints[chosen],
             values,
@@ -96,7 +93,7 @@ class Funnel:
         )
 
     def _passing(self, texts: pa.Array, replaced: pa.Array) -> I64:
-        """Write down what the rules say of each text; return the positions of those that pass."""
+        """Record the verdict of the rules on each text; return the positions of those that pass."""
         self.rule += [None] * len(texts)
         self.detail += [None] * len(texts)
         self.slot += [DROPPED] * len(texts)
@@ -111,7 +108,10 @@ class Funnel:
                 self.rule[k - len(texts)], self.detail[k - len(texts)] = objection
         return np.array(passed, np.int64)
 
-    def _redacted(self, texts: pa.Array) -> pa.Array:
+    def redacted_texts(self, texts: pa.Array) -> pa.Array:
+        """Return texts without personal data where that is asked for, and count what was replaced."""
+        if not self.redact:
+            return texts
         changed: list[str] = []
         for text in texts.to_pylist():
             other, found = redacted(text)

@@ -1,12 +1,12 @@
 """Near duplicates: MinHash-LSH proposes pairs, exact Jaccard decides each of them.
 
-Two texts are near duplicates when the Jaccard similarity of their sets of 5-word shingles reaches the threshold.
-MinHash (Broder 1997; `datasketch`, scheme affine32) only proposes; no edge stands without the exact value, so chance
-collisions never chain documents together.
+Two texts are near duplicates when the Jaccard similarity of their sets of shingles reaches the threshold. Texts with
+the same shingles that are not equal count as different in one shingle each, so that 1 means an exact copy. MinHash
+(Broder 1997; `datasketch`, scheme affine32) only proposes; an edge needs the exact value, so chance collisions never
+chain documents together.
 
-Everything large stays on disk: DuckDB sorts the keys of a band, and the edges, within `MEMORY` and spills what is
-more; signatures and shingle sets are mapped and let go again. A few numbers for each
-candidate are what grows in memory.
+Everything large stays on disk: DuckDB sorts the keys of a band, and the edges, within `MEMORY` and spills the rest;
+signatures and shingle sets are mapped and released again. Memory grows by a few numbers for each candidate.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _SEEN_MOST = 26  # 2^26 bytes tell keys that occur once from those that may occu
 
 
 def normalised_words(text: str) -> list[str]:
-    """Return the lower-case words of a text; texts with the same words are exact duplicates."""
+    """Return the lower-case words of a text, as they are compared."""
     return _WORD.findall(text.lower())
 
 
@@ -70,7 +70,8 @@ class Join:
         folders: the shards.
         recipe: how they were made.
         threshold: Jaccard similarity.
-        scratch: folder for what is passed between the parts; `active` and `old` lie there, one byte a candidate.
+        scratch: folder for what is passed between the parts. `active` and `known` are there, one byte a candidate:
+            which take part, and bits that two candidates share if they were compared before.
     """
 
     folders: tuple[Path, ...]
@@ -80,7 +81,7 @@ class Join:
 
 
 def classes(fingerprints: U64) -> I64:
-    """Return for each candidate the first one with the same words."""
+    """Return for each candidate the first one with the same text."""
     if not len(fingerprints):
         return np.zeros(0, np.int64)
     order = np.lexsort((fingerprints[:, 1], fingerprints[:, 0]))
@@ -100,13 +101,13 @@ def join_bands(join: Join, bands: Sequence[int]) -> Path:
     if target.exists():
         return target
     index = Index.open(join.folders, join.recipe)
-    active, old = (np.fromfile(join.scratch / name, np.bool_) for name in ("active", "old"))
+    active, known = np.fromfile(join.scratch / "active", np.bool_), np.fromfile(join.scratch / "known", np.uint8)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     checked = 0
     with _spilling(join.scratch) as connection, pq.ParquetWriter(draft, EDGES, compression="lz4") as writer:
         for band in bands:
             for rows, starts, ends in _groups(connection, index, band, active):
-                for pairs in _proposed(join, index, band, rows, starts, ends, old):
+                for pairs in _proposed(join, index, band, rows, starts, ends, known):
                     checked += len(pairs)
                     jaccard = similarities(index, pairs, join.threshold)
                     near = jaccard >= join.threshold
@@ -123,7 +124,13 @@ def similarities(index: Index, pairs: I64, least: float = 0.0) -> NDArray[np.flo
         return np.zeros(0)
     rows, inside = np.unique(pairs, return_inverse=True)
     values, ends = index.sets(rows)
-    return intersection_over_union(values, ends, inside.reshape(pairs.shape).astype(np.int64), least)
+    inside = inside.reshape(pairs.shape).astype(np.int64)
+    return unequal(intersection_over_union(values, ends, inside, least), np.diff(ends, prepend=0)[inside[:, 0]])
+
+
+def unequal(jaccard: NDArray[np.float64], sizes: I64) -> NDArray[np.float64]:
+    """Return the similarities of texts that are not equal: one more shingle each where their sets are equal."""
+    return np.where(jaccard == 1.0, sizes / (sizes + 2), jaccard)
 
 
 @contextmanager
@@ -179,9 +186,7 @@ def _runs(key: U64, rows: I64) -> tuple[I64, I64, I64]:
     return rows, np.flatnonzero(edge == 1), np.flatnonzero(edge == -1) + 1
 
 
-def _proposed(
-    join: Join, index: Index, band: int, rows: I64, starts: I64, ends: I64, old: NDArray[np.bool_]
-) -> Iterator[I64]:
+def _proposed(join: Join, index: Index, band: int, rows: I64, starts: I64, ends: I64, known: U8) -> Iterator[I64]:
     """Yield pairs i < j of groups that may reach the threshold and share no earlier band, in bounded blocks.
 
     A pair whose estimated similarity lies five standard errors below the threshold is left out: a true pair is lost
@@ -189,17 +194,21 @@ def _proposed(
     """
     if not len(starts):
         return
-    permutations = join.recipe.permutations
-    least = join.threshold - 5 * np.sqrt(join.threshold * (1 - join.threshold) / permutations)
-    equal = max(0, int(np.ceil(least * permutations - 1e-9)))
+    equal = least_equal(join.threshold, join.recipe.permutations)
     grouped = np.unique(np.concatenate([rows[a:b] for a, b in zip(starts, ends, strict=True)]))
     signatures = index.signatures(grouped)
     order = np.searchsorted(grouped, rows)  # of rows in no group: anything
     cursor, block = np.zeros(3, np.int64), np.empty((PAIRS_AT_ONCE, 2), np.int64)
     while n := _propose(
-        order, starts, ends, cursor, signatures, band, join.recipe.band_rows, old[grouped], equal, block
+        order, starts, ends, cursor, signatures, band, join.recipe.band_rows, known[grouped], equal, block
     ):
         yield grouped[block[:n]]
+
+
+def least_equal(threshold: float, permutations: int) -> int:
+    """Return the equal values below which two signatures are taken for those of texts below the threshold."""
+    least = threshold - 5 * np.sqrt(threshold * (1 - threshold) / permutations)
+    return max(0, int(np.ceil(least * permutations - 1e-9)))
 
 
 @compiled
@@ -226,7 +235,7 @@ def _propose(
     signatures: U32,
     band: int,
     band_rows: int,
-    old: NDArray[np.bool_],
+    known: U8,
     equal: int,
     block: I64,
 ) -> int:
@@ -244,7 +253,7 @@ def _propose(
                     return found
                 j = order[low + two]
                 two += 1
-                if old[i] and old[j]:
+                if known[i] & known[j]:
                     continue
                 count, met = 0, False
                 for p in range(signatures.shape[1]):

@@ -15,12 +15,15 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from tasks.curation.index.near_duplicates import EDGES, Join, classes, join_bands
+from tasks.curation.index.crowds import thin_out
+from tasks.curation.index.near_duplicates import EDGES, Join, classes, join_bands, least_equal
 from tasks.curation.index.shards import LAYOUT, Index, Recipe
 from tasks.curation.index.shingles import I64
 
 PARTITIONS = 8
+COMPARED_BEFORE, REPRESENTATIVE = 1, 2  # bits of candidates of which two need no comparison
 
 
 class Spread(Protocol):
@@ -36,32 +39,42 @@ class Found:
     """The near-duplicate edges of an index.
 
     Attributes:
-        path: file of them: numbers of candidates, i < j, of different words each, in any order.
-        first: of each candidate the first one with the same words, (n,).
+        path: file of the edges: numbers of candidates, i < j, that are no exact copies, in any order.
+        crowds: file of the edges between candidates removed from crowds and their witnesses, in the same form.
+        first: of each candidate the first one with the same text, (n,).
+        witness: of each candidate that was removed from a crowd its witness, -1 of all others, (n,).
         checked: pairs that were compared exactly, over all searches that led here.
         compared_before: candidates that an earlier search had compared with each other.
     """
 
     path: Path
+    crowds: Path
     first: I64
+    witness: I64
     checked: int
     compared_before: int
 
 
 @dataclass(frozen=True)
 class _Record:
-    """A stored search: its shards and their sizes, in order."""
+    """A stored search: its shards and their sizes, in order, and which candidates took no part in it."""
 
     path: Path
     sizes: dict[str, int]
     checked: int
 
+    def removed(self) -> I64:
+        """Return the candidates that were removed from crowds, by their numbers in that search."""
+        found: I64 = pq.read_table(self.path / "removed.parquet")["removed"].to_numpy()
+        return found
+
 
 def find_edges(root: Path, index: Index, recipe: Recipe, threshold: float, scratch: Path, spread: Spread) -> Found:
     """Return the near duplicates of an index, and store them for the next search.
 
-    The result is the same whether the shards came at once or one by one: a pair is found or not by its two documents
-    alone. Bands are searched in partitions, on workers where there are any; a partition is done once.
+    Crowds are thinned out first (`tasks.curation.index.crowds`); pairs of all other candidates are compared, in
+    partitions of the bands, on workers where there are any. The result is the same whether the shards came at once or
+    one by one.
 
     Args:
         root: folder of stored searches.
@@ -79,37 +92,55 @@ def find_edges(root: Path, index: Index, recipe: Recipe, threshold: float, scrat
     same = next((record for record in records if record.path == target), None)
     if same is not None:
         os.utime(target)
-        return Found(target / "edges.parquet", first, same.checked, index.size)
+        return _found(target, first, same.checked, index.size)
     before = max(
         (record for record in records if record.sizes.keys() <= sizes.keys()),
         key=lambda record: sum(record.sizes.values()),
         default=None,
     )
-    known = np.concatenate(
+    active = first == np.arange(index.size)
+    thinned = thin_out(index, recipe, threshold, active, least_equal(threshold, recipe.permutations))
+    active[thinned.removed] = False
+    in_both = np.concatenate(
         [np.zeros(0, bool), *(np.full(s.size, before is not None and s.key in before.sizes) for s in index.shards)]
     )
-    old = np.zeros(index.size, bool)
-    old[first[known]] = True
-    (first == np.arange(index.size)).tofile(scratch / "active")
-    old[first].tofile(scratch / "old")
+    known = np.zeros(index.size, np.uint8)
+    known[first[in_both]] = COMPARED_BEFORE
+    if before is not None:  # what a crowd had removed was compared with its representatives only
+        known[first[_now(before, index)(before.removed())]] = 0
+    known[thinned.kept] |= REPRESENTATIVE
+    active.tofile(scratch / "active")
+    known.tofile(scratch / "known")
     join = Join(tuple(shard.folder for shard in index.shards), recipe, threshold, scratch)
     bands = np.array_split(np.arange(recipe.bands), min(PARTITIONS, recipe.bands))
-    parts = spread(_Bands(join), [part.tolist() for part in bands]) if not known.all() else []
-    checked = sum(int(pq.read_metadata(path).metadata[b"checked"]) for path in parts)
+    parts = spread(_Bands(join), [part.tolist() for part in bands]) if ((known == 0) & active).any() else []
+    checked = thinned.checked + sum(int(pq.read_metadata(path).metadata[b"checked"]) for path in parts)
     draft = root / f".{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
     try:
         with pq.ParquetWriter(draft / "edges.parquet", EDGES, compression="zstd") as writer:
             if before is not None:
                 checked += before.checked
-                _take_over(before, index, first, writer)
+                _take_over(before, index, first, active, known, writer)
             for path in parts:
                 _copy(path, writer)
+        pairs = np.sort(np.column_stack([thinned.removed, thinned.witness]), axis=1)
+        columns = [pa.array(pairs[:, 0]), pa.array(pairs[:, 1]), pa.array(thinned.jaccard)]
+        pq.write_table(pa.table(columns, schema=EDGES), draft / "crowds.parquet")
+        table = {"removed": thinned.removed, "witness": thinned.witness}
+        pq.write_table(pa.table(table), draft / "removed.parquet")
         (draft / "facts.json").write_text(json.dumps({"sizes": sizes, "checked": checked}))
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return Found(target / "edges.parquet", first, checked, int(known.sum()))
+    return _found(target, first, checked, int(in_both.sum()))
+
+
+def _found(folder: Path, first: I64, checked: int, compared_before: int) -> Found:
+    witness = np.full(len(first), -1, np.int64)
+    table = pq.read_table(folder / "removed.parquet")
+    witness[table["removed"].to_numpy()] = table["witness"].to_numpy()
+    return Found(folder / "edges.parquet", folder / "crowds.parquet", first, witness, checked, compared_before)
 
 
 @dataclass(frozen=True)
@@ -130,17 +161,34 @@ def _stored(path: Path) -> _Record | None:
     return _Record(path, facts["sizes"], facts["checked"])
 
 
-def _take_over(record: _Record, index: Index, first: I64, writer: pq.ParquetWriter) -> None:
-    """Write the edges of an earlier search by the numbers that its candidates have now."""
+def _now(record: _Record, index: Index) -> Callable[[I64], I64]:
+    """Return a function from the numbers that candidates had in a search to those that they have in an index."""
     now = dict(zip((shard.key for shard in index.shards), index.starts.tolist(), strict=False))
     starts = np.cumsum([0, *record.sizes.values()])
     moved = np.array([now[key] for key in record.sizes], np.int64) - starts[:-1]
+    return lambda numbers: numbers + moved[np.searchsorted(starts, numbers, side="right") - 1]
+
+
+def _take_over(
+    record: _Record,
+    index: Index,
+    first: I64,
+    active: NDArray[np.bool_],
+    known: NDArray[np.uint8],
+    writer: pq.ParquetWriter,
+) -> None:
+    """Write the edges of an earlier search by the numbers that its candidates have now, if both still take part."""
+    now = _now(record, index)
     with pq.ParquetFile(record.path / "edges.parquet", pre_buffer=False) as file:
         for batch in file.iter_batches():
-            numbers = np.column_stack([batch.column(0).to_numpy(), batch.column(1).to_numpy()])
-            numbers = first[numbers + moved[np.searchsorted(starts, numbers, side="right") - 1]]
+            numbers = first[now(np.column_stack([batch.column(0).to_numpy(), batch.column(1).to_numpy()]))]
             numbers.sort(axis=1)
-            columns = [pa.array(numbers[:, 0]), pa.array(numbers[:, 1]), batch.column(2)]
+            stays = active[numbers].all(axis=1) & ((known[numbers] & REPRESENTATIVE).min(axis=1) == 0)
+            columns = [
+                pa.array(numbers[stays, 0]),
+                pa.array(numbers[stays, 1]),
+                batch.column(2).filter(pa.array(stays)),
+            ]
             writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=EDGES))
 
 

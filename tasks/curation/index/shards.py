@@ -25,23 +25,26 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from infra.errors import BadInput
 from tasks.corpus.filters import RuleSet
-from tasks.corpus.read import PARQUET, Piece, Reader
-from tasks.curation.index.funnel import Funnel
+from tasks.corpus.kinds import FORMATS, PARQUET, Found, Skipped, find_files
+from tasks.corpus.read import DOCUMENTS, GIVEN, Layout, Piece, Reader
+from tasks.corpus.schemas import union
+from tasks.curation.index.funnel import Candidates, Funnel
 from tasks.curation.index.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
-LAYOUT = 2  # raised when what a shard holds is computed in another way
+LAYOUT = 3  # raised when what a shard holds is computed in another way
 BATCH = 256
 WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
 F64 = NDArray[np.float64]
 TOUCHED = 512  # candidates read from a map until it is let go; the kernel maps 64 KiB for each
 TEXT = pa.string()
-CANDIDATES = pa.schema(
-    {"doc_id": TEXT, "domain": TEXT, "source": TEXT, "label": TEXT, "text": pa.large_string()}
+ROWS = pa.schema(
+    {"doc_id": TEXT, "source": TEXT, "label": TEXT, "text": pa.large_string()}
     | {"n_words": pa.int64(), "n_bytes": pa.int64(), "weight": pa.float64()}
 )
 READ = pa.schema({"doc_id": TEXT, "rule": TEXT, "detail": TEXT, "slot": pa.int32()})
-ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT})
+ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT, "record": TEXT})
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -50,23 +53,21 @@ class Recipe:
     """How shards are made.
 
     Attributes:
-        rules: quality rules, or None for none.
-        text_column: column that holds the text; empty = the usual ones.
-        id_column: column that names a document; empty = the usual ones.
-        weight_column: column that holds the worth of a document; empty = its length.
-        redact: whether what names a person is replaced.
+        rules: the quality rules.
+        layout: where documents are in the files.
+        redact: whether personal data are replaced.
+        ignore_case: whether texts that differ in case alone are exact copies.
         permutations: values of a signature.
         bands: bands of a signature.
         band_rows: values of a band.
-        texts: whether the texts are kept in the shard.
+        texts: whether the shard holds texts and the user's columns.
         own_code: digest of the user's own rules.
     """
 
-    rules: RuleSet | None = None
-    text_column: str = ""
-    id_column: str = ""
-    weight_column: str = ""
+    rules: RuleSet = field(default_factory=RuleSet)
+    layout: Layout = field(default_factory=Layout)
     redact: bool = False
+    ignore_case: bool = False
     permutations: int = PERMUTATIONS
     bands: int = 32
     band_rows: int = 4
@@ -89,16 +90,19 @@ class Work:
     pieces: tuple[Piece, ...]
 
 
-def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int) -> tuple[list[Work], int]:
-    """Return the shards of files and folders in order, and how many files were passed over for their ending.
+def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int) -> tuple[list[Work], list[Skipped]]:
+    """Return the shards of files and folders in order, and the files that are not read.
 
     Args:
         domain: of the documents.
         paths: the files and folders.
         recipe: how the shards are made.
         n_bytes: of the files of a shard, about.
+
+    Raises:
+        BadInput: a file that was given by name has a format that cannot be told.
     """
-    reader = Reader(domain)
+    skipped: list[Skipped] = []
     made = json.dumps([LAYOUT, domain, asdict(recipe)], sort_keys=True, default=str)
     work: list[Work] = []
     group: list[tuple[Piece, str]] = []
@@ -107,22 +111,33 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
     def close() -> None:
         nonlocal group, size
         if group:
-            content = json.dumps([made, *((piece.name, piece.groups, digest) for piece, digest in group)])
+            content = json.dumps(
+                [made, *((p.file.name, p.file.kind, p.file.packing, p.groups, digest) for p, digest in group)]
+            )
             key = hashlib.sha256(content.encode()).hexdigest()[:32]
             work.append(Work(key, domain, tuple(piece for piece, _ in group)))
         group, size = [], 0
 
-    for name, path in reader.files(paths):
-        digest, length = _digest(path), path.stat().st_size
-        for groups in _row_groups(path, n_bytes):
+    by_name = {path.name for path in paths if path.is_file()}
+    for found in find_files(paths, recipe.layout.form, code=recipe.layout.code):
+        if isinstance(found, Skipped):
+            if found.name in by_name:
+                formats = ", ".join(FORMATS)
+                raise BadInput(
+                    f"the format of {found.name} is not known ({found.ending}); name it by --format: {formats}"
+                )
+            skipped.append(found)
+            continue
+        digest, length = _digest(found.path), found.path.stat().st_size
+        for groups in _row_groups(found, n_bytes):
             if groups is not None or size + length > n_bytes:
                 close()
-            group.append((Piece(name, path, groups), digest))
+            group.append((Piece(found, groups), digest))
             size += length
-            if groups is not None or hashlib.sha256(name.encode()).digest()[0] < 4:  # one name of 64
+            if groups is not None or hashlib.sha256(found.name.encode()).digest()[0] < 4:  # one name of 64
                 close()
     close()
-    return work, reader.skipped
+    return work, skipped
 
 
 def _digest(path: Path) -> str:
@@ -133,9 +148,10 @@ def _digest(path: Path) -> str:
         return f"unreadable {error.errno}"
 
 
-def _row_groups(path: Path, n_bytes: int) -> Iterator[tuple[int, int] | None]:
+def _row_groups(found: Found, n_bytes: int) -> Iterator[tuple[int, int] | None]:
     """Yield ranges of row groups of a large Parquet file, or None for a whole file."""
-    if path.suffix.lower() not in PARQUET or path.stat().st_size <= n_bytes:
+    path = found.path
+    if found.kind != PARQUET or path.stat().st_size <= n_bytes:
         yield None
         return
     try:
@@ -154,7 +170,7 @@ def _row_groups(path: Path, n_bytes: int) -> Iterator[tuple[int, int] | None]:
 
 
 def length_weights(n_words: ArrayLike) -> F64:
-    """Return what documents are worth by their length: square roots of word counts, so that it counts, but tamely."""
+    """Return the weights of documents by their length: the square roots of their numbers of words."""
     found: F64 = np.sqrt(np.maximum(1, np.asarray(n_words, np.int64)))
     return found
 
@@ -180,28 +196,26 @@ def make_shard(root: Path, work: Work, recipe: Recipe) -> Path:
 
 
 def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
-    reader = Reader(work.domain, recipe.text_column, recipe.id_column, recipe.weight_column)
-    funnel = Funnel(recipe.rules.build() if recipe.rules else (), recipe.permutations, recipe.redact)
+    reader = Reader(work.domain, recipe.layout)
+    funnel = Funnel(recipe.rules.build(), recipe.permutations, recipe.redact, recipe.ignore_case)
     names: list[pa.Array] = []
     small: dict[str, list[Any]] = {"weights": [], "fingerprints": [], "ends": []}
     signed: list[U32] = []
     filled = 0
-    with (
-        pq.ParquetWriter(folder / "candidates.parquet", CANDIDATES, compression="lz4") as writer,
-        (folder / "sets").open("wb") as sets,
-    ):
+    with _Rows(folder) as rows, (folder / "sets").open("wb") as sets:
         for batch in reader.batches(work.pieces):
-            found = funnel.take(batch)
+            texts = funnel.redacted_texts(batch.column("text"))
+            found = funnel.take(texts, batch.column("replaced"))
             names.append(batch.column("doc_id"))
             sets.write(found.values.data)
             small["ends"].append(found.ends + filled)
             filled += len(found.values)
-            weights = _weights(batch, found.rows, found.n_words, bool(recipe.weight_column))
+            weights = _weights(batch, found.rows, found.n_words, bool(recipe.layout.weight_column))
             small["weights"].append(weights)
             small["fingerprints"].append(found.fingerprints)
             signed.append(found.signatures)
-            if recipe.texts and len(found.rows):
-                writer.write_batch(_candidates(batch, work.domain, found.rows, found.texts, found.n_words, weights))
+            if recipe.texts:
+                rows.write(_row_batch(batch, texts, found, weights))
     empty = {"weights": np.float64, "ends": np.int64, "fingerprints": np.uint64}
     for name, parts in small.items():
         shape = (0, 2) if name == "fingerprints" else (0,)
@@ -212,7 +226,7 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
     ids = pa.chunked_array(names, TEXT)
     columns = [ids, pa.array(funnel.rule, TEXT), pa.array(funnel.detail, TEXT), pa.array(funnel.slot, pa.int32())]
     pq.write_table(pa.table(columns, schema=READ), folder / "read.parquet", compression="zstd")
-    aside = [dict(zip(ASIDE.names, (work.domain, q.path, q.reason, q.detail), strict=True)) for q in reader.quarantined]
+    aside = [{"domain": work.domain, **asdict(item)} for item in reader.quarantined]
     pq.write_table(pa.Table.from_pylist(aside, ASIDE), folder / "aside.parquet")
     facts = {
         "domain": work.domain,
@@ -221,35 +235,53 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
         "quarantined": len(aside),
         "replaced": funnel.replaced,
         "redacted": dict(funnel.redacted),
+        "named": reader.named,
+        "text_names": sorted(reader.text_names),
+        "columns": sorted(reader.columns),
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
+class _Rows:
+    """Writes the rows of a shard; a new file begins where their columns change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._count = folder, 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Write some rows."""
+        if self._writer is None or self._writer.schema != batch.schema:
+            self.__exit__()
+            path = self._folder / f"rows-{self._count:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, batch.schema, compression="lz4")
+            self._count += 1
+        self._writer.write_batch(batch)
+
+
 def _weights(batch: pa.RecordBatch, rows: I64, n_words: I64, given: bool) -> F64:
-    """Return what documents are worth: their own score, next to nothing without one, or by their length."""
+    """Return the weights of documents: their own score, next to nothing without one, or by their length."""
     if not given:
         return length_weights(n_words)
     found: F64 = pc.fill_null(batch.column("score").take(pa.array(rows)), WORTHLESS).to_numpy(zero_copy_only=False)
     return found
 
 
-def _candidates(
-    batch: pa.RecordBatch, domain: str, rows: I64, texts: pa.Array, n_words: I64, weights: F64
-) -> pa.RecordBatch:
-    chosen = pa.array(rows)
-    doc_id, source, label = (batch.column(name).take(chosen) for name in ("doc_id", "source", "label"))
-    n_bytes = pc.binary_length(texts).cast(pa.int64())
-    columns = [
-        doc_id,
-        pa.array([domain] * len(rows), TEXT),
-        source,
-        label,
-        texts,
-        pa.array(n_words),
-        n_bytes,
-        pa.array(weights),
-    ]
-    return pa.RecordBatch.from_arrays(columns, schema=CANDIDATES)
+def _row_batch(batch: pa.RecordBatch, texts: pa.Array, found: Candidates, weights: F64) -> pa.RecordBatch:
+    """Return the rows of a batch as a shard holds them: `ROWS`, then the user's columns."""
+    n_words, weight = np.zeros(len(batch), np.int64), np.zeros(len(batch))
+    n_words[found.rows], weight[found.rows] = found.n_words, weights
+    given = [name for name in batch.schema.names if name not in DOCUMENTS.names]
+    columns = [*(batch.column(name) for name in ("doc_id", "source", "label")), texts, pa.array(n_words)]
+    columns += [pc.binary_length(texts).cast(pa.int64()), pa.array(weight), *(batch.column(name) for name in given)]
+    return pa.RecordBatch.from_arrays(columns, names=[*ROWS.names, *given])
 
 
 def band_keys(signatures: U32, bands: int, band_rows: int) -> U64:
@@ -324,17 +356,22 @@ class Shard:
             mapped.madvise(mmap.MADV_DONTNEED)
 
     def read(self, columns: list[str] | None = None) -> pa.Table:
-        """Return what became of the documents, in the order in which they were read."""
+        """Return the outcome of each document, in the order in which they were read."""
         return pq.read_table(self.folder / "read.parquet", columns=columns)
 
     def aside(self) -> pa.Table:
         """Return what was put aside."""
         return pq.read_table(self.folder / "aside.parquet")
 
-    def candidates(self) -> Iterator[pa.RecordBatch]:
-        """Yield the candidates in the order of their slots."""
-        with pq.ParquetFile(self.folder / "candidates.parquet", pre_buffer=False) as file:
-            yield from file.iter_batches(BATCH)
+    def parts(self) -> list[Path]:
+        """Return the files of the rows; within each all rows have the same columns."""
+        return sorted(self.folder.glob("rows-*.parquet"))
+
+    def rows(self) -> Iterator[pa.RecordBatch]:
+        """Yield all documents read, in their order: `ROWS`, then the user's columns."""
+        for path in self.parts():
+            with pq.ParquetFile(path, pre_buffer=False) as file:
+                yield from file.iter_batches(BATCH)
 
 
 @dataclass
@@ -356,6 +393,11 @@ class Index:
     def size(self) -> int:
         """Number of candidates."""
         return int(self.starts[-1])
+
+    def given_columns(self) -> pa.Schema:
+        """Return the user's columns of all shards, with types that hold the values of all of them."""
+        schemas = (pq.read_schema(path) for shard in self.shards for path in shard.parts())
+        return union(pa.schema([f for f in schema if f.name.startswith(GIVEN)]) for schema in schemas)
 
     def gather(self, name: str) -> Any:
         """Return `weights` or `fingerprints` of all candidates."""

@@ -1,7 +1,12 @@
 """Shingle sets and MinHash signatures straight from the bytes of an Arrow array, without a Python loop per word.
 
-A word is a run of what `re` counts as word characters, lower-cased one by one; a shingle is the hash of five words in
-a row. The kernels are compiled once by numba and kept beside this file.
+A word is a run of letters, digits, `_` and combining marks, lower-cased, or a single character of a script that puts no
+spaces between words (Han, Kana, Thai, Lao, Khmer, Myanmar). A shingle is the hash of five words in a row, of two in
+texts of fewer than 33 words; of twelve characters in texts of Thai, Lao, Khmer or Myanmar, whose words have several
+characters, of five in those of fewer than 80. Texts are compared in normal form C.
+
+Two texts are exact copies if they are equal after runs of white space have become one space. The kernels are compiled
+once by numba and kept beside this file.
 
 Word hash: FNV-1a over code points (Fowler, Noll, Vo) with the finalizer of MurmurHash3. Signature: `datasketch`'s
 scheme affine32, min over the set of `a * fmix32(low half of the shingle) + b` mod 2^32, so that the values can be put
@@ -12,8 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar, cast
+from unicodedata import category, decomposition, is_normalized, normalize
 
 import numba
 import numpy as np
@@ -30,7 +36,23 @@ U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
 F = TypeVar("F", bound=Callable[..., Any])
 
+SHORT, SHORT_WORDS = 33, 2  # texts of fewer words have shingles of so many
+SYLLABLES, SHORT_SYLLABLES, FEW_SYLLABLES = 12, 5, 80  # characters of a shingle, the same of texts of fewer than 80
 _TABLE = 0x32400  # no code point above is a letter
+_SINGLE, _SPACE = np.uint32(1 << 31), np.uint32(1 << 30)  # marks of the table; the third: not in normal form C
+_DOUBTFUL = np.uint32(1 << 29)
+_POINT = np.uint32((1 << 29) - 1)
+_JOINERS = (0x200C, 0x200D)  # within words of Persian and of Indic scripts
+_UNSPACED = (  # blocks of scripts without spaces between words
+    (0x0E00, 0x0EFF),  # Thai, Lao
+    (0x1000, 0x109F),  # Myanmar
+    (0x1780, 0x17FF),  # Khmer
+    (0x3040, 0x30FF),  # Kana
+    (0x31F0, 0x31FF),
+    (0x3400, 0x9FFF),  # Han
+    (0xF900, 0xFAFF),
+    (0x20000, 0x323AF),
+)
 _FNV_START, _FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 _FMIX_1, _FMIX_2 = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53)
@@ -48,26 +70,35 @@ class Sketches:
 
     Attributes:
         n_words: words of each text, (n,).
-        fingerprints: 128 bits that identify the sequence of words, (n, 2).
-        shingles: of all texts, one after another, in the order of the words; a repeated one stands there repeatedly.
+        fingerprints: 128 bits that identify the text, (n, 2).
+        sequences: 64 bits that identify the sequence of words, (n,).
+        shingles: of all texts, one after another, in the order of the words, repeated ones repeatedly.
         ends: where those of each text end, (n,).
     """
 
     n_words: I64
     fingerprints: U64
+    sequences: U64
     shingles: U64
     ends: I64
 
 
-def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS) -> Sketches:
+def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS, *, ignore_case: bool = False) -> Sketches:
     """Return the shingles and fingerprints of texts.
 
     Args:
         texts: strings, or an Arrow array of them without nulls.
-        words: words of a shingle; a shorter text is one shingle, an empty one has none.
+        words: words of a shingle in texts of at least `SHORT` words; a text with fewer words than a shingle is one
+            shingle, an empty one has none.
+        ignore_case: whether texts that differ in case alone have one fingerprint.
     """
-    data, offsets = _buffers(texts)
-    return Sketches(*_sketch(data, offsets, words, _lower_case()))
+    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+    found = _sketch(*_buffers(array), words, _characters(), ignore_case)
+    if found[-1].any():
+        normal = _normal_form(array, np.flatnonzero(found[-1]))
+        if normal is not array:
+            found = _sketch(*_buffers(normal), words, _characters(), ignore_case)
+    return Sketches(*found[:-1])
 
 
 def distinct(shingles: U64, ends: I64, rows: I64) -> tuple[U64, I64]:
@@ -91,31 +122,49 @@ def intersection_over_union(values: U64, ends: I64, pairs: I64, threshold: float
     return _jaccards(values, ends, pairs, threshold)
 
 
-@cache
+@lru_cache(maxsize=8)
 def _permutations(number: int, seed: int) -> tuple[U32, U32]:
     a, b = MinHash(num_perm=number, seed=seed, scheme="affine32").permutations
     return np.asarray(a, np.uint32), np.asarray(b, np.uint32)
 
 
 @cache
-def _lower_case() -> U32:
-    """Return for each code point of the table its lower case, or 0 where it belongs to no word."""
+def _characters() -> U32:
+    """Return for each code point of the table its lower case with its marks; 0 where it separates words."""
     table = np.zeros(_TABLE, np.uint32)
     for point in range(_TABLE):
         character = chr(point)
-        if character.isalnum() or character == "_":
+        if character.isspace():
+            table[point] = _SPACE
+        elif character.isalnum() or character == "_" or category(character)[0] == "M" or point in _JOINERS:
             lower = character.lower()
             table[point] = ord(lower) if len(lower) == 1 else point
+    parts = (decomposition(chr(point)).split() for point in range(_TABLE))
+    composing = {int(pair[1], 16) for pair in parts if len(pair) == 2 and pair[0][0] != "<"}
+    for point in composing | {point for point in range(0x80, _TABLE) if not is_normalized("NFC", chr(point))}:
+        table[point] |= _DOUBTFUL
+    table[0x1161:0x1176] |= _DOUBTFUL  # vowels and finals of Hangul compose by rule
+    table[0x11A8:0x11C3] |= _DOUBTFUL
+    for first, last in _UNSPACED:
+        block = table[first : last + 1]
+        block[block > 0] |= _SINGLE
     return table
 
 
-def _buffers(texts: Sequence[str] | pa.Array) -> tuple[U8, I64]:
-    array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
+def _buffers(array: pa.Array) -> tuple[U8, I64]:
     if array.type != pa.large_string():
         array = array.cast(pa.large_string())
     _, offsets, data = array.buffers()
     first = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), first
+
+
+def _normal_form(texts: pa.Array, rows: I64) -> pa.Array:
+    """Return texts with some rows in normal form C; the array itself if they are already."""
+    changed = {k: normalize("NFC", text) for k in rows.tolist() if not is_normalized("NFC", text := texts[k].as_py())}
+    if not changed:
+        return texts
+    return pa.array([changed.get(k, text) for k, text in enumerate(texts.to_pylist())], pa.large_string())
 
 
 @compiled
@@ -126,57 +175,98 @@ def _finish(value: np.uint64) -> np.uint64:
 
 
 @compiled
-def _word_hashes(data: U8, start: int, end: int, lower: U32, hashes: U64) -> int:
-    """Write the hashes of the words between two bytes of valid UTF-8; return how many there are."""
-    count, inside, value, at = 0, False, _FNV_START, start
-    while at < end:
-        byte = np.uint32(data[at])
-        if byte < 0x80:
-            point, at = byte, at + 1
-        elif byte < 0xE0:
-            point = (byte & np.uint32(0x1F)) << np.uint32(6) | np.uint32(data[at + 1]) & np.uint32(0x3F)
-            at += 2
-        elif byte < 0xF0:
-            point = (
-                (byte & np.uint32(0x0F)) << np.uint32(12)
-                | (np.uint32(data[at + 1]) & np.uint32(0x3F)) << np.uint32(6)
-                | np.uint32(data[at + 2]) & np.uint32(0x3F)
-            )
-            at += 3
-        else:
-            point = (
-                (byte & np.uint32(0x07)) << np.uint32(18)
-                | (np.uint32(data[at + 1]) & np.uint32(0x3F)) << np.uint32(12)
-                | (np.uint32(data[at + 2]) & np.uint32(0x3F)) << np.uint32(6)
-                | np.uint32(data[at + 3]) & np.uint32(0x3F)
-            )
-            at += 4
-        point = lower[point] if point < _TABLE else np.uint32(0)
-        if point:
-            value = (value ^ np.uint64(point)) * _FNV_PRIME
-            inside = True
-        elif inside:
-            hashes[count] = _finish(value)
-            count, inside, value = count + 1, False, _FNV_START
-    if inside:
-        hashes[count] = _finish(value)
-        count += 1
-    return count
+def _mixed(rest: np.uint64, run: np.uint64, count: int, point: np.uint32) -> np.uint64:
+    """Add a character and its place, behind how many runs and words it is, to the 64 bits of a text."""
+    rest = (rest ^ (run << np.uint64(42)) ^ (np.uint64(count) << np.uint64(21)) ^ np.uint64(point)) * _FNV_PRIME
+    return rest ^ (rest >> np.uint64(29))
 
 
 @compiled
-def _sketch(data: U8, offsets: I64, words: int, lower: U32) -> tuple[I64, U64, U64, I64]:
+def _decoded(data: U8, at: int) -> tuple[np.uint32, int]:
+    """Return the code point that begins at a byte beyond ASCII, and where the next one begins."""
+    byte = np.uint32(data[at])
+    tail = np.uint32(data[at + 1]) & np.uint32(0x3F)
+    if byte < 0xE0:
+        return (byte & np.uint32(0x1F)) << np.uint32(6) | tail, at + 2
+    tail = tail << np.uint32(6) | np.uint32(data[at + 2]) & np.uint32(0x3F)
+    if byte < 0xF0:
+        return (byte & np.uint32(0x0F)) << np.uint32(12) | tail, at + 3
+    tail = tail << np.uint32(6) | np.uint32(data[at + 3]) & np.uint32(0x3F)
+    return (byte & np.uint32(0x07)) << np.uint32(18) | tail, at + 4
+
+
+@compiled
+def _word_hashes(
+    data: U8, start: int, end: int, table: U32, ignore_case: bool, hashes: U64
+) -> tuple[int, np.uint64, bool, int]:
+    """Write the hashes of the words between two bytes of valid UTF-8.
+
+    Returns:
+        How many words there are; 64 bits for what the words do not tell of the text: signs between words, capital
+        letters, and where white space is; whether the text may be in another form than C; and how many words are
+        characters of Thai and its like.
+    """
+    count, inside, value, at = 0, False, _FNV_START, start
+    run, in_run, rest, doubtful, syllables = np.uint64(0), False, _SECOND, False, 0
+    while at < end:
+        byte = data[at]
+        if byte < 0x80:
+            point, at = np.uint32(byte), at + 1
+            entry = table[byte]
+        else:
+            point, at = _decoded(data, at)
+            entry = table[point] if point < _TABLE else np.uint32(0)
+        if entry == point and entry:  # a small letter or a digit, as most characters are
+            if not inside:
+                if in_run:
+                    rest = _mixed(rest, run, count, point)
+                inside = in_run = True
+            value = (value ^ np.uint64(point)) * _FNV_PRIME
+            continue
+        if entry == _SPACE:
+            if inside:
+                hashes[count] = _finish(value)
+                count, inside, value = count + 1, False, _FNV_START
+            run += np.uint64(in_run)
+            in_run = False
+            continue
+        doubtful |= (entry & _DOUBTFUL) != 0
+        lower, single = entry & _POINT, (entry & _SINGLE) != 0
+        begins = in_run and lower != 0 and (single or not inside)  # behind a sign or a single character
+        if begins or (lower != point and not (ignore_case and lower)):
+            length = value if inside else np.uint64(0)  # of a word: where in it the capital is
+            rest = _mixed(rest ^ length, run, count, lower if ignore_case and lower else point)
+        in_run = True
+        if lower and not single:
+            value, inside = (value ^ np.uint64(lower)) * _FNV_PRIME, True
+            continue
+        if inside:
+            hashes[count] = _finish(value)
+            count, inside, value = count + 1, False, _FNV_START
+        if lower:
+            hashes[count] = _finish((_FNV_START ^ np.uint64(lower)) * _FNV_PRIME)
+            count += 1
+            syllables += int(point < 0x2000)
+    if inside:
+        hashes[count] = _finish(value)
+        count += 1
+    return count, _finish(rest), doubtful, syllables
+
+
+@compiled
+def _sketch(data: U8, offsets: I64, words: int, table: U32, ignore_case: bool) -> tuple[I64, U64, U64, U64, I64, Any]:
     n = len(offsets) - 1
     longest = 0
     for i in range(n):
         longest = max(longest, offsets[i + 1] - offsets[i])
-    hashes = np.empty(longest // 2 + 1, np.uint64)
+    hashes = np.empty(longest + 1, np.uint64)
     n_words, ends = np.empty(n, np.int64), np.empty(n, np.int64)
-    fingerprints = np.empty((n, 2), np.uint64)
+    fingerprints, sequences = np.empty((n, 2), np.uint64), np.empty(n, np.uint64)
     shingles = np.empty((offsets[n] - offsets[0]) // 2 + n, np.uint64)
+    doubtful = np.zeros(n, np.bool_)
     filled = 0
     for i in range(n):
-        count = _word_hashes(data, offsets[i], offsets[i + 1], lower, hashes)
+        count, rest, doubtful[i], syllables = _word_hashes(data, offsets[i], offsets[i + 1], table, ignore_case, hashes)
         n_words[i] = count
         one, two = np.uint64(count), _SECOND
         for k in range(count):
@@ -184,8 +274,17 @@ def _sketch(data: U8, offsets: I64, words: int, lower: U32) -> tuple[I64, U64, U
             one ^= one >> np.uint64(29)
             two = (two + hashes[k]) * _SECOND
             two ^= two >> np.uint64(31)
-        fingerprints[i, 0], fingerprints[i, 1] = one, two
-        size = min(words, count)
+        sequences[i] = one
+        fingerprints[i, 0], fingerprints[i, 1] = (one ^ rest) * _MIX, (two + rest) * _SECOND
+        if 2 * syllables > count:
+            size = SYLLABLES if count >= FEW_SYLLABLES else SHORT_SYLLABLES
+        else:
+            size = words if count >= SHORT else min(words, SHORT_WORDS)
+        size = min(size, count)
+        if filled + count > len(shingles):  # single characters of two bytes
+            larger = np.empty(2 * (filled + count), np.uint64)
+            larger[:filled] = shingles[:filled]
+            shingles = larger
         for k in range(count - size + 1 if count else 0):
             mixed = np.uint64(0)
             for offset in range(size):
@@ -194,7 +293,7 @@ def _sketch(data: U8, offsets: I64, words: int, lower: U32) -> tuple[I64, U64, U
             shingles[filled] = mixed
             filled += 1
         ends[i] = filled
-    return n_words, fingerprints, shingles[:filled].copy(), ends
+    return n_words, fingerprints, sequences, shingles[:filled].copy(), ends, doubtful
 
 
 @compiled

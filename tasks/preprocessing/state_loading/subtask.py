@@ -66,7 +66,7 @@ def apply(context: Context, state: State, problem: Loading, solution: Loaded) ->
 
 def _documents(context: Context, state: State, options: Options) -> tuple[list[str], list[str]]:
     """Return the ids of the documents to be loaded and of those learnt from, in an order that only ids decide."""
-    dropped = set(context.lake.read(state.refs["preprocessing/dropped"], ["doc_id"])["doc_id"].to_pylist())
+    dropped = set(context.lake.read(state.refs["preprocessing/dropped"], ["doc_id"])["doc_id"].to_pylist())  # or cut
     names = context.lake.read(context.require("curation/kept"), ["doc_id"])["doc_id"].to_pylist()
     names = sorted((n for n in names if n not in dropped), key=lambda name: sha256(name.encode()).digest())
     count = options.vectors

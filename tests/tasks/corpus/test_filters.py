@@ -1,19 +1,24 @@
+from pathlib import Path
+
 import pytest
 
 from tasks.corpus.filters import (
+    PROFILES,
     Text,
     alphabetic,
+    alphanumeric,
+    choose_rules,
     fineweb,
     first_objection,
     language,
     length,
+    line_length,
     list_like,
     mean_word_length,
     named_rule,
     placeholder,
     readable,
     repeated_lines,
-    rules,
     stop_words,
     symbols,
 )
@@ -22,7 +27,7 @@ PROSE = " ".join(f"The parser reads line {word} of the file and returns what it 
 
 
 def test_prose_passes_all_rules() -> None:
-    assert first_objection(Text(PROSE), rules(50, 1000, 0.8, english=True)) is None
+    assert first_objection(Text(PROSE), choose_rules("prose", {}).build()) is None
 
 
 @pytest.mark.parametrize(
@@ -60,15 +65,56 @@ def test_a_text_at_the_border_stays() -> None:
 
 
 def test_an_empty_text_is_too_short_and_breaks_no_rule() -> None:
-    assert first_objection(Text(""), rules(1, 10, 0.8, english=True)) == ("length", "0 words, not 1 to 10")
-    for _, rule in rules(1, 10, 0.8, english=True):
-        rule(Text(""))
+    chosen = choose_rules("web", {"length": {"least": 1, "most": 10}}).build()
+    assert first_objection(Text(""), chosen) == ("length", "0 words, not 1 to 10")
+    for name in PROFILES:
+        for _, rule in choose_rules(name, {}).build():
+            rule(Text(""))
 
 
 def test_only_english_is_asked_for_stop_words() -> None:
     german = Text("Der Leser liest jede Zeile einzeln durch")
-    assert first_objection(german, rules(1, 100, 0.8, english=True)) == ("stop_words", "0 different English stop words")
-    assert first_objection(german, rules(1, 100, 0.8, english=False)) is None
+    short = {"length": {"least": 1}}
+    said = ("stop_words", "0 different English stop words")
+    for languages in ((), ("en",)):
+        assert first_objection(german, choose_rules("prose", short, languages).build()[:9]) == said
+    for languages in (("any",), ("de",), ("de", "en")):
+        assert first_objection(german, choose_rules("prose", short, languages).build()) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["城里的医生又一次经过山谷里的木屋，天气总是很冷。", "แม่ค้าตลาดเช้าขายปลาสดและผักจากสวน เด็กน้อยเล่นน้ำฝน"]
+)
+def test_words_of_scripts_without_spaces_are_those_of_the_dictionary(text: str) -> None:
+    assert 8 <= len(Text(text).words) <= 20
+    assert not {"，", "。", " "} & set(Text(text).words)
+    assert first_objection(Text(text * 8), choose_rules("prose", {}, ["any"]).build()) is None
+
+
+def test_no_rules_drop_nothing_and_code_has_its_own() -> None:
+    assert choose_rules("none", {"length": {"least": 50}}).build() == ()
+    code = choose_rules("code", {}).build()
+    assert first_objection(Text("def add(a, b):\n    return a + b  # both\n" * 4), code) is None
+    assert line_length()(Text("x" * 1001)) is not None
+    assert alphanumeric()(Text("{}[]();" * 9)) == "0% of the characters are letters or digits"
+
+
+def test_a_file_of_rules(tmp_path: Path) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("profile: prose\nlength: {least: 2}\nstop_words: false\nfineweb:\n")
+    chosen = dict(choose_rules(str(path), {"length": {"most": 3}}).thresholds)
+    assert chosen["length"] == (("least", 2), ("most", 3))
+    assert "stop_words" not in chosen
+    assert chosen["fineweb"] == ()
+    for text, said in {
+        "- a": "holds no rules", "length: 5": "needs arguments", "nosuch: {}": "no rule 'nosuch'",
+        "length: {nosuch: 1}": "rule length", "a: [": "cannot be read as YAML",
+    }.items():  # fmt: skip
+        path.write_text(text)
+        with pytest.raises(ValueError, match=said):
+            choose_rules(str(path), {}).build()
+    with pytest.raises(ValueError, match="there are none, prose, web, code"):
+        choose_rules("nowhere.yaml", {})
 
 
 @pytest.mark.parametrize(

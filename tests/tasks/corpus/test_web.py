@@ -1,6 +1,8 @@
 import gzip
 import io
+import zlib
 
+import brotli
 import pyarrow as pa
 import pytest
 
@@ -34,7 +36,7 @@ ARCHIVE = [
 
 
 def test_the_text_of_a_page_is_its_main_content():
-    text = html_text(PAGE.encode())
+    text = html_text(PAGE.encode())[0]
     assert "Größe und Maß" in text
     assert "A queue" in text
     assert not any(part in text for part in ("secret", "About us", "Copyright notice"))
@@ -42,12 +44,12 @@ def test_the_text_of_a_page_is_its_main_content():
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1", "utf-16"])
 def test_the_encoding_of_a_page_is_found_out(encoding):
-    assert "Größe und Maß" in html_text(PAGE.encode(encoding))
+    assert "Größe und Maß" in html_text(PAGE.encode(encoding))[0]
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\1\2\3", b"<html>", b"<p>" * 10_000, b"no markup at all"])
 def test_what_is_hardly_a_page_gives_hardly_any_text(data):
-    assert len(html_text(data)) <= len(data)
+    assert len(html_text(data)[0]) <= len(data)
 
 
 @pytest.mark.parametrize("packed", ["", ".gz", ".zst"])
@@ -104,12 +106,40 @@ def test_odd_answers_are_read_or_put_aside_and_the_rest_goes_on(tmp_path):
     (tmp_path / "none.warc.gz").write_bytes(b"")
     reader = Reader("base")
     found = {d.doc_id.rpartition("/")[2]: d.text for batch in reader.read([tmp_path]) for d in batch}
-    assert found.keys() == {"packed", "no-coding", "empty", "charset", "unknown"}
+    assert found.keys() == {"packed", "no-coding", "empty", "charset", "unknown", "zstd"}
     assert found.pop("empty") == ""
     assert all("Größe und Maß" in text for text in found.values())
-    assert [(q.path, q.reason) for q in reader.quarantined] == [
-        ("odd.warc: https://a.example/zstd", "cannot be unpacked")
-    ]
+    assert not reader.quarantined
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, gzip", "br, gzip", "identity", "gzip-stored"])
+def test_codings_are_undone_in_turn_and_a_broken_one_costs_its_page_only(coding):
+    body = PAGE.encode()
+    for part in coding.split(", "):
+        body = {"gzip": gzip.compress, "deflate": zlib.compress, "br": brotli.compress}.get(part, bytes)(body)
+    kind = f"text/html\r\nContent-Encoding: {coding.removesuffix('-stored')}"
+    broken = response("https://a.example/broken", b"\0\1\2\3" * 30, kind="text/html\r\nContent-Encoding: br")
+    stream = io.BytesIO(broken + response("https://a.example/whole", body, kind=kind) + ARCHIVE[4])
+    first, second, third = warc_pages(stream)
+    assert first.problem is not None
+    assert first.problem[0] == "cannot be unpacked"
+    assert "Größe und Maß" in second.text
+    assert third.text == PROSE
+
+
+@pytest.mark.parametrize("place", ["meta", "header", "nowhere"])
+def test_a_page_in_euc_kr_is_read_as_it_declares_itself(place):
+    meta = '<meta charset="euc-kr">' if place == "meta" else ""
+    text = "오래된 다리는 강을 건너고 아이들은 학교에서 노래를 부른다. " * 5
+    page = f"<html><head>{meta}</head><body><main><p>{text}</p></main></body></html>".encode("euc-kr")
+    assert html_text(page, "EUC-KR" if place == "header" else "") == (text.strip(), 0)
+
+
+def test_lists_of_the_main_text_stay_and_menus_go():
+    page = PAGE.replace("<p>Zweiter", "<ul><li>Two eggs</li><li>and <a href='/m'>milk</a></li></ul><p>Zweiter")
+    text = html_text(page.encode())[0]
+    assert "• Two eggs\n• and milk" in text
+    assert "About us" not in text
 
 
 @pytest.mark.parametrize("part", [b"WARC-Target-URI", b"Zweiter Absatz"])

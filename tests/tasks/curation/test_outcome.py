@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from infra.lake import Lake, Ref
-from tasks.curation.index.shards import CANDIDATES
-from tasks.curation.outcome import DECISIONS, DROPPED, dropped, final_decisions, kept, totals, worth_comparing
+from tasks.curation.index.corpus import CANDIDATES, FILTERED
+from tasks.curation.outcome import DECISIONS, as_given, dropped, final_decisions, kept, totals, worth_comparing
 
 
 @pytest.fixture
@@ -48,14 +48,28 @@ def test_a_copy_of_a_removed_document_gets_its_witness_and_everyone_ends_at_a_ke
 
 
 def test_what_stays_stays_in_order_and_every_other_document_has_a_reason(lake, decisions, candidates):
-    filtered = lake.write("curation/filtered", pa.table([["bad"], ["length"], ["2 words"]], schema=DROPPED))
+    rows = [
+        {"doc_id": "bad", "reason": "length", "detail": "2 words", "text": "a b"},
+        {"doc_id": "copy", "text": "near near"},
+        {"doc_id": "twin", "text": "kept"},
+    ]
+    filtered = lake.write("curation/filtered", pa.Table.from_pylist(rows, FILTERED))
     final = lake.write("curation/decisions", final_decisions(lake, decisions))
     stays = pa.concat_tables(kept(lake, candidates, final))
     assert stays["doc_id"].to_pylist() == ["z", "kept", "a"]
-    gone = dropped(lake, filtered, final).to_pylist()
-    assert gone[0] == {"doc_id": "bad", "reason": "length", "detail": "2 words"}
+    gone = pa.concat_tables(dropped(lake, filtered, candidates, final)).to_pylist()
+    assert [gone[0][name] for name in ("doc_id", "text", "reason", "detail")] == ["bad", "a b", "length", "2 words"]
     assert {row["doc_id"]: row["detail"] for row in gone}["copy"] == "0.8000 like also"
     assert len(gone) == 5
+
+
+def test_the_users_columns_keep_their_names_and_ours_cannot_clash():
+    rows = {"doc_id": ["7"], "domain": ["base"], "text": ["t"], "given:domain": ["law"], "given:ketcycle_id": ["old"]}
+    table = pa.table({**rows, "given:id": pa.array([7], pa.int32())})
+    found = as_given(table, "body")
+    assert found.to_pylist() == [{"body": "t", "domain": "law", "id": 7, "ketcycle_id": "7", "ketcycle_domain": "base"}]
+    assert found.schema.field("id").type == pa.int32()
+    assert as_given(table.append_column("given:body", [["mine"]]), "body")["ketcycle_text"].to_pylist() == ["t"]
 
 
 def test_nothing_removed_is_nothing_lost(lake, candidates):

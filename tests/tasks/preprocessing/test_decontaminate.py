@@ -64,3 +64,27 @@ def test_texts_without_ngrams_share_nothing(text: str) -> None:
     assert HeldOut([("a", words(0, 50))]).overlap(text).own == 0.0
     assert HeldOut([]).overlap(text).own == 0.0
     assert HeldOut([("empty", "")]).overlap(words(0, 20)).held_out == 0.0
+
+
+def test_ngrams_that_many_documents_share_do_not_count() -> None:
+    notice = words(9000, 58)
+    held = HeldOut([(f"h{k}", f"{notice} {words(100 * k, 18)}") for k in range(4)])
+    train = [f"{notice} {words(1000 + 100 * k, 18)}" for k in range(30)] + [words(0, 18)]
+    assert held.overlap(train[0]).held_out > 0.5
+    for text in train:
+        held.count(text)
+    assert held.ignore_common(10) == 46
+    assert held.overlap(train[0]).own == 0.0
+    assert held.overlap(train[-1]).own == 1.0
+
+
+def test_a_passage_is_cut_out_of_a_long_text() -> None:
+    held = HeldOut([("h", words(0, 76))])
+    before, after = words(10_000, 500), words(20_000, 500)
+    pieces = held.pieces(f"{before} {words(10, 45)} {after}")
+    assert [len(before) - len(pieces[0]), len(after) - len(pieces[1])] == [pytest.approx(200, abs=2)] * 2
+    assert before.startswith(pieces[0])
+    assert after.endswith(pieces[1])
+    assert held.overlap(" ".join(pieces)).own == 0.0
+    assert held.pieces(before) == [before]
+    assert held.pieces(words(0, 76)) == []

@@ -16,12 +16,14 @@ from tasks.curation.index.near_duplicates import by_component, choose_bands, cla
 from tasks.curation.index.search import Found, find_edges
 from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
 from tasks.curation.index.shingles import distinct, intersection_over_union, sketch
+from tasks.curation.removals import Plan
 
 VOCABULARY = [f"w{k}" for k in range(500)]
 RECIPE = Recipe(texts=False)
 
 
-def exact_jaccard(a: list[str], b: list[str], size: int = 5) -> float:
+def exact_jaccard(a: list[str], b: list[str]) -> float:
+    size = 5 if min(len(a), len(b)) >= 33 else 2
     sets = [{tuple(words[k : k + size]) for k in range(max(1, len(words) - size + 1))} for words in (a, b)]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
@@ -145,6 +147,53 @@ def test_the_band_join_proposes_what_the_index_of_datasketch_proposes(tmp_path: 
     expected = {tuple(sorted((k, other))) for k, one in enumerate(sketches) for other in lsh.query(one)}
     found = searched(tmp_path, index, 0.01)  # no pair is left out for its estimate
     assert found.checked == len({pair for pair in expected if pair[0] != pair[1]})
+
+
+def near(words: list[str], count: int, rng: np.random.Generator) -> list[list[str]]:
+    """Copies of a text in each of which another word is replaced."""
+    return [[*words[: k % len(words)], f"edit{k}", *words[k % len(words) + 1 :]] for k in rng.permutation(count)]
+
+
+def test_a_crowd_is_thinned_out_in_linear_time_and_every_removed_text_has_a_kept_witness(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    crowd = near(rng.choice(VOCABULARY, 150).tolist(), 900, rng)
+    documents = [*crowd, *map(list, dict.fromkeys(map(tuple, planted(rng, 20))))]
+    index = indexed(tmp_path, [documents[::2], documents[1::2]])
+    found = searched(tmp_path, index)
+    documents = documents[::2] + documents[1::2]
+    removed = np.flatnonzero(found.witness >= 0)
+    assert 800 < len(removed) < 900
+    assert found.checked < 20 * len(documents)  # all pairs would be 480,000
+    assert not set(found.witness[removed].tolist()) & set(removed.tolist())
+    stars = pq.read_table(found.crowds).to_pylist()
+    for row in stars[::50]:
+        assert row["jaccard"] == pytest.approx(exact_jaccard(documents[row["i"]], documents[row["j"]]))
+    assert min(row["jaccard"] for row in stars) >= 0.7
+    plan = Plan(9, 99, found.witness)
+    parts = [found.path, found.crowds]
+    (tmp_path / "sort").mkdir()
+    weights = index.gather("weights")
+    for pairs, jaccard in by_component(parts, component_of(index.size, parts), tmp_path / "sort"):
+        plan.decide(pairs, jaccard, weights, str)
+    gone, witness, _, how = plan.removals()
+    assert how.count("representative") >= len(removed)
+    assert not set(witness.tolist()) & set(gone.tolist())
+    posed = {p for p, h in zip(*plan.members(), strict=True) if plan.how[h] == "posed"}
+    kept = sorted(set(range(index.size)) - set(gone.tolist()) - posed)
+    texts = [documents[k] for k in kept if len(documents[k]) == 150]
+    assert all(exact_jaccard(a, b) < 0.7 for a, b in combinations(texts, 2))
+
+
+def test_a_crowd_that_grows_file_by_file_gives_what_all_at_once_gives(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    crowd = near(rng.choice(VOCABULARY, 150).tolist(), 300, rng)
+    files = [[*crowd[:100], *planted(rng, 5)], [*crowd[100:], ["heavier"] * 20 + crowd[0]], planted(rng, 5)]
+    at_once = searched(tmp_path / "whole", indexed(tmp_path / "whole", files))
+    folder = tmp_path / "grown"
+    for count in (1, 2, 3):
+        grown = searched(folder, indexed(folder, files[:count]))
+    assert grown.witness.tolist() == at_once.witness.tolist()
+    assert edges(grown) == pytest.approx(edges(at_once))
 
 
 def test_components_are_ordered_by_their_first_member(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""`ketcycle stage curation --corpus FILES --out DIR`: the classical method in this process, without services."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.commands.console import err, print_value
+from infra import progress
+from infra.errors import BadInput
+from infra.settings import Settings
+
+
+def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool) -> None:
+    """Curate a corpus into a folder, show progress, and print the closing line with the energy used.
+
+    Raises:
+        BadInput: an option or a file cannot be used; the message says what to do.
+    """
+    from pydantic import ValidationError
+
+    from flows.lifecycle.config import RunConfig, explain, resolve_options
+    from infra.energy.meter import Meter
+    from infra.energy.model import Coefficients
+    from tasks.options import merge, parse_assignment
+
+    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if any(value == "" or (isinstance(value, tuple) and "" in value) for value in given.values()):
+        raise BadInput("an option was given nothing; give it a value or leave it out")
+    given["options"] = merge({}, *map(parse_assignment, given.get("options", ())))
+    try:
+        config = RunConfig(**given)
+    except ValidationError as error:
+        raise BadInput(explain(error)) from None
+    own = resolve_options(config, loaded)["curation"]
+    from tasks.curation.direct import curate as curated
+    from tasks.curation.options import Options
+    from tasks.curation.reading import closing_line
+
+    options = Options.model_validate({name: value for name, value in own.items() if name in Options.model_fields})
+    with Meter() as meter:
+        facts = curated(options, out.expanduser(), loaded.home / "index" / "curation")
+    band = Coefficients.load().cpu_energy_j(meter.usage, source=meter.source)
+    facts["cpu_s"], facts["energy_j"] = round(meter.usage.cpu_s, 2), [band.p5, band.p50, band.p95]
+    line = (
+        f"{closing_line(facts)}; {meter.usage.cpu_s:.1f} CPU s, {band.p50:.3g} J [{band.p5:.3g}, {band.p95:.3g}] "
+        f"({meter.source})"
+    )
+    print_value(facts if as_json else line, as_json)
+    show(f"written: {out}")

@@ -1,0 +1,136 @@
+"""Column types of tables that come in pieces: inferred from records, merged between pieces, cast to the merged type.
+
+Where two pieces have no common type the column becomes text; what was no text is then written as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+TEXT = pa.string()
+MOST_FIELDS = 500  # of one structure; records with free keys become JSON text
+
+
+def infer(values: Sequence[Any]) -> pa.Array:
+    """Return a column of Python values; text where they have no common type that a file can hold."""
+    try:
+        found = pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
+        return as_text(values)
+    return found if _storable(found.type) else as_text(values)
+
+
+def as_text(values: Iterable[Any]) -> pa.Array:
+    """Return values as text: strings as they are, everything else as JSON."""
+    return pa.array([v if v is None or isinstance(v, str) else json_text(v) for v in values], TEXT)
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON; what JSON does not know as its own text."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _storable(kind: pa.DataType) -> bool:
+    """Return whether Parquet can hold a type: it knows no structure without fields."""
+    if pa.types.is_struct(kind):
+        fields = [kind.field(k).type for k in range(kind.num_fields)]
+        return 0 < len(fields) <= MOST_FIELDS and all(map(_storable, fields))
+    if pa.types.is_nested(kind) and not pa.types.is_union(kind):
+        return all(_storable(kind.field(k).type) for k in range(kind.num_fields))
+    return not (pa.types.is_union(kind) or pa.types.is_interval(kind))
+
+
+def storable(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch that Parquet can hold; columns of other types become text."""
+    columns = []
+    for column in batch.columns:
+        if isinstance(column, pa.ExtensionArray):
+            column = column.storage
+        if pa.types.is_run_end_encoded(column.type):
+            column = pc.run_end_decode(column)
+        columns.append(column if _storable(column.type) else as_text(column.to_pylist()))
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names) if columns else batch
+
+
+def merged(one: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type that holds the values of both types."""
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    if pa.types.is_dictionary(one) or pa.types.is_dictionary(other):
+        return merged(*(k.value_type if pa.types.is_dictionary(k) else k for k in (one, other)))
+    if pa.types.is_struct(one) and pa.types.is_struct(other):
+        fields = {one.field(k).name: one.field(k).type for k in range(one.num_fields)}
+        for k in range(other.num_fields):
+            name, kind = other.field(k).name, other.field(k).type
+            fields[name] = merged(fields[name], kind) if name in fields else kind
+        return pa.struct(fields) if len(fields) <= MOST_FIELDS else TEXT
+    if _is_list(one) and _is_list(other):
+        return pa.list_(merged(one.value_type, other.value_type))
+    if {one, other} <= {pa.string(), pa.large_string(), pa.string_view()}:
+        return pa.large_string()
+    numbers = [pa.types.is_integer(k) or pa.types.is_floating(k) for k in (one, other)]
+    same = [test(one) and test(other) for test in (pa.types.is_temporal, pa.types.is_decimal, _is_binary)]
+    if all(numbers) or any(same):
+        try:
+            return pa.unify_schemas(
+                [pa.schema([("x", one)]), pa.schema([("x", other)])], promote_options="permissive"
+            ).types[0]
+        except pa.ArrowException:
+            return TEXT
+    return TEXT
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def union(schemas: Iterable[pa.Schema]) -> pa.Schema:
+    """Return the schema that holds the columns of all schemas, in the order in which they first occur."""
+    kinds: dict[str, pa.DataType] = {}
+    for schema in schemas:
+        for field in schema:
+            kinds[field.name] = merged(kinds[field.name], field.type) if field.name in kinds else field.type
+    return pa.schema(kinds)
+
+
+def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return a batch with the columns and types of a merged schema; missing columns hold nulls."""
+    columns = []
+    for field in schema:
+        at = batch.schema.get_field_index(field.name)
+        columns.append(pa.nulls(len(batch), field.type) if at < 0 else _cast(batch.column(at), field.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    if array.type == kind:
+        return array
+    if pa.types.is_null(array.type):
+        return pa.nulls(len(array), kind)
+    if pa.types.is_dictionary(array.type):
+        return _cast(array.dictionary_decode(), kind)
+    if pa.types.is_struct(kind) and pa.types.is_struct(array.type):
+        have = {array.type.field(k).name: k for k in range(array.type.num_fields)}
+        parts = [
+            _cast(array.field(have[f.name]), f.type) if f.name in have else pa.nulls(len(array), f.type)
+            for f in (kind.field(k) for k in range(kind.num_fields))
+        ]
+        fields = [kind.field(k) for k in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(parts, fields=fields, mask=array.is_null())
+    if kind == TEXT and not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        return as_text(array.to_pylist())
+    try:
+        return array.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return pa.array(array.to_pylist(), kind)

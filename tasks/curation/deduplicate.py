@@ -1,0 +1,184 @@
+"""Deduplication as a function: a table or files in, Arrow tables out; no service, no home, no run.
+
+from tasks.curation.deduplicate import deduplicate
+
+found = deduplicate(table, threshold=0.7)
+found.kept, found.dropped, found.edges, found.components
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tasks.corpus.filters import choose_rules
+from tasks.corpus.read import Layout
+from tasks.curation.index.corpus import Corpus
+from tasks.curation.index.near_duplicates import by_component, choose_bands, component_of
+from tasks.curation.index.search import find_edges
+from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
+from tasks.curation.index.shingles import PERMUTATIONS
+from tasks.curation.outcome import EXACT, OURS, as_given
+from tasks.curation.removals import Plan
+
+SHARD_BYTES = 16 * 2**20
+ROW_GROUP = 8_192
+EDGES = pa.schema({"i": pa.string(), "j": pa.string(), "jaccard": pa.float64()})
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of a deduplication.
+
+    Attributes:
+        kept: the documents that stay, with all columns of the user, in their order.
+        dropped: all others, with the reason, the kept document that each resembles (`ketcycle_witness`) and how much
+            (`ketcycle_jaccard`, 1 for exact copies).
+        edges: near duplicates (i, j, jaccard) by id, and pairs of removed documents of crowds and their witnesses.
+        components: the number of the component of each document (`id`) that has near duplicates.
+        quarantined: files, rows and lines that could not be read, with the reason.
+    """
+
+    kept: pa.Table
+    dropped: pa.Table
+    edges: pa.Table
+    components: pa.Table
+    quarantined: pa.Table
+
+
+def deduplicate(
+    source: Any,
+    *,
+    threshold: float = 0.7,
+    layout: Layout | None = None,
+    rules: str = "none",
+    languages: Sequence[str] = (),
+    ignore_case: bool = False,
+) -> Result:
+    """Remove exact copies and near duplicates; of a component the heaviest documents stay, by default the longest.
+
+    Args:
+        source: an Arrow table or reader, anything that exports one (pandas, Polars, DuckDB, `datasets`), or paths of
+            files and folders.
+        threshold: Jaccard similarity from which two documents are near duplicates.
+        layout: the columns of text, id and weight; None = the usual names.
+        rules: quality rules: `none`, `prose`, `web`, `code`, or a YAML file.
+        languages: languages to keep, with rules.
+        ignore_case: whether texts that differ in case alone are exact copies.
+
+    Raises:
+        BadInput: a file of a format that cannot be told.
+        ValueError: rules or languages that there are not, or a table without a text column.
+    """
+    bands, band_rows = choose_bands(threshold, PERMUTATIONS)
+    chosen = choose_rules(rules, {}, languages)
+    recipe = Recipe(
+        rules=chosen,
+        layout=layout or Layout(code=rules == "code"),
+        ignore_case=ignore_case,
+        bands=bands,
+        band_rows=band_rows,
+    )
+    with TemporaryDirectory(prefix="ketcycle-") as name:
+        folder = Path(name)
+        paths = _paths(source, folder / "table.parquet")
+        work, skipped = plan_shards("base", paths, recipe, SHARD_BYTES)
+        index = Index.open([make_shard(folder / "shards", item, recipe) for item in work], recipe)
+        found = find_edges(folder / "searches", index, recipe, threshold, folder, _one_by_one)
+        corpus, plan = Corpus(index, found.first), Plan(0, 3, found.witness)
+        weights, parts = index.gather("weights"), [found.path, found.crowds]
+        for pairs, jaccard in by_component(parts, component_of(index.size, parts), folder):
+            plan.decide(pairs, jaccard, weights, corpus.name)
+        if not len(corpus.names):
+            aside = "; ".join(f"{row['path']}: {row['detail']}" for row in corpus.aside().slice(0, 3).to_pylist())
+            raise ValueError(f"no document can be read ({aside or f'{len(skipped)} files of unknown formats'})")
+        return _result(corpus, plan, parts, recipe.layout.text_column)
+
+
+def _one_by_one(function: Any, items: Sequence[Any]) -> list[Path]:
+    return [function(item) for item in items]
+
+
+def _paths(source: Any, target: Path) -> list[Path]:
+    """Return the paths of a source; a table is written to a file first, some row groups in memory at a time."""
+    if isinstance(source, str | Path):
+        return [Path(source).expanduser()]
+    if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
+        return [Path(item).expanduser() for item in source]
+    reader = _reader(source)
+    with pq.ParquetWriter(target, reader.schema, compression="lz4") as writer:
+        for batch in reader:
+            writer.write_table(pa.Table.from_batches([batch]), row_group_size=ROW_GROUP)
+    return [target]
+
+
+def _reader(source: Any) -> pa.RecordBatchReader:
+    if isinstance(source, pa.RecordBatchReader):
+        return source
+    if isinstance(source, pa.Table):
+        return source.to_reader()
+    if hasattr(source, "__arrow_c_stream__"):  # pandas, Polars, DuckDB, and whatever else speaks Arrow's C interface
+        return pa.RecordBatchReader.from_stream(source)
+    if hasattr(source, "with_format") and hasattr(source, "data"):  # a dataset of `datasets`
+        return source.with_format("arrow")[:].to_reader()
+    raise ValueError(f"a {type(source).__name__} is no table and no path; give an Arrow table, or files")
+
+
+def _result(corpus: Corpus, plan: Plan, parts: list[Path], text_column: str) -> Result:
+    copies, originals = corpus.copies()
+    gone, witness, jaccard, how = plan.removals()
+    of = {int(g): (int(w), j, h) for g, w, j, h in zip(gone, witness, jaccard, how, strict=True)}
+    why: dict[str, tuple[str, str, float]] = {}
+    candidate = {int(document): k for k, document in enumerate(corpus.documents)}
+    for document, first in zip(copies.tolist(), originals.tolist(), strict=True):
+        end, value, _ = of.get(candidate[first], (candidate[first], 1.0, ""))
+        why[corpus.names[document].as_py()] = (EXACT, corpus.name(end), value)
+    for k, (end, value, name) in of.items():
+        why[corpus.name(k)] = (f"near_duplicates/{name}", corpus.name(end), value)
+    counts: Counter[str] = Counter()
+    text = corpus.text_name(text_column)
+    candidates = pa.concat_tables(corpus.candidates())
+    filtered = pa.concat_tables(corpus.filtered(counts))
+    stays = np.array([name not in why for name in candidates["doc_id"].to_pylist()], bool)
+    drop = ("n_words", "weight", "label")
+    rest = candidates.filter(pa.array(~stays)).drop_columns(drop)
+    nothing = pa.nulls(len(rest), pa.string())
+    rest = rest.append_column("reason", nothing).append_column("detail", nothing).select(filtered.column_names)
+    dropped = pa.concat_tables([filtered, rest.cast(filtered.schema)])
+    return Result(
+        kept=as_given(candidates.filter(pa.array(stays)).drop_columns(drop), text),
+        dropped=_with_reasons(as_given(dropped, text), why),
+        edges=_edges(corpus, parts),
+        components=_components(corpus, plan),
+        quarantined=corpus.aside(),
+    )
+
+
+def _with_reasons(dropped: pa.Table, why: dict[str, tuple[str, str, float]]) -> pa.Table:
+    found = [why.get(name) for name in dropped[f"{OURS}id"].to_pylist()]
+    reason = [own[0] if own else rule for own, rule in zip(found, dropped[f"{OURS}reason"].to_pylist(), strict=True)]
+    at = dropped.column_names.index(f"{OURS}reason")
+    dropped = dropped.set_column(at, f"{OURS}reason", pa.array(reason, pa.string()))
+    dropped = dropped.append_column(f"{OURS}witness", pa.array([own and own[1] for own in found], pa.string()))
+    return dropped.append_column(f"{OURS}jaccard", pa.array([own and own[2] for own in found], pa.float64()))
+
+
+def _edges(corpus: Corpus, parts: list[Path]) -> pa.Table:
+    tables = [pq.read_table(path) for path in parts]
+    i, j = (np.concatenate([table[name].to_numpy() for table in tables]) for name in ("i", "j"))
+    value = np.concatenate([table["jaccard"].to_numpy() for table in tables])
+    names = [corpus.names_of(numbers).cast(pa.string()) for numbers in (i, j)]
+    return pa.table([*names, pa.array(value)], schema=EDGES)
+
+
+def _components(corpus: Corpus, plan: Plan) -> pa.Table:
+    members, number = plan.members()
+    return pa.table({"id": corpus.names_of(members).cast(pa.string()), "component": pa.array(number)})

@@ -1,0 +1,62 @@
+"""Deduplication as a function, without a service."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from tasks.corpus.read import Layout
+from tasks.curation.deduplicate import deduplicate
+
+
+def texts(count: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(f"word{k}" for k in rng.integers(400, size=80)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def table() -> pa.Table:
+    one, two, three = texts(3)
+    rows = [one, two, one.replace("word", "word", 1), f"{two} end", three, one.replace(" ", "  ")]
+    return pa.table({"n": pa.array(range(6), pa.int16()), "text": rows, "tags": [["a"]] * 6})
+
+
+def test_a_table_comes_back_without_its_duplicates(table: pa.Table) -> None:
+    found = deduplicate(table)
+    assert found.kept["n"].to_pylist() == [0, 3, 4]
+    assert found.kept.schema.field("n").type == pa.int16()
+    rows = {row["n"]: row for row in found.dropped.to_pylist()}
+    assert rows.keys() == {1, 2, 5}
+    assert (rows[2]["ketcycle_reason"], rows[2]["ketcycle_jaccard"]) == ("exact_duplicates", 1.0)
+    assert rows[1]["ketcycle_witness"] == found.kept["ketcycle_id"].to_pylist()[1]
+    assert rows[1]["ketcycle_jaccard"] == pytest.approx(76 / 77)
+    assert found.edges.num_rows == 1
+    assert found.components["component"].to_pylist() == [0, 0]
+
+
+@pytest.mark.parametrize("kind", ["pandas", "reader", "paths", "paths as text"])
+def test_other_sources(table: pa.Table, tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.jsonl").write_text(table.to_pandas().to_json(orient="records", lines=True))
+    source = {
+        "pandas": pd.DataFrame(table.to_pandas()),
+        "reader": table.to_reader(2),
+        "paths": [tmp_path / "x.jsonl"],
+        "paths as text": str(tmp_path),
+    }[kind]
+    assert deduplicate(source).kept["n"].to_pylist() == [0, 3, 4]
+
+
+def test_weights_and_columns_of_the_users_own(table: pa.Table) -> None:
+    own = table.rename_columns(["n", "body text", "tags"]).append_column("quality", [[1.0, 5.0, 1.0, 2.0, 1.0, 1.0]])
+    found = deduplicate(own, layout=Layout(text_column="body text", weight_column="quality", columns=("n",)))
+    assert found.kept.column_names[:2] == ["body text", "n"]
+    assert found.kept["n"].to_pylist() == [0, 1, 4]
+
+
+def test_what_is_no_table_or_has_no_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="a int is no table and no path"):
+        deduplicate(5)
+    with pytest.raises(ValueError, match=r"no document can be read .*columns: a; name one"):
+        deduplicate(pa.table({"a": [1]}))
