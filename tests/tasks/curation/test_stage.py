@@ -210,7 +210,7 @@ def test_every_arm_leads_to_a_corpus_without_near_duplicates(corpus: tuple[Path,
         min_words=20,
         **{name: {"shots": 32} for name in ("representatives", "semantic_clusters")},
     )
-    for arm in stage.REPRESENTATIVES.arms:
+    for arm in REPRESENTATIVES.arms:
         state = run(given, {"representatives": arm.name})
         kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
         edges = given.lake.read(state.refs["curation/edges"]).to_pylist()
