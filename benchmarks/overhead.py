@@ -23,6 +23,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from infra.compute import DASK
 from infra.shared import open_evidence
 from tasks.contract import STAGES
 from tasks.text.samples import sample_documents
@@ -157,6 +158,43 @@ def metering(seconds: float = 8.0) -> None:
     sys.stdout.write(f"metering a stage: {used:.3f} CPU s in {wall:.1f} s, {used / wall:.2%} of one core\n")
 
 
+TRAINING = """
+import resource, sys, threading, torch
+torch.set_num_threads(1)
+used = []
+def work():
+    shapes = (2048, 128), (128, 512), (512, 128), (128, 2048)
+    e, a, b, o = (torch.randn(shape, requires_grad=True) for shape in shapes)
+    for step in range(12):
+        x = torch.randint(0, 2048, (8, 128))
+        h = e[x]
+        for _ in range(4):
+            h = h + torch.relu(h @ a) @ b * 0.01
+        torch.nn.functional.cross_entropy((h @ o).flatten(0, 1), x.flatten()).backward()
+        for parameter in (e, a, b, o):
+            parameter.grad = None
+        if step in (1, 11):
+            used.append(resource.getrusage(resource.RUSAGE_SELF))
+thread = threading.Thread(target=work)  # as a task of a worker
+thread.start()
+thread.join()
+names = "ru_utime", "ru_stime", "ru_minflt"
+user, system, faults = (getattr(used[1], name) - getattr(used[0], name) for name in names)
+sys.stdout.write(f"user {user:.2f} s, system {system:.2f} s, {faults:,} page faults\\n")
+"""
+
+
+def allocation() -> None:
+    """Print what ten training steps take with Dask's settings of malloc and with those of a run's workers."""
+    prefix = "distributed.nanny.pre-spawn-environ."
+    ours = {name.removeprefix(prefix): str(value) for name, value in DASK.items() if name.startswith(prefix)}
+    for title, settings in (("Dask's malloc", {"MALLOC_TRIM_THRESHOLD_": "65536"}), ("ours", ours)):
+        sys.stdout.write(f"ten training steps, {title:14s}")
+        sys.stdout.flush()
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **settings}
+        subprocess.run([sys.executable, "-c", TRAINING], check=True, env=environment)
+
+
 def imports() -> None:
     """Print what importing modules takes, each in a fresh interpreter."""
     for name in IMPORTS:
@@ -178,7 +216,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead")
     parser.add_argument("--profile", default="smoke", help="profile of the run")
-    parser.add_argument("--only", choices=("run", "stage", "imports", "metering"), help="one of the tables")
+    parser.add_argument(
+        "--only", choices=("run", "stage", "imports", "metering", "allocation"), help="one of the tables"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -186,6 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             imports()
         if options.only in (None, "metering"):
             metering()
+        if options.only in (None, "allocation"):
+            allocation()
         for name in ("run", "stage"):
             if options.only in (None, name):
                 command = ["run", "--profile", options.profile] if name == "run" else one_stage(folder)
