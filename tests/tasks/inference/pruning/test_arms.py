@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from scipy.stats import spearmanr
 
 from tasks.combinatorial.exact import subsets
@@ -181,13 +180,6 @@ def test_the_arms_are_those_of_the_design() -> None:
         "nothing", "random", "uniform-repair", "marginals-repair", "empty-repair",
     }  # fmt: skip
     assert [arm.name for arm in PRUNING.arms if arm.does_nothing] == ["nothing"]
-
-
-def test_the_tolerance_is_the_committed_one() -> None:
-    from pathlib import Path
-
-    stated = yaml.safe_load((Path(pruning.__file__).parents[1] / "tolerances.yaml").read_text())
-    assert PRUNING.tolerance == stated["inference/pruning"]["tolerance"]
 
 
 def test_an_impossible_k_is_refused(problem: Pruning) -> None:
