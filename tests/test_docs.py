@@ -39,7 +39,9 @@ def test_the_page_of_a_stage_names_its_steps_and_decisions_in_order(stage):
 )
 def test_options_that_pages_name_exist(page):
     known = {name for section in sections() for name, _ in listed(section)} | {"curation.largest.documents"}
-    named = set(re.findall(rf"`?((?:{'|'.join(sections())})(?:\.[a-z_]+)+)(?:=[^`]*)?`", (DOCS / page).read_text()))
+    named = set(
+        re.findall(rf"(?<![.\w])((?:{'|'.join(sections())})(?:\.[a-z_]+)+)(?:=[^`]*)?`", (DOCS / page).read_text())
+    )
     assert {name for name in named if not name.endswith((".md", ".py"))} <= known
 
 
