@@ -1,4 +1,4 @@
-"""Completion records: a stage of a run is done when its record stands in the lake. Knows no stage by name."""
+"""Completion records: a stage of a run is done once its record is in the lake. Knows no stage by name."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def record(home: Path, run_id: str, stage: str, parts: Mapping[str, Any], result
 
 
 def find(home: Path, run_id: str, stage: str) -> Completion | None:
-    """Return what a finished stage left, or None."""
+    """Return the stored result of a finished stage, or None."""
     try:
         if store := Store.of(home):
             content = json.loads(store.text(f"{RECORDS}/{run_id}/{stage}.json") or "")

@@ -353,9 +353,7 @@ def wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> 
     give_up = time.monotonic() + SERVER_START_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > give_up:
-            raise KetcycleError(
-                f"the Prefect server did not start; the reason stands in {home / 'prefect' / 'server.log'}"
-            )
+            raise KetcycleError(f"the Prefect server did not start; the reason is in {home / 'prefect' / 'server.log'}")
         time.sleep(0.1)
 
 

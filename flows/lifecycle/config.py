@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     text_column: str = Field("", description="Column that holds the text; empty = text, content or body.")
     id_column: str = Field("", description="Column that names a document; empty = doc_id or id, else path and row.")
-    weight_column: str = Field("", description="Column that says what a document is worth; empty = its length.")
+    weight_column: str = Field("", description="Column with the weight of a document; empty = its length.")
     threshold: float | None = Field(
         None, gt=0, le=1, description="Jaccard similarity of near duplicates; empty = the profile's, .7."
     )

@@ -122,7 +122,7 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
     elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     report = _report(loaded, run_id)
-    # What that report took stands in the next one.
+    # The cost of making this report is in the next one.
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     return report
 

@@ -72,7 +72,7 @@ def run_name() -> str:
 
 
 def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *, join_shadows: bool) -> StageResult:
-    """Run one stage on the current Dask cluster, or return what a finished run of it left."""
+    """Run one stage on the current Dask cluster, or return the stored result if it is complete."""
     config = config.named()
     loaded = settings.load()
     options = resolve_options(config, loaded)
@@ -208,7 +208,7 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
 
 
 class ShadowBudget:
-    """CPU seconds for optional arms, as a share of what the stages of a run have used so far.
+    """CPU seconds for optional arms, as a share of those that the stages of a run have used so far.
 
     The share is granted stage by stage, so that what is left out depends on the run and not on how busy a worker is.
     """
