@@ -40,14 +40,14 @@ def points(report: Row) -> Iterator[tuple[str, float, float]]:
 
 def draw(report: Row) -> str:
     """Return the picture of a run's report as SVG text."""
-    found = list(points(report))
+    arms = list(points(report))
     sources = sorted({s for stage in report["stages"] for subtask in stage["subtasks"] for s in subtask["sources"]})
     with style():
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         ax = figure.subplots()
         ax.axhspan(-1, 1, color="#eef3f7", lw=0)
         for kind, colour in COLOURS.items():
-            if its := [point for point in found if point[0] == kind]:
+            if its := [point for point in arms if point[0] == kind]:
                 x, y = [p[1] for p in its], [p[2] for p in its]
                 ax.scatter(x, y, color=colour, marker=MARKERS[kind], s=34, label=kind, alpha=0.85, lw=0)
         ax.set_xscale("log")
@@ -56,7 +56,8 @@ def draw(report: Row) -> str:
         ax.set_ylabel("quality - best classical,\nin tolerances")
         ax.set_title("Arms of all decisions of one run; in the band: as good within the tolerance", fontsize=9.5)
         ax.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        return svg_of(figure, "quality against energy of all arms of one run")
+        found = svg_of(figure, "quality against energy of all arms of one run")
+    return found.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)  # a file needs it, a page does not
 
 
 def main(arguments: Sequence[str]) -> None:
