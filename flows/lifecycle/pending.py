@@ -30,7 +30,7 @@ log = logging.getLogger("ketcycle.pending")
 
 @dataclass(frozen=True)
 class Completed:
-    """What became of a pending row: its status now, or `pending` still."""
+    """The new status of a pending row, or `pending` if it has not changed."""
 
     run_id: str
     stage: str
@@ -77,7 +77,7 @@ def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow
     stage, subtask, problem = rows[0].stage, rows[0].subtask, rows[0].problem
     done = completion.find(loaded.home, run_id, stage)
     if done is None:
-        return []  # the stage was stopped; the run decides anew when it goes on
+        return []  # the stage was stopped; a resumed run decides again
     context = context_of(loaded, run_id, stage, done.parts)
     # No waiting here: the next calls of an arm are sent with the next dispatch.
     bench = replace(bench_of(loaded, run_id, done.parts, done.result["data"]), remote_deadline_s=0.0)

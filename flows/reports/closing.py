@@ -178,6 +178,9 @@ def _made(report: Row) -> Iterator[tuple[str, str]]:
         else:
             yield stage["stage"], f"{stage['status']}, {stage['reason']}"
     if gate := report.get("gate"):
+        if "passed" not in gate:  # the model could not be judged
+            yield "gate", gate["said"]
+            return
         verdict = "passed" if gate["passed"] else "did not pass"
         yield "gate", f"{gate['name']} version {gate['version']} {verdict}: {gate['reason']}"
 
@@ -291,7 +294,7 @@ def _then(report: Row, found: Sequence[tuple[str, Row]], page: Path | str) -> It
     yield f"ketcycle report {report['run_id']} --full", "all tables here"
     if report["status"] != "done":
         yield f"ketcycle run --resume {report['run_id']}", "go on where it stopped"
-    if (gate := report.get("gate")) and gate["passed"]:
+    if (gate := report.get("gate")) and gate.get("passed"):
         yield "ketcycle serve", "serve the model, OpenAI-compatible"
     if found:
         stage, subtask = found[0]
