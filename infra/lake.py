@@ -203,7 +203,7 @@ class Lake:
         return [Ref(name, path.stem) for path in found]
 
     def orphans(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Return folders that no manifest names, left by writers that were killed or lost a race; young ones may be in use.
+        """Return folders that no manifest names, left by killed or outrun writers; young ones may be in use.
 
         Folders and hidden files directly below a data set count; the caller takes them away.
         """

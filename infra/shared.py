@@ -127,7 +127,7 @@ class SharedLake(Lake):
         return [path for path in found if path.exists()]
 
     def unfinished(self, older_than_s: float = ABANDONED_S) -> dict[str, int]:
-        """Return the folders in the store that no manifest names, with their sizes in bytes; killed writers leave them."""
+        """Return the folders in the store that no manifest names, with their bytes; killed writers leave them."""
         folders: dict[tuple[str, str], dict[str, int]] = {}
         sizes = self._store.sizes(LAKE)
         for key, size in sizes.items():
