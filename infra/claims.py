@@ -85,12 +85,12 @@ class Claims:
             self.release(key, found.holder)
 
     def open(self, key: str) -> bool:
-        """Return whether a key may be claimed: nobody has it, or its holder ended without finishing."""
+        """Return whether a key may be claimed: it has no holder, or its holder ended without finishing."""
         found = self._find(_claims.c.key == key[:300])
         return found is None or (found.finished is None and not self._at_work(found.holder))
 
     def holder(self, key: str) -> str | None:
-        """Return who has a key, if anybody."""
+        """Return the holder of a key, or None."""
         found = self._find(_claims.c.key == key[:300])
         return found.holder if found else None
 
@@ -105,13 +105,13 @@ class Claims:
             connection.execute(_claims.update().where(*self._mine(key, holder)).values(finished=time.time()))
 
     def release(self, key: str, holder: str) -> None:
-        """Give a key back of which nothing came, so that it may be claimed again; a finished claim stays."""
+        """Release a key that was not finished, so that it may be claimed again; a finished claim stays."""
         mine = self._mine(key, holder)
         with self._database.write() as connection:
             connection.execute(_claims.delete().where(*mine, _claims.c.finished.is_(None)))
 
     def forget(self, before_s: float) -> None:
-        """Drop claims made before a time, where older occurrences are refused by their time."""
+        """Delete claims made before a time; older events are refused by their time stamp."""
         with self._database.write() as connection:
             connection.execute(_claims.delete().where(_claims.c.scope == self._scope, _claims.c.at < before_s))
 

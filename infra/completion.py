@@ -1,4 +1,4 @@
-"""Completion records: a stage of a run is done when its record stands in the lake. Knows no stage by name."""
+"""Completion records: a stage of a run is done once its record is in the lake. Knows no stage by name."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from infra.errors import BadInput
 from infra.lake import write_atomic
 from infra.store import Store
 
-RECORDS = "completions"  # below the lake, and in a store beside it
+RECORDS = "completions"  # folder in the lake; in a store, next to the lake
 LONGEST = 24  # characters of a value that is printed in a reason
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a finished stage left.
+    """The stored result of a finished stage.
 
     Attributes:
         parts: what the result depends on: input versions, parameters, arm versions.
@@ -45,7 +45,7 @@ def folder(home: Path) -> Path:
 
 
 def record(home: Path, run_id: str, stage: str, parts: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Note that a stage is done: what its result depends on, and what it produced."""
+    """Record that a stage is done: what its result depends on, and what it produced."""
     text = json.dumps({"digest": digest(**parts), "parts": dict(parts), "result": dict(result)}, indent=1, default=str)
     if store := Store.of(home):
         store.put_text(f"{RECORDS}/{run_id}/{stage}.json", text)
@@ -54,14 +54,14 @@ def record(home: Path, run_id: str, stage: str, parts: Mapping[str, Any], result
 
 
 def find(home: Path, run_id: str, stage: str) -> Completion | None:
-    """Return what a finished stage left, or None."""
+    """Return the stored result of a finished stage, or None."""
     try:
         if store := Store.of(home):
             content = json.loads(store.text(f"{RECORDS}/{run_id}/{stage}.json") or "")
         else:
             content = json.loads((folder(home) / run_id / f"{stage}.json").read_text())
         return Completion(content["parts"], content["result"])
-    except (FileNotFoundError, json.JSONDecodeError, KeyError):  # not done, or not readable: it is done again
+    except (FileNotFoundError, json.JSONDecodeError, KeyError):  # not done or not readable: the stage runs again
         return None
 
 
@@ -78,7 +78,7 @@ def records(home: Path) -> dict[str, list[str]]:
 
 
 def forget(home: Path, run_id: str) -> None:
-    """Take the records of a run away."""
+    """Delete the records of a run."""
     if store := Store.of(home):
         store.delete(store.sizes(f"{RECORDS}/{run_id}"))
     else:
@@ -112,7 +112,7 @@ def _values(old: Any, new: Any, form: str) -> str:
 
 @contextmanager
 def claimed(home: Path, run_id: str) -> Iterator[None]:
-    """Keep other processes of this machine off a run.
+    """Lock a run against other processes of this machine.
 
     Raises:
         BadInput: another process is at it.

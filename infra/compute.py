@@ -1,4 +1,4 @@
-"""One Prefect server and one Dask cluster for a run: those that run already, else own ones on loopback."""
+"""One Prefect server and one Dask cluster for a run: running ones if there are any, else new ones on loopback."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def cluster(settings: Settings, imported: Sequence[str] = ()) -> Iterator[str]:
 
     try:
         current = _address(distributed.get_client())
-    except ValueError:  # no client in this process yet
+    except ValueError:  # no Dask client in this process yet
         current = ""
     if current:  # outside the `try`: a ValueError of the caller's block is the caller's
         yield current
@@ -188,7 +188,7 @@ def trainer() -> Iterator[None]:
     except ObjectNotFound:  # a server of this run alone
         yield
         return
-    # A server that stops answering in the middle of a training is no reason to throw the training away.
+    # If the server stops answering during a training, the training goes on.
     with concurrency(TRAINERS, raise_on_lease_renewal_failure=False):
         yield
 
@@ -221,7 +221,7 @@ def _installation() -> dict[str, str]:
 
 
 def require_same(client: Any, settings: Settings) -> None:
-    """See to it that the workers of a cluster run the same code as this process and share its stores.
+    """Check that the workers of a cluster run the same code as this process and share its stores.
 
     Raises:
         BadInput: a worker has another version, or another value of a setting; the message names both.
@@ -229,7 +229,7 @@ def require_same(client: Any, settings: Settings) -> None:
     mine = versions.installed() | shared(settings)
     try:
         theirs: dict[str, dict[str, str]] = client.run(_installation)
-    except Exception as error:  # whatever a foreign installation answers, it is not ours
+    except Exception as error:  # any answer of a foreign installation means that it is not ours
         raise BadInput(
             f"a worker of {_address(client)} cannot say its versions ({type(error).__name__}: {error}); this client "
             f"has ketcycle {mine['ketcycle']}: install the same on all machines"
@@ -262,14 +262,14 @@ def _address(client: Any) -> str:
 
 
 def write_note(home: Path, found: Mapping[str, Any]) -> None:
-    """Write down the services that outlive this process: their addresses and what stops them."""
+    """Record the services that outlive this process: addresses and how to stop them."""
     from infra.lake import write_atomic
 
     write_atomic(home / "services.json", json.dumps(dict(found)))
 
 
 def read_note(home: Path) -> dict[str, Any]:
-    """Return what was written down of the services of a home, empty if nothing was."""
+    """Return the recorded services of a home, empty if there are none."""
     try:
         found = json.loads((home / "services.json").read_text())
     except (OSError, ValueError):
@@ -353,14 +353,12 @@ def wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> 
     give_up = time.monotonic() + SERVER_START_S
     while not _answers(url):
         if process.poll() is not None or time.monotonic() > give_up:
-            raise KetcycleError(
-                f"the Prefect server did not start; the reason stands in {home / 'prefect' / 'server.log'}"
-            )
+            raise KetcycleError(f"the Prefect server did not start; the reason is in {home / 'prefect' / 'server.log'}")
         time.sleep(0.1)
 
 
 def stop_families(processes: Sequence[psutil.Process]) -> None:
-    """Ask processes and all their descendants to end, and end those that do not."""
+    """Terminate processes and all their descendants; kill those that do not end."""
     family: list[psutil.Process] = []
     for process in processes:
         with suppress(psutil.NoSuchProcess):

@@ -127,7 +127,7 @@ class Lake:
                 raise damaged(ref, f"{path} does not hold what was written")
 
     def check(self, ref: Ref) -> None:
-        """See whether a version is there, without reading it.
+        """Check whether a version exists, without reading it.
 
         Raises:
             LakeError: there is no such version, or one of its files is gone or has another size.
@@ -135,7 +135,7 @@ class Lake:
         self.files(ref)
 
     def entries(self, ref: Ref) -> list[tuple[Path, dict[str, Any]]]:
-        """Return where each file of a version is, or would be, and what its manifest says of it: path, sha256, bytes.
+        """Return where each file of a version is, or would be, and its entry in the manifest: path, sha256, bytes.
 
         Raises:
             LakeError: there is no such version, or its manifest cannot be read.
@@ -165,7 +165,7 @@ class Lake:
         return self.root / ref.name / f"{ref.version}.json"
 
     def meta(self, ref: Ref) -> dict[str, Any]:
-        """Return what the writer noted about a version."""
+        """Return the metadata that the writer stored with a version."""
         meta: dict[str, Any] = self.manifest(ref)["meta"]
         return meta
 
@@ -203,7 +203,7 @@ class Lake:
         return [Ref(name, path.stem) for path in found]
 
     def orphans(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Return what no manifest names: parts of writers that were killed, or lost a race; a writer at work is young.
+        """Return folders that no manifest names, left by killed or outrun writers; young ones may be in use.
 
         Folders and hidden files directly below a data set count; the caller takes them away.
         """
@@ -214,7 +214,7 @@ class Lake:
         return [path for path in found if time.time() - _newest_s(path) > older_than_s]
 
     def remove(self, ref: Ref) -> int:
-        """Take a version away, its manifest first so that nobody finds half of it; return the bytes set free.
+        """Delete a version, its manifest first so that no reader finds a partial version; return the bytes freed.
 
         Raises:
             LakeError: there is no such version.
@@ -229,7 +229,7 @@ class Lake:
 
     @contextmanager
     def _filling(self, name: str) -> Iterator[Path]:
-        """Yield a new folder for the files of a version; it disappears if they do not become one."""
+        """Yield a new folder for the files of a version; it is deleted if no version is made of it."""
         if not _NAME.fullmatch(name):
             raise LakeError(f"a data set is named in lower case like curation/kept, not {name!r}")
         folder = self.root / name / uuid.uuid4().hex
@@ -259,7 +259,7 @@ class Lake:
         return ref
 
     def _publish(self, ref: Ref, folder: Path, manifest: Mapping[str, Any]) -> None:
-        """Make a version of a folder, unless it is there already."""
+        """Make a version of a folder, unless that version exists already."""
         try:
             self.check(ref)
         except LakeError:  # new, or damaged and replaced by what was written now
@@ -269,14 +269,14 @@ class Lake:
 
 
 def sha256(path: Path) -> str:
-    """Hash a file in hexadecimal, and see to it that it is on the disk before a manifest names it."""
+    """Return the hexadecimal hash of a file, and flush it to disk before a manifest names it."""
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def damaged(ref: Ref, what: str) -> LakeError:
-    """Return the error of a version that does not hold what its manifest says."""
+    """Return the error for a version whose files differ from its manifest."""
     return LakeError(f"{ref} is damaged: {what}; run the stage again, which writes it anew")
 
 
@@ -300,7 +300,7 @@ def _cannot_write(name: str, root: Path, error: OSError) -> str:
 
 
 def _is_part(path: Path) -> bool:
-    """Say whether a path is a folder of parts, or the unfinished text of a manifest."""
+    """Return whether a path is a folder of parts, or an unfinished manifest."""
     return bool(_PART.fullmatch(path.name)) if path.is_dir() else path.name.startswith(".")
 
 
@@ -328,7 +328,7 @@ def _newest_s(path: Path) -> float:
 
 
 def link_or_copy(source: Path | str, target: Path | str) -> None:
-    """Make a file appear in a second place without reading it, where both are on one disk that can."""
+    """Link or clone a file to a second place without copying its bytes, where the file system can."""
     try:
         os.link(source, target)
     except OSError:
@@ -336,7 +336,7 @@ def link_or_copy(source: Path | str, target: Path | str) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part.
+    """Write a file atomically: a reader sees the old content or the new, never a part.
 
     Raises:
         OSError: the disk is full or the folder is not writable; the old content stays.
@@ -355,7 +355,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that must not be there yet, whole; of several writers at once one succeeds.
+    """Create a file atomically; of several concurrent writers one succeeds.
 
     Raises:
         FileExistsError: it is there.
@@ -369,7 +369,7 @@ def write_new(path: Path, text: str) -> None:
 
 
 def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Put small tables together: a file of many small row groups is slow to read and its footer large."""
+    """Merge small tables: a file of many small row groups is slow to read and has a large footer."""
     waiting: list[pa.Table] = []
     rows = n_bytes = 0
     for table in tables:
@@ -383,7 +383,7 @@ def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder that is to get the tables.
+    """Create the folder that will receive the tables.
 
     Raises:
         BadInput: it cannot be made.

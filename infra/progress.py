@@ -37,7 +37,7 @@ class _Show(logging.Handler):
 
 
 def forward_from_worker(run_id: str = "") -> None:
-    """Send the project's log records of this worker process to whoever follows the run that it works for."""
+    """Send the project's log records of this worker process to the process that follows its run."""
     logger = logging.getLogger("ketcycle")
     logger.setLevel(logging.INFO)
     forward = next((handler for handler in logger.handlers if isinstance(handler, _Forward)), None)
@@ -59,7 +59,7 @@ def followed(take: Take, run_id: str) -> Iterator[None]:
 
 
 def listen(show: Callable[[str], None]) -> None:
-    """Show the progress lines of the current Dask cluster's workers, of whatever run."""
+    """Show the progress lines of the current Dask cluster's workers, of any run."""
     _takers.append((lambda record: show(record.getMessage()), ""))
     _subscribe()
 

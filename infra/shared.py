@@ -76,7 +76,7 @@ class SharedLake(Lake):
         return super().files(ref)
 
     def check(self, ref: Ref) -> None:
-        """See whether a version is whole in the store, without fetching it.
+        """Check whether a version is complete in the store, without fetching it.
 
         Raises:
             LakeError: there is no such version, one of its files is gone or has another size, or the store does not
@@ -106,7 +106,7 @@ class SharedLake(Lake):
         return sorted(refs, key=lambda ref: (self._manifest_path(ref).stat().st_mtime_ns, ref.version))
 
     def remove(self, ref: Ref) -> int:
-        """Take a version away, in the store and here, its manifest first; return the bytes set free.
+        """Delete a version, in the store and here, its manifest first; return the bytes freed.
 
         Raises:
             LakeError: there is no such version, or the store does not answer.
@@ -117,7 +117,7 @@ class SharedLake(Lake):
         return super().remove(ref)
 
     def orphans(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Return what no manifest names, and what the mirror has of versions that are not in the store any more."""
+        """Return folders that no manifest names, and mirrored versions that are no longer in the store."""
         found = super().orphans(older_than_s)
         for name in super().names():
             here, there = super().versions(name), set(self.versions(name))
@@ -127,7 +127,7 @@ class SharedLake(Lake):
         return [path for path in found if path.exists()]
 
     def unfinished(self, older_than_s: float = ABANDONED_S) -> dict[str, int]:
-        """Return the folders in the store that no manifest names, with their bytes: of writers that were killed."""
+        """Return the folders in the store that no manifest names, with their bytes; killed writers leave them."""
         folders: dict[tuple[str, str], dict[str, int]] = {}
         sizes = self._store.sizes(LAKE)
         for key, size in sizes.items():
@@ -147,7 +147,7 @@ class SharedLake(Lake):
         return found
 
     def discard(self, folder: str) -> None:
-        """Take away what `unfinished` found."""
+        """Delete what `unfinished` found."""
         self._store.delete(self._store.sizes(f"{LAKE}/{folder}"))
 
     def _publish(self, ref: Ref, folder: Path, manifest: Mapping[str, Any]) -> None:
@@ -180,7 +180,7 @@ class SharedLake(Lake):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _place(self, ref: Ref, folder: Path) -> None:
-        """Put a folder where the manifest says that the files of a version are, unless they are there."""
+        """Upload a folder to the place that the manifest names, unless it is there already."""
         target = self.root / ref.name / str(self.manifest(ref)["folder"])
         if target == folder:
             return
@@ -194,7 +194,7 @@ class SharedLake(Lake):
         shutil.rmtree(folder, ignore_errors=True)
 
     def _keep(self, ref: Ref, text: str) -> None:
-        """Write the manifest down here, as old as the version is."""
+        """Store the manifest here, with the time stamp of the version."""
         path = self._manifest_path(ref)
         write_atomic(path, text)
         if written_ns := json.loads(text).get("written_ns"):  # versions of before there was a store do not say

@@ -1,8 +1,8 @@
 """What several machines share: objects under keys, in S3 or another store that fsspec reaches. Knows files only.
 
-An object appears whole or not at all, and whoever asks after that finds it: what S3 promises, and why a mounted folder
+Objects appear atomically, and every later read finds them: the guarantees of S3, and the reason why a mounted folder
 will not do. Credentials come from where the store's own client looks for them, for S3 the variables `AWS_*` or
-`~/.aws`; an address that is not Amazon's stands in `AWS_ENDPOINT_URL`.
+`~/.aws`; set `AWS_ENDPOINT_URL` for a store that is not Amazon's.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Tracking:
             self._client.log_batch(run, params=notes[start : start + 100])
 
     def log(self, run: str, metrics: Mapping[str, float | None]) -> None:
-        """Log metrics in batches; values that are no finite number are left out."""
+        """Log metrics in batches; values that are not finite numbers are skipped."""
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
@@ -134,7 +134,7 @@ class Tracking:
         self._client.log_artifact(run, str(path))
 
     def finish(self, run: str, ended_s: float, *, failed: bool = False) -> None:
-        """Close a run that ended at a time, seconds since the epoch."""
+        """End a run at a time given in seconds since the epoch."""
         self._client.set_terminated(run, "FAILED" if failed else "FINISHED", round(ended_s * 1000))
 
     def register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
@@ -242,7 +242,7 @@ class Tracking:
         return before
 
     def describe(self, name: str, version: int, text: str) -> None:
-        """Say something about a version, for the registry's page."""
+        """Set the description of a version, shown on the registry's page."""
         self._client.update_model_version(name, str(version), description=text)
 
     def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
@@ -267,7 +267,7 @@ class Tracking:
         return int(version.version)
 
     def _sent(self, name: str, folder: Path, tags: Mapping[str, str]) -> Any:
-        """Send the files of a model to the server, and return the version that they became."""
+        """Upload the files of a model to the server and return the new version."""
         run = self._client.create_run(self._experiment, tags=dict(tags), run_name=f"model {name}")
         self._client.log_artifacts(run.info.run_id, str(folder), "model")
         self._client.set_terminated(run.info.run_id)

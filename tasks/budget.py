@@ -1,4 +1,4 @@
-"""Holds an arm to the budget of its problem, and keeps what it has used where a kill does not lose it."""
+"""Stops an arm that exceeds the budget of its problem, and stores its use so far on disk in case it is killed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class BudgetWatch:
                 return
 
     def _write(self) -> None:
-        """Keep the use so far, once there is a checkpoint that it belongs to."""
+        """Store the use so far once there is a checkpoint that it belongs to."""
         if self._kept is not None and any(path != self._kept for path in self._kept.parent.iterdir()):
             own = Usage(cpu_s=_cpu_s() - self._began_s)
             write_atomic(self._kept, json.dumps((self._earlier + own).asdict()))

@@ -128,7 +128,7 @@ class Map(Protocol):
 
 
 def _ignored(_: Mapping[Any, int]) -> None:
-    """Take what a sampler drew where nobody asks for it."""
+    """Ignore the drawn solutions."""
 
 
 def _unlimited(*, tokens: int = 0) -> None:
@@ -156,7 +156,7 @@ class Bench:
         spend: counts the arm's use against the budget of the problem.
         deadline: seconds since the epoch after which a remote result is not waited for, or None.
         drew: takes the solutions that the method's repetitions (shots, reads) gave, each with how often it came; the
-            probability that one execution hits the best quality is computed from them, at nobody's cost.
+            probability that one execution hits the best quality is computed from them, not charged to the arm.
     """
 
     rng: Generator
@@ -199,7 +199,7 @@ class Material:
 
     Attributes:
         texts: real texts by the name of their source.
-        folder: keeps what is dear to make, named by content, so that the next study finds it.
+        folder: cache for values that are expensive to compute, named by content and kept for later studies.
     """
 
     texts: Mapping[str, Sequence[str]]
@@ -208,12 +208,12 @@ class Material:
 
 @dataclass(frozen=True)
 class Instance(Generic[P]):
-    """One problem of a bank, independent of the others and made only when it is wanted.
+    """One problem of a bank, independent of the others and made only when it is needed.
 
     Attributes:
         source: the texts it is made from.
-        name: what it is, for people; unique within the source.
-        size: what `Subtask.size` says of the problem.
+        name: label for people; unique within the source.
+        size: the value of `Subtask.size` for the problem.
         pose: makes the problem.
         unit: unit of independence; instances of one unit count as one observation. Empty = the source.
     """
@@ -272,10 +272,10 @@ class Subtask(Generic[P, S]):
         oracle: proven best quality for each instance, or None where the best value ever seen must serve.
         floor: quality that the incumbent reaches on the example at least (mean over instances).
         design: what counts as one independent observation.
-        predictions: what was expected of its study beforehand, as in `decision.yaml`.
+        predictions: expected results of its study, committed in `decision.yaml` before it ran.
         options: model of the decision's settings, `<stage>.<name>.<option>`.
         pose: makes the problem from the stage's context, its state and the options; None = nothing to decide.
-        apply: does what follows, given the context, the state, the problem and the chosen solution; returns the state.
+        apply: applies the chosen solution, given context, state, problem and solution; returns the new state.
     """
 
     stage: str

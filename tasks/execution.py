@@ -1,4 +1,4 @@
-"""Runs the arms of a decision on one problem, each with a bench of its own, and accounts for what each of them used."""
+"""Runs the arms of a decision on one problem, each with its own bench, and meters what each of them used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.settle")
 
-SHARED = "shared"  # prefix, in the ledger, of the name under which a value that arms share makes its calls
+SHARED = "shared"  # prefix of the ledger name of calls that compute a value shared by several arms
 SPENT = "spent.json"
 
 P = TypeVar("P")
@@ -36,7 +36,7 @@ U = TypeVar("U")
 
 
 class LeftOut(Exception):
-    """An optional arm is not run, because the run's shadow budget is used up."""
+    """An optional arm was not run because the run's shadow budget is used up."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Execution(Generic[S]):
     total: Usage
     source: str
     reused: bool
-    drawn: Mapping[S, int]  # what its repetitions gave, by how often; empty where it did not say
+    drawn: Mapping[S, int]  # counts of the solutions of its repetitions, as reported to `Bench.drew`; else empty
 
     @property
     def value(self) -> S:
@@ -74,7 +74,7 @@ def executed(
     bench: Workbench,
     allowance_s: float = float("inf"),
 ) -> Iterator[dict[str, Execution[S]]]:
-    """Run arms on one problem, each alone; the short ones take turns in further rounds.
+    """Run arms on one problem, one at a time; short ones are repeated in further rounds for a better measurement.
 
     The arms' scratch folders, and artifacts in them, exist until the block ends.
 
@@ -84,7 +84,7 @@ def executed(
         problem_id: its content key.
         names: the arms; optional ones (not in `Subtask.always`) are started last, in this order.
         bench: what they work with.
-        allowance_s: CPU seconds that the optional arms may use together; the next one starts only below it.
+        allowance_s: CPU seconds that the optional arms may use together; above it no further one starts.
     """
     always = {arm.name for arm in subtask.always}
     rng = bench.generator(subtask.key, problem_id, "order")
@@ -117,7 +117,7 @@ def resume_root(bench: Workbench, stage: str) -> Path:
 
 
 def resume_folder(bench: Workbench, subtask: Subtask[P, S], problem_id: str) -> Path:
-    """Return where the arms of one decision keep them."""
+    """Return where the arms of one decision keep such checkpoints."""
     return resume_root(bench, subtask.stage) / subtask.name / problem_id
 
 
@@ -146,15 +146,15 @@ class _Allowance:
 
 
 class _Shared:
-    """Values that several arms derive from one problem, each made once, with what it cost."""
+    """Values that several arms derive from one problem, each computed once, with its cost."""
 
     def __init__(self) -> None:
         self.values: dict[str, tuple[Any, Usage]] = {}
-        self.spent = Usage()  # by this process, to be taken out of the arm during whose time it was made
-        self.late = False  # whether an arm's remote result was not there in time
+        self.spent = Usage()  # of this process; subtracted from the arm that happened to compute the value
+        self.late = False  # whether an arm's remote result missed its deadline
 
     def get(self, key: str, make: Callable[[], T], queued: Callable[[], Usage]) -> tuple[T, Usage, bool]:
-        """Return the value, its cost, and whether it was made just now."""
+        """Return the value, its cost, and whether this call computed it."""
         if key in self.values:
             value, cost = self.values[key]
             return value, cost, False
@@ -169,7 +169,7 @@ class _Shared:
 
 
 class _Handle(Generic[P, S]):
-    """Runs one arm with a bench of its own and keeps account of its first run."""
+    """Runs one arm with its own bench and meters its first run."""
 
     def __init__(
         self,
@@ -261,23 +261,23 @@ class _Handle(Generic[P, S]):
         return folder
 
     def _scope(self, asks: str, *arms: Arm[P, S]) -> Scope:
-        """Return who calls the queue: an arm, or what several arms share, which depends on the versions of all."""
+        """Return the ledger scope of an arm, or of a shared value, which depends on the versions of all arms."""
         bench, subtask = self._bench, self._subtask
-        # A run that goes on with another seed, backend or version of the arm is no replay of what it did before.
+        # Calls of another seed, backend or arm version are new calls, not a replay of recorded ones.
         variant = " ".join([str(bench.seed), bench.backend, *(str(arm.version) for arm in arms)])
         where = (bench.run_id, subtask.stage, subtask.name, self._problem_id)
         return Scope(*where, asks, bench.repetition, bench.seed, variant)
 
     def _deadline(self) -> float | None:
-        """Return until when a remote result is waited for; None where it is made in this process."""
+        """Return the deadline for a remote result; None for a local backend."""
         if open_backend(self._bench.backend).local:
             return None
-        # The arms beside a decision hold one worker after the other: once one was late, the next ones do not wait.
+        # Shadow arms occupy a worker one after another: once one was late, the following ones do not wait.
         return time.time() + (0.0 if self._shared.late else self._bench.remote_deadline_s)
 
 
 def _finish(handle: _Handle[P, S], measured: Measured[S]) -> Execution[S]:
-    """Add up an arm's use: what one solution costs, what was shared, what was really spent."""
+    """Add up an arm's use: cost of one solution, shared cost, and what was spent in total."""
     status: Status = "done"
     reason = ""
     if measured.error is not None:
@@ -315,7 +315,7 @@ def status_of(error: Exception) -> Status:
 
 
 def _read_spent(folder: Path) -> Usage:
-    """Return what earlier attempts of an arm used that were killed after their last checkpoint was written."""
+    """Return the use of killed attempts of an arm, as recorded with its checkpoints."""
     try:
         return Usage(**json.loads((folder / SPENT).read_text()))
     except FileNotFoundError:
@@ -324,7 +324,7 @@ def _read_spent(folder: Path) -> Usage:
 
 @contextmanager
 def _scratch(home: Path, arms: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """Yield a folder for each arm; made once, as making one takes longer than the quickest arms."""
+    """Yield a folder for each arm; created before metering: creating one takes longer than the quickest arms."""
     base = home / "scratch"
     base.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=base, ignore_cleanup_errors=True) as folder:

@@ -69,7 +69,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a decision is about to be taken for; evidence from another setting does not count.
+    """The setting of a decision; evidence from another setting does not count.
 
     Attributes:
         backend: configured backend and its calibration epoch.
@@ -139,7 +139,7 @@ def choose(
 def pair(subtask: Subtask[Any, Any], setting: Setting, trials: Sequence[Trial], arm: str) -> Pairs:
     """Pair an arm with the incumbent on the instances of the setting that both solved.
 
-    Only the first trial of an instance counts, so that what a look has seen never changes afterwards.
+    Only the first trial of an instance counts, so that the data of a look never change afterwards.
     """
     champion = subtask.incumbent.name
     mine, its = _first(subtask, setting, trials, arm), _first(subtask, setting, trials, champion)
@@ -175,7 +175,7 @@ def needed(paired: Mapping[str, Pairs]) -> int:
 def judge(paired: Mapping[str, Pairs], rule: Rule) -> dict[str, Verdict]:
     """Judge every arm at the looks it has reached, Holm over all arms that have evidence.
 
-    What one look certified stays so until later pairs speak against it.
+    An arm certified at one look stays certified until later pairs contradict it.
     """
     first, family = needed(paired), _family(paired)
     verdicts = {name: enough(first)(pairs) for name, pairs in paired.items()}

@@ -112,9 +112,9 @@ def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss
 
 
 def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float) -> None:
-    """Record what of the CPU time of a run (or of its continuation) is charged to no row since it began.
+    """Record the CPU time of a run (or of its continuation) that no row has been charged with since it began.
 
-    That is scheduling, tracking, the ledger, scoring. Each call adds a row for what came since the call before.
+    It was spent on scheduling, tracking, the ledger and scoring. Each call adds a row for the time since the last call.
     """
     evidence = open_evidence(home)
     rows = evidence.read(run_id=run_id)

@@ -27,7 +27,7 @@ S = TypeVar("S")
 
 
 def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcome[S], tuple[str, ...]]:
-    """Run the arm that the method names and return its solution, with the names of the arms to run beside.
+    """Run the arm that the method chooses; return its solution and the names of the shadow arms.
 
     A refused or exceeded budget, a failed backend or a late remote result falls back to the incumbent with the reason;
     a programming error raises. A solution that is an artifact is put into the lake.
@@ -55,7 +55,7 @@ def run_shadow(
     bench: Workbench,
     allowance_s: float = float("inf"),
 ) -> int:
-    """Run arms beside the chosen one; a failure is recorded, never raised. Returns the number of arms run.
+    """Run shadow arms; a failure is recorded, never raised. Returns the number of arms run.
 
     Args:
         subtask: the decision.
@@ -70,7 +70,7 @@ def run_shadow(
         where = {"stage": subtask.stage, "subtask": subtask.name, "problem": problem_id, "status": "pending"}
         for row in bench.evidence.read(run_id=bench.run_id, **where):
             if row.arm in executions:
-                # What the execution that was late used here; the use of its finished calls is in the new row.
+                # Add what the late execution used in this process; the new row has the use of its finished calls.
                 own = Usage(row.total.cpu_s - row.total.simulation_cpu_s, row.total.wall_s, row.total.rss_gb_s)
                 executions[row.arm].total = executions[row.arm].total + own
         record(subtask, problem, problem_id, executions, None, bench)
@@ -110,7 +110,7 @@ def _solve(subtask: Subtask[P, S], problem: P, problem_id: str, decision: Decisi
 
 
 def _kept(subtask: Subtask[P, S], solution: S, bench: Workbench) -> S:
-    """Return the solution; an artifact is put into the lake, from where whatever follows reads it."""
+    """Return the solution; an artifact is put into the lake, and the returned one points there."""
     if not isinstance(solution, Artifact):
         return solution
     lake = open_lake(bench.home)
@@ -138,7 +138,7 @@ def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbenc
         objective=bench.objective,
     )
     rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend)
-    # What an interrupted attempt of this run left must not change what it decides now.
+    # Evidence of an interrupted attempt of this run must not change its decision.
     rows = [row for row in rows if (row.run_id, row.problem) != (bench.run_id, problem_id)]
     choice = policy.choose(
         subtask, setting, trials(rows, bench.objective), bench.generator(subtask.key, "reverse shadow")
@@ -147,7 +147,7 @@ def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbenc
 
 
 def _by_least_evidence(subtask: Subtask[P, S], bench: Workbench) -> list[str]:
-    """Return the arms, those first that always run, then the others, the one with the fewest executions first."""
+    """Return the arms that always run first, then the others in the order of their number of executions."""
     counts = {arm.name: 0 for arm in subtask.arms}
     for row in bench.evidence.read(stage=subtask.stage, subtask=subtask.name, status="done"):
         if row.arm in counts and row.arm_version == subtask.arm(row.arm).version:

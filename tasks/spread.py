@@ -1,9 +1,9 @@
-"""Independent parts of a stage's own work, beside each other on the Dask workers of the run, or one after another.
+"""Independent parts of a stage's own work, in parallel on the Dask workers of the run, or one after another.
 
-They pass files to each other, so they stay on workers that see the same home.
+The parts exchange files, so they run only on workers that share a home folder.
 
-A part that was on a worker that died is done again on another one. What parts on other workers took is recorded there,
-so that the sum over the rows stays the sum over the processes.
+A part whose worker died is repeated on another worker. A worker in another process records what its parts used, so
+that the evidence rows of a run add up to the use of all its processes.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from infra.energy.meter import Meter
 from tasks.records import record_work
 from tasks.stage import Context
 
-LEAST = 2  # parts for which other workers are asked
+LEAST = 2  # parts or workers below which everything runs in this process
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Does parts of a stage's work.
+    """Runs independent parts of a stage's work, on the cluster if there is one.
 
     Attributes:
         context: of the stage.
-        part: what the work is called in the books.
+        part: name of the work in the evidence.
     """
 
     context: Context
     part: str
 
     def __call__(self, function: Callable[[Any], Path], items: Sequence[Any], /) -> list[Path]:
-        """Return what a function makes of each item, in their order."""
+        """Return `[function(item) for item in items]`."""
         try:
             distributed.get_worker()
         except ValueError:
@@ -52,19 +52,19 @@ class Spread:
             near = [address for address, about in workers.items() if not alone or _place(about) == here]
             if len(near) < LEAST:
                 return [function(item) for item in items]
-            booked = _Booked(function, self.context, self.part, os.getpid())
+            recorded = _Recorded(function, self.context, self.part, os.getpid())
             placed = {"workers": near, "allow_other_workers": not alone}
-            return list(client.gather(client.map(booked, list(items), pure=False, priority=10, **placed)))
+            return list(client.gather(client.map(recorded, list(items), pure=False, priority=10, **placed)))
 
 
 def _place(worker: Mapping[str, Any]) -> tuple[str, Path]:
-    """Return the machine of a worker and the folder in which all workers of its home have theirs."""
+    """Return the host of a worker and the folder that holds the local folders of all workers of its home."""
     return worker["host"], Path(worker["local_directory"]).parent
 
 
 @dataclass(frozen=True)
-class _Booked:
-    """Does one part and books it, unless the process that asked meters itself; picklable."""
+class _Recorded:
+    """Runs one part and records what it used, except in the calling process, which is metered already; picklable."""
 
     function: Callable[[Any], Path]
     context: Context

@@ -23,7 +23,7 @@ log = logging.getLogger("ketcycle.steps")
 
 @dataclass(frozen=True)
 class Decided:
-    """What a decision left behind; without `decision` there was nothing to decide."""
+    """Result of a decision: the new state and the chosen arm; `decision` is None if there was nothing to decide."""
 
     state: State
     decision: Decision | None = None
@@ -39,7 +39,7 @@ def work(context: Context, state: State, step: str) -> State:
 
 @task(name="decide", task_run_name="{context.stage}: decide {subtask}")
 def decide(context: Context, state: State, subtask: str, bench: Workbench, since: str) -> Decided:
-    """Pose one decision, settle it and do what follows from it; the stage began at `since`."""
+    """Pose one decision, choose and run its arm, and apply the solution; the stage began at `since`."""
     found = load_decision(context.stage, subtask)
     with _work(context, f"pose {subtask}"):
         problem = posed(found, context, state)
@@ -53,16 +53,16 @@ def decide(context: Context, state: State, subtask: str, bench: Workbench, since
 
 @task(name="shadow", task_run_name="{shadow.context.stage}: shadow {shadow.subtask}")
 def shadow(shadow: Shadow) -> int:
-    """Run the arms that were not chosen, beside the run; return how many there were.
+    """Run the arms that were not chosen, for comparison; return their number.
 
-    Arms that have left their evidence are not run again: a cluster repeats finished tasks when a worker dies.
+    Arms that already have evidence are skipped: Dask repeats finished tasks when a worker dies.
     """
     left = shadow.left()
     return run_beside(left) if left.arms else 0
 
 
 def run_beside(shadow: Shadow) -> int:
-    """Pose a decision again as it was and run arms on it; return how many."""
+    """Pose a decision again from the stored state and run its shadow arms; return their number."""
     found = load_decision(shadow.context.stage, shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
         problem = posed(found, shadow.context, shadow.state)

@@ -1,4 +1,4 @@
-"""What was fixed about a decision before its first study: tolerance, metric and predictions."""
+"""Tolerance, metric and predictions of a decision, committed in `decision.yaml` before its first study."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Terms:
 
 
 def terms(key: str) -> Terms:
-    """Return what was fixed about a decision, given as `stage/name`, before its studies."""
+    """Return the terms of a decision, given as `stage/name`."""
     stage, _, name = key.partition("/")
     path = resources.files("tasks") / stage / name / "decision.yaml"
     return Terms(**yaml.safe_load(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What a decision is settled with, and what is still to be run beside it. Both are picklable."""
+"""Settings for running the arms of a decision, and the shadow arms still to be run. Both are picklable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.stage import Context, State
 
 @dataclass(frozen=True)
 class Workbench:
-    """What `settle` works with. Picklable; opens its connections where it is used.
+    """What `settle` needs to run arms. Picklable; connections are opened where it is used.
 
     Attributes:
         run_id: the run.
@@ -36,10 +36,10 @@ class Workbench:
         minimum_s: arms under half a second are looped to at least this many seconds; 0 = never.
         blocks: rounds in which the looped arms take turns.
         probe: whether the problem is a probe and not one of the run itself.
-        data: fingerprint of the data that the run rests on; evidence from other data does not count.
+        data: fingerprint of the run's input data; evidence from other data does not count.
         unit: unit of independence of the problem's instances, e.g. their source; empty where each is its own.
         remote_deadline_s: seconds that an arm's execution waits for a remote queue.
-        shadow_share: CPU seconds for optional arms beside the decision, as a share of those of the run's stages.
+        shadow_share: CPU seconds for optional shadow arms, as a share of those of the run's stages.
     """
 
     run_id: str
@@ -77,7 +77,7 @@ class Workbench:
         )
 
     def generator(self, *names: str) -> np.random.Generator:
-        """Return a generator that depends on the run's seed and on what it is for, not on what else ran."""
+        """Return a generator seeded by the run's seed and the given names, independent of everything else that ran."""
         text = json.dumps([self.seed, self.repetition, *names])
         return np.random.default_rng(int(content_key(text), 16))
 
@@ -90,17 +90,17 @@ class Workbench:
 
 @dataclass(frozen=True)
 class Shadow:
-    """Arms that are still to be run beside the chosen one. Picklable.
+    """The shadow arms of a decision that are still to be run. Picklable.
 
     Attributes:
         context: the stage.
-        state: what the stage had when the decision was posed.
+        state: state of the stage when the decision was posed.
         subtask: the decision.
         problem: content key of its problem.
         arms: the arms.
         bench: what they work with.
-        since: when the stage began, as rows are stamped; what an earlier attempt left does not count.
-        allowance_s: CPU seconds that its optional arms may use together, those that always run apart.
+        since: when the stage began, in the format of the rows' time stamps; rows of earlier attempts do not count.
+        allowance_s: CPU seconds that its optional arms may use together; arms that always run are not counted.
     """
 
     context: Context
@@ -113,7 +113,7 @@ class Shadow:
     allowance_s: float = float("inf")
 
     def left(self) -> Shadow:
-        """Return the arms that have left no evidence yet, those included whose row is pending."""
+        """Return the arms without evidence, arms with a pending row included."""
         where = {"stage": self.context.stage, "subtask": self.subtask, "problem": self.problem}
         rows = self.bench.evidence.read(run_id=self.context.run_id, **where)
         rows = [row for row in rows if row.created_at >= self.since]

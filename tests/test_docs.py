@@ -10,7 +10,8 @@ import pytest
 
 from flows.reports.decisions import list_decisions, markdown
 from tasks.contract import STAGES
-from tasks.stage import decisions
+from tasks.options import listed, sections
+from tasks.stage import decisions, stage_module
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -23,6 +24,25 @@ def test_the_page_of_a_stage_names_every_arm_of_its_decisions(stage):
         assert f"**`{subtask.name}`**" in page
         for arm in subtask.arms:
             assert f"`{arm.name}`" in page, f"{stage}.md says nothing of {subtask.name}/{arm.name}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_page_of_a_stage_names_its_steps_and_decisions_in_order(stage):
+    page = (DOCS / "stages" / f"{stage}.md").read_text()
+    steps = page.split("## Steps\n\n")[1].split("\n\n")[0]
+    road = [item if isinstance(item, str) else item.__name__ for item in stage_module(stage).ROAD]
+    assert re.findall(r"`(\w+)`", steps) == road
+
+
+@pytest.mark.parametrize(
+    "page", ["add-a-decision.md", "add-an-arm.md", "glossary.md", *(f"stages/{s}.md" for s in STAGES)]
+)
+def test_options_that_pages_name_exist(page):
+    known = {name for section in sections() for name, _ in listed(section)} | {"curation.largest.documents"}
+    named = set(
+        re.findall(rf"(?<![.\w])((?:{'|'.join(sections())})(?:\.[a-z_]+)+)(?:=[^`]*)?`", (DOCS / page).read_text())
+    )
+    assert {name for name in named if not name.endswith((".md", ".py"))} <= known
 
 
 @pytest.mark.parametrize(

@@ -72,13 +72,15 @@ def report(
     run_id: Annotated[
         str | None, typer.Argument(metavar="[RUN]", help="The run; default the newest.", autocompletion=complete.runs)
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="All tables: stages, decisions, energies.")] = False,
     html: Annotated[bool, typer.Option("--html", help="Make the report anew from the stored evidence.")] = False,
     open_at: Annotated[Path | None, typer.Option("--open", help="With --html: also put the page there.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Print the report of a run."""
-    from flows.reports.text import closing
+    from flows.reports.closing import render, summarise
+    from flows.reports.text import full_tables
 
     with clear_errors():
         loaded = settings.load(home=home)
@@ -91,7 +93,8 @@ def report(
             print_value({"report": str(open_at or path)} if as_json else str(open_at or path), as_json)
             return
         found = runs.read_report(loaded.home, run_id)
-        print_value(found if as_json else closing(found), as_json)
+        page = runs.report_files(loaded.home, found["run_id"])[-1]
+        print_value(found if as_json else full_tables(found) if full else render(summarise(found, page)), as_json)
 
 
 def compare(

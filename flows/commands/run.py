@@ -199,7 +199,7 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
 
     from flows.lifecycle.checks import check_backend, check_run
     from flows.lifecycle.config import RunConfig, explain, is_file, resolve_options
-    from flows.reports.text import closing
+    from flows.reports.closing import render, summarise
     from infra import completion, progress
     from tasks.options import merge, parse_assignment
 
@@ -241,8 +241,8 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
         except StageFailed as error:
             failure = error
     found = close_books(name, since)
-    print_value(found if as_json else closing(found), as_json)
-    show(f"report: {runs.report_files(loaded.home, name)[1]}")
+    page = runs.report_files(loaded.home, name)[-1]
+    print_value(found if as_json else render(summarise(found, page)), as_json)
     if failure:
         raise failure
     return name

@@ -29,7 +29,7 @@ def claims_of(loaded: Settings, scope: str) -> Claims:
 def at_work(holder: str) -> bool:
     """Return whether a flow run may still finish what it claimed: it is scheduled, paused or running."""
     if not _is_id(holder):
-        return False  # it ran by hand, without Prefect
+        return False  # called without Prefect
     with get_client(sync_client=True) as client:
         try:
             state = client.read_flow_run(UUID(holder)).state
@@ -75,7 +75,7 @@ def taken(what: str, claim: Claim) -> State[Any]:
 
 
 def by(claim: Claim) -> str:
-    """Say which flow run has a claim, and whether it has finished."""
+    """Return which flow run has a claim, and whether it has finished."""
     return f"{'done' if claim.finished else 'being done'} by flow run {claim.holder}"
 
 

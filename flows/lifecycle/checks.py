@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_run(config: RunConfig, settings: Settings) -> None:
-    """Look at everything that the parameters of a run and the settings of the installation name.
+    """Check everything that the parameters of a run and the settings of the installation name.
 
     Raises:
         BadInput: something cannot be used; the message says what was expected, what was found and what to do.
@@ -43,7 +43,7 @@ def check_run(config: RunConfig, settings: Settings) -> None:
 
 
 def check_backend(name: str) -> None:
-    """Look whether there is such a backend, and for hardware whether it can be reached with the account that is there.
+    """Check whether the backend exists, and for hardware whether the configured account can reach it.
 
     Raises:
         BadInput: there is none, or the platform refuses the account or knows no such device.
@@ -57,7 +57,7 @@ def check_backend(name: str) -> None:
 
 
 def check_settings(settings: Settings) -> None:
-    """Look whether the settings name things that are there.
+    """Check whether the files and folders named by the settings exist.
 
     Raises:
         BadInput: a country, a device or a file that does not exist.
@@ -70,7 +70,7 @@ def check_settings(settings: Settings) -> None:
 
 
 def check_corpus(option: str, paths: Sequence[str], layout: Layout) -> None:
-    """Look whether at least one document can be read from files and folders.
+    """Check whether at least one document can be read from files and folders.
 
     Args:
         option: what they were given by, for the message.
@@ -106,7 +106,7 @@ def check_corpus(option: str, paths: Sequence[str], layout: Layout) -> None:
 
 
 def check_text(path: Path) -> None:
-    """Look whether a file of plain text can be read.
+    """Check whether a file of plain text can be read.
 
     Raises:
         BadInput: it cannot.

@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     text_column: str = Field("", description="Column that holds the text; empty = text, content or body.")
     id_column: str = Field("", description="Column that names a document; empty = doc_id or id, else path and row.")
-    weight_column: str = Field("", description="Column that says what a document is worth; empty = its length.")
+    weight_column: str = Field("", description="Column with the weight of a document; empty = its length.")
     threshold: float | None = Field(
         None, gt=0, le=1, description="Jaccard similarity of near duplicates; empty = the profile's, .7."
     )
@@ -103,12 +103,12 @@ class RunConfig(BaseModel):
 
 
 def named_after(flow_run_id: str) -> str:
-    """Return the name of a run that was given none: a retry of the flow run finds it again."""
+    """Return the default name of a run, the same on every retry of its flow run."""
     return f"run-{flow_run_id[:13]}"
 
 
 def explain(error: ValidationError) -> str:
-    """Return what is wrong with parameters, in one line."""
+    """Return the validation errors of parameters in one line."""
     found = ((".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ")) for item in error.errors())
     return "; ".join(f"{name}: {said}" for name, said in found)
 
@@ -120,7 +120,7 @@ def profiles() -> list[str]:
 
 
 def is_file(profile: str) -> bool:
-    """Say whether a profile is named by a file and not by one of the names that ship."""
+    """Return whether a profile is given as a file, not as one of the names that ship."""
     return profile.endswith((".yaml", ".yml")) or "/" in profile
 
 

@@ -101,7 +101,7 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
 
 
 def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
-    """Return what the gate says of the run's model, for the report."""
+    """Return the gate's verdict on the run's model, for the report."""
     try:
         found = judge_run(loaded, run_id, gate)
     except Exception as error:  # noqa: BLE001  (a registry or server that fails must not undo a finished run)
@@ -111,7 +111,7 @@ def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
 
 
 def close_books(run_id: str, since: str) -> dict[str, Any]:
-    """Book what stopping the services took, once they have stopped, and return the final report.
+    """Record the CPU time of stopping the services, once they have stopped, and return the final report.
 
     Args:
         run_id: the run.
@@ -122,7 +122,7 @@ def close_books(run_id: str, since: str) -> dict[str, Any]:
     elsewhere_s = run.get("elsewhere_cpu_s", 0.0)  # by workers that this process did not start
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     report = _report(loaded, run_id)
-    # What that report took stands in the next one.
+    # The cost of making this report is in the next one.
     record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
     return report
 
@@ -200,7 +200,7 @@ def _run_stages(
 
 
 def _say_what_ran(stages: Mapping[str, Mapping[str, Any]]) -> None:
-    """Say which stages of a continued run were done again, and why."""
+    """Log which stages of a continued run were repeated, and why."""
     done = {name: entry for name, entry in stages.items() if entry["status"] == "done"}
     again = [f"{name}: {entry['reason']}" for name, entry in done.items() if entry["reason"]]
     reused = [name for name, entry in done.items() if entry["reused"]]

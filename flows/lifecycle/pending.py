@@ -30,7 +30,7 @@ log = logging.getLogger("ketcycle.pending")
 
 @dataclass(frozen=True)
 class Completed:
-    """What became of a pending row: its status now, or `pending` still."""
+    """The new status of a pending row, or `pending` if it has not changed."""
 
     run_id: str
     stage: str
@@ -77,9 +77,9 @@ def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow
     stage, subtask, problem = rows[0].stage, rows[0].subtask, rows[0].problem
     done = completion.find(loaded.home, run_id, stage)
     if done is None:
-        return []  # the stage was stopped; the run decides anew when it goes on
+        return []  # the stage was stopped; a resumed run decides again
     context = context_of(loaded, run_id, stage, done.parts)
-    # Nobody waits here: what an arm asks next is sent with the next dispatch.
+    # No waiting here: the next calls of an arm are sent with the next dispatch.
     bench = replace(bench_of(loaded, run_id, done.parts, done.result["data"]), remote_deadline_s=0.0)
     left = shadows_of(done, context, bench)
     shadow = next((s for s in left if (s.subtask, s.problem) == (subtask, problem)), None)
@@ -106,7 +106,7 @@ def _end(evidence: Evidence, row: EvidenceRow, status: Status, reason: str) -> N
 
 
 def _states(loaded: Settings, row: EvidenceRow) -> set[str]:
-    """Return the states of the calls that an arm waits for: its own so far, else those of what it shares."""
+    """Return the states of the calls that an arm waits for: its own, or those of the values it shares."""
     same = {"run": row.run_id, "stage": row.stage, "subtask": row.subtask, "problem": row.problem}
     query = sa.select(calls.c.state).where(*(calls.c[name] == value for name, value in same.items()))
     query = query.where(calls.c.repetition == row.repetition)

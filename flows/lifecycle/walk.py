@@ -35,7 +35,7 @@ STUCK_S = 20.0  # after which a task that nobody works on is submitted again
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage flow leaves behind.
+    """The result of a stage flow.
 
     Attributes:
         stage: the stage.
@@ -72,7 +72,7 @@ def run_name() -> str:
 
 
 def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *, join_shadows: bool) -> StageResult:
-    """Run one stage on the current Dask cluster, or return what a finished run of it left."""
+    """Run one stage on the current Dask cluster, or return the stored result if it is complete."""
     config = config.named()
     loaded = settings.load()
     options = resolve_options(config, loaded)
@@ -114,13 +114,13 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
 
 
 def context_of(loaded: Settings, run_id: str, stage: str, parts: Mapping[str, Any]) -> Context:
-    """Return what a stage is given, from the parts of its digest."""
+    """Return the context of a stage, from the parts of its digest."""
     inputs = {name: Ref.parse(text) for name, text in parts["inputs"].items()}
     return Context(run_id, stage, loaded.home, parts["seed"], parts["options"], inputs)
 
 
 def bench_of(loaded: Settings, run_id: str, parts: Mapping[str, Any], data: str) -> Workbench:
-    """Return what the decisions of a stage work with, from the parts of its digest."""
+    """Return the workbench for the decisions of a stage, from the parts of its digest."""
     return Workbench(
         run_id=run_id,
         home=loaded.home,
@@ -138,7 +138,7 @@ def bench_of(loaded: Settings, run_id: str, parts: Mapping[str, Any], data: str)
 
 
 def shadows_of(done: completion.Completion, context: Context, bench: Workbench) -> Iterator[Shadow]:
-    """Yield the arms that a finished stage left to be run beside, one item for each decision."""
+    """Yield the shadow arms that a finished stage left to be run, one item for each decision."""
     for item in done.result["shadows"]:
         state = State({name: Ref.parse(text) for name, text in item["refs"].items()})
         arms = tuple(item["arms"])
@@ -146,7 +146,7 @@ def shadows_of(done: completion.Completion, context: Context, bench: Workbench) 
 
 
 def _changed(lake: Lake, found: completion.Completion, parts: Mapping[str, Any]) -> str:
-    """Say why a finished stage must run again; empty if it need not."""
+    """Return why a finished stage must run again; empty if it need not."""
     if different := completion.differences(found.parts, parts):
         return different
     for text in found.result["refs"].values():
@@ -158,7 +158,7 @@ def _changed(lake: Lake, found: completion.Completion, parts: Mapping[str, Any])
 
 
 def _sweep(context: Context) -> None:
-    """Take away the temporary folders of an attempt that was killed; checkpoints stay."""
+    """Delete the temporary folders of an attempt that was killed; checkpoints stay."""
     for folder in context.scratch.glob("tmp*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -208,7 +208,7 @@ def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
 
 
 class ShadowBudget:
-    """CPU seconds for optional arms, as a share of what the stages of a run have used so far.
+    """CPU seconds for optional arms, as a share of those that the stages of a run have used so far.
 
     The share is granted stage by stage, so that what is left out depends on the run and not on how busy a worker is.
     """

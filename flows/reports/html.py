@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 
 from flows.reports import charts
+from flows.reports.closing import HEADER, summarise
 from flows.reports.merged import merged_documents, saved_training
 from flows.reports.text import (
     ARM_HEADER,
@@ -74,6 +75,8 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "report": report,
         "summary": summary(report),
         "gate": gate(report),
+        "closing": summarise(report),
+        "closing_header": HEADER,
         "stage_energy": charts.energy_by_stage(report),
         "three_energies": charts.three_energies(report),
         "queue_header": QUEUE_HEADER,

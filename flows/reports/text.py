@@ -1,4 +1,4 @@
-"""Reports for people: the closing table and Markdown. Reads the report's dictionary only, so it starts at once."""
+"""Reports for people: the wide tables and Markdown. Reads the report's dictionary only, so it starts at once."""
 
 from __future__ import annotations
 
@@ -275,8 +275,8 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
     return found
 
 
-def closing(report: Row) -> Group:
-    """Return what a run prints at its end."""
+def full_tables(report: Row) -> Group:
+    """Return all tables of a run for a wide console."""
     parts: list[Any] = [table("Stages", STAGE_HEADER, stage_rows(report))]
     if decisions := decision_rows(report):
         parts += [

@@ -1,4 +1,4 @@
-"""Which documents go and which kept one stands for each: components that need no arm, witnesses, survivors."""
+"""Which documents are removed, and which kept document (witness) each repeats; components that need no arm."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Verdict:
 
 
 def document_bits(folder: Path, texts: Sequence[str]) -> Array:
-    """Return what a model needs to write each text down, bits per byte.
+    """Return the bits per byte of each text under a model.
 
     A text is read in pieces of the model's context, each from its own beginning, after the token between documents.
 

@@ -1,4 +1,4 @@
-"""Bits per byte: what a model needs to write down held-out text, comparable between tokenizers."""
+"""Bits per byte of held-out text under a model, comparable between tokenizers."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def read_windows(lake: Lake, ref: Ref, domain: str, split: str, limit: int | Non
 
 
 def token_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
-    """Return the UTF-8 bytes of a text that each of its tokens stands for; they add up to the text's.
+    """Return the number of UTF-8 bytes of each token of a text; they add up to the bytes of the text.
 
     The first token of a character that several tokens share counts all of it. This holds for every tokenizer that
     knows where in the text its tokens lie, whatever it makes of the text.

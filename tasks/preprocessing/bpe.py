@@ -51,7 +51,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, scratch: Path | None = None
 
 
 def _shown() -> list[str]:
-    """Return the character that stands for each byte in a vocabulary (GPT-2)."""
+    """Return the character that represents each byte in a vocabulary (GPT-2)."""
     printable = [byte for byte in range(256) if 33 <= byte <= 126 or 161 <= byte <= 172 or byte >= 174]
     others = (chr(256 + number) for number in range(256))
     return [chr(byte) if byte in printable else next(others) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Encoding: texts to token ids and the bytes that each token stands for.
+"""Encoding: texts to token ids and the number of bytes of each token.
 
 `gigatoken` encodes byte-level BPE at some 60 times the speed of `tokenizers`. It is used where it takes the tokenizer
 and gives the very same ids on the first texts of the corpus; `tokenizers` is the judge, and does the work elsewhere.

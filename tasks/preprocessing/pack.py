@@ -22,7 +22,7 @@ class Packer:
         self._size = 1
 
     def add(self, ids: Sequence[int] | np.ndarray, n_bytes: np.ndarray) -> None:
-        """Append a document: its tokens and the bytes that each stands for."""
+        """Append a document: its tokens and the number of bytes of each."""
         self._parts += [np.asarray(ids, dtype=self._end.dtype), self._end]
         self._bytes += [n_bytes, np.zeros(1, np.int64)]
         self._size += len(ids) + 1

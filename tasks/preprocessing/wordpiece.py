@@ -27,7 +27,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 
 from tasks.preprocessing.bpe import END_OF_TEXT
 
-INSIDE = "\u2581"  # marks a piece inside a word; stands for no byte, as the usual ## would
+INSIDE = "\u2581"  # marks a piece inside a word; encodes no byte, unlike the usual ##
 LONGEST = 100  # bytes of a word; a longer one is cut, since splitting takes the square of its length
 SMALLEST = 1 + 2 * 256
 BATCH = 256  # texts

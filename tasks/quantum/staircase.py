@@ -7,7 +7,7 @@ against `2^n - 1` and `2^n - n - 1` of the exact tree (`encodings`). Staircases 
 
 The overlap with the target is `A cos(t/2) + B sin(t/2)` in every single angle t, so its best value is known: sweeps of
 such steps (Ostaszewski, Grant, Benedetti, arXiv 1905.09692) never lower the fidelity. They run here on state vectors,
-many at once: compiling is classical work, `O(2^n)` for each angle, and is billed to whoever loads.
+many at once: compiling is classical work, `O(2^n)` for each angle, and is charged to the arm that loads.
 
 Like the exact tree the circuit is one template: vectors change its angles only.
 """

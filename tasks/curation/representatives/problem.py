@@ -1,4 +1,4 @@
-"""The problem of `representatives`: near-duplicate components, and what a choice of documents is worth."""
+"""The problem of `representatives`: near-duplicate components, and the quality of a choice of documents."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Components:
 
 @lru_cache(maxsize=8192)
 def best_known(graph: Graph) -> Optimum:
-    """Return the optimum that solutions are scored against; remembered, as scoring is booked to nobody."""
+    """Return the optimum that solutions are scored against; cached, since scoring is charged to no arm."""
     return branch_and_bound(graph)
 
 

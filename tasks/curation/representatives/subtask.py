@@ -57,7 +57,7 @@ def pose(context: Context, state: State, options: Options) -> Components | None:
 
 
 def apply(context: Context, state: State, problem: Components, solution: Kept) -> State:
-    """Record which documents are removed, each with the kept near duplicate that stands for it.
+    """Record which documents are removed, each with the kept near duplicate that it repeats.
 
     Raises:
         ValueError: the solution fits another problem, or keeps two documents that are near duplicates.

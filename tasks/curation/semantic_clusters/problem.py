@@ -1,4 +1,4 @@
-"""The problem of `semantic_clusters`: documents, what a clustering of them removes, and what that is worth."""
+"""The problem of `semantic_clusters`: documents, the removals that follow from a clustering, and their quality."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class BlockWalker:
         """Return the summed NLL (nats) without the removed blocks, then without each candidate in addition.
 
         The residual stream in front of the first block concerned is kept for later calls on the same text; a call
-        for the whole model forgets it first, so that whoever needs it pays for it.
+        for the whole model clears it first, so that each arm that needs it is charged for it.
         """
         total = np.zeros(1 + len(candidates))
         with torch.inference_mode():

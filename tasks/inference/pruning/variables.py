@@ -31,7 +31,7 @@ def leave_one_out(model: Path, depth: int, text: Windows, threads: int, notes: P
     """Return the loss in bits per byte of the whole model, then without each block.
 
     Args:
-        model: folder of the model; its name stands for its content.
+        model: folder of the model; its name identifies its content.
         depth: blocks of the model.
         text: what is predicted.
         threads: torch threads.

@@ -1,7 +1,7 @@
 """In which form dense document vectors are kept and loaded: codes of a few bytes, or circuits that prepare states.
 
-Every form gets the same bytes for a vector, a sixteenth of its float32 values, and is judged by the fidelity of what
-comes back: the squared cosine between the vector and its form. That is also what a quantum kernel or quantum k-means
+Every form gets the same bytes for a vector, a sixteenth of its float32 values, and is judged by its fidelity:
+the squared cosine between a vector and its restored form. That is also what a quantum kernel or quantum k-means
 of the loaded states sees, and both are blind to a common rotation, so all forms work on the principal axes of other
 documents. A circuit does not store a vector, it prepares one, again for each shot: its bytes are its angles, a byte
 each, and what it costs are two-qubit gates.

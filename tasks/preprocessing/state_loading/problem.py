@@ -25,7 +25,7 @@ class Loading:
         size: bytes for each vector.
         cells: of the bucket-brigade memory.
         passes: in which the angles of the staircase are compiled.
-        start: seed of what is drawn for all arms alike.
+        start: seed of the random numbers that all arms share.
         shots: for each circuit.
         names: ids of the documents, where they have some; no part of the problem's identity.
 
@@ -72,7 +72,7 @@ class Loaded:
     """A form of the vectors.
 
     Attributes:
-        vectors: (n, d) what the form stands for, unit vectors in the coordinates of the problem.
+        vectors: (n, d) unit vectors that the form represents, in the coordinates of the problem.
         fidelities: of each vector, computed or, for circuits, measured.
         size: bytes for each vector.
         two_qubit_gates: of one preparation, before any routing; 0 where nothing is prepared.

@@ -178,7 +178,7 @@ def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> No
     shown = subprocess.run(
         command("report", RUN, "--home", str(finished.home)), cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "Decisions" in shown.stdout
+    assert "What each decision chose" in shown.stdout
     tracking = tracking_of(finished.home)
     parent = tracking.find(RUN)
     assert parent is not None

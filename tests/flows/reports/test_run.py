@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from flows.reports.run import build_report, remake
-from flows.reports.text import closing, markdown
+from flows.reports.text import full_tables, markdown
 from infra import runs
 from infra.energy.usage import Usage
 from infra.errors import BadInput
@@ -121,7 +121,7 @@ def test_a_report_without_decisions_shows_no_empty_tables(home: Path) -> None:
     assert "No decision was made." in markdown(found)
     assert "Three energies" not in markdown(found)
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(closing(found))
+    console.print(full_tables(found))
     assert "Three energies" not in (text := console.export_text())
     assert "run r1" in text
 
