@@ -9,11 +9,11 @@ class Options(BaseModel):
     """Settings of the stage.
 
     Attributes:
-        model: folder of a pretrained model, taken as it is; empty = the dial decides.
-        depth: the dial: blocks, and with them width, heads and feed-forward units.
-        width: hidden size, else 32 for each block.
-        heads: attention heads, else one for each 32 of width.
-        ffn: feed-forward units, else 8/3 of the width.
+        model: folder of a pretrained model, which is used unchanged; empty = `depth` sets the shape of a new model.
+        depth: number of transformer blocks; width, heads and feed-forward units follow from it unless they are set.
+        width: hidden size; unset = 32 for each block.
+        heads: number of attention heads; unset = one for each 32 of width.
+        ffn: number of feed-forward units; unset = 8/3 of the width.
         batch: windows per training step that the memory estimate assumes.
     """
 

@@ -18,28 +18,28 @@ class Options(BaseModel):
         second: files or folders of the second domain; empty = the shipped licence texts.
         text_column: column of the text, or a dotted path into nested fields; empty = `text`, `content` or `body`.
         id_column: column of the id; empty = `doc_id` or `id`, else path and row.
-        weight_column: column of a positive number, the weight of a document: of near duplicates the heavier stay.
-            A document without one has almost no weight. Empty = the square root of its number of words.
+        weight_column: column with the weight of each document, a positive number: the heaviest of near duplicates is
+            kept. A document without a weight has almost none. Empty = the square root of its number of words.
         columns: columns that are kept beside the text; empty = all.
         list_rows: whether each item of a list of texts is a document; else the items are joined by empty lines.
         form: format of all files (`parquet`, `arrow`, `jsonl`, `json`, `csv`, `tsv`, `text`, `html`, `warc`); empty =
             by their endings, else by their first bytes.
-        max_line_mb: MiB of a line of JSON or CSV; a longer one is put aside.
-        alone: whether the corpus is curated for itself: no shipped second domain is read, and nothing is removed by
-            meaning, so that every removed document has a kept witness at or above the threshold.
+        max_line_mb: maximum size of a line of JSON or CSV in MiB; a longer line is skipped and reported.
+        alone: whether the corpus is curated on its own: no shipped second domain is read, and nothing is removed by
+            meaning, so that every removed document has a kept document at or above the threshold of similarity.
         truth: Parquet file of true near-duplicate pairs (a, b, jaccard) of the second domain, complete from the
             threshold on; empty = the shipped one where the shipped texts are read.
-        shard_mb: MiB of files that are read as one part of the stored index; memory follows it.
-        permutations: values of a MinHash signature.
-        bands: bands of a signature; 0 = as many as the threshold needs.
+        shard_mb: MiB of input files per shard of the stored index; peak memory grows with it.
+        permutations: number of hash values of a MinHash signature.
+        bands: number of LSH bands of a signature; 0 = as many as the threshold needs.
         rules: quality rules: `none`, `prose`, `web`, `code`, or a YAML file of rules and thresholds. With `code`,
             source files are read from folders.
-        languages: languages, by ISO 639-1 code, in one of which a text has to be; `any` = all; empty = none is asked
-            for, but `prose` and `web` look for English stop words.
+        languages: accepted languages, as ISO 639-1 codes; `any` = all; empty = the language is not checked, but
+            `prose` and `web` look for English stop words.
         own_rules: further rules, each as `package.module:function`.
-        min_words: words of the shortest document, instead of that of the rules.
-        max_words: words of the longest document, instead of that of the rules.
-        min_alphabetic: least share of words with a letter, instead of that of the rules.
+        min_words: minimum number of words of a document; unset = the value of the rules.
+        max_words: maximum number of words of a document; unset = the value of the rules.
+        min_alphabetic: minimum share of words with a letter; unset = the value of the rules.
         redact: whether e-mail and public IP addresses, telephone and card numbers are replaced in the texts.
         ignore_case: whether texts that differ in case alone are exact copies.
         threshold: Jaccard similarity from which two documents are near duplicates.

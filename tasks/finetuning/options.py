@@ -16,18 +16,18 @@ class Options(BaseModel):
     Attributes:
         domain: the domain to adapt to.
         base: the domain whose loss is watched for forgetting.
-        tokens: budget, the same for LoRA and for full fine-tuning.
-        batch: windows per step.
+        tokens: training tokens, the same number for LoRA and for full fine-tuning.
+        batch: windows per training step.
         rank: rank of the LoRA factors.
-        alpha: LoRA scale; the product of the factors counts alpha / rank.
-        dropout: on the input of the factors.
+        alpha: LoRA scale; the product of the factors is multiplied by alpha / rank.
+        dropout: dropout probability on the input of the LoRA factors.
         lora_lr: learning rate of the factors (AdamW).
         full_matrix_lr: learning rate of full fine-tuning for matrices (Muon).
         full_other_lr: learning rate of full fine-tuning for embeddings and norms (AdamW).
-        compare_full: whether full fine-tuning runs beside, as the reference.
-        threads: torch threads.
-        checkpoint_every: steps between checkpoints, 0 = none.
-        evaluation_windows: held-out windows of each figure, None = all.
+        compare_full: whether full fine-tuning also runs, as the reference.
+        threads: number of torch threads.
+        checkpoint_every: training steps between checkpoints, 0 = none.
+        evaluation_windows: held-out windows on which each loss is measured, None = all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +54,7 @@ class Options(BaseModel):
         return self
 
     def recipe(self, seed: int, *, full: bool) -> Recipe:
-        """Return the training loop's recipe, of full fine-tuning or of the adapter."""
+        """Return the recipe of the training loop: full fine-tuning or the LoRA adapter."""
         from tasks.model.train import Recipe  # imports torch, which checking options does not need
 
         return Recipe(

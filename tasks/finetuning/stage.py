@@ -1,4 +1,4 @@
-"""Fine-tuning: LoRA to a second domain, with gain and forgetting beside full fine-tuning at equal tokens."""
+"""Fine-tuning: LoRA on a second domain; gain and forgetting are compared with full fine-tuning at equal tokens."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger("ketcycle.finetuning")
 
 
 def measure(context: Context, _: State) -> State:
-    """Measure the model as it is, and the reference: full fine-tuning with the same tokens."""
+    """Measure the model before fine-tuning, and the reference: full fine-tuning with the same tokens."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
         return _compare_full(context, options)
 
 
 def adapt(context: Context, state: State) -> State:
-    """Train the adapter, merge it, and put both adapter and merged model into the lake."""
+    """Train the adapter, merge it, and store both adapter and merged model in the lake."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
         return _adapt_and_save(context, state, options)
@@ -87,7 +87,7 @@ def _windows(context: Context, domain: str, split: str, limit: int | None = None
         return read_windows(context.lake, context.require("preprocessing/shards"), domain, split, limit)
     except ValueError as error:
         raise BadInput(
-            f"{error}; fine-tuning needs text of a second domain: give one, or set finetuning.domain to one there is"
+            f"{error}; fine-tuning needs text of a second domain: give one, or set finetuning.domain to an existing one"
         ) from error
 
 
@@ -116,7 +116,7 @@ def _figures(
     run: Run,
     counts: tuple[int, int],
 ) -> dict[str, Any]:
-    """Gain and forgetting on the test splits in bits per byte; positive gain and small forgetting are good."""
+    """Return gain and forgetting on the test splits in bits per byte; large gain and small forgetting are good."""
     return {
         "after": after,
         "gain": before[options.domain]["test"] - after[options.domain]["test"],

@@ -9,19 +9,20 @@ class Options(BaseModel):
     """Settings of the stage.
 
     Attributes:
-        domains: domains that calibrate and judge; those without text are left out.
-        recovery_tokens: training after the removal, 0 = none.
-        matrix_lr: learning rate of Muon in it.
-        other_lr: learning rate of AdamW in it.
-        muon: use Muon for the matrices in it; off for a pretrained model, whose wide matrices make it slow.
-        batch: windows per step.
-        threads: torch threads.
-        evaluation_windows: held-out windows of each figure, None = all.
-        speed_s: CPU seconds that each measurement of the reading speed takes.
+        domains: domains whose text is used for calibration and evaluation; domains without text are left out.
+        recovery_tokens: training tokens after the removal, 0 = no recovery training.
+        matrix_lr: learning rate of Muon in recovery training.
+        other_lr: learning rate of AdamW in recovery training.
+        muon: whether recovery training uses Muon for matrices; set it to false for a pretrained model, whose wide
+            matrices make Muon slow.
+        batch: windows per training step.
+        threads: number of torch threads.
+        evaluation_windows: held-out windows on which each loss is measured, None = all.
+        speed_s: CPU seconds of each measurement of the reading speed.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
-        alias: alias that points to the new version; the gate decides whether it may serve.
-        serve: whether the server is started once and asked.
+        alias: alias that points to the new version; the promotion gate decides whether that version may serve.
+        serve: whether the server is started once and answers test requests.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

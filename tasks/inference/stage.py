@@ -1,4 +1,4 @@
-"""Inference: prune the model, let it recover, register it, and see that a server answers with it."""
+"""Inference: prune the model, train it to recover, register it, and check that a server answers with it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ANNOUNCED_S = 120.0  # longer decisions are announced
 
 
 def measure(context: Context, _: State) -> State:
-    """Cut the model into units and measure it as it is."""
+    """Divide the model into units and measure the unpruned model."""
     options = context.parsed(Options)
     source = context.require(*SOURCES)
     folder = context.lake.folder(source)
@@ -73,7 +73,7 @@ def measure(context: Context, _: State) -> State:
 
 
 def prune(context: Context, state: State) -> State:
-    """Remove the chosen units, let the model recover, and save it."""
+    """Remove the chosen units, train the model to recover, and save it."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
         return _prune_and_save(context, state, options)
@@ -94,7 +94,7 @@ def register(context: Context, state: State) -> State:
 
 
 def serve(context: Context, state: State) -> State:
-    """Start a server with the model and ask it for a completion."""
+    """Start a server with the model and request a completion."""
     if not context.parsed(Options).serve:
         return state
     ref = state.refs["inference/model"]
@@ -129,7 +129,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     if kept:
         expand(model, kept, full)
     ref = _save(context, full if kept else model, state.facts.get("removed", ()))
-    for left in context.scratch.glob("checkpoints-*"):  # three times the weights each, and of no use any more
+    for left in context.scratch.glob("checkpoints-*"):  # large and no longer needed
         rmtree(left)
     log.info("bits per byte: %s", "; ".join(f"{name} {_line(scores)}" for name, scores in figures.items()))
     active = active_parameters(model)
@@ -139,7 +139,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
         parameters={"stored": whole, "active": active, "removed_share": 1 - active / whole},
         prefill_tokens_per_cpu_s=speed,
         weights_bytes={"before": _weights_bytes(folder), "after": _weights_bytes(context.lake.folder(ref))},
-        # One width for all blocks is all that the format knows: heads and channels leave zeros in the file.
+        # The format has one width for all blocks, so removed heads and channels remain as zeros in the file.
         stored_as=(
             "zeros in the shape of the source; taken out when loaded by the server" if kept else "without the blocks"
         ),
@@ -147,7 +147,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
 
 
 def _remove(folder: Path, gone: list[Unit]) -> tuple[Any, tuple[Kept, ...]]:
-    """Return the model without some units, and for heads and channels what is left of each block."""
+    """Return the model without some units, and for heads and channels the remaining sizes of each block."""
     model = load_model(folder)
     if gone and gone[0].part == BLOCK:
         return without_blocks(model, [unit.layer for unit in gone]), ()
@@ -198,7 +198,7 @@ def _weights_bytes(folder: Path) -> int:
 
 
 def _serve(context: Context, folder: Path, ref: Ref) -> dict[str, Any]:
-    """Start the server as a user would and ask it once; the request is logged under a name of its own."""
+    """Start the server as a user would and send one request, logged under a separate name."""
     prompt = _prompt(context)
     began = time.monotonic()
     with running_server(folder, context.home, f"{context.run_id}-{context.stage}", version=ref.version) as url:
@@ -240,21 +240,21 @@ def _line(scores: Mapping[str, float]) -> str:
 
 
 def _flops_per_token(model: Any) -> int:
-    """Return twice the weights that a token meets, the output head included."""
+    """Return the FLOPs per token: twice the number of weights, the output head included."""
     matrices = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name)
     tied = bool(model.config.tie_word_embeddings)
     return int(2 * (matrices + (model.get_input_embeddings().weight.numel() if tied else 0)))
 
 
 def _freeze_empty(model: Any) -> None:
-    """Keep what was removed from coming back: a head or channel that only holds the place has weights of zero."""
+    """Keep the weights of removed heads and channels at zero during recovery training."""
     for parameter in model.parameters():
         if not parameter.any():
             parameter.requires_grad_(False)
 
 
 def _prefill_speed(full: Any, pruned: Any, seconds: float, length: int) -> dict[str, float]:
-    """Return prompt tokens read per CPU second before and after, the median of turns."""
+    """Return prompt tokens read per CPU second before and after, the median of alternating measurements."""
     rows = max(1, 512 // length)
     tokens = torch.arange(rows * length).view(rows, length) % int(full.config.vocab_size)
     runs: dict[str, list[float]] = {"before": [], "after": []}
@@ -276,7 +276,7 @@ def _tokens_per_cpu_s(model: Any, tokens: torch.Tensor, seconds: float) -> float
 
 
 def _prompt(context: Context) -> str:
-    """Return the first words of a held-out document, as the user of this model may write."""
+    """Return the first words of a held-out document as an example prompt."""
     if "preprocessing/holdout" in context.inputs:
         for batch in context.lake.scan(context.inputs["preprocessing/holdout"], columns=["split", "text"]):
             for row in batch.to_pylist():

@@ -1,4 +1,4 @@
-"""What the stage reads: the model to be served, and the windows of text that calibrate and judge it."""
+"""Inputs of the stage: the model to be served, and the text windows for calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ SOURCES = ("finetuning/model", "training/model")
 
 
 def domains_with(context: Context, split: str) -> dict[str, int]:
-    """Return those of the option `domains` that have windows in a split, and how many.
+    """Return the number of windows of a split for each domain of the option `domains` that has any.
 
     Raises:
-        BadInput: none of them has.
+        BadInput: none of the domains has windows in the split.
     """
     domains = context.parsed(Options).domains
     counts = count_windows(context.lake, context.require("preprocessing/shards"))
@@ -28,7 +28,7 @@ def domains_with(context: Context, split: str) -> dict[str, int]:
 
 
 def mixed_windows(context: Context, split: str, limit: int | None) -> Windows:
-    """Return the same number of windows of each domain, in turns."""
+    """Return the same number of windows of each domain, the domains alternating."""
     counts = domains_with(context, split)
     count = min(*counts.values(), -(-limit // len(counts)) if limit else 1 << 62)
     parts = [

@@ -9,14 +9,14 @@ class Options(BaseModel):
     """Settings of the stage.
 
     Attributes:
-        words: of a prompt.
-        reference: requests of the reference window.
-        window: requests of each later window.
-        drifted: windows mixed with the second domain.
-        mixture: share of the second domain in them.
-        background: held-out passages of the base domain that fix centre and bandwidth of the kernels, and as
-            many of the second domain for planting mixtures at most.
-        max_tokens: tokens to be completed for each prompt.
+        words: words of each prompt.
+        reference: requests in the reference window.
+        window: requests in each later window.
+        drifted: number of windows that are mixed with the second domain.
+        mixture: share of the second domain in the mixed windows.
+        background: held-out passages of the base domain from which centre and bandwidth of the kernels are
+            estimated; at most as many passages of the second domain are used to build mixtures with known drift.
+        max_tokens: tokens that the server completes for each prompt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

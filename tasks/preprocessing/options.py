@@ -11,16 +11,16 @@ class Options(BaseModel):
     """Settings of the stage.
 
     Attributes:
-        model: folder of a pretrained model whose tokenizer is used; empty = one is trained.
-        tokenizer: what is trained: `bpe` or `wordpiece`, both over bytes.
-        vocab_size: tokens of the vocabulary, the end-of-text token and the bytes included (WordPiece: at least
-            513).
-        context: tokens that a model reads at once.
-        ngram: words of the n-grams by which contamination is found.
-        overlap: share of n-grams from which a training document is contaminated. If that share of its own n-grams is
-            held out, the document is dropped; if it holds that share of one held-out document, the passages are cut.
-        common: documents beyond which a shared n-gram is taken for a notice or a template and ignored.
-        pieces: pieces beyond which a document is dropped instead of cut.
+        model: folder of a pretrained model whose tokenizer is used; empty = a new tokenizer is trained.
+        tokenizer: kind of the new tokenizer: `bpe` or `wordpiece`, both over bytes.
+        vocab_size: size of the vocabulary, including the end-of-text token and the bytes (WordPiece: at least 513).
+        context: context length of the model in tokens.
+        ngram: length in words of the n-grams by which contamination is found.
+        overlap: share of n-grams from which a training document counts as contaminated. If that share of its own
+            n-grams is held out, the document is dropped; if it holds that share of one held-out document, the shared
+            passages are cut.
+        common: number of documents above which a shared n-gram counts as a notice or a template and is ignored.
+        pieces: number of remaining pieces above which a document is dropped instead of cut.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,7 +1,7 @@
-"""Perplexity and bits per byte of a model on a text of the user's, the way they are usually reported.
+"""Perplexity and bits per byte of a model on a user's text, as usually reported.
 
-The text is encoded as a whole and cut into windows that do not overlap; a window's first token is only read. This is
-how the figures of the pruning and quantisation literature are made (windows of 2,048 or 1,024 tokens).
+The text is encoded as a whole and cut into windows that do not overlap; the first token of a window is context only.
+The pruning and quantisation literature reports figures of this kind (windows of 2,048 or 1,024 tokens).
 """
 
 from __future__ import annotations

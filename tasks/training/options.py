@@ -14,22 +14,22 @@ class Options(BaseModel):
     """Settings of the stage.
 
     Attributes:
-        model: folder of the pretrained model that the architecture took; empty = train.
+        model: folder of the pretrained model that the stage `architecture` uses; empty = a new model is trained.
         evaluate: text file on which a pretrained model is scored; empty = none.
-        evaluate_windows: windows of that text, evenly spaced, None = all.
-        domain: what to train on.
-        tokens: budget; the demo's is about a minute and a half of one core.
-        batch: windows per step; small batches learn more per token, and a step is cheap.
-        matrix_lr: learning rate of Muon.
-        other_lr: learning rate of AdamW.
-        weight_decay: on matrices.
-        threads: torch threads; a result is the same to the bit for the same number of threads.
-        evaluate_every: steps between evaluations.
-        checkpoint_every: steps between checkpoints, 0 = none.
-        keep: checkpoints kept.
-        evaluation_windows: held-out windows of the final figures, None = all.
-        prompt_words: words of each held-out document that the samples continue.
-        samples: number of samples at each evaluation.
+        evaluate_windows: number of evenly spaced windows of the file `evaluate`, None = all.
+        domain: domain of the training text.
+        tokens: training tokens; the default takes about a minute and a half on one core.
+        batch: windows per training step; small batches learn more per token, and a step is cheap.
+        matrix_lr: learning rate of Muon, which updates matrices.
+        other_lr: learning rate of AdamW, which updates all other weights.
+        weight_decay: weight decay of matrices.
+        threads: number of torch threads; results are bit-identical for the same number of threads.
+        evaluate_every: training steps between evaluations, 0 = none.
+        checkpoint_every: training steps between checkpoints, 0 = none.
+        keep: number of latest checkpoints that are kept.
+        evaluation_windows: held-out windows on which the final losses are measured, None = all.
+        prompt_words: number of first words of a held-out document that serve as the prompt of a sample.
+        samples: number of text samples at each evaluation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class Options(BaseModel):
     samples: int = Field(2, ge=0)
 
     def recipe(self, seed: int) -> Recipe:
-        """Return the training loop's recipe."""
+        """Return the recipe of the training loop."""
         from tasks.model.train import Recipe  # imports torch, which checking options does not need
 
         names = ("tokens", "batch", "matrix_lr", "other_lr", "weight_decay", "threads", "evaluate_every")

@@ -1,4 +1,4 @@
-"""What simpler models of text need for the same bytes, so that a reader can judge a language model's figure."""
+"""Bits per byte of simpler text models on the same bytes, as references for the language model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def compressed_bits_per_byte(texts: list[str]) -> dict[str, float]:
-    """Return bits per byte of general compressors on the text itself, nothing learnt before.
+    """Return bits per byte of general compressors on the text itself, without training data.
 
     Raises:
-        ValueError: there is no text.
+        ValueError: the text is empty.
     """
     data = "".join(texts).encode()
     if not data:
@@ -32,8 +32,9 @@ def ngram_bits_per_byte(train: Windows, held_out: Windows, vocab_size: int) -> d
     """Return bits per byte of interpolated Kneser-Ney models of order 1, 2 and 3 over the same tokens.
 
     Args:
-        train: what the models count.
-        held_out: what they predict; the first token of a window is only read, as by the language model.
+        train: windows whose n-grams the models count.
+        held_out: windows that the models predict; the first token of a window is context only, as in the language
+            model.
         vocab_size: tokens in the vocabulary.
     """
     model = KneserNey(train.tokens, vocab_size)
@@ -50,11 +51,11 @@ class KneserNey:
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int) -> None:
-        """Count.
+        """Count the n-grams of all orders.
 
         Args:
-            tokens: int64, (n, length), no n-gram crosses a row.
-            vocab_size: tokens in the vocabulary.
+            tokens: int64, (n, length); an n-gram never crosses rows.
+            vocab_size: number of tokens in the vocabulary.
         """
         self._vocab = vocab_size
         trigrams, counts = np.unique(self._key(tokens, 3), return_counts=True)
@@ -121,5 +122,5 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
 
 
 def uniform_bits_per_byte(held_out: Windows, vocab_size: int) -> float:
-    """Return bits per byte of a model that knows nothing: log2(vocabulary) for each token."""
+    """Return bits per byte of the uniform model: log2(vocabulary) for each token."""
     return math.log2(vocab_size) * held_out.n_predicted / float(held_out.n_bytes.sum())

@@ -1,6 +1,6 @@
-"""Training: the model from scratch on the base domain, in fp32, resumable, with references beside its figures.
+"""Training: train the model from scratch on the base domain, in fp32, resumable, and compare it with references.
 
-A pretrained model is not trained: it is measured, on the run's own held-out text and on a text of the user's.
+A pretrained model is not trained; it is scored on the held-out text of the run and on a text of the user.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ SPLITS = ("validation", "test")
 
 
 def measure(context: Context, _: State) -> State:
-    """Measure what the model as it is and simpler models of text need for the held-out text."""
+    """Measure the bits per byte of the untrained model and of simpler text models on the held-out text."""
     options = context.parsed(Options)
-    _evaluated_text(options)  # before anything is computed
+    _evaluated_text(options)  # checked before anything is computed
     with torch_threads(options.threads):
         return _measure(context, options)
 
 
 def train_model(context: Context, state: State) -> State:
-    """Train, from the last checkpoint if there is one, and put model and curve into the lake."""
+    """Train, from the last checkpoint if there is one, and store model and curve in the lake."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
         if options.model:
@@ -121,7 +121,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
 
 
 def _score_and_pass_on(context: Context, state: State, options: Options) -> State:
-    """Publish the pretrained model as it is, with its figures on the user's text where there is one."""
+    """Publish the pretrained model unchanged, with its scores on the user's text if there is one."""
     source = context.require("architecture/model")
     folder = context.lake.folder(source)
     state = state.add(
@@ -153,7 +153,7 @@ def _evaluated_text(options: Options) -> str | None:
     if not options.evaluate:
         return None
     if not options.model:
-        raise BadInput("a text to evaluate on goes with a pretrained model; give --model too, or leave --evaluate out")
+        raise BadInput("--evaluate needs a pretrained model; give --model too, or leave --evaluate out")
     path = Path(options.evaluate).expanduser()
     try:
         return path.read_text(encoding="utf-8")
@@ -182,7 +182,7 @@ def curve(history: Sequence[Mapping[str, float]]) -> pa.Table:
 
 
 def write_history(path: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Write the training curve as CSV, for people and plotting tools."""
+    """Write the training curve as CSV, for readers and plotting tools."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["step", "tokens", "loss", "gradient_norm", "rate", "bits_per_byte"])
         writer.writeheader()
@@ -207,7 +207,7 @@ def _windows(context: Context, domain: str, split: str, limit: int | None) -> Wi
 
 
 def _training(context: Context, options: Options) -> Windows:
-    """The windows that the budget reaches, so that references learn from the same text as the model."""
+    """Return the windows that the token budget covers, so that references learn from the same text as the model."""
     length = int(context.lake.meta(context.require("preprocessing/shards"))["context"])
     return _windows(context, options.domain, "train", options.recipe(context.seed).reach(length))
 
@@ -223,6 +223,6 @@ def _texts(context: Context, domain: str, split: str) -> list[str]:
 
 def _prompts(context: Context, options: Options) -> list[str]:
     texts = _texts(context, options.domain, "validation")[: options.samples]
-    # As written, line breaks included: words joined by single spaces would be unlike anything the model has read.
+    # The original white space is kept, because words joined by single spaces would differ from the training text.
     found = (re.match(rf"(?:\s*\S+){{1,{options.prompt_words}}}", text) for text in texts)
     return [match.group() for match in found if match]

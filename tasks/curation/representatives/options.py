@@ -9,14 +9,13 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        posed: components that are put before the arms of `representatives` at most; the others are decided by
-            greedy.
-        largest_posed: documents of the largest component that is put before the arms.
-        qubit_limit: largest block of a component that a sampler gets.
+        posed: maximum number of components that the arms solve; the greedy arm solves the others.
+        largest_posed: maximum number of documents of a component that the arms solve.
+        qubit_limit: maximum number of variables of a block that a quantum sampler solves.
         shots: samples of each circuit.
-        layers: of the circuit for `representatives`.
-        reads: of an annealer for each component.
-        sweeps: of an annealer.
+        layers: number of layers of the circuit.
+        reads: annealing runs for each component.
+        sweeps: sweeps of each annealing run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

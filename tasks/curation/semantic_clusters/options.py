@@ -9,11 +9,11 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        documents: documents that are put before `semantic_clusters` at most; 0 = leave it out.
-        characters: head of a document that is embedded.
-        threshold: cosine similarity from which a document repeats another one.
-        clusters: number of clusters in which documents are compared.
-        iterations: of Lloyd's algorithm at most.
+        documents: maximum number of documents that are clustered; 0 = skip the decision.
+        characters: number of first characters of a document that are embedded.
+        threshold: cosine similarity from which a document counts as a copy in meaning of another one.
+        clusters: number of clusters; documents are compared within a cluster.
+        iterations: maximum number of iterations of Lloyd's algorithm.
         shots: samples of each circuit.
     """
 

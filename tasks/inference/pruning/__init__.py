@@ -1,1 +1,1 @@
-"""Which heads, feed-forward groups or blocks go."""
+"""Structured pruning: which heads, feed-forward groups or blocks are removed."""

@@ -1,4 +1,4 @@
-"""Which units of a model go, at a fixed number of units of about equal size.
+"""Arms of the pruning decision: they choose a fixed number of units of about equal size to remove.
 
 Units are heads and feed-forward groups of a small model, or whole blocks of a pretrained one.
 
@@ -7,9 +7,9 @@ binary optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay
 evaluates the true loss again after every removal and needs about `k n` evaluations.
 
 Quality is minus the bits per byte on text that no arm saw, before any recovery. All arms remove exactly k units, so
-they compare at equal sparsity. Only `nothing` does not; an unpruned model is always better on text, so it is charged
-what its missing saving is worth: `allowance` bits per byte. It therefore beats an arm exactly where that arm's
-removal costs more than the allowance.
+they compare at equal sparsity. Only `nothing` does not; an unpruned model is always better on text, so `allowance`
+bits per byte are added to its loss, the value of the saving it does not make. It therefore beats an arm exactly if
+the removal of that arm costs more than the allowance.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def remove_smallest_weights(problem: Pruning, _bench: Bench) -> Removal:
 def remove_smallest_activations(problem: Pruning, _bench: Bench) -> Removal:
     """Remove the units that change the residual stream least: Wanda's score summed over a structure.
 
-    Of whole blocks it is the block influence of ShortGPT.
+    For whole blocks the score is the block influence of ShortGPT.
     """
     return lowest(activation_norms(problem.model, problem.units, problem.calibration, problem.threads), problem.k)
 
@@ -82,7 +82,7 @@ def remove_smallest_gradients(problem: Pruning, _bench: Bench) -> Removal:
 
 
 def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
-    """Remove the unit that costs least, evaluate the true loss of all that are left again, k times."""
+    """Remove the unit that increases the loss least, then evaluate the remaining units again, k times."""
     removed: Removal = ()
     while len(removed) < problem.k:
         left = [i for i in range(len(problem.units)) if i not in removed]
@@ -92,7 +92,7 @@ def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
 
 
 def remove_cheapest_singles(problem: Pruning, bench: Bench) -> Removal:
-    """Remove the units that cost least alone: the surrogate without its interactions."""
+    """Remove the units whose single removal increases the loss least: the surrogate without its interactions."""
     return lowest(singles(problem, bench)[1:], problem.k)
 
 
@@ -120,7 +120,7 @@ def sample_by_annealing(problem: Pruning, bench: Bench) -> Removal:
 
 
 def draw_exactly(layers: int, problem: Pruning, bench: Bench) -> Removal:
-    """Draw what the circuit of so many layers draws from its probabilities, computed over all k-subsets."""
+    """Sample from the exact distribution of the circuit with `layers` layers, computed over all k-subsets."""
     _require_qubits(problem)
     qubo = surrogate(problem, bench)
     subsets, probabilities = dicke_qaoa_probabilities(qubo, problem.k, *linear_ramp(layers))

@@ -1,9 +1,9 @@
-"""The instance bank of pruning: small Llama models, each trained here for seconds on its own stretch of real text.
+"""The instance bank of pruning: small Llama models, each trained for seconds on its own section of real text.
 
-They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance says what the
-methods do on a model of this kind, twelve units of which four go, as in the demo profile. Every model has its own
-text, its own seed and its own calibration and selection text behind what it was trained on. A trained model is kept
-in the bank's folder under a name made of its text, seed and recipe; training is deterministic on one machine.
+They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance shows how the
+methods perform on such a model with twelve units, four of which are removed, as in the demo profile. Every model has
+its own training text and seed; its calibration and selection text follow the training text. A trained model is kept
+in the bank's folder under a name derived from text, seed and recipe; training is deterministic on one machine.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Pruning]]:
-    """Yield one decision for each model, sources in turns; the models are trained when they are posed."""
+    """Yield one problem for each model, the sources alternating; a model is trained when its problem is requested."""
     yield from in_turns(
         [_of_source(name, material.texts[name], material.folder, rng) for name in sorted(material.texts)]
     )
@@ -102,7 +102,7 @@ def _model(windows: Windows, seed: int, folder: Path) -> Path:
         train(model, windows, RECIPE)
         made = Path(mkdtemp(dir=target.parent, prefix=f".{name}-"))
         save_model(model, made)
-        if target.exists():  # another process was quicker with the same model
+        if target.exists():  # another process has saved the same model first
             shutil.rmtree(made)
         else:
             made.replace(target)
@@ -110,7 +110,7 @@ def _model(windows: Windows, seed: int, folder: Path) -> Path:
 
 
 def example(rng: Generator) -> Pruning:
-    """Return the pruning of a Llama of 25,000 weights that read a licence for a second: 8 units, of which 3 go."""
+    """Return the problem of removing 3 of 8 units of a Llama with 25,000 weights, trained for a second on a licence."""
     text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
     context, starts = 32, rng.permutation(len(text) // 33)[:400] * 33
     tokens = np.stack([np.frombuffer(text, np.uint8, context + 1, int(start)) for start in starts]).astype(np.int64)

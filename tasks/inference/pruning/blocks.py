@@ -1,8 +1,8 @@
-"""Whole blocks of a causal decoder: the loss without some of them, the scores they are ranked by, taking them out.
+"""Whole blocks of a causal decoder: the loss without some blocks, scores that rank blocks, and removal of blocks.
 
-Works on every decoder of transformers whose blocks stand in one list and read and write the residual stream: the
-model's own forward pass is walked, with each block's `forward` asked first whether it is to be computed, left out, or
-already known. A model without some blocks is a smaller model of the same architecture, in any program that reads it.
+Supports every decoder of transformers whose blocks are one list and read and write the residual stream: the model's
+own forward pass runs with a wrapped `forward` of each block, which computes the block, skips it, or returns its known
+result. A model without some blocks is a smaller model of the same architecture, in any program that reads it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def find_blocks(model: PreTrainedModel) -> tuple[str, torch.nn.ModuleList]:
 
 
 def without_blocks(model: PreTrainedModel, gone: Sequence[int]) -> PreTrainedModel:
-    """Return a model of the same architecture and weights with some blocks less.
+    """Return a model of the same architecture and weights without some blocks.
 
     Raises:
         ValueError: no block would be left, or the model has no list of blocks.
@@ -70,11 +70,11 @@ Visit = Callable[[int, torch.Tensor, Compute], torch.Tensor]
 
 
 class _Enough(Exception):
-    """Nothing behind this block is wanted."""
+    """The results after this block are not needed."""
 
 
 class BlockWalker:
-    """A decoder whose forward pass can leave blocks out, and start behind the ones whose result is known."""
+    """A decoder whose forward pass can skip blocks, and start after blocks whose result is known."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model: Any = model.requires_grad_(False)
@@ -200,7 +200,7 @@ class BlockWalker:
             self._visit = _compute
 
     def _watch(self, index: int, block: Any) -> None:
-        """Let a block ask before it computes."""
+        """Wrap the `forward` of a block, so that the block can be skipped or its known result returned."""
         own = block.forward
 
         def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:

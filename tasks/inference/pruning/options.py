@@ -11,17 +11,16 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        parts: what can be removed: `heads` (and feed-forward channels, of a Llama-style decoder) or whole
-            `blocks`.
-        units: removable parts at most; of more blocks the least harmful ones are chosen.
-        share: share of them that goes.
-        allowance: bits per byte that the removal may cost before leaving the model alone is better.
-        calibration_tokens: text that the methods see; under 16,000 noise is as large as the differences.
-        selection_windows: text that they are judged on.
-        surrogate_tokens: text on which the pairwise expansion is compared with the true loss, 0 = not compared.
-        surrogate_masks: random subsets of that comparison.
-        prove: whether the loss without every possible subset is evaluated, so that arms are held against the
-            optimum.
+        parts: kind of the parts that can be removed: `heads` (with feed-forward channels of a Llama-style decoder)
+            or whole `blocks`.
+        units: maximum number of candidate parts; if there are more blocks, the least harmful ones are candidates.
+        share: share of the candidate parts that is removed.
+        allowance: maximum increase of the loss in bits per byte; above it the unpruned model is better.
+        calibration_tokens: tokens of text that the arms see; below 16,000 the noise is as large as the differences.
+        selection_windows: held-out windows on which the results of the arms are scored.
+        surrogate_tokens: tokens on which the pairwise expansion is compared with the true loss, 0 = not compared.
+        surrogate_masks: number of random subsets in the comparison of the pairwise expansion with the true loss.
+        prove: whether the loss of every possible subset is evaluated, so that arms are compared with the optimum.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

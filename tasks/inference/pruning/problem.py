@@ -55,13 +55,13 @@ class Pruning:
 
     Attributes:
         model: folder of the model.
-        units: what can be removed.
-        k: how many of them go.
-        calibration: text that the arms may look at.
-        selection: text that the quality is measured on.
-        allowance: bits per byte that removing k units may cost before leaving the model alone is better.
-        optimum: lowest loss on the selection text that any k units allow, in bits per byte, where it was proven.
-        threads: torch threads of an evaluation; they change nothing but the time it takes.
+        units: removable parts of the model.
+        k: number of units that are removed.
+        calibration: text that the arms may use.
+        selection: text on which the quality is measured.
+        allowance: increase of the loss in bits per byte above which the unpruned model is better.
+        optimum: lowest loss on the selection text over all sets of k units, in bits per byte, if it was proven.
+        threads: torch threads of an evaluation; they affect only its duration.
     """
 
     model: Path
@@ -79,7 +79,7 @@ class Pruning:
 
 
 def in_one_process(function: Any, items: Sequence[Any], /) -> list[Any]:
-    """Apply a function to every item here."""
+    """Apply a function to every item in this process."""
     return [function(item) for item in items]
 
 
@@ -88,7 +88,7 @@ def children(
 ) -> NDArray[np.float64]:
     """Return the calibration loss in bits per byte without `removed`, then without each candidate in addition.
 
-    The first is evaluated for the whole model only, else it is nan.
+    The first value is evaluated only if `removed` is empty, else it is nan.
     """
     slices = np.array_split(np.arange(len(problem.calibration)), min(SLICES, len(problem.calibration)))
     windows = [Windows(problem.calibration.tokens[rows], problem.calibration.n_bytes[rows]) for rows in slices]
@@ -107,9 +107,9 @@ def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = i
     `E(x) = L + sum_i (L_i - L) x_i + sum_{i<j} (L_ij - L_i - L_j + L) x_i x_j`, exact for up to two units.
 
     Args:
-        problem: what is pruned.
+        problem: the pruning problem.
         singles: loss of the whole model, then without each unit, as `children` returns them.
-        apply: where the evaluations run.
+        apply: function that runs the evaluations, such as `in_one_process`.
     """
     n = len(problem.units)
     whole, single = singles[0], singles[1:]
@@ -152,7 +152,7 @@ def prove_optimum(problem: Pruning) -> dict[str, Any]:
 
 
 def loss_curve(problem: Pruning, removed: Sequence[int]) -> list[tuple[int, float]]:
-    """Return how many units are gone and the loss on the selection text, those that are missed least going first."""
+    """Return pairs (units removed so far, loss on the selection text); the least harmful units are removed first."""
     text = problem.selection
     alone = evaluate(Job(problem.model, problem.units, text, (), tuple(removed), True, problem.threads))
     order = [removed[i] for i in np.argsort(alone[1:], kind="stable")]
@@ -164,9 +164,9 @@ def loss_curve(problem: Pruning, removed: Sequence[int]) -> list[tuple[int, floa
 
 
 def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
-    """Return about how many seconds the surrogate, the greedy opponent and one scoring take on this problem.
+    """Return the approximate seconds that the surrogate, the greedy opponent and one scoring take on this problem.
 
-    An evaluation begins at the first unit that is left out: on the mean a bit more than half of a pass.
+    An evaluation begins at the first removed unit: on average it takes a little more than half a forward pass.
     """
     n, k = len(problem.units), problem.k
     one = EVALUATED_SHARE * problem.calibration.n_predicted / tokens_per_s
@@ -180,7 +180,7 @@ def expected_s(problem: Pruning, tokens_per_s: float) -> dict[str, float]:
 
 
 def announce(what: str, done: int, total: int, began: float) -> None:
-    """Log how far a long evaluation is and how many seconds are left, by the pace so far."""
+    """Log the progress of a long evaluation and the seconds left, estimated from the rate so far."""
     spent = time.monotonic() - began
     if spent >= ANNOUNCED_S and done < total:
         log.info("%s: %d of %d evaluated, about %.0f s left", what, done, total, spent / done * (total - done))
@@ -230,13 +230,13 @@ def lowest(scores: NDArray[np.float64], k: int) -> Removal:
 
 
 def quality(problem: Pruning, removed: Removal) -> tuple[float, ...]:
-    """Return minus the bits per byte on the selection text; an unpruned model is charged the allowance."""
+    """Return minus the bits per byte on the selection text; the allowance is added to the loss of an unpruned model."""
     charge = 0.0 if removed else problem.allowance
     return (-(_selection_loss(problem, removed) + charge),)
 
 
 def oracle(problem: Pruning) -> tuple[float, ...]:
-    """Return the quality of the proven optimum, or of leaving the model alone; nothing where there is no proof."""
+    """Return the quality of the proven optimum, or of the unpruned model; empty if there is no proof."""
     if problem.optimum is None:
         return ()
     return (max(-problem.optimum, *quality(problem, ())),)

@@ -1,4 +1,4 @@
-"""The decision `pruning`: how it is posed in a run, and what follows from it."""
+"""The decision `pruning`: how a run poses the problem and applies the solution."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TERMS = terms("inference/pruning")
 
 
 def pose(context: Context, state: State, options: Options) -> Pruning | None:
-    """Return which units there are to choose from; None for a model that cannot be cut."""
+    """Return the problem with the removable units; None for a model without removable units."""
     units, _ = find_units(context, options)
     if not units:
         return None
@@ -42,7 +42,7 @@ def pose(context: Context, state: State, options: Options) -> Pruning | None:
 
 
 def apply(context: Context, state: State, problem: Pruning, solution: Removal) -> State:
-    """Record which units go, and the loss as they go one after the other; the next step changes the weights."""
+    """Record the removed units and the loss after each removal; the next step changes the weights."""
     del context
     gone = [str(problem.units[index]) for index in solution]
     log.info("removing %s", ", ".join(gone) or "nothing")
@@ -52,7 +52,7 @@ def apply(context: Context, state: State, problem: Pruning, solution: Removal) -
 
 
 def find_units(context: Context, options: Options) -> tuple[tuple[Unit, ...], str]:
-    """Return the units of the model, or none and the reason; a model that cannot be cut finer is cut in blocks."""
+    """Return the units of the model, or none and the reason; units are whole blocks if finer ones are impossible."""
     folder = context.lake.folder(context.require(*SOURCES))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     try:
@@ -71,7 +71,7 @@ def find_units(context: Context, options: Options) -> tuple[tuple[Unit, ...], st
 
 
 def make_problem(context: Context, options: Options, units: tuple[Unit, ...], tokens: int) -> Pruning:
-    """Return the choice among some units, with calibration text of at least `tokens` tokens."""
+    """Return the problem over some units, with calibration text of at least `tokens` tokens."""
     return Pruning(
         model=context.lake.folder(context.require(*SOURCES)),
         units=units,
@@ -84,7 +84,7 @@ def make_problem(context: Context, options: Options, units: tuple[Unit, ...], to
 
 
 def _calibration(context: Context, tokens: int) -> Windows:
-    """Return evenly spaced training windows of at least as many tokens, where there are as many."""
+    """Return evenly spaced training windows with at least `tokens` tokens, or all windows if there are fewer."""
     return mixed_windows(context, "train", max(1, -(-tokens // context_length(context))))
 
 

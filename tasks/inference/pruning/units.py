@@ -1,7 +1,7 @@
 """Removable parts of a decoder.
 
 A unit is a run of key-value heads (with their query heads) or of feed-forward channels of one block of a Llama-style
-decoder, or a whole block of any decoder. The units of one problem are all of the one sort or all of the other.
+decoder, or a whole block of any decoder. The units of one problem are either all parts of blocks or all whole blocks.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of a decoder that units are made of."""
+    """Sizes of a decoder from which its units follow."""
 
     layers: int
     hidden: int
@@ -53,10 +53,10 @@ class Layout:
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> Layout:
-        """Read the sizes from a model's configuration.
+        """Return the sizes given by a model's configuration.
 
         Raises:
-            ValueError: it is not the configuration of a Llama-style decoder.
+            ValueError: the configuration is not that of a Llama-style decoder.
         """
         c: Any = config
         names = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size")
@@ -88,10 +88,10 @@ class Layout:
 
 
 def make_units(layout: Layout, layers: Sequence[int], head_units: int, channel_units: int) -> tuple[Unit, ...]:
-    """Cut the attention and the feed-forward part of each of some blocks into units of as equal size as can be.
+    """Divide the attention and the feed-forward part of some blocks into units of nearly equal size.
 
     Raises:
-        ValueError: a block is not there, or has fewer heads or channels than units are asked for.
+        ValueError: a block does not exist, or has fewer heads or channels than the requested units.
     """
     if not set(layers) <= set(range(layout.layers)):
         raise ValueError(f"blocks {sorted(layers)} should lie between 0 and {layout.layers - 1}")
@@ -114,14 +114,14 @@ def whole_blocks(layers: Sequence[int]) -> tuple[Unit, ...]:
 
 
 def choose_units(layout: Layout, limit: int) -> tuple[Unit, ...]:
-    """Cut all blocks, or the middle ones where all are too many, into at most `limit` units of about equal size.
+    """Divide all blocks, or only the middle ones if all are too many, into at most `limit` units of about equal size.
 
-    Tried are all numbers of units for attention and feed-forward part. First comes evenness (the largest unit has at
-    most 1.35 times the weights of the smallest), then the number of blocks covered, then the number of units. The
-    first and the last blocks are spared first, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627).
+    All numbers of units for attention and feed-forward part are tried. Even sizes have priority (the largest unit has
+    at most 1.35 times the weights of the smallest), then the number of blocks covered, then the number of units. The
+    first and the last blocks are left out first, as in LLM-Pruner (Ma et al. 2023, arXiv 2305.11627).
 
     Raises:
-        ValueError: not even one block can be cut.
+        ValueError: the limit is too small for the units of one block.
     """
     best: tuple[tuple[float, ...], tuple[Unit, ...]] | None = None
     for blocks in range(layout.layers, 0, -1):

@@ -1,8 +1,8 @@
-"""Which blocks of a deep model become the variables of the pruning problem: those whose loss alone is least missed.
+"""Choice of the blocks of a deep model that become variables of the pruning problem: the least harmful ones.
 
-A quantum circuit has room for a dozen variables and a model for thirty blocks. Every block is left out once, on the
-text that the arms see, and the least harmful ones are decided about; the others stay. What is done is written down
-piece by piece, so that a run that was killed goes on where it stopped.
+A quantum circuit has a dozen variables, a model thirty blocks. The loss without each single block is measured on the
+calibration text; the least harmful blocks become variables, the others are kept. Intermediate results are saved, so
+that a killed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def leave_one_out(model: Path, depth: int, text: Windows, threads: int, notes: P
     Args:
         model: folder of the model; its name identifies its content.
         depth: blocks of the model.
-        text: what is predicted.
-        threads: torch threads.
-        notes: folder for what is done.
+        text: windows of text on which the loss is measured.
+        threads: number of torch threads.
+        notes: folder of the intermediate results.
     """
     units, began = whole_blocks(range(depth)), time.monotonic()
     sums, fresh = np.zeros(1 + depth), 0

@@ -1,9 +1,9 @@
 """The loss of a decoder without some of its units, and the scores by which units are commonly ranked.
 
-What a unit adds to the residual stream is a sum of its own, `W[:, unit] a[unit]` of the output projection, so leaving
-a unit out is a subtraction; only the sublayers behind it must be computed again. Knows transformers' decoder layout
-(`input_layernorm`, `self_attn.o_proj`, `post_attention_layernorm`, `mlp.down_proj`: Llama, Mistral, Qwen), and
-checks against the model's own output that this is all there is.
+A unit adds a separate term to the residual stream, `W[:, unit] a[unit]` of the output projection, so leaving a unit
+out is a subtraction; only the sublayers after it are computed again. The module supports the decoder layout of
+transformers (`input_layernorm`, `self_attn.o_proj`, `post_attention_layernorm`, `mlp.down_proj`: Llama, Mistral,
+Qwen) and verifies it by comparing its logits with those of the model.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Job:
     Attributes:
         model: folder of the model.
         units: all units.
-        windows: text.
+        windows: text windows on which the loss is evaluated.
         removed: units left out in every evaluation.
         candidates: units left out one at a time in addition.
-        whole: whether the loss without `removed` alone is wanted too; else it is nan.
-        threads: torch threads.
+        whole: whether the loss without `removed` alone is evaluated too; else it is nan.
+        threads: number of torch threads.
     """
 
     model: Path
@@ -81,7 +81,8 @@ def activation_norms(model: Path, units: Sequence[Unit], windows: Windows, threa
     """Return Wanda's score |W_ij| * ||a_j|| (Sun et al. 2023, arXiv 2306.11695) of the output projection by unit.
 
     The elements of a unit are joined by the Euclidean norm: the size of what it adds to the residual stream if its
-    channels were uncorrelated. Of whole blocks it is how much they turn the residual stream (`BlockWalker.influences`).
+    channels were uncorrelated. The score of a whole block is how much the block turns the residual stream
+    (`BlockWalker.influences`).
     """
     with torch_threads(threads):
         if _are_blocks(units):
@@ -98,7 +99,7 @@ def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows, threads
 
 
 def unit_sizes(model: Path, units: Sequence[Unit]) -> list[int]:
-    """Return the weights that belong to each unit."""
+    """Return the number of weights of each unit."""
     if _are_blocks(units):
         return _block_walker(model).sizes(layers(units))
     layout = _walker(model).layout
@@ -289,10 +290,10 @@ class _Walker:
         return found
 
     def _check(self) -> None:
-        """Refuse a model whose blocks do more than this module knows.
+        """Refuse a model whose blocks compute more than this module supports.
 
         Raises:
-            ValueError: the model's own logits are others.
+            ValueError: the logits of this module differ from those of the model.
         """
         tokens = torch.arange(9)[None] % int(self.model.config.vocab_size)
         with torch.inference_mode():

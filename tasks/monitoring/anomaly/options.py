@@ -9,7 +9,7 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        shots: for each circuit.
+        shots: samples of each circuit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -14,14 +14,15 @@ class Options(BaseModel):
         level: false-alarm probability at which the arms are compared.
         alarm_level: p-value at which a window counts as drifted for the state; stricter than `level`, because
             windows follow one another and each is a chance of a false alarm.
-        permutations: of each test.
-        shots: for each circuit.
-        minimum: requests below which a window says nothing.
-        debounce: drifted windows in a row until an alert.
-        recovery: quiet windows in a row until it is over.
-        cool_down: windows after an announced alert without another one.
-        margin: loss of mean log-likelihood, in nats per token, that counts as no harm.
-        power_trials: plantings by which the power at these sizes is measured; 0 = not measured.
+        permutations: permutations of each two-sample test.
+        shots: samples of each circuit.
+        minimum: minimum number of requests of a window; a smaller window is not tested.
+        debounce: consecutive drifted windows that raise an alert.
+        recovery: consecutive windows without drift that end an alert.
+        cool_down: number of windows after an announced alert in which no other alert is announced.
+        margin: largest loss of mean log-likelihood, in nats per token, that still counts as no harm.
+        power_trials: number of mixtures with known drift from which the power at these window sizes is estimated;
+            0 = not measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,12 +11,12 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        vectors: documents whose vectors are put before `state_loading`; 0 = leave it out.
-        background: further documents from which its axes and codebooks are learnt, at most.
-        size: bytes for a vector.
-        cells: of the bucket-brigade memory: 2, 4, 8 or 16.
-        passes: in which the angles of approximate circuits are compiled.
-        shots: of each circuit.
+        vectors: number of documents whose vectors are loaded; 0 = skip the decision.
+        background: maximum number of further documents from which axes and codebooks are learnt.
+        size: memory for each vector in bytes.
+        cells: number of cells of the bucket-brigade memory: 2, 4, 8 or 16.
+        passes: optimization passes over the angles of approximate circuits.
+        shots: samples of each circuit.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
