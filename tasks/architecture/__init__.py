@@ -1,1 +1,1 @@
-"""Stage 3: a causal transformer from one dial."""
+"""Stage 3: a causal transformer whose depth sets its shape."""

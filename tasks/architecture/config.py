@@ -1,4 +1,4 @@
-"""A Llama-style model from one dial, and what it will cost."""
+"""Shape of a Llama-style model from its depth, with its weights, FLOPs and memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Shape:
         width: hidden size.
         heads: attention heads in each block.
         ffn: feed-forward units in each block.
-        vocab_size: tokens in the vocabulary.
-        context: tokens read at once.
+        vocab_size: number of tokens in the vocabulary.
+        context: context length in tokens.
     """
 
     depth: int
@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def parameters(self) -> int:
-        """All weights; the embedding serves as the output head too."""
+        """Number of all weights; the embedding is also the output head."""
         return self.block_parameters + self.width + self.vocab_size * self.width
 
     @property
@@ -72,7 +72,7 @@ class Shape:
 
 
 def shape_of_dial(depth: int, vocab_size: int, context: int) -> Shape:
-    """Turn the dial into a shape: width 32 for each block, heads of width 32, feed-forward 8/3 of the width."""
+    """Return the shape for a depth: width 32 for each block, heads of width 32, feed-forward 8/3 of the width."""
     width = HEAD_WIDTH * depth
     return Shape(depth, width, depth, ffn_of_width(width), vocab_size, context)
 

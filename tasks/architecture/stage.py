@@ -1,4 +1,4 @@
-"""Architecture: a Llama-style model from one dial, or a pretrained one, and what a token of it costs."""
+"""Architecture: a Llama-style model whose depth sets its shape, or a pretrained one, and its cost per token."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger("ketcycle.architecture")
 
 
 def choose_shape(context: Context, _: State) -> State:
-    """Choose the shape."""
+    """Choose the shape of the model."""
     options = context.parsed(Options)
     meta = context.lake.meta(context.require("preprocessing/shards"))
     if options.model:
@@ -38,7 +38,7 @@ def choose_shape(context: Context, _: State) -> State:
 
 
 def make_model(context: Context, state: State) -> State:
-    """Draw the first weights, or take the pretrained ones, and save the model with its tokenizer."""
+    """Initialise the weights, or load the pretrained ones, and save the model with its tokenizer."""
     options = context.parsed(Options)
     if options.model:
         return _take(context, state, Path(options.model).expanduser())
@@ -94,7 +94,7 @@ def _pretrained(folder: Path, vocab_size: int, context: int) -> State:
 
 
 def _take(context: Context, state: State, folder: Path) -> State:
-    """Load the model once, to see that it is whole and to count it, and copy its files."""
+    """Load the model once to check that it is complete and to count its weights, then copy its files."""
     model: Any = read_model(folder)
     counted = sum(parameter.numel() for parameter in model.parameters())
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()

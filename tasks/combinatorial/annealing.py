@@ -33,7 +33,7 @@ def path_integral_annealing(qubo: Qubo, reads: int, sweeps: int, rng: Generator)
 def cardinality_annealing(qubo: Qubo, k: int, reads: int, sweeps: int, rng: Generator) -> Bits:
     """Anneal swaps of a chosen and an unchosen variable, so that every state has exactly `k` ones; (reads, n).
 
-    A sweep proposes n swaps a read. The temperature falls geometrically from the largest change that a swap can
+    A sweep proposes n swaps in each read. The temperature falls geometrically from the largest change that a swap can
     make on average to a thousandth of it, so the last sweeps are a descent.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Exact minimisation by enumeration: every subset is evaluated, so the result carries its own proof.
+"""Exact minimisation by enumeration: every subset is evaluated, so the result is proven optimal.
 
 The variables are split in a low and a high half; energies of all combinations are the sum of two tables and one
 matrix product, so 24 dense variables take a tenth of a second and a few tens of MiB.

@@ -36,7 +36,7 @@ class Graph:
         """Build the graph of node weights and an (m, 2) array of edges.
 
         Raises:
-            ValueError: a weight is not positive, an edge is a loop or names a node that is not there.
+            ValueError: a weight is not positive, an edge is a loop or names a node that does not exist.
         """
         n = len(weights)
         if any(not w > 0 for w in weights):
@@ -83,7 +83,7 @@ class Optimum:
     Attributes:
         nodes: the best independent set found.
         weight: its weight.
-        bound: no independent set weighs more; equal to `weight` where proven.
+        bound: upper bound on the weight of every independent set; equal to `weight` if proven.
         proven: whether the search was completed.
     """
 
@@ -99,7 +99,7 @@ def heaviest(graph: Graph) -> tuple[int, ...]:
 
 
 def greedy(graph: Graph) -> tuple[int, ...]:
-    """Take the node with the largest weight/(degree + 1) in what is left, drop its neighbours, repeat.
+    """Choose the node with the largest weight/(degree + 1) in the remaining graph, drop its neighbours, repeat.
 
     Sakai, Togasaki, Yamazaki (2003), algorithm GWMIN: at least sum of w(v)/(deg(v) + 1).
     """
@@ -135,7 +135,7 @@ def best_repaired(graph: Graph, samples: NDArray[np.uint8]) -> tuple[int, ...]:
 
 
 def improve(graph: Graph, nodes: Sequence[int]) -> tuple[int, ...]:
-    """Exchange chosen neighbours for one heavier node while that gains, and fill up; from any set of nodes."""
+    """Swap chosen neighbours for a heavier node while the weight grows, then add free nodes; starts from any nodes."""
     chosen = _mask(repair(graph, nodes))
     gained = True
     while gained:
@@ -153,8 +153,8 @@ def branch_and_bound(graph: Graph, node_limit: int = NODE_LIMIT) -> Optimum:
     """Search exactly: weight reductions, split into connected parts, clique-cover bound, branch on the largest degree.
 
     The limit on search nodes is for graphs of up to 100 nodes and falls with the cube of the size above, as a
-    search node costs that much more. Components of up to 235 near-duplicate licence texts were proven within it.
-    Where it is reached, the best set found is returned with the bound of the root.
+    search node costs that much more. Components of up to 235 near-duplicate licence texts were solved within the
+    limit. If the limit is reached, the best set found is returned with the bound of the root.
     """
     start = max((improve(graph, greedy(graph)), improve(graph, ())), key=graph.weight)
     everything = (1 << graph.size) - 1
@@ -257,7 +257,7 @@ def _search_parts(
 
 
 def _reduce(graph: Graph, left: int) -> tuple[int, int]:
-    """Take every node that weighs as much as all its neighbours together; it is in some optimum."""
+    """Choose every node that weighs at least as much as all its neighbours together; some optimum contains it."""
     forced, changed = 0, True
     while changed and left:
         changed = False

@@ -55,7 +55,7 @@ class Qubo:
         return energies
 
     def fields(self, bits: ArrayLike) -> Floats:
-        """Return what switching each variable on would add, its own value left out: `linear + quadratic x`, (m, n)."""
+        """Return the energy that switching each variable from 0 to 1 adds: `linear + quadratic x`, (m, n)."""
         fields: Floats = self.linear + np.atleast_2d(np.asarray(bits, np.float64)) @ self.quadratic
         return fields
 

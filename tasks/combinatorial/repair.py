@@ -1,6 +1,6 @@
 """Classical post-processing of samples: descents to a local minimum, and projection to a number of ones.
 
-The same repair must be given to a sampler and to its control, uniform bits; otherwise the repair is what is measured.
+The sampler and its control, uniform bits, need the same repair; otherwise a comparison measures the repair.
 """
 
 from __future__ import annotations
@@ -108,5 +108,5 @@ def best(qubo: Qubo, bits: ArrayLike) -> Bits:
 
 
 def _tolerance(qubo: Qubo) -> float:
-    """Return the change that counts as rounding; without it a descent may turn in circles."""
+    """Return the change that counts as rounding; without it a descent may cycle."""
     return GAIN * (1.0 + float(np.abs(qubo.linear).sum() + np.abs(qubo.quadratic).sum()))

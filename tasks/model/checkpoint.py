@@ -20,7 +20,7 @@ log = logging.getLogger("ketcycle.model")
 
 @dataclass
 class Progress:
-    """How far a training run is; the step is the data cursor."""
+    """Progress of a training run; the step is the position in the data."""
 
     step: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Checkpoints:
         return sorted(self.folder.glob(f"{self.fingerprint}-*"))
 
     def restore(self, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> Progress | None:
-        """Load the last readable checkpoint into model, optimisers and torch's generator; None where there is none."""
+        """Load the last readable checkpoint into model, optimisers and torch's generator; None if there is none."""
         for partial in self.folder.glob(".partial-*"):
             shutil.rmtree(partial, ignore_errors=True)
         for folder in reversed(self.list()):

@@ -1,4 +1,4 @@
-"""Champion against challenger: bits per byte on the same documents, paired, whatever their tokenizers."""
+"""Champion against challenger: paired bits per byte on the same documents, also with different tokenizers."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a challenger may take the champion's place.
+    """Whether a challenger may replace the champion.
 
     Attributes:
-        passed: whether it may.
-        reason: the figures behind it, in one line.
+        passed: whether the challenger may replace the champion.
+        reason: the figures that decided, in one line.
         gain: mean of champion minus challenger over all documents, bits per byte; positive = the challenger is better.
-        interval: 95 % interval of it.
-        documents: documents compared.
+        interval: 95 % interval of `gain`.
+        documents: number of documents compared.
     """
 
     passed: bool
@@ -49,12 +49,12 @@ def document_bits(folder: Path, texts: Sequence[str]) -> Array:
 
     Args:
         folder: a model with its tokenizer.
-        texts: none of them empty.
+        texts: texts, none of them empty.
 
     Returns:
         (texts,).
     """
-    # Here, not above: torch and transformers take seconds to import, and judging needs neither.
+    # Imported here because torch and transformers take seconds to import, and judging needs neither.
     from tasks.model.causal import load_model, load_tokenizer, separator
     from tasks.model.generate import context_of
     from tasks.model.score import nll
@@ -86,9 +86,9 @@ def judge(champion: Array, challenger: Array, drifted: Sequence[int], margin: fl
 
     Args:
         champion: bits per byte of each document, (documents,).
-        challenger: the same of the other model.
+        challenger: bits per byte of each document under the challenger, (documents,).
         drifted: positions of the documents that resemble the drifted requests.
-        margin: bits per byte that may be lost over all.
+        margin: largest accepted loss in bits per byte over all documents.
     """
     gains = champion - challenger
     n, mean = len(gains), float(gains.mean()) if len(gains) else 0.0

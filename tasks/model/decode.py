@@ -1,4 +1,4 @@
-"""Tokens into text, one at a time: what was given out, joined, is one decode of all tokens.
+"""Incremental decoding of tokens: the returned pieces joined equal one decode of all tokens.
 
 Text is held back while a later token may still change it: an incomplete UTF-8 character, and a run of byte-fallback
 tokens (`<0xE6>`), which decoders of the SentencePiece kind turn into characters only if the whole run is valid UTF-8.
@@ -20,7 +20,7 @@ _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
 class Vocabulary:
-    """What decoding needs to know of a tokenizer, found once.
+    """Properties of a tokenizer that decoding needs, computed once.
 
     Attributes:
         size: number of token ids.
@@ -42,7 +42,7 @@ class Vocabulary:
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def piece(self, token: int) -> str:
-        """Return the text that a token adds in the middle of a text; a special token's own name."""
+        """Return the text that a token adds in the middle of a text; for a special token its name."""
         found = self._pieces.get(token)
         if found is None:
             if token in self._special:
@@ -54,7 +54,7 @@ class Vocabulary:
         return found
 
     def stands_alone(self, token: int) -> bool:
-        """Return whether the text of the tokens after this one can be found with this one alone before them."""
+        """Return whether later tokens decode correctly with this token as their only context."""
         return token not in self._special and token not in self._bytes and bool(self.decode([token]))
 
     def is_special(self, token: int) -> bool:
@@ -66,10 +66,10 @@ class Vocabulary:
         return token in self._bytes
 
     def context(self, prompt: Sequence[int]) -> list[int]:
-        """Return one token to put before a completion, so that the completion's first space is not lost.
+        """Return a token that is decoded before a completion, so that the completion's first space is not lost.
 
-        Decoders of the SentencePiece kind strip one space at the beginning of a text. The token is the last one of
-        the prompt that can be decoded alone, else any letter; none before a text that begins.
+        Decoders of the SentencePiece kind strip one space at the beginning of a text. The token is the last token
+        of the prompt that can be decoded alone, else any letter; none if the text has no prompt.
         """
         for token in reversed(prompt):
             if self.stands_alone(token) and not self.decode([token]).endswith(REPLACEMENT):
@@ -87,7 +87,7 @@ class Detokenizer:
         self._end = len(self._ids)  # the text of the tokens before it was given out
 
     def add(self, token: int) -> str:
-        """Return the text that became certain with a token."""
+        """Return the text that is final once a token is added."""
         if self._vocabulary.is_special(token):
             return ""
         self._ids.append(token)
@@ -102,19 +102,19 @@ class Detokenizer:
         return text
 
     def rest(self) -> str:
-        """Return the text that was still held back."""
+        """Return the text that is still held back."""
         text = self._text()
         self._end = len(self._ids)
         return text
 
     def _text(self) -> str:
-        """Return the text of the tokens not yet given out."""
+        """Return the text that has not been returned yet."""
         before = self._vocabulary.decode(self._ids[self._start : self._end])
         return self._vocabulary.decode(self._ids[self._start :])[len(before) :]
 
 
 def pieces_of(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
-    """Return the text of each token, joined the text of all; a character of several tokens is its last one's."""
+    """Return the text of each token; joined, the whole text. A character of several tokens belongs to the last one."""
     stream = Detokenizer(vocabulary)
     pieces = [stream.add(token) for token in ids]
     if pieces:

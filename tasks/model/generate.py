@@ -25,12 +25,12 @@ class Sampling:
     """How tokens are drawn.
 
     Attributes:
-        max_tokens: tokens written at most.
-        temperature: 0 takes the most probable token.
+        max_tokens: maximum number of generated tokens.
+        temperature: sampling temperature; 0 chooses the most probable token.
         top_k: draw among the k most probable tokens, 0 = among all.
         top_p: draw among the most probable tokens that together have this probability (Holtzman et al. 2020,
             arXiv 1904.09751), 1 = among all.
-        seed: of the draws.
+        seed: seed of the random draws.
         stop: strings that end the text; they are not part of it.
         top: number of the most probable tokens reported with each token.
     """
@@ -49,11 +49,11 @@ class Token:
     """One generated token.
 
     Attributes:
-        id: its number in the vocabulary.
-        text: the text that became certain with it: empty while a character or a possible stop string is incomplete.
-        logprob: its natural log-probability under the model at temperature 1.
+        id: number of the token in the vocabulary.
+        text: the text that is final with this token: empty while a character or a possible stop string is incomplete.
+        logprob: natural log-probability of the token under the model at temperature 1.
         finish: `stop`, `length`, or None while more may follow.
-        top: number and log-probability of the most probable tokens, as many as were asked for.
+        top: id and log-probability of the most probable tokens, as many as requested.
     """
 
     id: int
@@ -95,10 +95,10 @@ def generate(
 ) -> Iterator[Token]:
     """Continue a prompt; the texts of the tokens joined are the completion.
 
-    Where the context is full, the model reads its later half again and goes on.
+    When the context is full, the model reads its later half again and continues.
 
     Raises:
-        ValueError: there is nothing to read, the prompt is empty and the tokenizer has no token to start from.
+        ValueError: the prompt is empty and the tokenizer has no end-of-text token to start from.
     """
     sampling = sampling or Sampling()
     ids = encode_prompt(model, tokenizer, prompt)
@@ -127,10 +127,10 @@ def complete(
 
 
 class Text:
-    """A text being written.
+    """A text that is being generated.
 
     Attributes:
-        ids: tokens of the prompt and those written.
+        ids: tokens of the prompt and the generated tokens.
         prompt: logits and log-probabilities of the prompt.
     """
 
@@ -144,7 +144,7 @@ class Text:
         self._left = sampling.max_tokens
 
     def draw(self, log_probabilities: torch.Tensor) -> Token:
-        """Write one token."""
+        """Generate one token."""
         token = _draw(log_probabilities, self.sampling, self._rng)
         self.ids.append(token)
         self._left -= 1
@@ -163,11 +163,11 @@ class Text:
 
 
 class Texts:
-    """Texts written side by side by one model: `draw` gives each of them a token, `advance` lets the model read them.
+    """Texts generated together by one model: `draw` adds a token to each text, `advance` lets the model read them.
 
     Attributes:
         open: texts that are not finished, one for each row of the cache.
-        rows: most texts at once.
+        rows: maximum number of open texts.
     """
 
     def __init__(
@@ -182,15 +182,15 @@ class Texts:
         self._logits: list[torch.Tensor] = []
 
     def add(self, ids: Sequence[int], sampling: Sampling, scored: int | None = None) -> Text:
-        """Read a prompt; where no token is wanted, the text is finished with that.
+        """Read a prompt; if no token is requested, the text is finished at once.
 
         Args:
             ids: tokens of the prompt.
-            sampling: how the text goes on.
-            scored: tokens at the end of the prompt whose probability can be asked later, by default all.
+            sampling: how the tokens are drawn.
+            scored: number of last prompt tokens whose probability can be computed later, by default all.
 
         Raises:
-            ValueError: the prompt is empty, or there is no row left.
+            ValueError: the prompt is empty, or no row is free.
         """
         if not ids:
             raise ValueError("the prompt is empty and the tokenizer has no end-of-text token to start from")
@@ -210,9 +210,9 @@ class Texts:
         return text
 
     def draw(self) -> list[tuple[Text, Token | Exception]]:
-        """Write one token in every text; those that it finishes are closed.
+        """Generate one token in every text; finished texts are closed.
 
-        A text that cannot be written on is closed too, and its error returned in place of a token: the others go on.
+        A text that fails is closed too, and its error is returned instead of a token; the other texts continue.
         """
         if not self.open:
             return []
@@ -248,7 +248,7 @@ class Texts:
 
 
 class CachedSteps:
-    """Any causal model of transformers: every text has a cache of its own, and the texts take their steps in turn."""
+    """Any causal model of transformers: every text has a separate cache; the texts are advanced one after another."""
 
     def __init__(self, model: PreTrainedModel, capacity: int, rows: int = 1) -> None:
         del capacity, rows  # its caches grow by themselves
@@ -257,17 +257,17 @@ class CachedSteps:
         self.sizes: list[int] = []
 
     def add(self) -> int:
-        """Open the next row, empty, and return its number."""
+        """Open the next row with an empty text and return its number."""
         self.sizes.append(0)
         self._caches.append(DynamicCache(config=self._model.config))
         return len(self.sizes) - 1
 
     def clear(self, row: int) -> None:
-        """Forget what was read of a text."""
+        """Clear the cache of a text."""
         self.sizes[row], self._caches[row] = 0, DynamicCache(config=self._model.config)
 
     def drop(self, row: int) -> None:
-        """Take a row out; the last one moves to its place."""
+        """Remove a row; the last row moves to its place."""
         self.sizes[row], self._caches[row] = self.sizes[-1], self._caches[-1]
         self.sizes.pop(), self._caches.pop()
 
@@ -287,7 +287,7 @@ class CachedSteps:
 
 
 class _Certain:
-    """Gives out text that no later token changes, and ends it before a stop string."""
+    """Returns text once no later token can change it, and ends it before a stop string."""
 
     def __init__(self, stream: Detokenizer, stop: tuple[str, ...]) -> None:
         self._stream = stream
@@ -336,7 +336,7 @@ def _draw(log_probabilities: torch.Tensor, sampling: Sampling, rng: np.random.Ge
 
 
 def _nucleus(scores: NDArray[np.float64], top_p: float) -> NDArray[np.float64]:
-    """Leave the smallest set of tokens whose probability reaches `top_p`, at least the most probable one."""
+    """Keep the smallest set of tokens whose probability reaches `top_p`, at least the most probable token."""
     order = np.argsort(-scores, kind="stable")
     shares = np.exp(scores[order] - scores[order[0]])
     before = np.cumsum(shares) - shares

@@ -1,8 +1,8 @@
 """One-token steps of a Llama model with a key-value cache that grows, without the generic model's overhead.
 
 At a million weights a forward pass of `transformers` spends most of its time in Python. This computes the same
-numbers from the same weights, whatever widths pruning has left in each block: projections that read the same input are
-one product, and several texts are rows of one cache and take a step together.
+numbers from the same weights, whatever widths pruning has left in each block: projections with the same input are one
+product, and several texts are rows of one cache and are advanced together.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Scored:
     """Natural log-probabilities of tokens, each given all before it.
 
     Attributes:
-        logprobs: of the tokens themselves, (tokens,).
-        top_ids: the most probable tokens in their places, (tokens, top).
-        top_logprobs: the log-probabilities of those, (tokens, top).
+        logprobs: log-probabilities of the tokens themselves, (tokens,).
+        top_ids: the most probable tokens at each position, (tokens, top).
+        top_logprobs: log-probabilities of the most probable tokens, (tokens, top).
     """
 
     logprobs: torch.Tensor
@@ -41,9 +41,9 @@ class Reading:
     """Logits and log-probabilities of tokens that a model has read.
 
     Attributes:
-        last: logits after the last of them, (vocabulary,).
-        scores: computes the log-probability of each token but the first, or of the last `scored` of them, with as many
-            of the most probable tokens as asked for.
+        last: logits after the last token, (vocabulary,).
+        scores: function that returns the log-probability of each token but the first, or of the last `scored` tokens,
+            with the requested number of most probable tokens.
     """
 
     last: torch.Tensor
@@ -74,7 +74,7 @@ def supports(model: Any) -> bool:
 
 
 class _Block:
-    """The weights of one block, those of one input side by side, and its keys and values."""
+    """The weights of one block, concatenated if they have the same input, and its keys and values."""
 
     def __init__(self, layer: Any, width: int, rows: int) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -89,7 +89,7 @@ class _Block:
         self.keys = self.values = torch.zeros(rows, self.heads, 0, width)
 
     def grow(self, room: int, used: int) -> None:
-        """Make room for more tokens and keep what `used` rows hold."""
+        """Enlarge the cache for more tokens and keep the contents of the first `used` rows."""
         rows, heads, before, width = self.keys.shape
         for name in ("keys", "values"):
             # Zeros, because a masked value must be finite; numpy's take no memory before they are written.
@@ -99,10 +99,10 @@ class _Block:
 
 
 class LlamaSteps:
-    """The state of texts being written side by side: the keys and values of every token read.
+    """The state of texts that are generated together: the keys and values of every token read.
 
-    Rows are filled from the first on; a row that is dropped is filled by the last one. The cache has room for the
-    longest text open, and grows by doubling; it shrinks when no text is open.
+    Rows are used from the first on; when a row is dropped, the last row moves to its place. The cache has room for the
+    longest open text and grows by doubling; it shrinks when no text is open.
     """
 
     def __init__(self, model: Any, capacity: int, rows: int = 1) -> None:
@@ -122,7 +122,7 @@ class LlamaSteps:
         self._sin[:, : self._head_width // 2] *= -1
 
     def add(self) -> int:
-        """Open the next row, empty, and return its number."""
+        """Open the next row with an empty text and return its number."""
         if not self.sizes and self._room > FIRST_ROOM:
             self._resize(min(FIRST_ROOM, len(self._cos)), 0)
         self.sizes.append(0)
@@ -133,7 +133,7 @@ class LlamaSteps:
         self.sizes[row] = 0
 
     def drop(self, row: int) -> None:
-        """Take a row out; the last one moves to its place."""
+        """Remove a row; the last row moves to its place."""
         last, size = len(self.sizes) - 1, self.sizes[-1]
         if row != last:
             for block in self._blocks:
@@ -143,7 +143,7 @@ class LlamaSteps:
         self.sizes.pop()
 
     def read(self, ids: Sequence[int], row: int = 0, scored: int | None = None) -> Reading:
-        """Read tokens into a row; the probability of the last `scored` of them can be asked later, by default of all.
+        """Read tokens into a row; probabilities of the last `scored` tokens can be computed later, by default of all.
 
         Raises:
             ValueError: there is no room for them.

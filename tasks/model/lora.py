@@ -1,4 +1,4 @@
-"""Low-rank adaptation (Hu et al. 2022, LoRA) of every linear layer, saved without a look at the network."""
+"""Low-rank adaptation (Hu et al. 2022, LoRA) of every linear layer, saved without network access."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def add_lora(model: PreTrainedModel, rank: int, alpha: int, dropout: float, seed
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # peft asks transformers for an attribute under its old name.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-        # GPT-2 stores its matrices the other way round; peft notices and says that it has.
+        # GPT-2 stores its matrices transposed; peft detects that and warns.
         warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 
 
 def count_trainable(model: torch.nn.Module) -> tuple[int, int]:
-    """Return trainable and all weights."""
+    """Return the number of trainable weights and of all weights."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
 
@@ -40,10 +40,10 @@ def save_adapter(model: PeftModel, folder: Path, base: str) -> None:
 
     Args:
         model: the wrapped model.
-        folder: where to.
-        base: what the adapter belongs to, e.g. a lake reference; a local path would differ from run to run.
+        folder: folder that is written.
+        base: name of the base model, e.g. a lake reference; a local path would differ from run to run.
     """
-    # "auto" would ask the model hub whether the vocabulary has changed.
+    # "auto" would query the model hub for a changed vocabulary.
     model.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
@@ -57,7 +57,7 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """Put a saved adapter on its model.
 
     Raises:
-        FileNotFoundError: the folder holds no adapter; without this check the model hub would be asked for it.
+        FileNotFoundError: the folder holds no adapter; without this check peft would query the model hub.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(folder) / name).is_file():

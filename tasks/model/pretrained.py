@@ -1,4 +1,4 @@
-"""A pretrained model that the user names: which folders are accepted, and what of them is taken."""
+"""A pretrained model given by the user: checks of its folder, loading, and copying of its files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
-    """Look at the files of a model folder, without loading anything, and return its configuration.
+    """Check the files of a model folder without loading weights, and return its configuration.
 
     Raises:
-        BadInput: it is no folder of a causal model with weights as safetensors that needs no code of its own.
+        BadInput: the folder holds no causal model with safetensors weights, or the model needs code of its own.
     """
     config = _configuration(folder)
     for name in ("config.json", "tokenizer_config.json"):
@@ -69,7 +69,7 @@ def read_config(folder: Path) -> PretrainedConfig:
 
 
 def read_model(folder: Path) -> PreTrainedModel:
-    """Load an accepted model in fp32 and see that its weights are whole.
+    """Load an accepted model in fp32 and check that its weights are complete.
 
     Raises:
         BadInput: the folder is not accepted, or weights are missing, damaged or of other shapes.
@@ -114,12 +114,12 @@ def read_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     check_folder(folder)
     try:
         return load_tokenizer(folder)
-    except Exception as error:  # whatever a foreign file makes the tokenizers library raise, often a bare Exception
+    except Exception as error:  # the tokenizers library raises many types for a bad file, often a bare Exception
         raise BadInput(f"the tokenizer in {folder} cannot be used: {_first_line(error)}") from error
 
 
 def take_files(source: Path, target: Path) -> None:
-    """Put configuration, weights and tokenizer of a model into a folder, as hard links where the disk allows."""
+    """Copy configuration, weights and tokenizer of a model into a folder, as hard links if the file system allows."""
     for pattern in TAKEN:
         for path in sorted(source.glob(pattern)):
             link_or_copy(path.resolve(), target / path.name)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.model.windows import Windows
 
 
-BATCH_TOKENS = 1024  # a vocabulary of 50,000 makes 200 MB of logits of them
+BATCH_TOKENS = 1024  # with a vocabulary of 50,000 their logits take 200 MB
 
 
 def nll(model: torch.nn.Module, windows: Windows, batch_size: int | None = None) -> np.ndarray:
@@ -39,11 +39,10 @@ def nll(model: torch.nn.Module, windows: Windows, batch_size: int | None = None)
 def bits_per_byte(model: torch.nn.Module, windows: Windows) -> float:
     """Return `sum of NLL / (ln 2 * n_bytes)`.
 
-    End-of-text tokens cost bits and carry no bytes, so the figure is what a decoder needs to know the documents'
-    ends too.
+    End-of-text tokens cost bits and have no bytes, so the figure includes the information on where documents end.
 
     Raises:
-        ValueError: the windows predict no byte.
+        ValueError: the windows contain no byte to predict.
     """
     n_bytes = int(windows.n_bytes.sum())
     if n_bytes == 0:

@@ -1,4 +1,4 @@
-"""The number of torch threads of a piece of work."""
+"""The number of torch threads within a block of code."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Use `count` threads inside the block, and as many as before after it.
+    """Use `count` threads inside the block and restore the previous number after it.
 
-    Torch's threads wait for each other by spinning: two of them on one free core take many times the CPU of one.
+    Torch's threads wait for each other by spinning: two threads on one free core use many times the CPU time of one.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

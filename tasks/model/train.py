@@ -1,4 +1,4 @@
-"""The one training loop: Muon for matrices, AdamW for the rest, resumable to the same bits.
+"""The training loop: Muon for matrices, AdamW for other weights; a resumed run gives bit-identical results.
 
 Used for training from scratch, full fine-tuning, adapters and recovery after pruning. The budget is a number of
 tokens, so the result does not depend on the speed of the machine.
@@ -36,20 +36,20 @@ class Recipe:
     """How to train.
 
     Attributes:
-        tokens: budget, tokens predicted in training.
+        tokens: budget: number of tokens predicted in training.
         batch: windows per step.
         matrix_lr: learning rate of Muon (two-dimensional weights inside the blocks).
         other_lr: learning rate of AdamW (embeddings, norms, head; every weight where `muon` is off).
         muon: use Muon for the matrices; off for adapters, whose thin factors AdamW trains better.
-        weight_decay: decoupled, on matrices.
+        weight_decay: decoupled weight decay of matrices.
         warmup: share of the steps with rising learning rate.
         final: learning rate at the end, as a share of the peak; the decay is linear.
-        clip: largest norm of the whole gradient.
-        seed: of the order of the windows and of dropout.
-        threads: torch threads.
+        clip: maximum norm of the whole gradient.
+        seed: seed of the order of the windows and of dropout.
+        threads: number of torch threads.
         evaluate_every: steps between evaluations on held-out windows, 0 = only at the start and the end.
         checkpoint_every: steps between checkpoints, 0 = none.
-        keep: checkpoints kept.
+        keep: number of latest checkpoints that are kept.
     """
 
     tokens: int
@@ -68,11 +68,11 @@ class Recipe:
     keep: int = 2
 
     def steps(self, windows: Windows) -> int:
-        """Return the steps that the budget buys, at least one."""
+        """Return the number of steps of the budget, at least one."""
         return self.reach(windows.context) // self.batch
 
     def reach(self, context: int) -> int:
-        """Return how many windows of `context` tokens the budget reaches: no more need to be read from disk."""
+        """Return the number of windows of `context` tokens that the budget covers: no more are read from disk."""
         return self.batch * max(1, round(self.tokens / (self.batch * context)))
 
     def rate(self, step: int, steps: int) -> float:
@@ -85,7 +85,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run did.
+    """The result of a training run.
 
     Attributes:
         history: one row per step or evaluation: `step`, `tokens`, and `loss` (nats per token, training batch),
@@ -118,12 +118,12 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Watch:
-    """What is looked at while training.
+    """Evaluation and logging during training.
 
     Attributes:
         held_out: windows for the bits per byte at each evaluation.
-        sample: writes a text with the model as it is, at each evaluation.
-        log: where progress goes.
+        sample: function that generates a text with the current model, at each evaluation.
+        log: function that receives progress messages.
     """
 
     held_out: Windows | None = None
@@ -142,11 +142,11 @@ def train(
 
     Args:
         model: a causal language model of transformers; parameters that need no gradient stay as they are.
-        windows: what to train on; they are seen in a new seeded order each epoch.
-        recipe: how.
-        watch: what to look at meanwhile.
-        checkpoint: folder of the checkpoints; a run that was killed continues there and ends with the same bits as
-            one that was not.
+        windows: training windows; each epoch reads them in a new seeded order.
+        recipe: settings of the training.
+        watch: evaluation and logging during training.
+        checkpoint: folder of the checkpoints; a killed run continues from them and ends with the same bits as an
+            uninterrupted run.
 
     Raises:
         ValueError: there are no windows.
@@ -213,7 +213,7 @@ def make_optimizers(model: torch.nn.Module, recipe: Recipe) -> Optimizers:
 def batch_rows(n: int, batch: int, step: int, seed: int) -> np.ndarray:
     """Return the windows of a step: consecutive pieces of an endless sequence of seeded permutations.
 
-    The data cursor is the step alone, so nothing else needs to be stored to continue.
+    The step alone determines the position in the data, so nothing else is stored to continue.
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // n
@@ -222,7 +222,7 @@ def batch_rows(n: int, batch: int, step: int, seed: int) -> np.ndarray:
 
 
 def fingerprint(model: torch.nn.Module, windows: Windows, recipe: Recipe) -> str:
-    """Name a training run by its recipe, its data and the model that it starts from."""
+    """Return an identifier of a training run made of its recipe, its data and the initial model."""
     settings = {name: value for name, value in asdict(recipe).items() if name not in ("checkpoint_every", "keep")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     digest.update(str(windows.tokens.shape).encode() + windows.tokens.tobytes())
@@ -262,7 +262,7 @@ def _due(step: int, every: int) -> bool:
 
 def _evaluate(model: torch.nn.Module, watch: Watch, progress: Progress, step: int, tokens: int) -> None:
     if any(row["step"] == step and "bits_per_byte" in row for row in progress.history):
-        return  # done before the interruption
+        return  # evaluated before the interruption
     if watch.held_out is not None:
         value = bits_per_byte(model, watch.held_out)
         progress.history.append({"step": step, "tokens": tokens, "bits_per_byte": value})

@@ -38,7 +38,7 @@ class Windows:
 
     @property
     def context(self) -> int:
-        """Tokens that a model reads for one window."""
+        """Number of tokens that a model reads for one window."""
         return int(self.tokens.shape[1]) - 1
 
     @property
@@ -63,10 +63,10 @@ def count_windows(lake: Lake, ref: Ref) -> dict[tuple[str, str], int]:
 def read_windows(lake: Lake, ref: Ref, domain: str, split: str, limit: int | None = None) -> Windows:
     """Read the windows of one domain and split from `preprocessing/shards`, all or `limit` evenly spaced ones.
 
-    Only the windows wanted are held in memory.
+    Only the returned windows are held in memory.
 
     Raises:
-        ValueError: the data set has no such windows; the message lists the domains and splits there are.
+        ValueError: the data set has no such windows; the message lists the existing domains and splits.
     """
     counts = count_windows(lake, ref)
     n = counts.get((domain, split), 0)
@@ -95,8 +95,8 @@ def token_bytes(text: str, ends: Sequence[int]) -> np.ndarray:
     knows where in the text its tokens lie, whatever it makes of the text.
 
     Args:
-        text: what was encoded.
-        ends: position in characters behind each token, as `tokenizers` gives it.
+        text: the encoded text.
+        ends: end position of each token in characters, as `tokenizers` returns it.
 
     Returns:
         int64, (tokens,).

@@ -1,11 +1,11 @@
-"""Does drift do harm? Quality without labels. Pure.
+"""Quality without labels: whether drift reduces the quality of the model. No side effects.
 
-Two proxies. The mean log-likelihood of the prompts under the served model is a loss of its own: a window whose prompts
-the model predicts as well as the reference's does not ask for retraining. Where some past requests have a known
-outcome (feedback, a label that came late), the outcome is calibrated on the model's confidence by isotonic regression
-and read off for the window: the calibrated performance estimate (Guillory et al., ICCV 2021; confidence-based
-estimation in Kivimaki et al., arXiv 2407.08649). It trusts that confidence still means what it meant; harm that leaves
-the confidence alone it cannot see.
+There are two proxies. The first is the mean log-likelihood of the prompts under the served model: if the model predicts
+the prompts of a window as well as those of the reference, no retraining is needed. The second is the calibrated
+performance estimate: if some past requests have a known outcome (feedback, a late label), isotonic regression maps the
+model's confidence to the outcome, and the confidences of the window give the estimate (Guillory et al., ICCV 2021;
+confidence-based estimation in Kivimaki et al., arXiv 2407.08649). It assumes that the relation between confidence and
+outcome is unchanged, and cannot detect harm that does not change the confidence.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scipy.stats import t as student
 
 Values = NDArray[np.floating[Any]]
 
-MARGIN = 0.2  # nats per token: perplexity a fifth higher
+MARGIN = 0.2  # nats per token; a loss of this size raises the perplexity by about a fifth
 CONFIDENCE = 0.95
 
 
 class Verdict(StrEnum):
-    """What is known about quality."""
+    """Whether the quality is held, harmed, or unclear."""
 
     HELD = "held"
     HARMED = "harmed"
@@ -38,9 +38,9 @@ class Harm:
 
     Attributes:
         difference: window minus reference, higher is better.
-        low: lower end of its two-sided 95 % interval (Welch).
-        high: upper end.
-        p_value: one-sided, of being worse by no more than the margin.
+        low: lower end of the two-sided 95 % interval of the difference (Welch).
+        high: upper end of that interval.
+        p_value: one-sided p-value of the hypothesis that the loss is at most the margin.
         verdict: held, harmed or unclear.
     """
 
@@ -52,15 +52,15 @@ class Harm:
 
 
 def compare_quality(reference: Values, window: Values, margin: float = MARGIN) -> Harm | None:
-    """Compare one quality per request of two samples; None where either has fewer than two finite values.
+    """Compare one quality per request of two samples; None if either has fewer than two finite values.
 
     Args:
-        reference: e.g. the mean log-likelihood per token of each prompt, in nats.
-        window: the same of the window.
-        margin: loss that counts as no harm.
+        reference: quality of each reference request, e.g. the mean log-likelihood per token in nats.
+        window: quality of each request of the window.
+        margin: largest loss that counts as no harm.
 
     Raises:
-        ValueError: a negative margin.
+        ValueError: the margin is negative.
     """
     if margin < 0:
         raise ValueError(f"the margin is a loss of at least 0, not {margin}")
@@ -88,13 +88,13 @@ def estimate_performance(
 
     Args:
         confidence: the model's confidence on past requests whose outcome is known.
-        outcome: that outcome, e.g. the share of right tokens, or 0 and 1.
-        current: confidence on the requests to be judged.
-        rng: draws the resamples, of past and current requests alike.
-        resamples: of the interval.
+        outcome: known outcomes, e.g. the share of right tokens, or 0 and 1.
+        current: confidence on the requests without labels.
+        rng: random generator of the resamples of past and current requests.
+        resamples: number of bootstrap resamples.
 
     Raises:
-        ValueError: fewer than ten known outcomes, no current request, or lengths that do not fit.
+        ValueError: there are fewer than ten known outcomes or no current request, or the lengths differ.
     """
     from sklearn.isotonic import IsotonicRegression
 

@@ -1,4 +1,4 @@
-"""The prompts that the demo replays: windows of known truth from held-out text. Pure."""
+"""Prompts that the demo replays: windows of held-out text with known drift. No side effects."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Stream:
 
     Attributes:
         label: name of the window; the request log keeps it.
-        prompts: no prompt is in two streams.
-        drifted: whether the window holds another domain.
+        prompts: prompts of the window; no prompt is in two streams.
+        drifted: whether the window contains passages of the second domain.
     """
 
     label: str
@@ -32,9 +32,9 @@ class Replay:
     """All windows of a replay and the passages that are only embedded.
 
     Attributes:
-        background: passages of the base domain that no stream holds.
-        alien: passages of the second domain that no stream holds.
-        streams: the reference first.
+        background: passages of the base domain that are in no stream.
+        alien: passages of the second domain that are in no stream.
+        streams: windows, the reference window first.
     """
 
     background: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""The state of monitored traffic: ok, warning, alert, or too few requests to say.
+"""The state of monitored traffic: ok, warning, alert, or insufficient (too few requests).
 
-Pure: a watch and a window give the next watch. A single window never raises an alert (debounce), an alert is
-announced once (not once a window), and a new one not before the cool-down has passed.
+A state machine without side effects: a watch and a window give the next watch. A single window never raises an alert
+(debounce). An alert is announced once, not in every window, and a new alert only after the cool-down.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """What is known about the traffic."""
+    """State of the traffic."""
 
     OK = "ok"
     WARNING = "warning"
@@ -22,17 +22,17 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Rules:
-    """When the state changes.
+    """Thresholds of the state machine.
 
     Attributes:
         level: p-value at or below which a window counts as drifted.
-        minimum: requests that a window needs to count at all.
-        debounce: drifted windows in a row until an alert.
-        recovery: quiet windows in a row until an alert is over.
-        cool_down: windows after an announcement in which no further one is made.
+        minimum: minimum number of requests of a window; smaller windows do not change the state.
+        debounce: consecutive drifted windows that raise an alert.
+        recovery: consecutive windows without drift that end an alert.
+        cool_down: number of windows after an announcement without another announcement.
 
     Raises:
-        ValueError: a rule that can never be met.
+        ValueError: a threshold is out of range.
     """
 
     level: float = 0.05
@@ -50,16 +50,16 @@ class Rules:
 
 @dataclass(frozen=True)
 class Watch:
-    """What a watch knows after a window.
+    """The state of the monitored traffic after a window.
 
     Attributes:
-        level: what is shown for the window.
-        standing: ok, warning or alert as last known; an insufficient window does not change it.
-        drifted: drifted windows in a row.
-        quiet: quiet windows in a row.
-        cooling: windows, this one included, until the next announcement may be made.
-        pending: an alert that has not been announced yet.
-        announced: `drift.detected` and the like, to be emitted for this window, or None.
+        level: state of the window.
+        standing: last known state: ok, warning or alert; an insufficient window does not change it.
+        drifted: number of consecutive drifted windows.
+        quiet: number of consecutive windows without drift.
+        cooling: number of windows, this one included, until the next announcement is allowed.
+        pending: whether an alert has not been announced yet.
+        announced: event to be emitted for this window, such as `drift.detected`, or None.
     """
 
     level: Level = Level.OK
@@ -75,7 +75,7 @@ def step(watch: Watch, requests: int, p_value: float, rules: Rules) -> Watch:
     """Return the watch after a window of `requests` requests with the p-value of no drift.
 
     Raises:
-        ValueError: the p-value is no probability.
+        ValueError: the p-value is not between 0 and 1.
     """
     if not 0 <= p_value <= 1:
         raise ValueError(f"a p-value lies between 0 and 1, not {p_value}")
@@ -94,7 +94,7 @@ def step(watch: Watch, requests: int, p_value: float, rules: Rules) -> Watch:
     elif standing is Level.WARNING:
         standing = Level.OK
     elif standing is Level.ALERT and quiet >= rules.recovery:
-        # An alert that the cool-down kept silent is over just as silently.
+        # The end of an alert that was never announced is not announced either.
         standing, announced, pending = Level.OK, None if pending else "drift.cleared", False
     if pending and drifted and not cooling:
         pending, announced, cooling = False, "drift.detected", rules.cool_down + 1
@@ -114,11 +114,11 @@ def average_run_length(rules: Rules, alarm_rate: float | None = None) -> float:
     """Return the mean number of windows until a false alert, if windows raise false alarms independently.
 
     The waiting time for `debounce` successes in a row, (1 - a^k) / ((1 - a) a^k) (Feller, volume 1, XIII.7). Windows
-    judged against one reference are not quite independent, so what is measured is shorter.
+    tested against the same reference are not independent, so the measured run length is shorter.
 
     Args:
-        rules: their level is the alarm rate of a window and their debounce the number in a row.
-        alarm_rate: of a window, where it is not the level.
+        rules: thresholds; `level` is the default alarm rate, `debounce` the number of consecutive windows.
+        alarm_rate: false-alarm rate of a window, if it differs from `level`.
     """
     a, k = rules.level if alarm_rate is None else alarm_rate, rules.debounce
     return (1 - a**k) / ((1 - a) * a**k)

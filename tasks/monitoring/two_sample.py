@@ -1,8 +1,8 @@
 """Two-sample tests: is a window drawn from the distribution of the reference?
 
-The p-values by permutation are exact, (1+b)/(1+B), as long as the kernel treats the pooled sample alike, that is,
-centre and bandwidth come from other data than the two samples. One Gram matrix serves all permutations, so they cost
-no kernel value, and no circuit, more.
+The permutation p-values (1+b)/(1+B) are exact if the kernel treats all members of the pooled sample alike, that is, if
+centre and bandwidth come from other data than the two samples. All permutations use one Gram matrix, so they need no
+further kernel values and no further circuits.
 
 MMD: Gretton, Borgwardt, Rasch, Scholkopf, Smola, JMLR 13 (2012), eq. 3 (unbiased); in linear time: section 6 there.
 Pool of kernels on one set of permutations: Biggs, Schrab, Gretton, arXiv 2306.08777, here with a soft
@@ -25,10 +25,10 @@ SHARPNESS = 2.0  # of the soft maximum
 
 
 def memberships(reference: int, window: int, permutations: int, rng: np.random.Generator) -> FloatArray:
-    """Return who plays the reference: (1 + B, N) of 0 and 1, the observed split first.
+    """Return which members form the reference in each split: (1 + B, N) of 0 and 1, the observed split first.
 
     Raises:
-        ValueError: a sample of fewer than two, or no permutation.
+        ValueError: a sample has fewer than two members, or `permutations` is less than 1.
     """
     if reference < 2 or window < 2:
         raise ValueError(f"both samples need at least 2 members, got {reference} and {window}")
@@ -71,7 +71,7 @@ def linear_time_terms(kernel_values: FloatArray) -> FloatArray:
     """Return h = k(x, x') + k(y, y') - k(x, y') - k(x', y) of each quadruple (Gretton et al. 2012, lemma 14): (q,).
 
     Args:
-        kernel_values: (q, 4), in that order.
+        kernel_values: kernel values of the quadruples, (q, 4), in the order of the formula.
     """
     within, across = kernel_values[:, :2].sum(axis=1), kernel_values[:, 2:].sum(axis=1)
     return np.asarray(within - across)
@@ -81,10 +81,10 @@ def sign_flips(terms: FloatArray, flips: int, rng: np.random.Generator) -> Float
     """Return the mean of the terms and of `flips` random sign patterns of them: (1 + B,), the observed one first.
 
     Exchanging x and y in a quadruple turns the sign of its h, so without drift every pattern is as likely, and the
-    p-value of `permutation_p` is exact with not one kernel value more.
+    p-value of `permutation_p` is exact without further kernel values.
 
     Raises:
-        ValueError: no term, or no flip.
+        ValueError: there is no term, or `flips` is less than 1.
     """
     if not len(terms) or flips < 1:
         raise ValueError(f"at least 1 quadruple and 1 flip are needed, got {len(terms)} and {flips}")
@@ -93,7 +93,7 @@ def sign_flips(terms: FloatArray, flips: int, rng: np.random.Generator) -> Float
 
 
 def permutation_p(statistics: FloatArray) -> float:
-    """Return (1 + b) / (1 + B), b the permuted statistics not below the observed one, the first."""
+    """Return (1 + b) / (1 + B), b = number of permuted statistics not below the observed one, which is first."""
     observed = statistics[0]
     slack = TIE * max(1.0, abs(float(observed)))
     return float((1 + np.count_nonzero(statistics[1:] >= observed - slack)) / len(statistics))
@@ -109,7 +109,7 @@ def ks_bonferroni(reference: NDArray[np.floating[Any]], window: NDArray[np.float
     order = np.argsort(pooled, axis=0, kind="stable")
     steps = np.where(order < r, 1 / r, -1 / m).cumsum(axis=0)
     values = np.take_along_axis(pooled, order, axis=0)
-    # Between equal values the two distribution functions have not both stepped yet.
+    # Compare only after the last of equal values, where both distribution functions have stepped.
     last = np.vstack([values[1:] != values[:-1], np.ones((1, values.shape[1]), bool)])
     distance = np.where(last, np.abs(steps), 0.0).max(axis=0)
     column = int(distance.argmax())
@@ -121,7 +121,7 @@ def squared_distances(
     vectors: NDArray[np.floating[Any]], others: NDArray[np.floating[Any]] | None = None
 ) -> FloatArray:
     """Return all squared Euclidean distances of two sets (N, M), or within one, by one matrix product."""
-    centre = np.mean(vectors, axis=0, dtype=np.float64)  # nearer to zero less is cancelled
+    centre = np.mean(vectors, axis=0, dtype=np.float64)  # centred, because smaller numbers lose less to cancellation
     left = vectors - centre
     right = left if others is None else others - centre
     norms = np.square(left).sum(axis=1)[:, None] + np.square(right).sum(axis=1)
@@ -132,12 +132,12 @@ def squared_distances(
 
 
 def pooled(reference: FloatArray, across: FloatArray, window: FloatArray) -> FloatArray:
-    """Put the matrix (N, N) of a pooled sample together: the reference's own block is computed once for all windows."""
+    """Assemble the matrix (N, N) of a pooled sample; the block of the reference is computed once for all windows."""
     return np.block([[reference, across], [across.T, window]])
 
 
 def median_distance(vectors: NDArray[np.floating[Any]]) -> float:
-    """Return the median Euclidean distance of the pairs, the bandwidth heuristic; 1 where all coincide."""
+    """Return the median Euclidean distance of the pairs, the bandwidth heuristic; 1 if all points coincide."""
     pairs = squared_distances(vectors)[np.triu_indices(len(vectors), 1)]
     return float(np.sqrt(np.median(pairs))) or 1.0
 

@@ -1,7 +1,7 @@
 """Byte-level BPE: training on a stream of texts and saving as a `transformers` tokenizer.
 
-`gigatoken` trains: a pass over a file for the counts of words, then merges on these counts, so memory grows with the
-different words and not with the text. Ties are broken as `tokenizers` breaks them: the merges are the same ones.
+`gigatoken` trains: it counts words in one pass over a file and merges on these counts, so memory grows with the number
+of distinct words and not with the text. Ties are broken as in `tokenizers`, so the merges are identical.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
-BETWEEN = b"\xff"  # in no UTF-8 text
+BETWEEN = b"\xff"  # occurs in no UTF-8 text
 
 
 def train_bpe(texts: Iterator[str], vocab_size: int, scratch: Path | None = None) -> Tokenizer:
@@ -29,9 +29,9 @@ def train_bpe(texts: Iterator[str], vocab_size: int, scratch: Path | None = None
     Token 0 is the end-of-text token, tokens 1..256 are the bytes. A small corpus may give fewer than `vocab_size`.
 
     Args:
-        texts: what is learnt from.
-        vocab_size: tokens in all.
-        scratch: folder for a file as long as the texts.
+        texts: training texts.
+        vocab_size: size of the vocabulary.
+        scratch: folder for a temporary file of the size of the texts.
     """
     alphabet = sorted(ByteLevel.alphabet())
     with TemporaryDirectory(dir=scratch) as folder:
@@ -42,7 +42,7 @@ def train_bpe(texts: Iterator[str], vocab_size: int, scratch: Path | None = None
             _, pairs = train(file, vocab_size, [END_OF_TEXT], "huggingface", BETWEEN)
     shown = _shown()
     merges = [("".join(shown[byte] for byte in a), "".join(shown[byte] for byte in b)) for a, b in pairs]
-    tokens = dict.fromkeys([END_OF_TEXT, *alphabet, *(a + b for a, b in merges)])  # two merges may make one token
+    tokens = dict.fromkeys([END_OF_TEXT, *alphabet, *(a + b for a, b in merges)])  # two merges may form one token
     tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = ByteLevelDecoder()
@@ -59,7 +59,7 @@ def _shown() -> list[str]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep what the trainer prints out of the output of the process; it knows no other way."""
+    """Suppress what the trainer prints; the trainer has no option for it."""
     with ExitStack() as stack:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         stack.callback(os.close, nowhere)

@@ -1,7 +1,7 @@
 """Decontamination: training documents that repeat held-out text, found by shared word n-grams.
 
 Brown et al. 2020 (GPT-3, appendix C) compare 13-grams of lower-cased words, ignore those that many documents share, and
-cut shared passages out with 200 characters on both sides; so does this.
+cut out shared passages with 200 characters on both sides; this module does the same.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def _in_order(words: list[str], n: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much a document shares with the held-out documents.
+    """The overlap of a document with the held-out documents.
 
     Attributes:
         own: share of its own distinct n-grams that occur in any held-out document.
-        held_out: largest share of one held-out document's n-grams that it holds.
-        nearest: the name of that held-out document, empty where nothing is shared.
+        held_out: largest share of the n-grams of one held-out document that the document contains.
+        nearest: the name of that held-out document; empty if nothing is shared.
     """
 
     own: float = 0.0
@@ -82,7 +82,7 @@ class HeldOut:
         self._first, self._documents = first, np.bincount(first, minlength=len(first))
 
     def count(self, text: str) -> None:
-        """Count a training document for each held-out n-gram that it holds."""
+        """Increment the document count of each held-out n-gram that a training document contains."""
         hashes = ngram_hashes(text, self.n)
         at = np.searchsorted(self._hashes, hashes, side="left")
         there = at < len(self._hashes)
@@ -90,9 +90,9 @@ class HeldOut:
         self._documents[at[there]] += 1
 
     def ignore_common(self, most: int) -> int:
-        """Ignore the n-grams that more documents hold, held-out ones included; return how many those are.
+        """Ignore n-grams that more than `limit` documents contain, held-out ones included; return their number.
 
-        What they are shared by is a notice or a template, not held-out text. All documents are counted before.
+        Such n-grams belong to notices or templates, not to held-out text. Call `count` for all documents first.
         """
         stays = self._documents[self._first] <= most
         ignored = len(np.unique(self._hashes[~stays]))
@@ -103,9 +103,9 @@ class HeldOut:
         return ignored
 
     def pieces(self, text: str) -> list[str]:
-        """Return a text without the passages that held-out documents hold, as the pieces between them.
+        """Return the pieces of a text that remain without the passages shared with held-out documents.
 
-        `MARGIN` characters on both sides of a passage go with it, and pieces that are shorter than that.
+        `MARGIN` characters on both sides of a passage are removed too, and pieces shorter than `MARGIN`.
         """
         spans = [found.span() for found in _WORD.finditer(text)]
         hashes = _in_order([text[a:b].lower() for a, b in spans], self.n)
@@ -127,7 +127,7 @@ class HeldOut:
         return len(self._names)
 
     def overlap(self, text: str) -> Overlap:
-        """Return what a document shares with the held-out ones."""
+        """Return the overlap of a document with the held-out documents."""
         hashes = ngram_hashes(text, self.n)
         first = np.searchsorted(self._hashes, hashes, side="left")
         count = np.searchsorted(self._hashes, hashes, side="right") - first

@@ -1,4 +1,4 @@
-"""The kept documents of a run, a batch at a time."""
+"""The kept documents of a run, read in batches."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ BATCH = 256
 
 
 def read_rows(lake: Lake, kept: Ref, columns: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """Yield rows of some columns as dictionaries, a batch at a time."""
+    """Yield rows of some columns as dictionaries; the rows are read in batches."""
     for batch in lake.scan(kept, columns=columns, batch_size=BATCH):
         yield batch.to_pylist()

@@ -1,7 +1,7 @@
 """Encoding: texts to token ids and the number of bytes of each token.
 
-`gigatoken` encodes byte-level BPE at some 60 times the speed of `tokenizers`. It is used where it takes the tokenizer
-and gives the very same ids on the first texts of the corpus; `tokenizers` is the judge, and does the work elsewhere.
+`gigatoken` encodes byte-level BPE about 60 times as fast as `tokenizers`. It is used if it supports the tokenizer and
+gives the same ids as `tokenizers` on the first texts of the corpus; otherwise `tokenizers` encodes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ Encode = Callable[[Sequence[str]], list[Encoded]]
 
 
 def choose_encoder(tokenizer: PreTrainedTokenizerFast, examples: Sequence[str]) -> tuple[Encode, str]:
-    """Return what encodes a corpus, and its name: the fast encoder if it agrees on the examples.
+    """Return the encoder of a corpus and its name: the fast encoder if it agrees with `tokenizers` on the examples.
 
     Either returns for each text the ids, without special tokens, and the UTF-8 bytes of each token, which add up to
-    the text's. Text that spells a special token is text.
+    the text's. Text that spells a special token is encoded as text.
     """
     reference = _reference(tokenizer)
     fast = _fast(tokenizer)

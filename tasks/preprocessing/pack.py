@@ -28,7 +28,7 @@ class Packer:
         self._size += len(ids) + 1
 
     def take(self) -> tuple[np.ndarray, np.ndarray]:
-        """Remove the windows that are complete.
+        """Return the complete windows and remove them from the stream.
 
         Returns:
             tokens, uint16 (uint32 for a vocabulary that needs it), (n, context + 1), and n_bytes, int64, (n,).

@@ -1,4 +1,4 @@
-"""Which documents are held out: a hash of the document's name decides, so that the answer never changes."""
+"""Data splits: a hash of the document's name decides, so that the split of a document is stable."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def split_of(doc_id: str) -> str:
 def assign_splits(n_bytes: Mapping[str, int], minimum: int) -> dict[str, str]:
     """Split the documents of one domain by name.
 
-    A small collection may leave a held-out split with less text than a window needs; then train documents with the
-    smallest hashes move there until it has `minimum` bytes.
+    In a small collection a held-out split may have less text than one window; then the train documents with the
+    smallest hashes move to that split until it has `minimum` bytes.
 
     Args:
         n_bytes: size of each document by name.
         minimum: bytes that validation and test should hold.
 
     Returns:
-        the split of each document; where there is too little text altogether a split may stay short.
+        the split of each document; a split may have less than `minimum` bytes if there is too little text in total.
     """
     splits = {doc_id: split_of(doc_id) for doc_id in n_bytes}
     movable = sorted((d for d, split in splits.items() if split == "train"), key=name_hash)

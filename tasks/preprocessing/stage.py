@@ -1,4 +1,4 @@
-"""Preprocessing: split, decontaminate, train the tokenizer or take a pretrained model's, pack windows."""
+"""Preprocessing: split, decontaminate, train a tokenizer or use that of a pretrained model, pack windows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tasks.stage import Context, Road, State
 log = logging.getLogger("ketcycle.preprocessing")
 
 TRAINERS = {"bpe": train_bpe, "wordpiece": train_wordpiece}
-BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches: enough bytes are enough tokens
+BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches, so this many bytes give enough tokens
 HOLDOUT = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("split", pa.string()), ("text", pa.string())])
 DROPPED = pa.schema([("doc_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
@@ -121,7 +121,7 @@ def _holdout(lake: Lake, kept: Ref, splits: dict[str, str]) -> Iterator[pa.Table
 def _decontaminate(
     lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, options: Options
 ) -> tuple[Ref, set[str], dict[str, str]]:
-    """Return the table of contaminated documents, those that are dropped, and the texts of those that are cut."""
+    """Return the table of contaminated documents, the dropped documents, and the remaining text of cut documents."""
     held = HeldOut(
         ((row["doc_id"], row["text"]) for rows in read_rows(lake, holdout, ["doc_id", "text"]) for row in rows),
         options.ngram,

@@ -1,9 +1,9 @@
 """WordPiece over bytes: pieces learnt from word counts, words split by the longest piece first.
 
-Texts are counted into words batch by batch; DuckDB adds the counts up on disk, so memory grows with the different
-words and not with the text. Pieces are joined by frequency, as the WordPiece trainer of `tokenizers` does, ties by the
-smaller pair; what differs from BPE is that a piece inside a word is another one than at its start, and the encoding
-(Schuster and Nakajima 2012). All 256 bytes are pieces in both places, so nothing is unknown and no text is lost.
+Words are counted batch by batch; DuckDB sums the counts on disk, so memory grows with the number of distinct words
+and not with the text. Pieces are joined by frequency, as the WordPiece trainer of `tokenizers` does, ties by the
+smaller pair. Two things differ from BPE: a piece inside a word is distinct from the same piece at its start, and the
+encoding (Schuster and Nakajima 2012). All 256 bytes are pieces in both positions, so every text can be encoded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tasks.preprocessing.bpe import END_OF_TEXT
 
 INSIDE = "\u2581"  # marks a piece inside a word; encodes no byte, unlike the usual ##
-LONGEST = 100  # bytes of a word; a longer one is cut, since splitting takes the square of its length
+LONGEST = 100  # maximum bytes of a word; a longer one is cut, since splitting takes the square of its length
 SMALLEST = 1 + 2 * 256
 BATCH = 256  # texts
 
@@ -38,12 +38,12 @@ Pair = tuple[int, int]
 def train_wordpiece(texts: Iterable[str], vocab_size: int, scratch: Path | None = None) -> Tokenizer:
     """Train a WordPiece vocabulary over bytes; the texts are read once.
 
-    Token 0 is the end-of-text token, then come the 256 bytes at the start of a word and the 256 inside one. A small
+    Token 0 is the end-of-text token; the 256 bytes at the start of a word and the 256 inside a word follow. A small
     corpus may give fewer than `vocab_size`.
 
     Args:
-        texts: what is learnt from.
-        vocab_size: tokens in all.
+        texts: training texts.
+        vocab_size: size of the vocabulary.
         scratch: folder for the counts.
 
     Raises:
@@ -108,7 +108,7 @@ def _join(words: Iterable[tuple[str, int]], vocab_size: int) -> list[str]:
     while heap and len(pieces) + 1 < vocab_size:
         count, pair = heapq.heappop(heap)
         if -count != counts[pair] or not count:
-            continue  # has changed since it was put there
+            continue  # the count has changed since the entry was pushed
         joined = pieces[pair[0]] + pieces[pair[1]].removeprefix(INSIDE)
         new = number.setdefault(joined, len(pieces))
         if new == len(pieces):

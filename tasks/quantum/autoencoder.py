@@ -1,11 +1,12 @@
-"""A quantum autoencoder: a circuit that is trained to bring the information of normal states into fewer qubits.
+"""A quantum autoencoder: a circuit that is trained to compress normal states into fewer qubits.
 
-Romero, Olson, Aspuru-Guzik, arXiv 1612.02806: after the encoder the `trash` qubits should be in |0>; how often they
-are not is the loss, and of a single state its anomaly score. Real amplitudes suffice, so the encoder is layers of RY
-and CZ. Trained by SPSA (Spall, IEEE TAC 37 (1992)): two evaluations a step whatever the number of angles, one job.
+Romero, Olson, Aspuru-Guzik, arXiv 1612.02806: after the encoder the `trash` qubits should be in |0>. The loss is the
+rate at which they are not; for a single state that rate is its anomaly score. Real amplitudes suffice, so the encoder
+consists of layers of RY and CZ. Training uses SPSA (Spall, IEEE TAC 37 (1992)): two evaluations per step, independent
+of the number of angles, in one job.
 
-What no encoder can undercut is linear algebra: the best one maps the leading `2^(n - trash)` eigenvectors of the mean
-state to the kept qubits, and the loss is the weight of the others.
+The smallest possible loss follows from linear algebra: the best encoder maps the leading `2^(n - trash)` eigenvectors
+of the mean state to the kept qubits, and its loss is the weight of the other eigenvectors.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def autoencoder_circuit(qubits: int, trash: int, layers: int) -> QuantumCircuit:
     """Return loading, encoder and the measurement of the trash qubits; the loading's angles come first.
 
     Raises:
-        ValueError: no trash qubit, or none that is kept.
+        ValueError: there is no trash qubit, or no kept qubit.
     """
     if not 0 < trash < qubits:
         raise ValueError(f"between 1 and {qubits - 1} of {qubits} qubits can be trash, not {trash}")
@@ -40,7 +41,7 @@ def autoencoder_circuit(qubits: int, trash: int, layers: int) -> QuantumCircuit:
     for _ in range(layers):
         for qubit in range(qubits):
             circuit.ry(next(angles), qubit)
-        for qubit in range(qubits if qubits > 2 else 1):  # of two qubits the ring is one edge
+        for qubit in range(qubits if qubits > 2 else 1):  # with two qubits the ring is one edge
             circuit.cz(qubit, (qubit + 1) % qubits)
     for qubit in range(qubits):
         circuit.ry(next(angles), qubit)

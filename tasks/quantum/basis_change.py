@@ -9,9 +9,9 @@ and 1,107 CZ.
 Isometries and their gate counts: Iten, Colbeck, Kukuljan, Home, Christandl, arXiv 1501.06911. Cosine-sine
 decomposition: Mottonen, Vartiainen, Bergholm, Salomaa, arXiv quant-ph/0404089.
 
-Every multiplexer leaves out its closing CZ. What is left out is a pattern of signs. It commutes with a later
-multiplexer if the angles change sign wherever the two states of the target differ in theirs, and at the measurement it
-is gone. Bits that a reduction has brought to 0 count as 0: outcomes below k are reached with them at 0 alone.
+Every multiplexer leaves out its closing CZ, which is a pattern of signs. The pattern commutes with a later multiplexer
+if an angle changes sign wherever the pattern differs between the two states of the target, and it has no effect on the
+measurement. Bits that a reduction has brought to 0 are treated as 0, because they are 0 in all outcomes below k.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def basis_angles(vectors: NDArray[np.floating[Any]], basis: NDArray[np.floating[
     """Return the parameters (m, p) of `basis_circuit` for every row of (m, d) measured in the rows of `basis` (k, d).
 
     Raises:
-        ValueError: another length of the basis rows than of the vectors, or rows that are not orthonormal.
+        ValueError: basis rows and vectors differ in length, or the rows are not orthonormal.
     """
     if basis.shape[1] != np.shape(vectors)[1]:
         raise ValueError(f"basis rows ({basis.shape[1]}) should be as long as the vectors ({np.shape(vectors)[1]})")

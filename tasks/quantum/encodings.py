@@ -1,12 +1,12 @@
 """Amplitude encoding of real vectors as one parametric circuit: a tree of multiplexed RY rotations.
 
-A vector never changes the circuit, only its angles, and those have a closed form. So thousands of vectors travel as
-one template with a table of parameters, and nothing is synthesised or transpiled twice. Loading prepares a state, it
-does not store one: `2^n - 1` rotations and `2^n - n - 1` CZ each time it is used.
+A vector determines only the angles of the circuit, which have a closed form. Thousands of vectors are therefore
+submitted as one template with a table of parameters, and the circuit is synthesised and transpiled once. Loading
+prepares a state and does not store it: every use costs `2^n - 1` rotations and `2^n - n - 1` CZ.
 
 Tree and Gray-code multiplexer: Mottonen, Vartiainen, Bergholm, Salomaa, arXiv quant-ph/0407010. Every multiplexer
 here leaves out its closing gate. That gate is diagonal and commutes to the end of the circuit, where it is a fixed
-pattern of signs on the state, which the angles take up at no cost.
+pattern of signs on the state, which the angles include at no cost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def amplitude_angles(vectors: NDArray[np.floating[Any]]) -> FloatArray:
     Rows are padded with zeros to 2^n >= d and scaled to unit length.
 
     Raises:
-        ValueError: not a matrix, a value that is not finite, or a row of zeros, which is no state.
+        ValueError: the input is not a matrix, has a value that is not finite, or a row of zeros, which is no state.
     """
     rows = _padded(vectors)
     levels = tree_angles(rows * _closing_signs(qubits_for(rows.shape[1])))
@@ -127,7 +127,7 @@ def overlap_angles(left: FloatArray, right: FloatArray) -> FloatArray:
 def append_unloading(circuit: QuantumCircuit, qubits: int) -> None:
     """Append the inverse of the preparation to the first qubits, with the parameters `x` of `unloading_angles`.
 
-    A state psi comes to 0 with probability |<x|psi>|^2: how one asks what another loader has loaded.
+    A state psi is then measured as 0 with probability |<x|psi>|^2, the fidelity of what another loader prepared.
     """
     angles = ParameterVector("x", (1 << qubits) - 1)
     for level in reversed(range(qubits)):
@@ -162,10 +162,10 @@ def append_multiplexer(
     """Append a multiplexed RY from its Gray-code angles, the closing CZ of the last control left out.
 
     Args:
-        circuit: to append to.
+        circuit: circuit that is extended.
         target: qubit that is rotated.
         controls: qubits whose state chooses the rotation.
-        angles: 2^controls of them, as `gray_transform` gives them.
+        angles: 2^controls angles, as `gray_transform` returns them.
         backwards: append the gates in the inverse order.
     """
     for position in range(len(angles)):

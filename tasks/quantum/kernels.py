@@ -1,7 +1,8 @@
 """Fidelities |<x|y>|^2 of amplitude-encoded real vectors by compute-uncompute, all pairs as one parametric job.
 
-Compute-uncompute and not the SWAP test: its variance is F/(1+F) of SWAP's at equal shots, without the second copy.
-What it estimates is the squared cosine, a quadratic polynomial kernel that one matrix product gives classically.
+Compute-uncompute is used instead of the SWAP test: at equal shots its variance is F/(1+F) of that of the SWAP test, and
+it needs no second copy. It estimates the squared cosine, a quadratic polynomial kernel that one matrix product gives
+classically.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def estimate_overlaps(
 def gram(vectors: NDArray[np.floating[Any]], sampler: BaseSamplerV2, shots: int) -> FloatArray:
     """Estimate the symmetric matrix of fidelities from n(n-1)/2 circuits in one job; the diagonal is exactly 1.
 
-    Shot noise may leave it with negative eigenvalues; it is not made positive behind the caller's back.
+    Shot noise may cause negative eigenvalues; the matrix is not projected to a positive semidefinite one.
     """
     upper = np.triu_indices(len(vectors), 1)
     result = np.eye(len(vectors))

@@ -3,11 +3,11 @@
 The k unit centroids C = R B have the symmetric root R = G^(1/2) of their Gram matrix and an orthonormal basis B
 (Loewdin 1950). A point is loaded by amplitude and measured in a basis that begins with B: outcome i < k has
 probability (b_i . x)^2. So sqrt(p) R gives all k inner products from one circuit, no ancilla and no controlled swap.
-The root loses the sign: an overlap below zero is read as its absolute value, and is counted by the twin.
-So points and centroids get one constant amplitude more, in the room that the padding to 2^n leaves or in place of a
-coordinate that hardly varies. That changes no difference of distances, so it is the same problem, and makes overlaps
-positive: on 300 real texts, k = 4 to 8, the points with a lost sign fell from 15-48 % to 0-5 %, at the same agreement
-with Lloyd's algorithm for equal shots.
+The root loses the sign: a negative overlap is read as its absolute value; the noise-free twin counts such overlaps.
+Points and centroids therefore get an additional constant amplitude, in the padding to 2^n or in place of a coordinate
+with little variance. It changes no difference of distances, so the problem is the same, and makes overlaps positive:
+on 300 real texts, k = 4 to 8, the points with a lost sign fell from 15-48 % to 0-5 %, at the same agreement with
+Lloyd's algorithm for equal shots.
 
 Points and basis are parameters of one template (`basis_change`), the same in every iteration and never compiled again.
 """
@@ -29,14 +29,14 @@ from tasks.quantum.kernels import estimate_overlaps
 FloatArray = NDArray[np.float64]
 Labels = NDArray[np.intp]
 SIGN_TOLERANCE = 1e-9
-CONSTANT = 0.25  # its square; more room for the sign, less for the data
+CONSTANT = 0.25  # square of the constant amplitude; larger: more signs are kept, less weight for the data
 SPARE = 0.01
 
 
 def loewdin(centroids: NDArray[np.floating[Any]]) -> tuple[FloatArray, FloatArray]:
     """Return the orthonormal rows B (k, d) nearest to the unit centroids and the root R (k, k), unit centroids = R B.
 
-    By the polar decomposition, which also holds where centroids coincide.
+    Computed by the polar decomposition, which also exists if centroids coincide.
 
     Raises:
         ValueError: more centroids than dimensions, or a centroid of zeros.
@@ -54,8 +54,8 @@ def loewdin(centroids: NDArray[np.floating[Any]]) -> tuple[FloatArray, FloatArra
 def with_constant(points: NDArray[np.floating[Any]], start: NDArray[np.floating[Any]]) -> tuple[FloatArray, FloatArray]:
     """Prepend the constant amplitude to unit points (n, d) and their start (k, d), and scale back to unit length.
 
-    Without room for it the coordinate of least variance gives way, if it carries at most 1 % of the variance;
-    otherwise both come back as they are.
+    Without padding it replaces the coordinate of least variance, if that has at most 1 % of the variance; otherwise
+    both arrays are returned unchanged.
     """
     rows = [np.asarray(points, np.float64), np.asarray(start, np.float64)]
     if qubits_for(rows[0].shape[1] + 1) > qubits_for(rows[0].shape[1]):
@@ -80,11 +80,11 @@ def estimate_inner_products(
     Args:
         points: (n, d), scaled to unit length here.
         centroids: (k, d), scaled to unit length here.
-        sampler: where the circuits run.
-        shots: for each circuit.
+        sampler: sampler that runs the circuits.
+        shots: samples of each circuit.
 
     Raises:
-        ValueError: no shots.
+        ValueError: `shots` is less than 1.
     """
     if shots < 1:
         raise ValueError(f"an estimate needs at least 1 shot, not {shots}")
@@ -100,7 +100,7 @@ def estimate_inner_products(
 def overlap_inner_products(
     points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]], sampler: BaseSamplerV2, shots: int
 ) -> FloatArray:
-    """Estimate the same by compute-uncompute: n k circuits, the root of each fidelity, so signs are lost too."""
+    """Estimate inner products by compute-uncompute: n k circuits, the root of each fidelity, so signs are lost too."""
     return np.asarray(np.sqrt(estimate_overlaps(points, centroids, sampler, shots)))
 
 
@@ -127,7 +127,7 @@ def swap_circuit(qubits: int) -> QuantumCircuit:
 def swap_inner_products(
     points: NDArray[np.floating[Any]], centroids: NDArray[np.floating[Any]], sampler: BaseSamplerV2, shots: int
 ) -> FloatArray:
-    """Estimate the same by the textbook swap test of distances: n k circuits on three qubits more, signs kept."""
+    """Estimate the inner products by the textbook swap test: n k circuits with three more qubits; signs are kept."""
     padded = [np.zeros((len(rows), 1 << qubits_for(rows.shape[1]))) for rows in (points, centroids)]
     for target, rows in zip(padded, (points, centroids), strict=True):
         target[:, : rows.shape[1]] = _unit(np.asarray(rows, np.float64))
@@ -170,7 +170,7 @@ def start_centroids(points: NDArray[np.floating[Any]], clusters: int, rng: np.ra
         nearest_squared = np.minimum(nearest_squared, np.square(rows - rows[chosen[-1]]).sum(axis=1))
         nearest_squared[chosen] = 0.0
         total = nearest_squared.sum()
-        # Where all points coincide with a chosen one any other will do.
+        # If all points coincide with a chosen one, any other point can be chosen.
         odds = nearest_squared / total if total > 0 else np.isin(np.arange(len(rows)), chosen, invert=True) * 1.0
         chosen.append(int(rng.choice(len(rows), p=odds / odds.sum())))
     return rows[chosen]
@@ -187,7 +187,7 @@ def lloyd(
     A cluster that loses all its points keeps its centroid.
 
     Raises:
-        ValueError: no iteration.
+        ValueError: `iterations` is less than 1.
     """
     if iterations < 1:
         raise ValueError(f"at least 1 iteration is needed, not {iterations}")

@@ -4,9 +4,9 @@ Conventions: H is minimised, a layer is `exp(-i gamma H)` then the mixer `exp(-i
 `B = -sum X` (`RX(-2 beta)`) from |+>, its ground state; problems with a fixed number of ones use the complete-graph
 `B = -(2/n) sum_{i<j} (X_i X_j + Y_i Y_j) / 2` from the Dicke state, its ground state in that sector.
 
-H is scaled in closed form from its Ising coefficients to a standard deviation of `sqrt(n) / 2` over the uniform
-distribution of what the start state superposes, so that one linear ramp (Montanez-Barrera and Michielsen, "Towards a
-universal QAOA protocol", arXiv 2405.09169) serves every instance.
+H is scaled in closed form from its Ising coefficients to a standard deviation of `sqrt(n) / 2` over the bit strings of
+the start state, uniformly distributed, so that one linear ramp (Montanez-Barrera and Michielsen, "Towards a universal
+QAOA protocol", arXiv 2405.09169) fits every instance.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LAYERS = 3
 
 
 def linear_ramp(layers: int, gamma: float = 1.0, beta: float = 0.6) -> tuple[Floats, Floats]:
-    """Return the angles of a linear ramp: gamma rises to its peak, beta falls from its own.
+    """Return the angles of a linear ramp: gamma rises to its peak, beta falls from its peak.
 
     Raises:
-        ValueError: there is no layer.
+        ValueError: `layers` is less than 1.
     """
     if layers < 1:
         raise ValueError(f"a ramp has at least 1 layer, not {layers}")

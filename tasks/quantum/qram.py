@@ -2,11 +2,11 @@
 
 The address in superposition routes one excitation through a tree to the leaf that it names (Giovannetti, Lloyd,
 Maccone, arXiv 0708.1879; in Toffoli and CNOT as in Di Matteo, Gheorghiu, Mosca, arXiv 1902.01329). The leaf of cell i
-turns a flag qubit by its angle, then the route is undone. Found at 1, the flag leaves `sum_i x_i |i>`: with probability
-`mean(x^2) / max(x^2)`, so a vector costs as many preparations as the inverse says.
+turns a flag qubit by its angle, then the route is undone. If the flag is measured as 1, the state is `sum_i x_i |i>`;
+this has probability `mean(x^2) / max(x^2)`, so loading a vector takes `max(x^2) / mean(x^2)` preparations on average.
 
-N cells take `log2 N + N + 1` qubits and `16 N - 14` two-qubit gates. With routers that work side by side the depth
-would grow with a power of log N only, but the N leaves must be there and kept coherent: this memory is not free.
+N cells take `log2 N + N + 1` qubits and `16 N - 14` two-qubit gates. With parallel routers the depth
+would grow with a power of log N only, but all N leaves must exist and stay coherent: this memory is not free.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LARGEST = 16  # cells
 
 
 def qram_circuit(cells: int) -> QuantumCircuit:
-    """Return the measured template: load, then take the vector of the parameters `x` back to 0.
+    """Return the measured template: load, then apply the inverse preparation of the vector given by `x`.
 
     Registers `address`, `flag` and `tree` are measured into those of the same names. Given flag 1 and tree 0, address
     0 has probability |<x|loaded>|^2. Parameters: `a` from `qram_parameters`, `x` from `encodings.unloading_angles`.
@@ -86,5 +86,5 @@ def qram_values(angles: NDArray[np.floating[Any]]) -> FloatArray:
 
 
 def success_probability(angles: NDArray[np.floating[Any]]) -> FloatArray:
-    """Return how likely the flag is found at 1 for each row of angles."""
+    """Return the probability that the flag is measured as 1, for each row of angles."""
     return np.asarray(np.square(np.sin(np.asarray(angles, np.float64) / 2)).mean(axis=1))

@@ -6,10 +6,10 @@ against `2^n - 1` and `2^n - n - 1` of the exact tree (`encodings`). Staircases 
 1908.07958; angles after layers of the network: Rudolph et al., arXiv 2209.00595.
 
 The overlap with the target is `A cos(t/2) + B sin(t/2)` in every single angle t, so its best value is known: sweeps of
-such steps (Ostaszewski, Grant, Benedetti, arXiv 1905.09692) never lower the fidelity. They run here on state vectors,
-many at once: compiling is classical work, `O(2^n)` for each angle, and is charged to the arm that loads.
+such steps (Ostaszewski, Grant, Benedetti, arXiv 1905.09692) never lower the fidelity. They run on state
+vectors, many at once: compiling is classical work, `O(2^n)` for each angle, and is charged to the arm that loads.
 
-Like the exact tree the circuit is one template: vectors change its angles only.
+Like the exact tree the circuit is one template: a vector determines only its angles.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from qiskit.circuit import ParameterVector
 
 from tasks.quantum.encodings import FloatArray
 
-SPREAD = 1.0  # standard deviation of the first angles; from 0.05 or 0.3 the sweeps end lower
+SPREAD = 1.0  # standard deviation of the initial angles; with 0.05 or 0.3 the sweeps reach a lower fidelity
 
 Gate = tuple[int, int]  # an RY on (qubit, -1), or a CZ on both
 
@@ -34,7 +34,7 @@ def staircase_gates(qubits: int, layers: int) -> tuple[Gate, ...]:
     """Return the gates in order of time.
 
     Raises:
-        ValueError: no layer.
+        ValueError: `layers` is less than 1.
     """
     if layers < 1:
         raise ValueError(f"a staircase has at least 1 layer, not {layers}")
@@ -82,10 +82,10 @@ def fit_staircase(
     """Compile the angles (m, p) for unit vectors (m, 2^n); return them with the fidelities reached (m,).
 
     Args:
-        targets: what is to be loaded.
-        layers: of the staircase.
-        passes: times that every angle is set, backwards and forwards through the circuit.
-        rng: draws the first angles.
+        targets: unit vectors to be loaded, (m, 2^n).
+        layers: number of layers of the staircase.
+        passes: number of times that every angle is set, backwards and forwards through the circuit.
+        rng: random generator of the initial angles.
     """
     size = targets.shape[1]
     qubits = size.bit_length() - 1
@@ -94,7 +94,7 @@ def fit_staircase(
     steps: list[tuple[Gate, int]] = []
     for gate in staircase_gates(qubits, layers):
         steps.append((gate, sum(before[1] < 0 for before, _ in steps)))
-    # `state` is the circuit up to the gate applied to 0, `goal` the target taken back through the gates behind it.
+    # `state` is the circuit up to the gate applied to 0, `goal` the target after the inverses of all later gates.
     for _ in range(passes):
         for (qubit, other), column in reversed(steps):
             if other >= 0:
@@ -124,7 +124,7 @@ def _best(goal: FloatArray, state: FloatArray, qubit: int) -> FloatArray:
 
 
 def _turn(states: FloatArray, qubit: int, angles: NDArray[np.floating[Any]]) -> FloatArray:
-    """Apply RY with an angle of its own to each state."""
+    """Apply RY with a separate angle to each state."""
     shaped = states.reshape(len(states), -1, 2, 1 << qubit)
     c, s = np.cos(angles / 2)[:, None, None], np.sin(angles / 2)[:, None, None]
     turned = np.empty_like(shaped)

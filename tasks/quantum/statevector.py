@@ -1,7 +1,7 @@
 """The probabilities that QAOA circuits sample, from the energies of all bit strings; numpy, no circuit.
 
-A diagonal of length 2^n (or of all k-subsets) *is* the solution of its problem, so this is never a way to solve one:
-it is the cheapest exact sampler of the circuits of `tasks.quantum.qaoa`, and what simulating them is charged by.
+A diagonal of length 2^n (or of all k-subsets) already contains the solution of its problem, so this is no solver: it is
+the cheapest exact sampler of the circuits of `tasks.quantum.qaoa`, and defines the cost charged for simulating them.
 Precomputed-diagonal simulation: Lykov et al., SC-W 2023, arXiv 2309.04841.
 """
 
@@ -60,7 +60,7 @@ def dicke_qaoa_probabilities(qubo: Qubo, k: int, gammas: Floats, betas: Floats) 
 
 
 def draw(probabilities: Floats, n: int, shots: int, rng: Generator, subsets: NDArray[np.int64] | None = None) -> Bits:
-    """Draw bit strings, (shots, n); `subsets` names the strings that the probabilities are of, all 2^n by default."""
+    """Draw bit strings, (shots, n); `subsets` are the strings that the probabilities refer to, by default all 2^n."""
     index = rng.choice(len(probabilities), shots, p=probabilities)
     strings = index if subsets is None else subsets[index]
     return ((strings[:, None] >> np.arange(n)) & 1).astype(np.uint8)

@@ -1,7 +1,7 @@
 """Docstrings of installed libraries: further real text beside the shipped corpus, read from source, never imported.
 
-What is found depends on the installed versions; `constraints.txt` pins them, and a study stores the digest of the
-texts it was made from, so that two machines can tell whether they looked at the same.
+The texts depend on the installed versions; `constraints.txt` pins the versions, and a study stores the digest of its
+texts, so that two machines can compare whether they used the same texts.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def library_docstrings(source: str) -> tuple[str, ...]:
     """Return the docstrings of at least 50 words of the libraries of a source, in the order of the files.
 
     Raises:
-        ValueError: there is no such source.
+        ValueError: the source does not exist.
     """
     if source not in LIBRARIES:
         raise ValueError(f"docstrings come from {', '.join(LIBRARIES)}, not from {source!r}")
@@ -51,7 +51,7 @@ def library_docstrings(source: str) -> tuple[str, ...]:
 def _docstrings(path: Path) -> Iterator[str]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError):  # a template, or no UTF-8
+    except (SyntaxError, ValueError):  # the file is a template, or not UTF-8
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

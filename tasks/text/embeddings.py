@@ -1,7 +1,7 @@
 """Static sentence embeddings: the mean of the word-piece vectors of a text (`wordllama`, shipped in its wheel).
 
-256 numbers a text, so 8 qubits by amplitude. No network, no model download; a text's vector does not depend on
-what else is embedded with it.
+An embedding has 256 numbers, so amplitude encoding takes 8 qubits. Nothing is downloaded, and the vector of a text does
+not depend on the other texts of the call.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def _load() -> Any:
     """Load the embedding table and the tokenizer of the installed wheel once a process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    import wordllama  # here, not above: importing this module stays cheap
+    import wordllama  # imported here so that this module imports fast
 
     # The package configures the root logger on import; a library must not.
     root.handlers[:] = handlers
     root.setLevel(level)
     folder = Path(wordllama.__file__).parent
-    # The plain call asks the network first.
+    # The plain call queries the network first.
     model = wordllama.WordLlama.load(cache_dir=folder, dim=DIMENSION, disable_download=True)
     model.tokenizer.no_padding()
     return model

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 def passages(text: str, words: int, minimum: int | None = None) -> list[str]:
-    """Cut a text into consecutive passages of `words` words, single-spaced; a rest under `minimum` words is dropped.
+    """Cut a text into consecutive passages of `words` words, single-spaced.
 
-    Raises:
+    The last passage may be shorter; it is dropped if it has fewer than `minimum` words, by default `words`.    Raises:
         ValueError: `words` is less than 1.
     """
     if words < 1:
@@ -20,7 +20,7 @@ def passages(text: str, words: int, minimum: int | None = None) -> list[str]:
 
 
 def spread(documents: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Take up to `count` passages in rounds over the documents, so that no long document dominates."""
+    """Choose up to `count` passages in rounds over the documents, so that no long document dominates."""
     taken: list[str] = []
     for turn in range(max((len(parts) for parts in documents), default=0)):
         for parts in documents:

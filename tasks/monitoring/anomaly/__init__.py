@@ -1,1 +1,1 @@
-"""How unusual each request is."""
+"""Anomaly scores of single requests."""

@@ -1,12 +1,12 @@
-"""Anomaly: which single requests are unlike the reference's?
+"""Arms of the decision `anomaly`: they score how much each request differs from those of the reference window.
 
-The vectors are embeddings; a score says how strange a request is, and only the order of the scores counts. The
-quantum one-class support vector machine reads fidelities of amplitude-encoded vectors, not centred: the squared
-cosine. Centred it was blind (AUROC .52), as directions from the centre are random for normal requests too. The quantum
-autoencoder reads sixteen amplitudes: the fifteen leading axes of the reference and the length of what they leave out,
-so that nothing of a vector's weight is lost.
+The vectors are embeddings; only the order of the scores matters. The quantum one-class support vector machine uses
+fidelities of amplitude-encoded vectors, the squared cosines. The vectors are not centred: after centring the AUROC was
+.52, because directions from the centre are random for normal requests too. The quantum autoencoder uses sixteen
+amplitudes: the coordinates on the fifteen leading axes of the reference and the norm of the residual, so that no weight
+of a vector is lost.
 
-All arms see vectors of unit length, which served the classical ones best. Their settings come from 18 windows of
+All arms get vectors of unit length, which worked best for the classical arms. The settings were chosen on 18 windows of
 questions and film reviews, which are in no bank: one-class machine, Gaussian at .25, .5, 1, 2 of the median distance
 AUROC .962, .982, .985, .985; nearest neighbours by 1, 3, 5, 10 .947, .950, .952, .958; isolation forest .942.
 """
@@ -66,7 +66,7 @@ def solve_one_class_svm(problem: Anomaly, _: Bench) -> Scores:
 
 
 def _one_class(within: FloatArray, across: FloatArray) -> Scores:
-    """Fit on the kernel of the reference (r, r) and score the requests by theirs with it (m, r)."""
+    """Fit on the kernel matrix of the reference (r, r) and score the requests by their kernel values with it (m, r)."""
     machine = OneClassSVM(kernel="precomputed", nu=NU).fit(within)
     return _scores(-machine.decision_function(across))
 
@@ -91,13 +91,13 @@ def solve_quantum_svm(problem: Anomaly, bench: Bench) -> Scores:
 
 
 def solve_quantum_svm_twin(problem: Anomaly, _: Bench) -> Scores:
-    """The same on exact fidelities: a quadratic polynomial kernel."""
+    """One-class support vector machine on exact fidelities: a quadratic polynomial kernel."""
     states, r = kernel_states(problem), len(problem.reference)
     return _one_class(exact_fidelities(states[:r], states[:r]), exact_fidelities(states[r:], states[:r]))
 
 
 def compressed_states(problem: Anomaly) -> tuple[FloatArray, FloatArray]:
-    """Return reference and requests in 16 amplitudes: along the 15 leading axes, and the length of the rest."""
+    """Return reference and requests in 16 amplitudes: 15 on the leading axes and the norm of the residual."""
     reference, requests = unit_vectors(problem)
     axes = np.linalg.svd(reference, full_matrices=False)[2][: (1 << QUBITS) - 1].T
     found = []
@@ -110,7 +110,7 @@ def compressed_states(problem: Anomaly) -> tuple[FloatArray, FloatArray]:
 
 
 def solve_autoencoder(problem: Anomaly, bench: Bench) -> Scores:
-    """Train the encoder on the reference through the sampler, then read each request's trash."""
+    """Train the encoder on the reference with the sampler; the score is the rate of trash qubits that are not |0>."""
     reference, requests = compressed_states(problem)
     angles = train_autoencoder(
         reference, TRASH, LAYERS, bench.sampler, bench.rng, steps=STEPS, batch=BATCH, shots=problem.shots
@@ -119,14 +119,14 @@ def solve_autoencoder(problem: Anomaly, bench: Bench) -> Scores:
 
 
 def solve_subspace(problem: Anomaly, _: Bench) -> Scores:
-    """What the best possible encoder would give: the weight outside the leading eigenvectors of the mean state."""
+    """Score of the best possible encoder: the weight outside the leading eigenvectors of the mean state."""
     reference, requests = compressed_states(problem)
     leading = best_loss(reference, QUBITS - TRASH)[0]
     return _scores(1 - np.square(requests @ leading).sum(axis=1))
 
 
 def solve_nothing(problem: Anomaly, _: Bench) -> Scores:
-    """Find nothing strange."""
+    """Give every request the same score."""
     return Scores((0.0,) * len(problem.requests))
 
 

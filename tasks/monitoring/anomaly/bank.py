@@ -1,8 +1,8 @@
-"""The problem of anomaly and its instance bank: windows in which every fifth request is of a strange kind.
+"""The instance bank of `anomaly`: windows in which every fifth request is anomalous.
 
-Each instance deals disjoint passages of one source to reference and window; 8 of the window's 40 are strange, the
-kinds taking turns: `other` passages of another source, `scrambled` words, one `repeated` phrase, `encoded` bytes, or
-`cut` to a few words.
+Each instance deals disjoint passages of one source to reference and window; 8 of the 40 passages of the window are
+anomalous. The kinds alternate between instances: `other` passages of another source, `scrambled` words, one `repeated`
+phrase, `encoded` bytes, or passages `cut` to a few words.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Texts = tuple[str, ...]
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:
-    """Yield windows of known truth, sources in turns."""
+    """Yield windows with known anomalies, the sources alternating."""
     names = sorted(material.texts)
     cut = {name: [passages(text, WORDS) for text in material.texts[name]] for name in names}
     yield from in_turns([_of_source(name, cut, rng) for name in names])
@@ -85,7 +85,7 @@ KINDS: dict[str, Callable[[Sequence[str], Sequence[str], Generator], list[str]]]
 
 
 def example(rng: Generator) -> Anomaly:
-    """24 passages of documentation, and 12 more of which 4 are scrambled, in 16 principal dimensions."""
+    """Return 24 reference passages of documentation and 12 requests, 4 of them scrambled, in 16 dimensions."""
     texts = [*map(str, rng.permutation([text for _, text in sample_passages("base")])[:36])]
     vectors = embed([*texts[:24], *_scrambled(texts[24:28], (), rng), *texts[28:]])
     axes = np.linalg.svd(vectors[:24] - vectors[:24].mean(axis=0), full_matrices=False)[2][:16].T

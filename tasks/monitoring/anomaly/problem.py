@@ -1,4 +1,4 @@
-"""The problem of `anomaly`: requests to be ordered by how unusual they are."""
+"""The problem of `anomaly`: requests to be ranked by anomaly score."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from scipy.stats import rankdata
 
 @dataclass(frozen=True)
 class Scores:
-    """How strange each request is; the higher, the stranger. Not comparable between arms."""
+    """Anomaly scores of the requests; higher is more anomalous. Scores of different arms are not comparable."""
 
     values: tuple[float, ...]
 
 
 def quality(problem: Anomaly, solution: Scores) -> tuple[float, ...]:
-    """Area under the ROC curve (Mann-Whitney, ties count half); empty where the truth is not known or one-sided."""
+    """Return the area under the ROC curve (Mann-Whitney, ties count half); empty if truth is unknown or one-sided."""
     truth = np.array(problem.truth, bool)
     strange = int(truth.sum())
     if not len(truth) or strange in (0, len(truth)):
@@ -33,16 +33,16 @@ Vectors = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Anomaly:
-    """Requests to be ordered by how strange they are.
+    """Requests to be ranked by anomaly score.
 
     Attributes:
         reference: (r, d) embeddings of normal requests.
         requests: (m, d) embeddings to be scored.
-        truth: whether each request is strange, or empty where that is not known.
-        shots: for each circuit.
+        truth: whether each request is anomalous; empty if that is not known.
+        shots: samples of each circuit.
 
     Raises:
-        ValueError: shapes that do not fit, or a reference of fewer than eight.
+        ValueError: the shapes do not match, or the reference has fewer than eight requests.
     """
 
     reference: Vectors

@@ -1,4 +1,4 @@
-"""The decision `anomaly`: how it is posed in a run, and what follows from it."""
+"""The decision `anomaly`: how a run poses the problem and applies the solution."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANOMALIES = pa.schema([("window", pa.string()), ("position", pa.int32()), ("scor
 
 
 def pose(context: Context, state: State, options: Options) -> Anomaly | None:
-    """Return all requests after the reference, in the order in which they came; None where the reference is tiny."""
+    """Return all requests after the reference window in order of arrival; None if the reference is too small."""
     table = context.lake.read(state.refs["monitoring/windows"])
     reference = vectors_of(table, REFERENCE)
     requests = np.vstack([vectors_of(table, name) for name in window_names(table)])
@@ -29,10 +29,10 @@ def pose(context: Context, state: State, options: Options) -> Anomaly | None:
 
 
 def apply(context: Context, state: State, problem: Anomaly, solution: Scores) -> State:
-    """Store how unusual each request is, the most unusual first.
+    """Store the anomaly score of each request, the highest first.
 
     Raises:
-        ValueError: the solution fits another problem.
+        ValueError: the solution belongs to another problem.
     """
     if len(solution.values) != len(problem.requests):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""How dense vectors are prepared as quantum states."""
+"""Preparation of dense vectors as quantum states."""

@@ -1,13 +1,14 @@
-"""In which form dense document vectors are kept and loaded: codes of a few bytes, or circuits that prepare states.
+"""Forms in which dense document vectors are stored and loaded: codes of a few bytes, or circuits that prepare states.
 
-Every form gets the same bytes for a vector, a sixteenth of its float32 values, and is judged by its fidelity:
-the squared cosine between a vector and its restored form. That is also what a quantum kernel or quantum k-means
-of the loaded states sees, and both are blind to a common rotation, so all forms work on the principal axes of other
-documents. A circuit does not store a vector, it prepares one, again for each shot: its bytes are its angles, a byte
-each, and what it costs are two-qubit gates.
+Every form has the same number of bytes for a vector, a sixteenth of its float32 values, and is scored by fidelity: the
+squared cosine between a vector and its restored form. Quantum kernels and quantum k-means of the loaded states use the
+same quantity. Both are invariant under a common rotation, so all forms work on the principal axes of other documents.
+A circuit does not store a vector; it prepares the vector again for each shot. Its bytes are its angles, a byte each,
+and its cost is the number of two-qubit gates.
 
-Quantum arms measure the fidelity: load, take the true vector back to 0 with the exact tree, count the zeros. On a noisy
-backend both halves suffer, as they do in a kernel. `python -m benchmarks loading` tells them apart.
+Quantum arms measure the fidelity: they load the vector, apply the inverse of the exact preparation of the true vector,
+and count the zeros. On a noisy backend both halves add errors, as they do in a kernel; `python -m benchmarks loading`
+separates the two.
 """
 
 from __future__ import annotations
@@ -66,12 +67,12 @@ def _turned(problem: Loading, bench: Bench) -> _Turned:
 
 
 def _unit(rows: FloatArray) -> FloatArray:
-    """Scale to unit length; nothing left is the first axis."""
+    """Scale to unit length; a zero vector becomes the first axis."""
     return np.asarray(normalised(rows), np.float64)
 
 
 def _result(problem: Loading, turned: _Turned, decoded: FloatArray, **about: Any) -> Loaded:
-    """Wrap what came back on the principal axes; its fidelities are computed unless they were measured."""
+    """Return the result for vectors on the principal axes; fidelities are computed unless they were measured."""
     unit = _unit(decoded)
     fidelities = about.pop("fidelities", np.square((unit * turned.vectors).sum(axis=1)))
     back = (unit @ turned.axes.T).astype(np.float32)
@@ -93,7 +94,7 @@ def _matrix_product(problem: Loading, vectors: FloatArray, _: FloatArray) -> Flo
 
 
 def _byte_angles(angles: FloatArray) -> FloatArray:
-    """Round angles to a byte each; a whole turn more changes the sign of the state alone."""
+    """Round angles to a byte each; another full turn changes only the sign of the state."""
     return rounded((angles + np.pi) % (2 * np.pi) - np.pi, -np.pi, np.pi)
 
 
@@ -137,11 +138,11 @@ def _staircase_vectors(problem: Loading, angles: FloatArray) -> FloatArray:
 
 
 def solve_amplitude(problem: Loading, bench: Bench) -> Loaded:
-    """Exact amplitude encoding of as many leading components as have angles, by the drift kernel's loader."""
+    """Exact amplitude encoding of the leading components, as many as the bytes have angles for."""
     turned = _turned(problem, bench)
     head = 1 << ((problem.size + 1).bit_length() - 1)
     true = turned.vectors[:, :head]
-    *upper, last = tree_angles(true)  # the last ones carry the signs
+    *upper, last = tree_angles(true)  # the last angles carry the signs
     levels = [*(rounded(angles, 0.0, np.pi) for angles in upper), rounded(last, -2 * np.pi, 2 * np.pi)]
     kept = np.zeros_like(turned.vectors)
     kept[:, :head] = tree_states(levels)
@@ -154,10 +155,10 @@ def solve_amplitude(problem: Loading, bench: Bench) -> Loaded:
 
 
 def solve_qram(problem: Loading, bench: Bench) -> Loaded:
-    """A bucket-brigade memory of the leading components; shots whose flag is 0 are lost."""
+    """A bucket-brigade memory of the leading components; shots with flag 0 are discarded."""
     turned, cells = _turned(problem, bench), problem.cells
     true = turned.vectors[:, :cells]
-    angles = rounded(qram_angles(true), -np.pi, np.pi)  # a whole turn more would change the sign of one cell
+    angles = rounded(qram_angles(true), -np.pi, np.pi)  # another full turn would change the sign of one cell
     circuit = qram_circuit(cells)
     values = np.hstack([qram_parameters(angles), unloading_angles(true)])
     data = bench.sampler.run([(circuit, values)], shots=problem.shots).result()[0].data

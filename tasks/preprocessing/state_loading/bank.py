@@ -16,7 +16,7 @@ from tasks.preprocessing.state_loading.problem import Loading
 from tasks.text.embeddings import embed, normalised
 from tasks.text.samples import sample_passages
 
-VECTORS, BACKGROUND = 16, 1024  # of an instance of the bank, as in a run of the default profile
+VECTORS, BACKGROUND = 16, 1024  # vectors of an instance, as in a run of the default profile
 
 
 PIECE = 2000  # characters
@@ -26,10 +26,10 @@ LONGEST = 12  # instances of a source
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Loading]]:
-    """Yield groups of documents of each source, no document twice, posed as a run of the default profile poses them.
+    """Yield groups of documents of each source, no document twice, with the sizes of the default profile.
 
-    Long texts are cut to the head that is embedded, and what follows is a document of its own. The background of a
-    source is the same for all its groups and holds none of their documents.
+    Long texts are cut after the characters that are embedded, and the rest becomes a separate document. The background
+    of a source is the same for all its groups and contains none of their documents.
     """
     yield from in_turns([_of_source(name, texts, rng) for name, texts in sorted(material.texts.items())])
 
@@ -53,7 +53,7 @@ def _posed(texts: tuple[str, ...], background: tuple[str, ...], start: int) -> L
 
 
 def example(rng: Generator) -> Loading:
-    """Return 6 passages of licences, learnt from 90 others, on the 16 leading axes (4 qubits)."""
+    """Return 6 passages of licences, with 90 others as background, on the 16 leading axes (4 qubits)."""
     passages = [text for _, text in sample_passages("second", per_label=2)]
     vectors = np.asarray(normalised(embed([passages[k] for k in rng.permutation(len(passages))[:96]])), np.float64)
     leading = (vectors @ principal_axes(vectors)[:, :16]).astype(np.float32)

@@ -1,7 +1,7 @@
-"""Codes of dense vectors on a computer: principal components, transform and product quantisation, matrix products.
+"""Classical codes of dense vectors: principal components, transform and product quantisation, matrix products.
 
-Each takes unit vectors and further ones to learn from, and returns what comes back out of `size` bytes a vector. What
-all vectors share (axes, codebooks, scales) is not counted in these bytes.
+Each function takes unit vectors and further vectors to learn from, and returns the vectors restored from `size` bytes
+each. Data shared by all vectors (axes, codebooks, scales) is not counted in these bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scipy.special import ndtri
 
 FloatArray = NDArray[np.float64]
 LEVELS = 256  # of one byte
-BITS = 8  # of one byte; also the most that transform coding gives to one component
+BITS = 8  # bits of one byte; also the most that transform coding gives to one component
 LLOYD_MAX = 20  # steps
 KMEANS_STEPS = 25
 
@@ -34,7 +34,7 @@ def rounded(values: NDArray[np.floating[Any]], low: Any, high: Any) -> FloatArra
 
 
 def leading_components(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
-    """Keep the first `size` components, a byte each, within the largest that was learnt."""
+    """Keep the first `size` components, a byte each, clipped to the largest value of the background."""
     bound = np.abs(learnt[:, :size]).max(axis=0)
     kept = np.zeros_like(vectors)
     kept[:, :size] = rounded(vectors[:, :size], -bound, bound)
@@ -42,10 +42,10 @@ def leading_components(vectors: FloatArray, learnt: FloatArray, size: int) -> Fl
 
 
 def transform_coded(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
-    """Share out the bits among the components by their variance, each with levels of its own (Lloyd 1982).
+    """Distribute the bits over the components by variance, with separate levels for each component (Lloyd 1982).
 
-    The next bit goes where the error is largest, and brings it to a quarter: reverse water-filling (Cover and Thomas,
-    chapter 10) in whole bits.
+    Each bit goes to the component with the largest error and reduces that error to a quarter: reverse water-filling
+    (Cover and Thomas, chapter 10) in whole bits.
     """
     error = np.square(learnt).mean(axis=0)
     bits = np.zeros(len(error), np.intp)
@@ -61,7 +61,7 @@ def transform_coded(vectors: FloatArray, learnt: FloatArray, size: int) -> Float
 
 
 def _levels(values: FloatArray, count: int) -> FloatArray:
-    # The best levels of a Gaussian lie as a Gaussian of three times its variance does (Panter and Dite 1951).
+    # The optimal levels of a Gaussian have the density of a Gaussian of three times its variance (Panter, Dite 1951).
     levels = values.mean() + values.std() * np.sqrt(3) * ndtri((np.arange(count) + 0.5) / count)
     for _ in range(LLOYD_MAX):
         nearest = np.searchsorted(_borders(levels), values)
@@ -77,9 +77,9 @@ def _borders(levels: FloatArray) -> FloatArray:
 def product_quantised(vectors: FloatArray, learnt: FloatArray, size: int, seed: int) -> FloatArray:
     """Quantise `size` groups of components by k-means with 256 centroids each (Jegou, Douze, Schmid, TPAMI 2011).
 
-    Strong and weak components are dealt out to the groups in turns, so that every group has as much to say.
+    Components are dealt to the groups in turns by their strength, so that every group has about the same variance.
     """
-    from sklearn.cluster import KMeans  # here, not above: the other codes load without it
+    from sklearn.cluster import KMeans  # imported here because the other codes do not need it
     from threadpoolctl import threadpool_limits
 
     decoded = np.zeros_like(vectors)

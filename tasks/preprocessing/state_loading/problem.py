@@ -1,4 +1,4 @@
-"""The problem of `state_loading`: vectors to be loaded, and how well a form holds them."""
+"""The problem of `state_loading`: vectors to be loaded, and the fidelity of a stored form."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Loading:
         vectors: (n, d) embeddings; scaled to unit length here.
         background: (b, d) embeddings of other documents, from which axes and codebooks are learnt.
         size: bytes for each vector.
-        cells: of the bucket-brigade memory.
-        passes: in which the angles of the staircase are compiled.
+        cells: number of cells of the bucket-brigade memory.
+        passes: optimization passes over the angles of the staircase.
         start: seed of the random numbers that all arms share.
-        shots: for each circuit.
-        names: ids of the documents, where they have some; no part of the problem's identity.
+        shots: samples of each circuit.
+        names: ids of the documents, if they have any; not part of the problem's identity.
 
     Raises:
-        ValueError: vectors and background that do not fit, fewer bytes than qubits need angles, or a number of cells
-            that no memory has.
+        ValueError: vectors and background differ in length, there are fewer bytes than angles for the qubits, or no
+            memory has this number of cells.
     """
 
     vectors: NDArray[np.floating[Any]]
@@ -69,15 +69,15 @@ class Loading:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A form of the vectors.
+    """The vectors in a stored form.
 
     Attributes:
         vectors: (n, d) unit vectors that the form represents, in the coordinates of the problem.
-        fidelities: of each vector, computed or, for circuits, measured.
+        fidelities: fidelity of each vector, computed or, for circuits, measured.
         size: bytes for each vector.
-        two_qubit_gates: of one preparation, before any routing; 0 where nothing is prepared.
-        depth: of these gates.
-        preparations: circuits until one vector is loaded, on average.
+        two_qubit_gates: two-qubit gates of one preparation, before routing; 0 without a circuit.
+        depth: two-qubit depth of one preparation.
+        preparations: mean number of executions until one vector is loaded.
     """
 
     vectors: NDArray[np.float32]

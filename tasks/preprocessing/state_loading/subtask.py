@@ -1,4 +1,4 @@
-"""The decision `state_loading`: how it is posed in a run, and what follows from it."""
+"""The decision `state_loading`: how a run poses the problem and applies the solution."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TERMS = terms("preprocessing/state_loading")
 
 
 def pose(context: Context, state: State, options: Options) -> Loading | None:
-    """Return the vectors of some documents to be loaded; None where there are too few."""
+    """Return the problem with the vectors of some documents; None if there are too few documents."""
     names, background = _documents(context, state, options)
     if not names or len(background) < LEAST_BACKGROUND:
         return None
@@ -43,7 +43,7 @@ def pose(context: Context, state: State, options: Options) -> Loading | None:
 
 
 def apply(context: Context, state: State, problem: Loading, solution: Loaded) -> State:
-    """Store the vectors in the chosen form as they come back out of it, each with its fidelity."""
+    """Store the vectors as restored from the chosen form, each with its fidelity."""
     names = problem.names
     if len(names) != len(solution.vectors):
         raise ValueError(
@@ -65,7 +65,7 @@ def apply(context: Context, state: State, problem: Loading, solution: Loaded) ->
 
 
 def _documents(context: Context, state: State, options: Options) -> tuple[list[str], list[str]]:
-    """Return the ids of the documents to be loaded and of those learnt from, in an order that only ids decide."""
+    """Return the ids of the documents to be loaded and of the background, in an order that depends on the ids only."""
     dropped = set(context.lake.read(state.refs["preprocessing/dropped"], ["doc_id"])["doc_id"].to_pylist())  # or cut
     names = context.lake.read(context.require("curation/kept"), ["doc_id"])["doc_id"].to_pylist()
     names = sorted((n for n in names if n not in dropped), key=lambda name: sha256(name.encode()).digest())
@@ -78,7 +78,7 @@ def _heads(lake: Lake, kept: Ref, chosen: set[str]) -> dict[str, str]:
     return {row["doc_id"]: row["text"][:PIECE] for row in rows if row["doc_id"] in chosen}
 
 
-LEAST_BACKGROUND = 32  # fewer documents span no axes worth learning
+LEAST_BACKGROUND = 32  # fewer documents do not determine useful axes
 
 
 STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
