@@ -1,4 +1,4 @@
-"""What the shell offers for an argument: names of stages, decisions, profiles and runs; else nothing."""
+"""Shell completion of arguments: names of stages, decisions, options, profiles, backends, runs and studies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.settings import Settings
 
 
 def stages(incomplete: str) -> list[str]:
-    """Return the stages that begin like this; of a list with commas the last item is completed."""
+    """Return the stages that begin with the given text; in a comma-separated list the last item is completed."""
     from tasks.contract import STAGES
 
     before, comma, last = incomplete.rpartition(",")
@@ -21,14 +21,14 @@ def stages(incomplete: str) -> list[str]:
 
 
 def subtasks(incomplete: str) -> list[str]:
-    """Return the decisions that begin like this."""
+    """Return the decisions that begin with the given text."""
     from tasks.registry import names
 
     return [name for name in names() if name.startswith(incomplete)]
 
 
 def options(incomplete: str) -> list[str]:
-    """Return the options of stages and decisions that begin like this, with the sign that a value follows."""
+    """Return the options of stages and decisions that begin with the given text, each followed by `=`."""
     from tasks.options import listed, sections
 
     known = (name for section in sections() for name, _ in listed(section))
@@ -36,30 +36,30 @@ def options(incomplete: str) -> list[str]:
 
 
 def profiles(incomplete: str) -> list[str]:
-    """Return the profiles that begin like this."""
+    """Return the profiles that begin with the given text."""
     names = (Path(str(p)) for p in (resources.files("deployments") / "profiles").iterdir())
     return sorted(p.stem for p in names if p.suffix == ".yaml" and p.name.startswith(incomplete))
 
 
 def methods(incomplete: str) -> list[str]:
-    """Return the methods that begin like this."""
+    """Return the methods that begin with the given text."""
     from tasks.contract import Method
 
     return [method.value for method in Method if method.value.startswith(incomplete)]
 
 
 def backends(incomplete: str) -> list[str]:
-    """Return the kinds of backends that begin like this."""
+    """Return the kinds of backends that begin with the given text."""
     return [name for name in ("aer", "noisy:fake_torino", "noisy:", "ibm:") if name.startswith(incomplete)]
 
 
 def runs(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the runs of the home that begin like this."""
+    """Return the runs of the home that begin with the given text."""
     return _folders(context, "runs", incomplete)
 
 
 def studies(context: typer.Context, incomplete: str) -> list[str]:
-    """Return the studies of the home that begin like this."""
+    """Return the studies of the home that begin with the given text."""
     return _folders(context, "studies", incomplete)
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: consoles, common options, clear errors, printing."""
+"""Shared by all commands: consoles, common options, clear errors, printing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.table import Table
 from infra.errors import BadInput, KetcycleError
 
 ADVICE = {
-    errno.ENOSPC: "free space or choose another folder with --home; what was finished is kept",
+    errno.ENOSPC: "free space or choose another folder with --home; finished work is kept",
     errno.EDQUOT: "the quota is used up; free space or choose another folder with --home",
     errno.EACCES: "the file may not be read or written; change its permissions or choose another folder with --home",
     errno.EROFS: "the file system is read-only; choose another folder with --home",
@@ -33,7 +33,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard out
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Turn errors into one line and exit code 2 (what was given cannot be used), 1 (it failed) or 130 (interrupted)."""
+    """Turn errors into one line and exit code 2 (unusable input), 1 (failure) or 130 (interrupted)."""
     try:
         yield
     except BadInput as error:
@@ -46,7 +46,7 @@ def clear_errors() -> Iterator[None]:
         where = f": {error.filename}" if error.filename else ""
         raise _stop(f"{error.strerror}{where}; {ADVICE[error.errno]}", 1) from None
     except KeyboardInterrupt:
-        err.print("interrupted; what was finished is kept", highlight=False)
+        err.print("interrupted; finished work is kept", highlight=False)
         raise typer.Exit(130) from None
 
 
@@ -56,7 +56,7 @@ def _stop(message: str, code: int) -> typer.Exit:
 
 
 def print_value(value: Any, as_json: bool) -> None:
-    """Print a value as JSON on standard output, or for people."""
+    """Print a value as JSON on standard output, or as readable text."""
     if as_json:
         sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
     else:
@@ -64,7 +64,7 @@ def print_value(value: Any, as_json: bool) -> None:
 
 
 def print_table(rows: list[dict[str, Any]], empty: str) -> None:
-    """Print rows as a table with the names of the first one at its head, or `empty` where there are none."""
+    """Print rows as a table with the keys of the first row as header, or `empty` if there are no rows."""
     if not rows:
         out.print(empty)
         return

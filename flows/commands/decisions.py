@@ -1,4 +1,4 @@
-"""The command `decisions`."""
+"""Command `decisions`."""
 
 from __future__ import annotations
 

@@ -40,12 +40,12 @@ def config(home: Home = None, as_json: AsJson = False) -> None:
 
 
 def doctor(
-    backend: Annotated[str, typer.Option(help="Backend that is to be used: aer, noisy:NAME or ibm:NAME.")] = "aer",
-    fix: Annotated[bool, typer.Option("--fix", help="First repair what needs no decision, and print it.")] = False,
+    backend: Annotated[str, typer.Option(help="Backend to check: aer, noisy:NAME or ibm:NAME.")] = "aer",
+    fix: Annotated[bool, typer.Option("--fix", help="Make safe repairs first, and print them.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check what this installation can do and what is missing; exit code 1 if something has to be repaired."""
+    """Check this installation and report what is missing; exit code 1 if something has to be repaired."""
     from infra.doctor import examine, repair
 
     with clear_errors():
@@ -63,12 +63,12 @@ def doctor(
 
 
 def clean(
-    keep: Annotated[int, typer.Option(min=0, help="Newest runs and studies that stay.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go; take nothing away.")] = False,
+    keep: Annotated[int, typer.Option(min=0, help="Number of newest runs and studies to keep.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old runs with the data that only they name; evidence, ledger and registered models stay."""
+    """Remove old runs and the data that only they use; evidence, ledger and registered models are kept."""
     from infra.retention import carry_out, plan
 
     with clear_errors():
@@ -86,7 +86,7 @@ def clean(
 
 
 def _registered(loaded: settings.Settings) -> Collection[str]:
-    """Return the addresses of the registered models; a store that does not exist yet is not made."""
+    """Return the addresses of the registered models; a store that does not exist is not created."""
     if not loaded.tracking.startswith("http") and not (loaded.home / "mlflow" / "mlflow.db").exists():
         return ()
     settings.quiet_libraries(loaded.home)

@@ -1,4 +1,4 @@
-"""Commands that let the pipeline run by itself: `deploy`, `emit`, `webhooks`."""
+"""Commands of unattended operation: `deploy`, `emit`, `webhooks`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ def deploy(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and change nothing.")] = False,
     schedules: Annotated[
         str | None,
-        typer.Option(metavar="on|off", help="Switch all schedules; default: unchanged, at first off."),
+        typer.Option(metavar="on|off", help="Switch all schedules on or off; default: unchanged, initially off."),
     ] = None,
     reset_parameters: Annotated[
-        bool, typer.Option("--reset-parameters", help="Set parameters that people changed back to the repository's.")
+        bool,
+        typer.Option(
+            "--reset-parameters", help="Reset parameters that were changed by hand to those of the repository."
+        ),
     ] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring Prefect up to date with the repository: pool, queues, limits, deployments, automations. Safe to repeat."""
+    """Update the Prefect server from the repository: pool, queues, limits, deployments, automations. Safe to repeat."""
     with clear_errors():
         if schedules not in (None, "on", "off"):
             raise BadInput(f"--schedules is on or off, not {schedules!r}")
@@ -42,7 +45,7 @@ def deploy(
         if as_json:
             print_value({"dry_run": dry_run, "changes": rows}, as_json)
         else:
-            print_table(rows, "nothing to change: the server is as the repository says")
+            print_table(rows, "nothing to change: the server matches the repository")
             count = sum(change.action != "keep" for change in found)
             if rows:
                 err.print(f"{count} would change" if dry_run else f"{count} changed", highlight=False)
@@ -89,7 +92,7 @@ def webhooks(
         guard = Guard.of(loaded.home) if tls or not is_loopback(host) else Guard()
         require_guard(f"receiving webhooks on {host}", host, guard)
         token = loaded.webhook_token.get_secret_value() or guard.key() or ""
-        claims = Claims(loaded.ledger, "webhooks", at_work=lambda _: False)  # a killed receiver took nothing
+        claims = Claims(loaded.ledger, "webhooks", at_work=lambda _: False)  # a killed receiver has accepted nothing
         secret = loaded.webhook_secret.get_secret_value()
         receiver = Receiver(claims, token=token, secret=secret)
         prefect, chosen = _use_prefect(loaded), choose_port(loaded, "webhook_port")

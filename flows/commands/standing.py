@@ -13,25 +13,27 @@ from infra.errors import BadInput
 
 Role = Literal["server", "scheduler", "worker", "dispatcher"]
 
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any; default: the usual one, if it is free.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 = any free port; default: the usual port.")]
 
 
 Address = Annotated[
     str, typer.Option("--address", help="Address to listen on, or several for --init-tls, separated by commas.")
 ]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", help="Dask scheduler of a worker.")]
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", help="Address of the Dask scheduler, for the role worker.")
+]
 
 
 def up(
-    role: Annotated[Role | None, typer.Option(help="Only this part, of an installation on several machines.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Start only this part of a multi-machine installation.")] = None,
     address: Address = "127.0.0.1",
     scheduler: Scheduler = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Dask workers of the role worker.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of Dask workers of the role worker.")] = None,
     init_tls: Annotated[
-        bool, typer.Option("--init-tls", help="Make certificates and a secret for these addresses, and end.")
+        bool, typer.Option("--init-tls", help="Create certificates and a secret for these addresses, then exit.")
     ] = False,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return once all answer; `ketcycle down` stops them.")
+        bool, typer.Option("--detach", help="Return once all services answer; `ketcycle down` stops them.")
     ] = False,
     prefect_port: Port = None,
     mlflow_port: Port = None,
@@ -58,7 +60,9 @@ def up(
             roles.play(role, loaded, address, _say)
             return
         if address not in settings.LOOPBACK:
-            raise BadInput("one machine alone listens on 127.0.0.1; for others to reach it, start its parts by --role")
+            raise BadInput(
+                "without --role services listen on 127.0.0.1 only; give --role to let other machines connect"
+            )
         from infra import standing
 
         if detach:
@@ -69,7 +73,7 @@ def up(
 
 
 def down(home: Home = None) -> None:
-    """Stop what `ketcycle up` started, also where that was killed."""
+    """Stop the services that `ketcycle up` started, also if that command was killed."""
     with clear_errors():
         from infra import standing
 
@@ -84,7 +88,7 @@ def _init_tls(home: Path, addresses: str) -> None:
     folder = home / "tls"
     init_tls(folder, [host.strip() for host in addresses.split(",") if host.strip()])
     _say(f"certificates for {addresses} and the secret are in {folder}")
-    _say("copy that folder into the home of every machine, over a way that nobody else reads; ca-key.pem stays here")
+    _say("copy that folder into the home of every machine over a private channel; ca-key.pem stays here")
 
 
 def _say(line: str) -> None:

@@ -21,19 +21,23 @@ def study(
         typer.Argument(metavar="[STAGE/SUBTASK]", help="E.g. inference/pruning.", autocompletion=complete.subtasks),
     ] = None,
     arms: Annotated[
-        str | None, typer.Option(help="Comma-separated arms; the incumbent runs anyway. Default all.")
+        str | None, typer.Option(help="Comma-separated arms; the incumbent always runs. Default all.")
     ] = None,
-    sizes: Annotated[str | None, typer.Option(help="MIN-MAX of the instances' sizes; default all.")] = None,
-    instances: Annotated[int | None, typer.Option(min=1, help="Instances at most; default the whole bank.")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Executions on each instance; default 1.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How often the bank is drawn; default 1.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Sizes of the instances as MIN-MAX; default all.")] = None,
+    instances: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of instances; default the whole bank.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Executions of each arm on each instance; default 1.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of times that the bank is drawn; default 1.")] = None,
     backend: Annotated[str | None, typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.")] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated.")] = None,
     second: Annotated[list[str] | None, typer.Option(help="File or folder of the second domain.")] = None,
-    objective: Annotated[str | None, typer.Option(help="What the verdict minimises: energy, cost or time.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")] = None,
+    objective: Annotated[str | None, typer.Option(help="Objective of the verdict: energy, cost or time.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")] = None,
     resume: Annotated[
-        str | None, typer.Option(help="Continue this study where it stopped.", autocompletion=complete.studies)
+        str | None, typer.Option(help="Continue this interrupted study.", autocompletion=complete.studies)
     ] = None,
     show: Annotated[str | None, typer.Option(help="Print the table of this study, also while it runs.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the decisions and their instance banks.")] = False,

@@ -1,4 +1,4 @@
-"""Shared by the flows that answer an event: idempotency keys of flow runs, names, and the state that says why."""
+"""Shared by the flows that answer an event: idempotency keys, names of flow runs, and final states with a reason."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from infra.settings import Settings
 
 log = logging.getLogger("ketcycle.answers")
 
-LISTED = 3  # values of a field in the name of a flow run
+LISTED = 3  # maximum number of values of a field in the name of a flow run
 
 
 def claims_of(loaded: Settings, scope: str) -> Claims:
-    """Return the idempotency keys of a flow; a key of a flow run that ended without finishing it is free again."""
+    """Return the idempotency keys of a flow; the key of a flow run that ended without finishing is released."""
     return Claims(loaded.ledger, scope, at_work)
 
 
 def at_work(holder: str) -> bool:
-    """Return whether a flow run may still finish what it claimed: it is scheduled, paused or running."""
+    """Return whether a flow run can still finish its claimed work: whether it is scheduled, paused or running."""
     if not _is_id(holder):
         return False  # called without Prefect
     with get_client(sync_client=True) as client:
@@ -39,12 +39,12 @@ def at_work(holder: str) -> bool:
 
 
 def me() -> str:
-    """Return the id of this flow run, which a retry keeps."""
+    """Return the id of this flow run; a retry has the same id."""
     return str(flow_run.id or "by hand")
 
 
 def named_by(parameter: str, *fields: str) -> str:
-    """Name a flow run for people: the flow and fields of its event, e.g. `curate-on-arrival: aug.parquet`."""
+    """Return a readable name of a flow run: the flow and fields of its event, e.g. `curate-on-arrival: aug.parquet`."""
     given = flow_run.parameters[parameter]
     values = given if isinstance(given, Mapping) else given.model_dump()
     return f"{flow_run.flow_name}: {' '.join(_shown(values.get(name)) for name in fields)}"
@@ -64,18 +64,18 @@ def done(message: str) -> State[Any]:
 
 
 def skipped(reason: str) -> State[Any]:
-    """Return the state of a flow run that found nothing to do."""
+    """Return the state of a flow run that has nothing to do."""
     log.info("nothing to do: %s", reason)
     return Completed(name="Skipped", message=reason)
 
 
 def taken(what: str, claim: Claim) -> State[Any]:
-    """Return the state of a flow run whose event another flow run answers or has answered."""
+    """Return the state of a flow run whose event is or was handled by another flow run."""
     return skipped(f"{what}: {by(claim)}")
 
 
 def by(claim: Claim) -> str:
-    """Return which flow run has a claim, and whether it has finished."""
+    """Return a text with the flow run that holds a claim, and whether it has finished."""
     return f"{'done' if claim.finished else 'being done'} by flow run {claim.holder}"
 
 

@@ -1,4 +1,4 @@
-"""Cancels the remote jobs of a run that is cancelled by Ctrl-C, by SIGTERM, or by *Cancel* in the Prefect page."""
+"""Cancels the remote jobs of a run that is cancelled by Ctrl-C, SIGTERM, or *Cancel* on the Prefect page."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from infra.runtime.cancel import cancel_run
 log = logging.getLogger("ketcycle.lifecycle")
 
 LOOK_S = 5.0
-_pressed: set[str] = set()  # flow runs of this process that somebody cancelled, until their state says so
+_pressed: set[str] = set()  # cancelled flow runs of this process whose state is not `Cancelled` yet
 
 
 @contextmanager
 def cancellable(run_id: str) -> Iterator[None]:
     """Watch the current flow run; if the block is interrupted, cancel the run's calls and their remote jobs.
 
-    *Cancel* only marks a flow run that no Prefect worker supervises, so a thread looks for the mark.
+    For a flow run without a Prefect worker *Cancel* only sets the state, so a thread polls the state.
     """
     from prefect.runtime import flow_run
 
@@ -73,8 +73,8 @@ def _watch(flow_run_id: str, over: threading.Event) -> None:
         while not over.wait(LOOK_S):
             try:
                 state = client.read_flow_run(UUID(flow_run_id)).state
-            except (httpx.HTTPError, PrefectException) as error:  # the run goes on without the server
-                log.debug("the flow run's state was not read: %s", error)
+            except (httpx.HTTPError, PrefectException) as error:  # the run continues without the server
+                log.debug("the state of the flow run could not be read: %s", error)
                 continue
             if state is not None and (state.is_cancelling() or state.is_cancelled()):
                 _pressed.add(flow_run_id)

@@ -1,4 +1,4 @@
-"""The gate between a new model and the one that serves: both read the same held-out text, and the better one serves."""
+"""The promotion gate: the champion and a new model are scored on the same held-out text, and the better one serves."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ CHARACTERS = 2000  # of a held-out document that both models read
 
 
 class Gate(BaseModel):
-    """When a new model may take the champion's place."""
+    """Conditions under which a new model replaces the champion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    margin: float = Field(0.01, ge=0, description="Bits per byte that it may lose over all held-out documents.")
-    documents: int = Field(200, ge=20, description="Held-out documents that both models are judged on at most.")
+    margin: float = Field(0.01, ge=0, description="Largest accepted loss in bits per byte over all held-out documents.")
+    documents: int = Field(
+        200, ge=20, description="Maximum number of held-out documents on which both models are scored."
+    )
     champion: str = Field("champion", description="Alias of the model that serves.")
 
 
@@ -47,12 +49,12 @@ class Judged:
     """The verdict on the model that a run registered.
 
     Attributes:
-        name: its name in the registry.
-        version: its version.
-        against: the champion's version; None where there was none.
-        passed: whether it may serve.
-        reason: the figures behind it.
-        then: what follows from the verdict.
+        name: name of the model in the registry.
+        version: version of the model.
+        against: version of the champion; None if there was no champion.
+        passed: whether the model may serve.
+        reason: the figures that decided.
+        then: consequence of the verdict, such as the promotion.
     """
 
     name: str
@@ -74,18 +76,18 @@ def judge_run(
 ) -> Judged | None:
     """Judge the model that a run registered against the champion, and promote it if it passes.
 
-    Where the Prefect server has the automation that answers `model.validated`, that automation moves the alias, and
-    nobody does while it is paused; elsewhere the alias is moved at once.
+    If the Prefect server has the automation for `model.validated`, that automation moves the alias; while it is paused,
+    the alias does not move. Without the automation this function moves the alias.
 
     Args:
         loaded: the settings.
-        run_id: the run, whose inference stage is done.
-        gate: when the model may serve.
-        drift: the drifted window that it was trained for; the model must be better on documents that resemble it.
-        asked: texts of that window that were kept out of training, used instead of documents that resemble it.
+        run_id: the run; its inference stage has finished.
+        gate: conditions of the promotion.
+        drift: the drifted window that caused the training; the model must be better on documents that resemble it.
+        asked: texts of that window that were not used in training, used instead of documents that resemble it.
 
     Returns:
-        The verdict; None where the run registered no model, or the champion itself.
+        The verdict; None if the run registered no model, or the champion itself.
     """
     done = completion.find(loaded.home, run_id, "inference")
     registered = done.result["facts"].get("registered") if done else None
@@ -119,7 +121,7 @@ def judge_run(
 
 
 def _files(tracking: Tracking, name: str, alias: str) -> tuple[Path | None, str]:
-    """Return the folder of the champion, or None and why there is nothing to compare with."""
+    """Return the folder of the champion, or None and the reason why there is no champion to compare with."""
     try:
         found = tracking.pointed_at(name, alias)
     except BadInput as error:
@@ -134,7 +136,7 @@ def _about(drift: Drift | None) -> str:
 
 
 def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judged:
-    """Emit the verdict as an event, and move the alias where no automation does."""
+    """Emit the verdict as an event, and move the alias if no automation does."""
     once = f"{judged.version} {run_id}"
     if verdict.worse and not verdict.passed:
         about = {"model": f"{judged.name} version {judged.version}", "against": f"version {judged.against}"}
@@ -151,7 +153,7 @@ def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judg
 
 
 def _held_out(lake: Lake, holdout: Ref, limit: int) -> list[str]:
-    """Return heads of test documents, evenly spaced; the run's model was not trained on them."""
+    """Return the beginnings of evenly spaced test documents; the model was not trained on them."""
     table = lake.read(holdout, ["split", "text"])
     texts = [text[:CHARACTERS] for text in table.filter(pc.equal(table["split"], "test"))["text"].to_pylist() if text]
     return texts if len(texts) <= limit else [texts[i * len(texts) // limit] for i in range(limit)]

@@ -1,6 +1,6 @@
-"""Pending rows: an arm whose remote result was late is executed again once it is there, and its run's report made anew.
+"""Pending rows: an arm is executed again once its late remote result is available, and the report is regenerated.
 
-Executing again is free of QPU time: finished calls are answered from the ledger. The run's products stay as they are.
+The second execution uses no QPU time: finished calls are answered from the ledger. The products of the run are kept.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Completed:
 
 
 def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Completed]:
-    """Complete the pending rows whose calls have ended, and make the reports of their runs anew.
+    """Complete the pending rows whose calls have ended, and regenerate the reports of their runs.
 
-    Rows of a run that is going on are left to it.
+    Rows of a run that is still running are left to that run.
 
     Args:
         loaded: the settings.
-        run_id: only this run.
+        run_id: complete only this run; None = all runs.
     """
     rows = open_evidence(loaded.home).read(run_id=run_id, status="pending")
     completed: list[Completed] = []
@@ -55,7 +55,7 @@ def complete_pending(loaded: Settings, run_id: str | None = None) -> list[Comple
             with completion.claimed(loaded.home, name):
                 found = complete_run(loaded, name)
                 if runs.find(loaded.home, name) and any(item.status != "pending" for item in found):
-                    log.info("report of %s made anew: %s", name, remake(loaded, name))
+                    log.info("report of %s regenerated: %s", name, remake(loaded, name))
                 completed += found
         except BadInput as error:
             log.info("pending rows of %s are left: %s", name, error)
@@ -77,9 +77,9 @@ def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow
     stage, subtask, problem = rows[0].stage, rows[0].subtask, rows[0].problem
     done = completion.find(loaded.home, run_id, stage)
     if done is None:
-        return []  # the stage was stopped; a resumed run decides again
+        return []  # the stage was stopped; a resumed run will make the decision again
     context = context_of(loaded, run_id, stage, done.parts)
-    # No waiting here: the next calls of an arm are sent with the next dispatch.
+    # This does not wait: further calls of an arm are sent with the next dispatch.
     bench = replace(bench_of(loaded, run_id, done.parts, done.result["data"]), remote_deadline_s=0.0)
     left = shadows_of(done, context, bench)
     shadow = next((s for s in left if (s.subtask, s.problem) == (subtask, problem)), None)
@@ -87,7 +87,7 @@ def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow
     for row in rows:
         states = _states(loaded, row)
         if shadow is None:
-            _end(bench.evidence, row, "skipped", "the run went on with other parameters")
+            _end(bench.evidence, row, "skipped", "the run continued with other parameters")
         elif ended := sorted(states & {FAILED, CANCELLED, UNKNOWN}):
             _end(bench.evidence, row, "failed", f"{row.reason}; its call is {', '.join(ended)} now")
         elif states <= set(FINAL):
@@ -106,7 +106,7 @@ def _end(evidence: Evidence, row: EvidenceRow, status: Status, reason: str) -> N
 
 
 def _states(loaded: Settings, row: EvidenceRow) -> set[str]:
-    """Return the states of the calls that an arm waits for: its own, or those of the values it shares."""
+    """Return the states of the calls that an arm waits for: its own calls, or those of shared values."""
     same = {"run": row.run_id, "stage": row.stage, "subtask": row.subtask, "problem": row.problem}
     query = sa.select(calls.c.state).where(*(calls.c[name] == value for name, value in same.items()))
     query = query.where(calls.c.repetition == row.repetition)

@@ -1,4 +1,4 @@
-"""Answers `model.validated`: the alias that the server follows moves to the validated version."""
+"""Handles the event `model.validated`: it moves the alias that the server follows to the validated version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SCOPE = "promote-on-validation"
 
 @flow(name="promote-on-validation", flow_run_name=lambda: named_by("model", "name", "version"))
 def promote_on_validation(model: ModelValidated, alias: str = "champion") -> State[Any]:
-    """Let the alias point to a validated version, never back to an older one; the one before becomes `previous`.
+    """Move the alias to a validated version, never back to an older one; the replaced version becomes `previous`.
 
     Args:
         model: The version that was validated.

@@ -1,1 +1,1 @@
-"""The seven stage flows, alike."""
+"""The seven stage flows; all have the same parameters."""

@@ -11,7 +11,7 @@ from infra.compute import task_runner
 
 @flow(name="architecture", flow_run_name=run_name, task_runner=task_runner())
 def architecture(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
-    """Build a causal transformer from one dial.
+    """Build a causal transformer whose depth sets its shape.
 
     Args:
         config: The run that the stage belongs to.

@@ -15,7 +15,7 @@ from infra.lake import write_atomic
 
 @flow(name="monitoring", flow_run_name=run_name, task_runner=task_runner())
 def monitoring(config: RunConfig, inputs: dict[str, str] | None = None, *, join_shadows: bool = True) -> StageResult:
-    """Watch the served requests for drift; leave a page to look at beside the run's report.
+    """Test the served requests for drift, and write a drift page next to the report of the run.
 
     Args:
         config: The run that the stage belongs to.

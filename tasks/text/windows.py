@@ -8,7 +8,9 @@ from collections.abc import Sequence
 def passages(text: str, words: int, minimum: int | None = None) -> list[str]:
     """Cut a text into consecutive passages of `words` words, single-spaced.
 
-    The last passage may be shorter; it is dropped if it has fewer than `minimum` words, by default `words`.    Raises:
+    The last passage may be shorter; it is dropped if it has fewer than `minimum` words, by default `words`.
+
+    Raises:
         ValueError: `words` is less than 1.
     """
     if words < 1:
