@@ -48,6 +48,7 @@ class Bare:
         if asked.get("stream"):
             await self._stream(how, receive, send)
             return
+        out: dict[str, Any]
         if how == "refused":
             status, out = 400, {"error": {"message": "no such thing", "type": "invalid_request_error"}}
         else:

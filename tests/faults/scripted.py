@@ -142,7 +142,8 @@ class Scripted:
     local, priced = False, True
     linger_s = poll_s = 0.001
     listing_delay_s = 0.05
-    finds, usd_per_s = True, None
+    finds = True
+    usd_per_s: float | None = None
 
     def __init__(self, folder):
         self.service = Service(folder)

@@ -9,6 +9,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from typing import Any
 
 import harness
 import hosted
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 TOKEN = "Zx9-a-token-that-must-not-be-seen-0123456789ab"  # noqa: S105  (of the double)
 
 PLACES = ("submit", "job", "results", "metrics", "jobs", "usage", "device", "backends", "configuration", "properties")
-ROADS = {
+ROADS: dict[str, dict[str, Any]] = {
     "the token is refused": {"api_key": "another-key"},
     "the token is refused later": {"faults": [{"route": "submit", "kind": "401", "times": 9}]},
     "not found": {"faults": [{"route": "backends", "kind": "404", "times": 9}]},
@@ -98,10 +99,11 @@ def _call(home, patience_s):
         print("it went well")
     except BaseException as error:
         traceback.print_exc()
-        while error is not None:  # whatever Python itself would show
-            print(repr(error), error.args, getattr(error, "__dict__", {}))
-            logging.getLogger("caller").error("it failed", exc_info=error)
-            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        shown: BaseException | None = error
+        while shown is not None:  # whatever Python itself would show
+            print(repr(shown), shown.args, getattr(shown, "__dict__", {}))
+            logging.getLogger("caller").error("it failed", exc_info=shown)
+            shown = shown.__cause__ or (None if shown.__suppress_context__ else shown.__context__)
 
 
 def assert_unseen(said, files, *, besides=()):

@@ -175,8 +175,8 @@ def hosts(bucket: str, postgres: str, tmp_path: Path) -> Iterator[Hosts]:
         machines = {}
         for address, home in homes.items():
             shutil.copytree(first / "tls", home / "tls", ignore=shutil.ignore_patterns("ca-key.pem"))
-            command = ("up", "--role", "worker", "--address", address, "--workers", "1")
-            machines[address] = stack.enter_context(running(ketcycle(home, *command)))
+            start_worker = ("up", "--role", "worker", "--address", address, "--workers", "1")
+            machines[address] = stack.enter_context(running(ketcycle(home, *start_worker)))
         loaded = settings.load(home=first, **shared)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("NO_PROXY", ",".join((SERVER, *WORKERS)))

@@ -42,7 +42,7 @@ def test_a_quantum_arm_is_judged_by_the_tolerance_against_the_best_classical_qua
     changed = deepcopy(report)
     [subtask] = changed["stages"][0]["subtasks"]
     quantum = quantum_arm(subtask)
-    assert quantum is not None
+    assert isinstance(quantum, dict)
     quantum["quality"] = quality
     assert gained(subtask) == pytest.approx(quality - 0.75), "greedy has 0.75, the tolerance is 0.1"
     answer = summarise(changed).answer
@@ -54,7 +54,7 @@ def test_arms_that_solved_different_instances_are_not_compared(report: dict[str,
     changed = deepcopy(report)
     [subtask] = changed["stages"][0]["subtasks"]
     quantum = quantum_arm(subtask)
-    assert quantum is not None
+    assert isinstance(quantum, dict)
     quantum["n"] = 3
     assert gained(subtask) is None
     assert "compared no quantum arm" in summarise(changed).answer

@@ -155,7 +155,7 @@ def test_the_share_of_a_decision_is_that_of_the_newest_complete_run(tmp_path: Pa
     def energy(joules: float) -> dict[str, Any]:
         return {"narrow": [joules / 2, joules, joules * 2]}
 
-    stages = [{"stage": name, "energy": energy(10.0), "subtasks": []} for name in STAGES]
+    stages: list[dict[str, Any]] = [{"stage": name, "energy": energy(10.0), "subtasks": []} for name in STAGES]
     arms = [{"arm": a, "energy": {"spent": energy(j)}} for a, j in (("greedy", 20.0), ("exact", 500.0))]
     stages[0]["subtasks"] = [{"name": "made-up", "chosen": "greedy", "rows": arms}]
     report = {"run_id": "r1", "status": "done", "profile": "demo", "orchestration": {"energy": energy(10.0)}}

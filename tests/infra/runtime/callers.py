@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from qiskit import QuantumCircuit
@@ -21,10 +22,12 @@ from qiskit.circuit import Parameter
 
 from infra.runtime import leader, submission
 from infra.runtime.backends import registry as backends
+from infra.runtime.backends.snapshots import fake_device
 from infra.runtime.ledger.database import Database
 from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.schema import meta
 from infra.runtime.limits import Limits
+from infra.runtime.parcels import task_of
 from infra.runtime.queue import Runtime, Scope
 
 
@@ -68,14 +71,13 @@ def work(spec, arms, order):
 
 def note_executions(folder):
     """Write call and time of every execution to a log before it starts."""
-    original = submission.task_of
 
     def noted(item, circuit):
         with (folder / "log").open("a") as log:
             log.write(f"{item.part.call} {time.time()}\n")
-        return original(item, circuit)
+        return task_of(item, circuit)
 
-    submission.task_of = noted
+    mock.patch.object(submission, "task_of", noted).start()
 
 
 def fork(function, *arguments):
@@ -99,7 +101,8 @@ def herd(spec):
     deadline = time.monotonic() + 100
     while running:
         assert time.monotonic() < deadline, "the workers do not finish"
-        if kills and time.sleep(rng.uniform(0.02, 0.1)) is None:
+        if kills:
+            time.sleep(rng.uniform(0.02, 0.1))
             victim = rng.choice(sorted(running))
             os.kill(victim, signal.SIGKILL)
             kills -= 1
@@ -168,7 +171,7 @@ def main():
     if "mode" in spec:
         {"hang": hang, "fork": fork_while_leading, "fork amid writes": fork_amid_writes}[spec["mode"]](spec)
         return
-    backends.fake_device("fake_torino").target  # noqa: B018  (what every leader needs, loaded once before the fork)
+    fake_device("fake_torino").target  # noqa: B018  (what every leader needs, loaded once before the fork)
     backends.open_backend("aer")
     Path(spec["out"]).mkdir(exist_ok=True)
     note_executions(Path(spec["out"]))

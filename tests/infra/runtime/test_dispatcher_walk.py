@@ -7,6 +7,7 @@ another's, no claim overspends, and once listing has caught up the ledger charge
 """
 
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OPEN, UNKNOWN, Call, Ledger, Part
 from infra.runtime.ledger.schema import batches, charges, parts
 from infra.runtime.limits import Limits
+from infra.runtime.parcels import CIRCUIT_CACHE
 from infra.runtime.sweep import sweep
 
 LANES = ("ibm:left", "ibm:right")
@@ -178,7 +180,7 @@ class QueueWalk(RuleBasedStateMachine):
         self.patch.setattr(dispatcher, "FLUSH_S", 0.0)
         self.patch.setattr(dispatcher, "tariff_of", lambda ledger, backend: Tariff(1.0, USD_PER_S))
         self.patch.setattr(submission, "task_of", lambda item, circuit: (item.part.call, item.part.position))
-        self.patch.setattr(dispatcher.CIRCUIT_CACHE, "get", lambda ledger, digests: dict.fromkeys(digests))
+        self.patch.setattr(CIRCUIT_CACHE, "get", lambda ledger, digests: dict.fromkeys(digests))
         self.patch.setattr(
             dispatcher,
             "delivery_of",
@@ -192,7 +194,7 @@ class QueueWalk(RuleBasedStateMachine):
 
     def take_over(self, lane):
         held = Lane.acquire(self.ledger, lane, 60)
-        self.leaders[lane] = Rounds(held, self.services[lane], Manner(), dispatcher.threading.Event())
+        self.leaders[lane] = Rounds(held, self.services[lane], Manner(), threading.Event())
 
     # Callers and a person
 
@@ -226,7 +228,9 @@ class QueueWalk(RuleBasedStateMachine):
     @rule(data=st.data())
     def ask_again(self, data):
         key = data.draw(st.sampled_from(sorted(self.sizes)))
-        if not self.ledger.find(key)["permanent"]:
+        found = self.ledger.find(key)
+        assert found is not None
+        if not found["permanent"]:
             self.ledger.prepare_again(key)
 
     @rule(

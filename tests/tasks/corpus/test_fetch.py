@@ -57,6 +57,7 @@ class Site(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: Site
 
     def do_GET(self):
         site, began = self.server, time.monotonic()
@@ -290,11 +291,11 @@ def test_a_killed_crawl_goes_on_and_asks_for_nothing_twice(tmp_path):
         while len(site.log) < 9:
             time.sleep(0.01)
             assert process.poll() is None
-        everyone = [*psutil.Process(process.pid).children(recursive=True), process]
-        for one in everyone:
-            os.kill(one.pid, signal.SIGKILL)
+        children = psutil.Process(process.pid).children(recursive=True)
+        for pid in (*(child.pid for child in children), process.pid):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
-        psutil.wait_procs(everyone[:-1], timeout=5)
+        psutil.wait_procs(children, timeout=5)
         (half,) = (tmp_path / "warc").glob("*.open")
         with half.open("ab") as stream:  # the beginning of a record that was not finished
             stream.write(gzip.compress(b"WARC/1.1\r\nWARC-Type: response\r\n")[:20])

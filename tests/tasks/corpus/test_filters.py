@@ -78,8 +78,8 @@ def test_only_english_is_asked_for_stop_words() -> None:
     said = ("stop_words", "0 different English stop words")
     for languages in ((), ("en",)):
         assert first_objection(german, choose_rules("prose", short, languages).build()[:9]) == said
-    for languages in (("any",), ("de",), ("de", "en")):
-        assert first_objection(german, choose_rules("prose", short, languages).build()) is None
+    for others in (("any",), ("de",), ("de", "en")):
+        assert first_objection(german, choose_rules("prose", short, others).build()) is None
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def attribute(key: str, **value: Any) -> dict[str, Any]:
     return {"key": key, "value": value}
 
 
-SPAN = {
+SPAN: dict[str, Any] = {
     "spanId": "ab",
     "name": "chat gpt-y",
     "startTimeUnixNano": "1700000000000000000",

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -57,7 +58,8 @@ def test_the_model_is_listed(client: openai.OpenAI) -> None:
 
 
 def test_a_stream_is_the_completion_with_its_logprobs_and_usage(client: openai.OpenAI) -> None:
-    asked = {"model": "ketcycle", "prompt": ["Python", "The"], "max_tokens": 9, "temperature": 0.8, "seed": 3}
+    asked: dict[str, Any] = {"model": "ketcycle", "prompt": ["Python", "The"], "max_tokens": 9}
+    asked |= {"temperature": 0.8, "seed": 3}
     whole = client.completions.create(**asked, logprobs=2)
     pieces = list(client.completions.create(**asked, logprobs=2, stream=True, stream_options={"include_usage": True}))
     assert pieces[-1].usage == whole.usage
@@ -87,7 +89,10 @@ def test_echo_scores_a_text_as_the_model_does(client: openai.OpenAI, chat_model:
         expected = torch.log_softmax(model(ids).logits[0, :-1], -1).gather(1, ids[0, 1:, None])[:, 0]
     assert choice.text == text == "".join(choice.logprobs.tokens)
     assert choice.logprobs.token_logprobs == pytest.approx(expected.tolist(), abs=1e-4)
-    assert choice.logprobs.text_offset[1] == len(choice.logprobs.tokens[0])
+    offsets, tokens = choice.logprobs.text_offset, choice.logprobs.tokens
+    assert offsets is not None
+    assert tokens is not None
+    assert offsets[1] == len(tokens[0])
 
 
 def test_a_conversation_is_written_down_by_the_template(client: openai.OpenAI) -> None:

@@ -1,3 +1,5 @@
+from typing import cast
+
 import numpy as np
 import pytest
 from qiskit import QuantumCircuit
@@ -8,14 +10,14 @@ from qiskit_aer import AerSimulator
 from infra.errors import BadInput, BudgetExceeded
 from infra.runtime.backends.aer import Clock
 from infra.runtime.backends.contract import Task
-from infra.runtime.backends.noisy import choose_region, cut_target
+from infra.runtime.backends.noisy import NoisySimulator, choose_region, cut_target
 from infra.runtime.backends.registry import canonical_name, open_backend
 from infra.runtime.backends.snapshots import fake_device
 from infra.runtime.circuits.payload import circuit_digest
 from infra.runtime.figures.inspect import list_calls
 from infra.runtime.queue import Runtime, Scope
 
-MANILA = open_backend("noisy:fake_manila")
+MANILA = cast("NoisySimulator", open_backend("noisy:fake_manila"))
 
 
 def task(circuit, shots=4000, seed=3, sets=None, **rest):

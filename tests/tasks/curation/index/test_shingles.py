@@ -12,8 +12,10 @@ from tasks.curation.index.shingles import PERMUTATIONS, distinct, intersection_o
 
 # The two characters whose lower case depends on their neighbours or is two characters long.
 PLAIN = st.text(st.characters(max_codepoint=0x323FF, exclude_categories=["Cs"], exclude_characters="Σİ"), max_size=60)
-UNSPACED = ((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x9FFF))
-UNSPACED += ((0xF900, 0xFAFF), (0x20000, 0x323AF))
+UNSPACED = (
+    *((0xE00, 0xEFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3040, 0x30FF), (0x31F0, 0x31FF)),
+    *((0x3400, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x323AF)),
+)
 
 
 def normalised_words(text: str) -> list[str]:

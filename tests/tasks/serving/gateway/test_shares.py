@@ -6,6 +6,7 @@ import os
 import socket
 import time
 
+import httpx
 import pytest
 
 from infra.energy.usage import Usage
@@ -95,7 +96,7 @@ def test_a_page_of_metrics_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         def raise_for_status(self) -> Answer:
             return self
 
-    monkeypatch.setattr(module.httpx, "get", lambda *_, **__: Answer())
+    monkeypatch.setattr(httpx, "get", lambda *_, **__: Answer())
     page = Page("http://gpu.example:9400/metrics")
     page.read()
     used = page.read()

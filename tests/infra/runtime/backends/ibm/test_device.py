@@ -487,6 +487,7 @@ def test_the_services_own_estimate_is_asked_for_and_heeded(device, ibm):
 
 def test_the_calibration_is_asked_for_again_after_an_hour(ibm, monkeypatch):
     device = open_backend("ibm:lagos")
+    assert isinstance(device, IBMDevice)
     before = device.calibration
     assert before == "ibm_lagos-1.6.6 2026-11-22T06:00:00+00:00"
     ibm.change(calibration="2026-11-23T06:00:00Z")
