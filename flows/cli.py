@@ -25,7 +25,7 @@ from flows.commands import (
 
 HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
 
-Exit codes: 0 done, 1 something failed (what was finished is kept), 2 what was given cannot be used.
+Exit codes: 0 done, 1 something failed (finished work is kept), 2 the input cannot be used.
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)

@@ -1,7 +1,7 @@
-"""Who may reach a service: loopback is open to this machine, everything else needs a certificate and a secret.
+"""Access to services: loopback is open to this machine, any other address needs a certificate and a secret.
 
-Makes the certificates too: an own authority, and one certificate for all services of an installation. Traffic between
-machines is encrypted and both sides of Dask's are known; a client of the web pages checks the server's.
+The module also creates the certificates: a certificate authority, and one certificate for all services of an
+installation. Traffic between machines is encrypted. Dask uses mutual TLS; clients of the web pages verify the server.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Certificate:
     """Files of a certificate, PEM.
 
     Attributes:
-        authority: certificate of the authority, for those who connect.
-        chain: the service's certificate.
-        key: its private key.
+        authority: certificate of the authority, which clients need.
+        chain: certificate of the service.
+        key: private key of the service.
     """
 
     authority: Path
@@ -43,17 +43,17 @@ class Certificate:
 
     @classmethod
     def of(cls, folder: Path) -> Certificate | None:
-        """Return the certificate of a folder, or None where it has none."""
+        """Return the certificate in a folder, or None if there is none."""
         found = cls(folder / "ca.pem", folder / "cert.pem", folder / "key.pem")
         return found if all(path.is_file() for path in (found.authority, found.chain, found.key)) else None
 
 
 @dataclass(frozen=True)
 class Guard:
-    """What protects a service.
+    """Certificate and secret of a service.
 
     Attributes:
-        certificate: for TLS, or None.
+        certificate: certificate for TLS, or None.
         key_file: file with the secret that clients send, or None.
     """
 
@@ -62,7 +62,7 @@ class Guard:
 
     @classmethod
     def of(cls, home: Path) -> Guard:
-        """Return what `ketcycle up --init-tls` made in a home, empty where it did not."""
+        """Return the certificate and secret that `ketcycle up --init-tls` created in a home; both None otherwise."""
         secret = home / "tls" / "secret"
         return cls(Certificate.of(home / "tls"), secret if secret.is_file() else None)
 
@@ -76,13 +76,13 @@ class Guard:
 
 
 def init_tls(folder: Path, hosts: Sequence[str]) -> Certificate:
-    """Make an authority, one certificate for some addresses, and a secret; authority and secret stay once made.
+    """Create an authority, one certificate for some addresses, and a secret; an existing authority and secret are kept.
 
-    Certificates are ECDSA P-256 and hold for 825 days; all machines of an installation share the folder.
+    Certificates are ECDSA P-256 and valid for 825 days; all machines of an installation share the folder.
 
     Args:
-        folder: where they go; only its owner may read keys and secret.
-        hosts: names and addresses that the services are reached by; loopback is among them anyway.
+        folder: folder of the files; only its owner may read keys and secret.
+        hosts: names and addresses of the services; loopback is always added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
@@ -147,7 +147,7 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes, *, secret: bool = False) -> None:
-    """Write a file whole, from the first byte on readable by its owner only where it is secret."""
+    """Write a file atomically; a secret file is readable by its owner only from the first byte on."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600 if secret else 0o644), "wb") as stream:
         stream.write(content)
@@ -165,12 +165,12 @@ def is_loopback(host: str) -> bool:
 
 
 def require_guard(what: str, host: str, guard: Guard) -> None:
-    """See to it that a service that others can reach is protected.
+    """Refuse to bind an address that other machines can reach without certificate and secret.
 
     Args:
-        what: what is refused, e.g. `serving on 0.0.0.0`.
+        what: action for the error message, e.g. `serving on 0.0.0.0`.
         host: address that would be bound.
-        guard: what there is.
+        guard: certificate and secret of the service.
 
     Raises:
         BadInput: the address is not loopback, and certificate or secret are missing.
@@ -187,7 +187,7 @@ def require_guard(what: str, host: str, guard: Guard) -> None:
 
 
 def shown(host: str) -> str:
-    """Return an address as it stands in a URL."""
+    """Return an address in the form used in URLs."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -209,7 +209,7 @@ def read_secret(path: Path) -> str:
 
 
 def write_secret(path: Path) -> bool:
-    """Write a new secret that only the owner may read; one that is there stays, and False is returned."""
+    """Write a new secret that only the owner may read; return False if there is one already, which is kept."""
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

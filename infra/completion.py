@@ -1,4 +1,4 @@
-"""Completion records: a stage of a run is done once its record is in the lake. Knows no stage by name."""
+"""Completion records: a stage of a run is done once its record is in the lake. Contains no name of a stage."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from infra.lake import write_atomic
 from infra.store import Store
 
 RECORDS = "completions"  # folder in the lake; in a store, next to the lake
-LONGEST = 24  # characters of a value that is printed in a reason
+LONGEST = 24  # maximum length of a value that is printed in a reason
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Completion:
     """The stored result of a finished stage.
 
     Attributes:
-        parts: what the result depends on: input versions, parameters, arm versions.
-        result: what it produced.
+        parts: dependencies of the result: input versions, parameters, arm versions.
+        result: result of the stage.
     """
 
     parts: dict[str, Any]
@@ -34,7 +34,7 @@ class Completion:
 
 
 def digest(**parts: Any) -> str:
-    """Hash what a result depends on: input versions, parameters, arm versions."""
+    """Hash the dependencies of a result: input versions, parameters, arm versions."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -45,7 +45,7 @@ def folder(home: Path) -> Path:
 
 
 def record(home: Path, run_id: str, stage: str, parts: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    """Record that a stage is done: what its result depends on, and what it produced."""
+    """Record that a stage is done: the dependencies of its result, and the result."""
     text = json.dumps({"digest": digest(**parts), "parts": dict(parts), "result": dict(result)}, indent=1, default=str)
     if store := Store.of(home):
         store.put_text(f"{RECORDS}/{run_id}/{stage}.json", text)
@@ -115,7 +115,7 @@ def claimed(home: Path, run_id: str) -> Iterator[None]:
     """Lock a run against other processes of this machine.
 
     Raises:
-        BadInput: another process is at it.
+        BadInput: another process holds the lock.
     """
     path = home / "runs" / run_id / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Examines an installation: what works, what is missing, what to do; `repair` does what needs no decision.
+"""Examines an installation: what works, what is missing, what to do; `repair` makes the safe repairs.
 
-`examine` only looks: it starts nothing and raises nothing.
+`examine` only reads: it starts nothing and raises nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        about: what was checked.
+        about: subject of the check.
         level: `ok`, `note` (works, with a limit) or `wrong` (has to be repaired).
-        found: what was found.
-        advice: what to do, empty where nothing is to be done.
+        found: result of the check.
+        advice: what to do; empty if nothing has to be done.
     """
 
     about: str
@@ -63,7 +63,7 @@ def examine(settings: Settings, backend: str = "aer") -> list[Finding]:
 
 
 def repair(settings: Settings) -> list[str]:
-    """Repair what needs no decision, and return what was done, a sentence each.
+    """Make the repairs that need no decision by the user, and return one sentence for each repair.
 
     Raises:
         BadInput: a database is in use or has a schema of a newer version.
@@ -175,7 +175,7 @@ def _stores(settings: Settings) -> Iterator[Finding]:
     from infra.shared import open_evidence
 
     if settings.lake_url:
-        yield Finding("store", "ok", settings.lake_url)  # reading the evidence shows whether it answers
+        yield Finding("store", "ok", settings.lake_url)  # reading the evidence shows whether the store answers
     try:
         rows = open_evidence(settings.home).sql("select count(*) n from evidence")["n"][0].as_py()
         yield Finding("evidence", "ok", f"{rows} rows")
@@ -276,7 +276,7 @@ def _backend(name: str) -> Iterator[Finding]:
 
 
 def listens(address: str) -> bool:
-    """Say whether something accepts connections at an address like http://host:port/path."""
+    """Return whether a server accepts connections at an address like http://host:port/path."""
     host, _, port = address.partition("://")[2].partition("/")[0].rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=1):

@@ -1,7 +1,7 @@
-"""Which runs stay: the oldest go, with the lake versions that only they name and what killed writers left.
+"""Retention of runs: removes the oldest runs, the lake versions that only they use, and leftovers of killed writers.
 
-Data that no run names, as the request log of a server, is nobody's to take away here. Evidence, the ledger and the
-model registry stay: decisions rest on them long after a run is gone.
+Data that no run refers to, such as the request log of a server, is not removed. Evidence, the ledger and the model
+registry are kept, because later decisions use them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _REFERENCE = re.compile(r"[a-z0-9_]+(?:/[a-z0-9_]+)*@[0-9a-f]{16}")
 
 @dataclass(frozen=True)
 class Gone:
-    """One thing that is taken away.
+    """One removed item.
 
     Attributes:
         what: `run`, `completions`, `lake version`, `unfinished part`, `unfinished upload`, `scratch`, `index`, `study`.
-        name: of it.
-        path: what is removed, or None for what is not a path here.
-        ref: the lake version.
-        n_bytes: set free on disk.
+        name: name of the item.
+        path: removed path, or None if the item is not a local path.
+        ref: the lake version, if the item is one.
+        n_bytes: bytes freed on disk.
     """
 
     what: str
@@ -42,15 +42,15 @@ class Gone:
 
 
 def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
-    """Return what goes where the newest `keep` runs and studies stay.
+    """Return the items to remove if the newest `keep` runs and studies are kept.
 
     Args:
         home: the state folder.
-        keep: number of runs and of studies.
-        registered: addresses of the folders of registered models, which stay.
+        keep: number of runs, and number of studies, that are kept.
+        registered: addresses of the folders of registered models, which are kept.
 
     Raises:
-        BadInput: a run is going on, whose parts may not be named yet.
+        BadInput: a run is active; its data may not be referenced yet.
     """
     runs = _newest_first(home / "runs")
     busy = [path.name for path in runs if _is_busy(path)]
@@ -60,7 +60,7 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
     lake, records = open_lake(home), completion.records(home)
     kept, leaving = {path.name for path in runs[:keep]}, {path.name for path in old}
     if isinstance(lake, SharedLake):
-        kept = records.keys() - leaving  # a run that is not of this home is another machine's
+        kept = records.keys() - leaving  # a run that is not in this home belongs to another machine
     named = _references([run / "run.json" for run in runs[:keep]], (records.get(name, ()) for name in kept))
     dropped = _references([run / "run.json" for run in old], (records.get(name, ()) for name in leaving))
     gone = [Gone("run", path.name, path, _size(path)) for path in old]
@@ -83,7 +83,7 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
 
 
 def carry_out(home: Path, items: Iterable[Gone]) -> int:
-    """Take things away, one after another; return the bytes set free."""
+    """Remove the items one after another; return the bytes freed."""
     lake, freed = open_lake(home), 0
     for item in items:
         if item.ref is not None:
@@ -109,7 +109,7 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def _unused(index: Path, old: Sequence[Path]) -> list[Path]:
-    """Return the parts of stored indexes that were last used before the newest of the runs that go had ended."""
+    """Return the parts of stored indexes that were last used before the end of the newest removed run."""
     if not old:
         return []
     ended = old[0].stat().st_mtime
@@ -129,7 +129,7 @@ def _is_busy(run: Path) -> bool:
 
 
 def _references(runs: Iterable[Path], records: Iterable[Iterable[str]]) -> set[str]:
-    """Return every lake version that reports and completion records of runs name."""
+    """Return every lake version to which reports and completion records of runs refer."""
     texts = [path.read_text() for path in runs if path.exists()] + [text for some in records for text in some]
     return {reference for text in texts for reference in _REFERENCE.findall(json.dumps(json.loads(text)))}
 

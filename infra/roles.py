@@ -1,8 +1,8 @@
 """One part of an installation on several machines: `ketcycle up --role ROLE --address HOST`.
 
-`server` keeps Prefect, MLflow and the queue's metrics, `scheduler` the Dask scheduler, `worker` Dask workers of a
-scheduler, `dispatcher` sends what waits in the ledger. An address that others can reach is bound only with the
-certificates and the secret of `ketcycle up --init-tls`; where a home has them, they are used on loopback too.
+`server` runs Prefect, MLflow and the metrics of the queue, `scheduler` runs the Dask scheduler, `worker` runs Dask
+workers, `dispatcher` sends the calls that wait in the ledger. An address that other machines can reach is bound only
+with the certificates and the secret of `ketcycle up --init-tls`; a home with certificates uses them on loopback too.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _mlflow(
     folder.mkdir(parents=True, exist_ok=True)
     command = ["mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     kept = settings.model_copy(update={"tracking_uri": ""}) if settings.tracking.startswith("http") else settings
-    hand_on(MLFLOW_BACKEND_STORE_URI=kept.tracking)  # a command can be read by everybody on the machine
+    hand_on(MLFLOW_BACKEND_STORE_URI=kept.tracking)  # every user of the machine can read the command line
     command += ["--artifacts-destination", str(folder / "artifacts")]
     command += ["--allowed-hosts", f"{shown(host)}:{port},localhost:{port},127.0.0.1:{port}"]
     if certificate:
@@ -100,10 +100,10 @@ def _mlflow(
 
 
 def _scheduler(settings: Settings, host: str, certificate: Certificate | None, services: Services) -> None:
-    hand_on(DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")  # as in a run's own cluster
+    hand_on(DASK_DISTRIBUTED__SCHEDULER__WORK_STEALING="False")  # as in the cluster that a run starts
     port = choose_port(settings, "scheduler_port", host)
     command = ["dask", "scheduler", "--host", host, "--port", str(port), *_tls(certificate)]
-    command += ["--dashboard-address", f"127.0.0.1:{choose_port(settings, 'dask_port')}"]  # it asks nobody who he is
+    command += ["--dashboard-address", f"127.0.0.1:{choose_port(settings, 'dask_port')}"]  # it has no authentication
     services.start("scheduler", [sys.executable, "-m", "infra.child", *command], services.home / "scheduler.log")
     address = f"{'tls' if certificate else 'tcp'}://{shown(host)}:{port}"
     services.wait_for_port("scheduler", host, port)
@@ -119,7 +119,7 @@ def _worker(settings: Settings, host: str, certificate: Certificate | None, serv
             "the machine on which `ketcycle up --init-tls` was typed"
         )
     if settings.prefect_url:
-        hand_on(PREFECT_API_URL=settings.prefect_url)  # to which its tasks tell events
+        hand_on(PREFECT_API_URL=settings.prefect_url)  # Prefect server that receives the events of the tasks
     local = settings.home / "dask"
     local.mkdir(parents=True, exist_ok=True)
     command = ["dask", "worker", settings.dask_address, "--host", host, *_tls(certificate), "--no-dashboard"]

@@ -31,9 +31,9 @@ FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
 
 LOOPBACK = ("127.0.0.1", "localhost")
-USER = "ketcycle"  # the one who asks the services of an installation
+USER = "ketcycle"  # user name for the services of an installation
 
-# What keeps the libraries quiet and local: no telemetry, no look-ups, no surprise servers.
+# Variables that keep the libraries local: no telemetry, no look-ups, no unexpected servers.
 _QUIET = {
     "DO_NOT_TRACK": "true",  # mlflow does not take "1" for true
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -41,10 +41,10 @@ _QUIET = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "ketcycle",
     "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # what a service logs belongs to no flow run
-    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # progress lines reach the console on their own road
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # log lines of a service belong to no flow run
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # progress lines are printed separately
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # an automation ends flow runs that fall silent
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # an automation ends flow runs without heartbeats
     "USAGE_DATA_OPT_OUT": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -58,7 +58,7 @@ _QUIET = {
 
 
 class Settings(BaseSettings):
-    """What an installation is set to; each field says what it is for."""
+    """The settings of an installation; each field has a description."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, toml_file=FILE, extra="forbid", frozen=True)
 
@@ -86,10 +86,10 @@ class Settings(BaseSettings):
     log_text: LogText = Field(
         "hashed", description="What the request log keeps of texts: a digest, the text without addresses, or all."
     )
-    log_days: float = Field(30.0, ge=0, description="Days that the request log is kept; 0 = for ever.")
+    log_days: float = Field(30.0, ge=0, description="Days for which the request log is kept; 0 = for ever.")
     api_key_file: Path | None = Field(None, description="File with the key that clients of `ketcycle serve` send.")
     inbox: Path | None = Field(
-        None, description="Folder to which new files of the corpus come; unset = inbox in the home."
+        None, description="Folder that is watched for new files of the corpus; unset = inbox in the home."
     )
     contact: str = Field(
         "", description="Web or mail address that the user agent of `ketcycle fetch` names, for owners of sites."
@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr = Field(
         SecretStr(""), description="Secret of MLflow's webhooks, at least 16 characters; better in the environment."
     )
-    country: str = Field("DEU", description="ISO code of the place that computes, for carbon.")
+    country: str = Field("DEU", description="ISO code of the country in which the work is computed, for carbon.")
     carbon_series: Path | None = Field(
         None, description="CSV or Parquet file of that place's carbon intensity over time; unset = yearly mean."
     )
@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         "",
         description="Class that gives that series instead of a file, as package.module:Class; see docs/operations.md.",
     )
-    carbon_timezone: str = Field("UTC", description="Time zone of times in that file that do not say theirs.")
+    carbon_timezone: str = Field("UTC", description="Time zone of times in that file that have none.")
     qpu_country: str = Field("USA", description="ISO code of the QPU's site, for the carbon of seconds billed.")
     projection_device: str = Field("fake_torino", description="Fake device on which QPU time is projected.")
     simulation_limit_s: float = Field(
@@ -128,17 +128,23 @@ class Settings(BaseSettings):
         600.0, ge=0, description="Seconds that an arm waits for a remote queue; then its row is pending."
     )
     objective: Objective = Field("energy", description="What method auto minimises: energy, cost or time.")
-    ibm_api_url: str = Field("", description="Address of the quantum platform's API; empty = the public one.")
-    ibm_identity_url: str = Field("", description="Where its access tokens come from; empty = the public one.")
-    ibm_search_url: str = Field("", description="Where an account's instances are searched; empty = the public one.")
-    ibm_instance: str = Field("", description="Name or CRN of the service instance; empty = what the account says.")
-    ibm_mode: Literal["job", "batch"] = Field("job", description="Whether jobs travel alone or in a batch.")
+    ibm_api_url: str = Field("", description="Address of the quantum platform's API; empty = the public API.")
+    ibm_identity_url: str = Field(
+        "", description="Address that issues access tokens of the platform; empty = the public address."
+    )
+    ibm_search_url: str = Field(
+        "", description="Address of the search for an account's instances; empty = the public address."
+    )
+    ibm_instance: str = Field(
+        "", description="Name or CRN of the service instance; empty = the default of the account."
+    )
+    ibm_mode: Literal["job", "batch"] = Field("job", description="Execution mode: jobs are sent alone or in a batch.")
     provider_prices: Path | None = Field(
         None,
         description="YAML file with what the devices of `provider:` cost, by <module>:<device>; see docs/queue.md.",
     )
     ibm_listing_delay_s: float = Field(
-        60.0, ge=0, description="Seconds after which the platform lists every job that was made."
+        60.0, ge=0, description="Seconds after which the platform lists every created job."
     )
     ibm_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -186,7 +192,7 @@ class Settings(BaseSettings):
 
     @property
     def inbox_folder(self) -> Path:
-        """Folder to which new files of the corpus come."""
+        """Folder that is watched for new files of the corpus."""
         return (self.inbox or self.home / "inbox").expanduser().absolute()
 
     @property
@@ -200,10 +206,10 @@ class Setting:
     """One setting as `ketcycle config` shows it.
 
     Attributes:
-        name: its name in the file; the variable is `KETCYCLE_` and the name in capitals.
-        value: what holds, passwords in addresses left out.
+        name: name of the setting in the file; the variable is `KETCYCLE_` and the name in capitals.
+        value: effective value, without passwords in addresses.
         origin: `flag`, the variable, the file, or `default`.
-        description: what it is for.
+        description: purpose of the setting.
     """
 
     name: str
@@ -216,7 +222,7 @@ def load(**flags: Any) -> Settings:
     """Return the settings, `flags` that are not None first; the home becomes absolute and exists.
 
     Raises:
-        BadInput: a value that cannot be used; the message says where it stands.
+        BadInput: a value cannot be used; the message names its origin.
     """
     settings = _read(flags)
     home = settings.home.expanduser().absolute()
@@ -230,9 +236,9 @@ def load(**flags: Any) -> Settings:
 
 
 def home_here(home: Path) -> Path:
-    """Return the state folder on this machine for what came from another one.
+    """Return the state folder on this machine for settings that come from another machine.
 
-    With a store (`lake_url`) every machine has its own; without one they see the same folder under the same path.
+    With a store (`lake_url`) every machine has its own folder; without a store all share one folder at the same path.
     """
     loaded = _read({})
     return loaded.home.expanduser().absolute() if loaded.lake_url else home
@@ -247,10 +253,10 @@ def shared(loaded: Settings) -> dict[str, str]:
 
 
 def show(**flags: Any) -> list[Setting]:
-    """Return every setting with its value and where that comes from.
+    """Return every setting with its value and the origin of the value.
 
     Raises:
-        BadInput: a value that cannot be used.
+        BadInput: a value cannot be used.
     """
     loaded = _read(flags)
     return [
@@ -260,7 +266,7 @@ def show(**flags: Any) -> list[Setting]:
 
 
 def template() -> str:
-    """Return a `ketcycle.toml` in which every setting stands as a comment, with its default."""
+    """Return a `ketcycle.toml` with every setting as a comment, with its default."""
     lines = ["# Settings of ketcycle: flag > environment (KETCYCLE_NAME) > this file > default.", ""]
     for name, field in Settings.model_fields.items():
         default = field.get_default(call_default_factory=True)
@@ -307,17 +313,17 @@ def _masked(value: Any) -> Any:
 
 
 def quiet_libraries(home: Path) -> None:
-    """Set what the libraries read at import, for this process and those it starts; the user's own values stay.
+    """Set variables that libraries read at import, for this process and its children; the user's own values are kept.
 
     Call it before importing prefect, mlflow, transformers or qiskit_ibm_runtime.
     """
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
-    for name in ("NO_PROXY", "no_proxy"):  # what runs here is asked directly, whatever proxy the outside is behind
+    for name in ("NO_PROXY", "no_proxy"):  # local services are reached directly, also behind a proxy
         os.environ[name] = ",".join(dict.fromkeys([*filter(None, os.environ.get(name, "").split(",")), *LOOPBACK]))
     os.environ["KETCYCLE_HOME"] = str(home)
-    with suppress(OSError):  # of an installation on several machines; its services ask for it
+    with suppress(OSError):  # secret that the services of a multi-machine installation require
         secret = (home / "tls" / "secret").read_text().strip()
         os.environ.setdefault("PREFECT_API_AUTH_STRING", f"{USER}:{secret}")
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", USER)
@@ -327,7 +333,7 @@ def quiet_libraries(home: Path) -> None:
 
 
 def hand_on(**variables: str) -> None:
-    """Set environment variables for this process and those it starts."""
+    """Set environment variables for this process and its children."""
     os.environ.update(variables)
 
 

@@ -1,8 +1,8 @@
 """Lake and evidence of an installation: in its home, or in a store that several machines share.
 
-With a store, the folder in the home is a mirror: a version is made there as ever, then its files are sent and its
-manifest last, so that a version whose manifest is not in the store does not exist; what another machine made is fetched
-when it is read, and compared with its digests before anybody sees it. Lists are the store's.
+With a store, the folder in the home is a mirror. A version is first written locally, then its files are uploaded and
+its manifest last, so that a version exists in the store once its manifest does. A version of another machine is
+downloaded when it is read, and verified against its digests before it becomes visible. Lists come from the store.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from infra.lake import Lake, Ref, damaged, named_by, sha256, write_atomic
 from infra.store import Store
 
 LAKE = "lake"
-ABANDONED_S = 86400.0  # the sending of one file takes less
+ABANDONED_S = 86400.0  # uploading one file takes less
 
 
 def open_lake(home: Path) -> Lake:
@@ -56,7 +56,7 @@ class SharedLake(Lake):
         """Return the manifest of a version, fetched if it is not here.
 
         Raises:
-            LakeError: there is no such version, its manifest cannot be read, or the store does not answer.
+            LakeError: the version does not exist, its manifest cannot be read, or the store does not answer.
         """
         if not self._manifest_path(ref).exists():
             if (text := self._store.text(_key(ref))) is None:
@@ -69,7 +69,7 @@ class SharedLake(Lake):
         """Return the files of a version, fetched if they are not here.
 
         Raises:
-            LakeError: there is no such version, it is damaged in the store, or the store does not answer.
+            LakeError: the version does not exist, is damaged in the store, or the store does not answer.
         """
         if not _whole(self.entries(ref)):
             self._fetch(ref)
@@ -79,8 +79,8 @@ class SharedLake(Lake):
         """Check whether a version is complete in the store, without fetching it.
 
         Raises:
-            LakeError: there is no such version, one of its files is gone or has another size, or the store does not
-                answer.
+            LakeError: the version does not exist, one of its files is missing or has another size, or the store does
+                not answer.
         """
         text = self._store.text(_key(ref))
         if text is None:
@@ -109,7 +109,7 @@ class SharedLake(Lake):
         """Delete a version, in the store and here, its manifest first; return the bytes freed.
 
         Raises:
-            LakeError: there is no such version, or the store does not answer.
+            LakeError: the version does not exist, or the store does not answer.
         """
         folder = json.loads(self._store.text(_key(ref)) or "{}").get("folder", self.manifest(ref)["folder"])
         self._store.delete([_key(ref)])
@@ -117,7 +117,7 @@ class SharedLake(Lake):
         return super().remove(ref)
 
     def orphans(self, older_than_s: float = 3600.0) -> list[Path]:
-        """Return folders that no manifest names, and mirrored versions that are no longer in the store."""
+        """Return folders without a manifest, and mirrored versions that are no longer in the store."""
         found = super().orphans(older_than_s)
         for name in super().names():
             here, there = super().versions(name), set(self.versions(name))
@@ -127,7 +127,7 @@ class SharedLake(Lake):
         return [path for path in found if path.exists()]
 
     def unfinished(self, older_than_s: float = ABANDONED_S) -> dict[str, int]:
-        """Return the folders in the store that no manifest names, with their bytes; killed writers leave them."""
+        """Return the folders without a manifest in the store, with their bytes; killed writers leave them."""
         folders: dict[tuple[str, str], dict[str, int]] = {}
         sizes = self._store.sizes(LAKE)
         for key, size in sizes.items():
@@ -147,13 +147,13 @@ class SharedLake(Lake):
         return found
 
     def discard(self, folder: str) -> None:
-        """Delete what `unfinished` found."""
+        """Delete folders that `unfinished` returned."""
         self._store.delete(self._store.sizes(f"{LAKE}/{folder}"))
 
     def _publish(self, ref: Ref, folder: Path, manifest: Mapping[str, Any]) -> None:
         try:
             self.check(ref)
-        except LakeError:  # new, or damaged and replaced by what was written now
+        except LakeError:  # new, or damaged and replaced by this write
             for entry in manifest["files"]:
                 self._store.put(f"{LAKE}/{ref.name}/{folder.name}/{entry['path']}", folder / entry["path"])
             text = json.dumps(manifest, indent=1)
@@ -164,7 +164,7 @@ class SharedLake(Lake):
             self._place(ref, folder)
 
     def _fetch(self, ref: Ref) -> None:
-        """Fetch the files of a version; they appear together, compared with their digests."""
+        """Download the files of a version; they are verified against their digests and appear together."""
         folder = self.root / ref.name / uuid.uuid4().hex
         base = f"{LAKE}/{ref.name}/{self.manifest(ref)['folder']}"
         try:
@@ -197,7 +197,7 @@ class SharedLake(Lake):
         """Store the manifest here, with the time stamp of the version."""
         path = self._manifest_path(ref)
         write_atomic(path, text)
-        if written_ns := json.loads(text).get("written_ns"):  # versions of before there was a store do not say
+        if written_ns := json.loads(text).get("written_ns"):  # older versions lack this field
             os.utime(path, ns=(written_ns, written_ns))
 
 

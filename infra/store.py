@@ -1,8 +1,8 @@
-"""What several machines share: objects under keys, in S3 or another store that fsspec reaches. Knows files only.
+"""Objects under keys that several machines share, in S3 or another store supported by fsspec.
 
-Objects appear atomically, and every later read finds them: the guarantees of S3, and the reason why a mounted folder
-will not do. Credentials come from where the store's own client looks for them, for S3 the variables `AWS_*` or
-`~/.aws`; set `AWS_ENDPOINT_URL` for a store that is not Amazon's.
+Objects appear atomically, and every later read finds them. S3 guarantees both; a mounted folder does not. Credentials
+are found by the client of the store, for S3 in the variables `AWS_*` or in `~/.aws`; set `AWS_ENDPOINT_URL` for an
+S3-compatible store other than Amazon's.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from infra import settings
 from infra.errors import BadInput, LakeError
 
 CONNECT_S, ATTEMPTS = 10, 3
-PARTS, PART_BYTES = 2, 16 * 2**20  # of a file in memory at once; S3 takes 10,000 for one file
-FOLDER = "stores"  # below the home: what was fetched from each store
+PARTS, PART_BYTES = 2, 16 * 2**20  # bytes of an upload part, held in memory; S3 accepts 10,000 parts for one file
+FOLDER = "stores"  # folder in the home with the files downloaded from each store
 
 _OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
@@ -49,16 +49,16 @@ class Store:
 
     @classmethod
     def of(cls, home: Path) -> Store | None:
-        """Return the store that the settings name, None where everything is in the home."""
+        """Return the store given by the settings; None if all data is in the home."""
         url = settings.load(home=home).lake_url
         return cls(url.rstrip("/")) if url else None
 
     def mirror(self, home: Path) -> Path:
-        """Return the folder of a home that holds what was fetched from this store, a folder for each store."""
+        """Return the folder of a home with the files downloaded from this store; each store has its own folder."""
         return home / FOLDER / hashlib.sha256(self.url.encode()).hexdigest()[:12]
 
     def put(self, key: str, path: Path) -> None:
-        """Send a file.
+        """Upload a file.
 
         Raises:
             BadInput: the client of such a store is not installed.
@@ -68,7 +68,7 @@ class Store:
             files.put_file(str(path), f"{root}/{key}")
 
     def put_text(self, key: str, text: str) -> None:
-        """Send a text.
+        """Upload a text.
 
         Raises:
             BadInput: the client of such a store is not installed.
@@ -78,7 +78,7 @@ class Store:
             files.pipe_file(f"{root}/{key}", text.encode())
 
     def get(self, key: str, path: Path) -> bool:
-        """Fetch an object into a file; False where there is none.
+        """Download an object into a file; return False if it does not exist.
 
         Raises:
             BadInput: the client of such a store is not installed.
@@ -92,7 +92,7 @@ class Store:
         return True
 
     def text(self, key: str) -> str | None:
-        """Return an object as text, None where there is none.
+        """Return an object as text; None if it does not exist.
 
         Raises:
             BadInput: the client of such a store is not installed.
@@ -119,17 +119,17 @@ class Store:
         return {name[start:]: int(entry["size"]) for name, entry in found.items()}
 
     def age_s(self, key: str, now: float) -> float:
-        """Return how long an object has been there.
+        """Return the age of an object in seconds.
 
         Raises:
             BadInput: the client of such a store is not installed.
-            LakeError: the store did not answer, or there is no such object.
+            LakeError: the store did not answer, or the object does not exist.
         """
         with self._asked() as (files, root):
             return now - float(files.modified(f"{root}/{key}").timestamp())
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Take objects away; one that is gone already is no error.
+        """Delete objects; an object that does not exist is no error.
 
         Raises:
             BadInput: the client of such a store is not installed.
@@ -144,8 +144,8 @@ class Store:
 
     @contextmanager
     def _asked(self) -> Iterator[tuple[Any, str]]:
-        """Yield the client and the root; what it raises becomes an error that says what to do."""
-        import fsspec  # takes a moment, and only an installation with a store needs it
+        """Yield the client and the root; errors of the client become errors with advice."""
+        import fsspec  # slow import that only an installation with a store needs
 
         protocol = self.url.partition("://")[0]
         try:

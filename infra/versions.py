@@ -1,7 +1,7 @@
-"""What must be the same on all machines of an installation: they exchange pickled tasks and read one lake.
+"""Versions that must be equal on all machines of an installation, which exchange pickled tasks and share a lake.
 
-The digest of the code stands for the modules that this process loads. They are read when somebody asks, not at import;
-sources that changed after this module was loaded cannot be told from what runs, and the digest says so.
+The digest of the code identifies the modules of this process. Sources are read on request, not at import. If a source
+changed after this module was loaded, the loaded code is unknown, and the digest is marked accordingly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _LOADED_S = time.time()
 
 @cache
 def installed() -> dict[str, str]:
-    """Return the versions of this process: Python, ketcycle with a digest of its code, and what they exchange."""
+    """Return the versions of this process: Python, ketcycle with a digest of its code, and libraries for exchange."""
     found = {"python": platform.python_version(), "ketcycle": f"{_version('ketcycle')}+{code(ROOT, _LOADED_S)}"}
     return found | {name: _version(name) for name in PACKAGES}
 
@@ -37,7 +37,7 @@ def code(root: Path, loaded_s: float) -> str:
 
     Args:
         root: folder of the packages.
-        loaded_s: when they were loaded, seconds since the epoch.
+        loaded_s: time at which the packages were loaded, seconds since the epoch.
 
     Returns:
         Eight hexadecimal digits; `edited-since-start` and the time of loading if a source changed after it.

@@ -1,4 +1,4 @@
-"""Measures several ways to do the same thing side by side: each once cold, the short ones then looped in turns."""
+"""Measures several arms on the same problem: each once cold, then short ones looped in interleaved blocks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ SHORT_S, AGAIN_S = 0.5, 2.0
 
 @dataclass(frozen=True)
 class Measured(Generic[T]):
-    """What one arm gave and used.
+    """Result and usage of one arm.
 
     Attributes:
-        value: what the cold run returned, None if it raised.
+        value: return value of the cold run, None if it raised.
         cold: usage of the first run, caches empty.
         warm: mean usage of one looped run, the empty loop subtracted; None if the arm was not looped.
         loops: looped runs.
-        total: everything that measuring this arm spent, all loops included.
-        source: where the joules come from; the weakest source of the blocks that count.
-        error: what the cold run raised.
-        note: why looping stopped early.
+        total: usage of the whole measurement of this arm, all loops included.
+        source: source of the joules; the weakest source of the blocks that count.
+        error: exception of the cold run.
+        note: reason why looping stopped early.
     """
 
     value: T | None
@@ -43,7 +43,7 @@ class Measured(Generic[T]):
 
     @property
     def per_run(self) -> Usage:
-        """Usage of one run: the warm mean where there is one, else the cold run."""
+        """Usage of one run: the warm mean if the arm was looped, else the cold run."""
         return self.cold if self.warm is None else self.warm
 
 
@@ -70,18 +70,18 @@ def measure_arms(
 ) -> dict[str, Measured[T]]:
     """Run every function once cold, then loop the short ones in interleaved blocks (PROTOCOL section 1).
 
-    Within each block the arms come in a new random order, so that a drift of the machine meets all of them alike.
+    Within each block the arms come in a new random order, so that a drift of the machine affects all of them alike.
 
     Args:
         functions: the arms by name, in the order of the cold runs; each runs the same problem.
-        rng: orders the arms within a block.
+        rng: random generator of the order of arms within a block.
         blocks: number of interleaved blocks.
-        minimum_s: elapsed seconds for which a looped arm runs at least, over all blocks.
-        loopable: the arms that may run again; an arm is looped only if a run takes under 0.5 s. One whose cold run took
-            up to 2 s runs a second time before that is judged, because loading libraries may be most of a cold run.
-        foreign: usage up to now of work that this process did for others (it only grows); what it grew by during a
-            block is taken out of the block.
-        meter: makes the meter of a block.
+        minimum_s: minimum elapsed seconds of a looped arm, over all blocks.
+        loopable: arms that may run again; an arm is looped only if a run takes under 0.5 s. An arm whose cold run took
+            up to 2 s is timed a second time, because loading libraries may be most of a cold run.
+        foreign: function that returns the total usage so far of work for other callers; its increase during a block is
+            subtracted from the block.
+        meter: function that creates the meter of a block.
 
     Raises:
         MeterBusy: a metered block is open in this process.
@@ -156,7 +156,7 @@ def _repeat(function: Callable[[], object], times: int) -> None:
 
 
 def _nothing() -> None:
-    """Stand in for the arm in the empty loop."""
+    """Do nothing, in place of the arm in the empty loop."""
 
 
 def _less(usage: Usage, empty: Usage) -> Usage:

@@ -1,4 +1,4 @@
-"""Carbon intensity of electricity where and when it was used: a series by the hour, else a country's yearly mean."""
+"""Carbon intensity of electricity by place and time: an hourly series, else the yearly mean of a country."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 TIMES = ("time", "time_utc", "timestamp", "datetime")
 INTENSITIES = ("gco2_per_kwh", "carbon_intensity", "intensity")
 ZONES = ("zone", "country")
-GAP = 1.5  # steps between two values from which on something is missing between them
+GAP = 1.5  # distance between two values, in steps, that counts as a gap
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Series:
     """Intensities over time; a value holds from its time to the next one.
 
     Attributes:
-        name: where it comes from.
+        name: source of the series.
         times_s: seconds since the epoch, increasing.
         g_per_kwh: g CO2e per kWh from each of these times on.
     """
@@ -38,12 +38,12 @@ class Series:
 
     @property
     def step_s(self) -> float:
-        """The most frequent distance between two values, of equally frequent ones the smallest."""
+        """The most frequent distance between two values; of equally frequent distances the smallest."""
         steps, counts = np.unique(np.diff(self.times_s), return_counts=True)
         return float(steps[counts.argmax()])
 
     def mean(self, began_s: float, ended_s: float) -> float:
-        """Return the mean intensity of a span of time.
+        """Return the mean intensity of a time span.
 
         Raises:
             BadInput: the series does not cover the span, or has a gap in it.
@@ -77,9 +77,9 @@ class Grid:
 
     Attributes:
         table: yearly means by country.
-        country: place that computes.
-        qpu_country: place of the QPU.
-        series: intensities by time at the place that computes; None = the yearly mean.
+        country: country in which the work is computed.
+        qpu_country: country of the QPU.
+        series: intensities by time where the work is computed; None = the yearly mean of `country`.
     """
 
     table: Carbon
@@ -88,7 +88,7 @@ class Grid:
     series: Series | None = None
 
     def intensity(self, began_s: float, ended_s: float) -> float:
-        """Return g CO2e per kWh where and when the work ran.
+        """Return g CO2e per kWh for the place and time of the work.
 
         Raises:
             BadInput: the series does not cover the time, or the country is not in the table.
@@ -102,7 +102,7 @@ class Grid:
 
     @property
     def source(self) -> str:
-        """What the intensities are, for the report."""
+        """Description of the intensities for the report."""
         return f"by the hour from {self.series.name}" if self.series else f"yearly mean of {self.country}"
 
 
@@ -111,13 +111,13 @@ def read_series(path: Path, table: Carbon, country: str, timezone: str = "UTC") 
 
     Args:
         path: the file.
-        table: knows the codes of the country.
-        country: selects the rows of a file with zones.
-        timezone: of times that do not say theirs; in the hour that autumn repeats the first of two equal times is
+        table: table with the codes of the country.
+        country: country that selects the rows of a file with zones.
+        timezone: time zone of times without one; in the hour repeated in autumn the first of two equal times is
             summer time.
 
     Raises:
-        BadInput: the file or a column is missing or not what it should be.
+        BadInput: the file or a column is missing or invalid.
     """
     columns = _columns(path)
     times, values = _named(path, columns, TIMES), _named(path, columns, INTENSITIES)
@@ -174,7 +174,7 @@ def _seconds(path: Path, column: Any, timezone: str) -> Array:
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and (column.type.tz or timezone == "UTC") and not column.null_count:
-        # The same as below, for files of a hundred thousand rows.
+        # Vectorised form of the code below, for files of a hundred thousand rows.
         return np.asarray(column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()), dtype=np.float64) / 1e6
     try:
         zone = ZoneInfo(timezone)

@@ -1,7 +1,7 @@
 """Reads the coefficients file and draws from its distributions.
 
-Draws are stratified and keyed by name and seed: the same coefficient has the same draws in every comparison, which is
-what makes a ratio of two arms sharper than their bands, and adding a coefficient changes no other.
+Draws are stratified and keyed by name and seed: a coefficient has the same draws in every comparison, so the ratio of
+two arms is more precise than their bands, and adding a coefficient does not change the draws of others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 
 class Fixed(_Strict):
-    """Known, or a stated convention."""
+    """A known value, or a stated convention."""
 
     kind: Literal["fixed"]
 
@@ -38,7 +38,7 @@ class Fixed(_Strict):
 
 
 class LogT(_Strict):
-    """Value times exp(scale x Student t): what a new host may show after few calibrated ones."""
+    """Value times exp(scale x Student t): prediction for a new host from few calibrated hosts."""
 
     kind: Literal["log_t"]
     scale: float = Field(gt=0)
@@ -52,7 +52,7 @@ class LogT(_Strict):
 
 
 class LogNormal(_Strict):
-    """Normal in the logarithm, by its 5 % and 95 % points."""
+    """Log-normal distribution, given by its 5 % and 95 % points."""
 
     kind: Literal["log_normal"]
     p5: float = Field(gt=0)
@@ -66,7 +66,7 @@ class LogNormal(_Strict):
 
 
 class LogUniform(_Strict):
-    """Uniform in the logarithm: nothing known inside the range."""
+    """Log-uniform distribution: only the range is known."""
 
     kind: Literal["log_uniform"]
     low: float = Field(gt=0)
@@ -92,7 +92,7 @@ class TwoTriangles(_Strict):
 
 
 class Empirical(_Strict):
-    """Recorded values, each as likely."""
+    """Recorded values, all equally likely."""
 
     kind: Literal["empirical"]
     values: tuple[float, ...] = Field(min_length=1)
@@ -107,7 +107,7 @@ Distribution = Annotated[Fixed | LogT | LogNormal | LogUniform | TwoTriangles | 
 
 
 class Coefficient(_Strict):
-    """One number with its unit, its distribution and where it comes from."""
+    """One number with its unit, its distribution and its source."""
 
     value: float = Field(gt=0, allow_inf_nan=False)
     unit: str
@@ -116,7 +116,7 @@ class Coefficient(_Strict):
     year: int
 
     def draws(self, name: str, n: int, seed: int) -> NDArray[np.float64]:
-        """Return `n` stratified draws in an order that depends on name and seed alone."""
+        """Return `n` stratified draws in an order that depends only on name and seed."""
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         u = (rng.permutation(n) + 0.5) / n
         return self.distribution.quantile(u, self.value)
@@ -177,7 +177,7 @@ def read_coefficients(path: Path = COEFFICIENTS) -> tuple[CoefficientsFile, str]
     """Read a coefficients file and return it with the first 12 digits of its SHA-256.
 
     Raises:
-        BadInput: the file has another form; the message names the place.
+        BadInput: the file does not have the expected structure; the message names the place.
     """
     try:
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Joules, money and carbon of stored evidence, derived from its raw quantities when somebody looks."""
+"""Joules, money and carbon of stored evidence, derived on request from its raw quantities."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Derived:
-    """What rows of evidence really spent.
+    """Energy, cost and carbon that rows of evidence really spent.
 
     Attributes:
-        energy_j: CPU, DRAM and GPU, narrow boundary.
-        energy_wide_j: the same, wide boundary.
-        qpu_j: QPU by the seconds billed, narrow boundary; nothing where none were billed.
-        cost_usd: CPU time and the seconds billed.
-        gco2: operational emissions of `energy_j` here and of `qpu_j` at the QPU's site.
-        source: where the joules come from.
+        energy_j: joules of CPU, DRAM and GPU, narrow boundary.
+        energy_wide_j: joules of CPU, DRAM and GPU, wide boundary.
+        qpu_j: joules of the QPU for the billed seconds, narrow boundary; None if none were billed.
+        cost_usd: price of CPU time and of the billed seconds.
+        gco2: operational emissions of `energy_j` at this machine and of `qpu_j` at the site of the QPU.
+        source: source of the joules.
     """
 
     energy_j: Band
@@ -46,16 +46,16 @@ class Derived:
 
 
 def derive(rows: Sequence[EvidenceRow], coefficients: Coefficients, grid: Grid, spans: Mapping[str, Span]) -> Derived:
-    """Return what executions really spent, all loops included.
+    """Return energy, cost and carbon that executions really spent, all loops included.
 
     Args:
         rows: the evidence.
         coefficients: the coefficients.
         grid: the electricity.
-        spans: when each row's work ran, by row id, from `working_times`.
+        spans: start and end of the work of each row, by row id, from `working_times`.
 
     Raises:
-        BadInput: the grid does not know the intensity of the time.
+        BadInput: the grid has no intensity for the time of the work.
     """
     billed_s = sum(row.total.qpu_s_billed for row in rows)
     qpu = coefficients.qpu_energy_draws(Usage(qpu_s_billed=billed_s))
@@ -73,7 +73,7 @@ def derive(rows: Sequence[EvidenceRow], coefficients: Coefficients, grid: Grid, 
 
 
 def energy_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients, boundary: Boundary = "narrow") -> Array:
-    """Return draws of the joules that executions really spent; those of different sources are derived apart."""
+    """Return draws of the joules that executions really spent; rows of different sources are derived separately."""
     totals: dict[str, Usage] = defaultdict(Usage)
     for row in rows:
         totals[row.energy_source] += row.total
@@ -82,9 +82,9 @@ def energy_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients, bounda
 
 
 def working_times(rows: Iterable[EvidenceRow]) -> dict[str, Span]:
-    """Return when the work of each row ran, in seconds since the epoch, by row id.
+    """Return start and end of the work of each row, in seconds since the epoch, by row id.
 
-    A row is written when its work is done. Orchestration, whose elapsed time is the run's, gets the time of the run.
+    A row is written at the end of its work. Orchestration gets start and end of the run.
     """
     ended = {row.row_id: (row, datetime.fromisoformat(row.created_at).timestamp()) for row in rows}
     spans = {key: (end - max(0.0, row.total.wall_s), end) for key, (row, end) in ended.items()}

@@ -1,8 +1,8 @@
-"""When to start work that may wait: the window of the least carbon intensity by a forecast.
+"""Start time of deferrable work: the window with the lowest carbon intensity in a forecast.
 
-The forecast that is scored is persistence: each time of day is as it was on the last day known (Wiesner et al., "Let's
-Wait Awhile", Middleware 2021, use a perfect forecast with noise; persistence needs no model and is what a better
-forecast must beat).
+The forecast is persistence: each time of day has the intensity of the last known day. Wiesner et al., "Let's Wait
+Awhile", Middleware 2021, use a perfect forecast with noise; persistence needs no model and is the baseline for better
+forecasts.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ class Provider(Protocol):
     """A source of intensities other than a file; the setting `carbon_provider` names its class."""
 
     def series(self, began_s: float, ended_s: float) -> Series:
-        """Return known and forecast intensities of a span of time, g CO2e per kWh."""
+        """Return known and forecast intensities of a time span, g CO2e per kWh."""
         ...
 
 
 @dataclass(frozen=True)
 class Start:
-    """When work should start.
+    """Chosen start time of work.
 
     Attributes:
-        at_s: seconds since the epoch.
-        expected: mean intensity of its window as forecast, g CO2e per kWh.
-        at_once: the same of starting at once.
+        at_s: start time, seconds since the epoch.
+        expected: forecast mean intensity of the work, g CO2e per kWh.
+        at_once: forecast mean intensity if the work starts at once, g CO2e per kWh.
     """
 
     at_s: float
@@ -43,7 +43,7 @@ class Start:
 
     @property
     def saving(self) -> float:
-        """Share of the carbon saved against starting at once, as forecast."""
+        """Forecast share of carbon saved compared with starting at once."""
         return 1 - self.expected / self.at_once if self.at_once > 0 else 0.0
 
 
@@ -66,7 +66,7 @@ def persistence(known: Series, now_s: float, until_s: float) -> Series:
 
 
 def greenest(forecast: Series, now_s: float, slack_s: float, duration_s: float) -> Start:
-    """Return the start within the slack at which the mean intensity is least, the earliest of equals.
+    """Return the start within the slack with the lowest mean intensity, the earliest of equals.
 
     Raises:
         BadInput: the forecast does not cover the time, or the slack or the duration is not positive.
@@ -74,7 +74,7 @@ def greenest(forecast: Series, now_s: float, slack_s: float, duration_s: float) 
     if slack_s < 0 or duration_s <= 0:
         raise BadInput(f"slack {slack_s / 3600:g} h and duration {duration_s / 3600:g} h: expected from 0 and above 0")
     steps = forecast.times_s[(forecast.times_s > now_s) & (forecast.times_s <= now_s + slack_s)]
-    # The mean of a moving window over a step function is least where one of its ends meets a step.
+    # The mean of a moving window over a step function is lowest where one of its ends meets a step.
     ends = forecast.times_s - duration_s
     ends = ends[(ends > now_s) & (ends <= now_s + slack_s)]
     starts = np.unique(np.concatenate([[now_s], steps, ends]))
@@ -97,7 +97,7 @@ def open_provider(name: str) -> Provider:
     """Return an object of the class `package.module:Class`.
 
     Raises:
-        BadInput: there is none, or it offers no `series`.
+        BadInput: the class does not exist, or has no method `series`.
     """
     module, _, attribute = name.partition(":")
     try:

@@ -1,7 +1,7 @@
-"""Meters blocks of work: CPU time, memory, elapsed time, and joules where the machine has counters.
+"""Meters blocks of work: CPU time, memory, elapsed time, and joules if the machine has counters.
 
-A metered block is a leaf: one at a time in a process, so that no second is booked twice. Joules come from RAPL and
-NVML counters where they can be read; otherwise they are left to the CPU-time model of `infra.energy.model`.
+Metered blocks do not nest: a process has one at a time, so that no second is counted twice. Joules come from RAPL and
+NVML counters if they can be read; otherwise the CPU-time model of `infra.energy.model` estimates them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ os.register_at_fork(after_in_child=lambda: _renew_lock())
 
 
 class EnergySource(NamedTuple):
-    """A source of joules, whether it can be read here, and why not."""
+    """A source of joules, whether it can be read on this machine, and the reason if not."""
 
     name: str
     available: bool
@@ -64,7 +64,7 @@ def machine_counters() -> Counters:
 
 @cache
 def probe_sources() -> tuple[EnergySource, ...]:
-    """Say which sources of joules can be read here, in the order in which they are preferred."""
+    """Return which sources of joules can be read on this machine, in order of preference."""
     domains, no_rapl = find_domains()
     gpus, no_nvml = open_devices()
     names = ", ".join(domain.name for domain in domains)
@@ -80,7 +80,7 @@ class Span:
 
     Counts this process and children that it waited for during the part.
 
-    Reads no energy counters: `Usage.split` gives the part its share of the block's joules.
+    It reads no energy counters: `Usage.split` gives the part its share of the joules of the block.
     """
 
     def __init__(self) -> None:
@@ -100,11 +100,11 @@ class Span:
 class Family:
     """CPU time of declared processes and of those that this process starts, from `begin` on.
 
-    A process that ended counts once it was waited for; one that nobody waits for yet, as long as it is in the table of
-    processes. One that detaches itself (its parent ends while it goes on) is seen until it does.
+    An ended process is counted once its parent has waited for it, and before that while it is in the process table. A
+    process that detaches itself (its parent ends first) is counted until then.
 
     Args:
-        declared: running processes that count from `begin` on; they need not be children of this process.
+        declared: running processes that are counted from `begin` on; they need not be children of this process.
     """
 
     def __init__(self, declared: Sequence[psutil.Process] = ()) -> None:
@@ -114,7 +114,7 @@ class Family:
         self._reaped_s = 0.0
 
     def begin(self) -> None:
-        """Note which processes run already and what they have used."""
+        """Record the running processes and their CPU time so far."""
         running = children(psutil.Process())
         self._others = {c.pid for c in running if c.pid not in self._declared and _identity(c) not in _started}
         self._start = {c.pid: _cpu_s(c) for c in running} | {p: _cpu_s(c) for p, c in self._declared.items()}
@@ -124,14 +124,15 @@ class Family:
         self._reaped_s = _reaped_cpu_s()
 
     def any_reaped(self) -> bool:
-        """Return whether a child ended and was waited for since `begin`."""
+        """Return whether a child has ended and been waited for since `begin`."""
         return _reaped_cpu_s() > self._reaped_s
 
     def used_s(self, last_s: Mapping[int, float] | None = None) -> float:
         """Return the CPU seconds used since `begin`.
 
         Args:
-            last_s: the last seen CPU seconds of declared processes, for one that ended and that another waited for.
+            last_s: last known CPU seconds of declared processes, for those that ended and whose parent is another
+                process.
         """
         reaped_s = _reaped_cpu_s() - self._reaped_s
         here = {child.pid: child for child in children(psutil.Process())}
@@ -141,7 +142,7 @@ class Family:
         used = sum(_used_s(process, self._start) for process in running.values())
         gone = {pid: start for pid, start in self._start.items() if pid not in running and pid not in here}
         declared_s = sum((last_s or {}).get(pid, start) for pid, start in gone.items() if pid in self._declared)
-        # The reaped time holds the whole life of a process that ended, of which the time before `begin` does not count.
+        # The reaped time covers the whole life of an ended process; its time before `begin` is not counted.
         ended_s = max(declared_s, reaped_s - sum(s for p, s in gone.items() if p not in self._declared))
         return used + max(0.0, ended_s - sum(s for p, s in gone.items() if p in self._declared))
 
@@ -154,20 +155,20 @@ class Meter:
 
     Memory is the resident size integrated by the trapezoid rule over start, end and, in blocks longer than a second,
     a sample every half second. CPU time is that of all threads of this process and of the processes that it starts
-    during the block, with all that those start. Processes that run already (a server, say) belong to somebody else,
+    during the block, with all their descendants. Processes that already run (such as a server) are not counted,
     unless they are declared or were started during an earlier block of this process, as a pool of workers is.
 
     Args:
         children: process ids of running processes whose work belongs to the block.
         counters: the energy counters to read; this machine's by default.
-        lock: the file whose exclusive lock says that nobody else meters on this machine.
+        lock: file whose exclusive lock means that no other process meters on this machine.
 
     Attributes:
-        usage: what the block used, set at its end.
+        usage: quantities that the block used, set at its end.
         peak_rss_mb: largest resident size of the process with its declared children among the samples, MiB, plus,
             where children ended in the block, that of the largest child that ended so far.
-        source: `measured` where RAPL was read under the exclusive lock on a machine otherwise quiet and no GPU was
-            shared, `attributed` where the counters were shared, `modelled` where there is no CPU counter.
+        source: `measured` if RAPL was read under the exclusive lock on an otherwise idle machine and no GPU was
+            shared, `attributed` if the counters were shared, `modelled` if there is no CPU counter.
 
     Raises:
         MeterBusy: another metered block of this process is open.
@@ -236,7 +237,7 @@ class Meter:
 
 
 class _Sampler:
-    """Follows memory, ended children and counter wraps; a block under a second is never sampled on the way."""
+    """Samples memory, ended children and counter wraps; a block under a second is sampled only at start and end."""
 
     def __init__(self, children: Sequence[psutil.Process], counters: Counters) -> None:
         self.rapl: RaplCounter | None = None
@@ -293,7 +294,7 @@ def _machine_lock(path: Path) -> Iterator[bool]:
         try:
             file = stack.enter_context(path.open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # another meter holds it, or the file is another user's
+        except OSError:  # another meter holds the lock, or the file belongs to another user
             yield False
         else:
             yield True
@@ -310,13 +311,13 @@ def _reaped_cpu_s() -> float:
 
 
 def _largest_reaped_mb() -> float:
-    """Return the largest resident size that any child of this process had that ended and was waited for, MiB."""
+    """Return the largest resident size of any ended and reaped child of this process, MiB."""
     scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * scale / 2**20
 
 
 def _used_s(process: psutil.Process, start: Mapping[int, float]) -> float:
-    """Return what a running process and all below it have used beyond the start of each."""
+    """Return the CPU seconds of a running process and its descendants since the start value of each."""
     found = 0.0
     for one in (process, *descendants(process)):
         found += max(0.0, _cpu_s(one) - start.get(one.pid, 0.0))

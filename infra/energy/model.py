@@ -1,13 +1,13 @@
-"""Derives joules, money and carbon from raw quantities, late and with bands (PROTOCOL section 1).
+"""Derives joules, money and carbon from stored raw quantities, with uncertainty bands (PROTOCOL section 1).
 
 Boundaries, symmetric between CPU and QPU:
 
 * `narrow`: CPU package + DRAM; for a QPU the whole system (cryostat and control) times the locked seconds;
 * `wide`: narrow x wall factor (CPU) or + host (QPU), the idle share at the utilisation, calibration and maintenance,
-  PUE. Embodied emissions are no joules: they enter the wide carbon figure, `footprint_gco2`;
-* `marginal`: what would not have been drawn otherwise. A cryostat draws nearly the same busy or idle.
+  PUE. Embodied emissions are not joules: they enter the wide carbon figure, `footprint_gco2`;
+* `marginal`: additional energy caused by the work. A cryostat draws nearly the same power busy or idle.
 
-A QPU's energy is always modelled, a simulator's energy is never a QPU's.
+The energy of a QPU is always modelled; the energy of a simulator is never used as that of a QPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DRAWS = 4000
 SEED = 20
 J_PER_KWH = 3.6e6
 S_PER_YEAR = 365.25 * 86400
-SUB_JOB_FORMULA_S = 2.0  # of a sub-job in the documented usage formula
+SUB_JOB_FORMULA_S = 2.0  # seconds of a sub-job in the documented usage formula
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Band:
 
 @dataclass(frozen=True)
 class BreakEven:
-    """What one QPU-second must replace to pay, in vCPU-hours: by price and by energy."""
+    """Break-even of a QPU-second: the vCPU-hours it must replace, by price and by energy."""
 
     price_vcpu_h: float
     energy_vcpu_h: float
@@ -73,7 +73,7 @@ class BreakEven:
 
 
 class Coefficients:
-    """The coefficients with their shared draws, and all that is derived from them.
+    """The coefficients with their shared draws, and the quantities derived from them.
 
     Attributes:
         version: version written in the file.
@@ -95,12 +95,12 @@ class Coefficients:
         """Read a coefficients file, this package's by default.
 
         Raises:
-            BadInput: the file has another form.
+            BadInput: the file does not have the expected structure.
         """
         return Coefficients(*read_coefficients(path or COEFFICIENTS), n=n, seed=seed)
 
     def redrawn(self, seed: int) -> Coefficients:
-        """Return the same coefficients with draws of their own, as for another host."""
+        """Return the same coefficients with independent draws, as for another host."""
         return Coefficients(self.file, self.hash, self.n, seed)
 
     def value(self, name: str) -> float:
@@ -112,7 +112,7 @@ class Coefficients:
         return self._kept(name, lambda: self._entries[name].draws(name, self.n, self._seed))
 
     def residual(self, workload: str, coefficient: str = "cpu.workload_residual") -> Array:
-        """Return the draws of the factor that is a workload's own; 1 for the unnamed workload."""
+        """Return the draws of the residual factor of a workload; 1 for the unnamed workload."""
         if not workload:
             return np.ones(self.n)
         entry = self._entries[coefficient]
@@ -128,13 +128,13 @@ class Coefficients:
 
         Args:
             usage: raw quantities.
-            boundary: what is counted.
+            boundary: boundary of the energy: narrow, wide or marginal.
             workload: key of the workload whose residual applies, e.g. `pruning/greedy`.
             source: `attributed` if the counters were shared by CPU time.
         """
         modelled_s = max(0.0, usage.cpu_s - usage.counted_cpu_s)
         modelled = modelled_s * self.draws("cpu.w_core") * self.residual(workload)
-        # Without a DRAM counter all memory is modelled, with one only that of the seconds no counter covers.
+        # Without a DRAM counter all memory is modelled, with a counter only the seconds that it does not cover.
         share = modelled_s / usage.cpu_s if usage.dram_j > 0 and usage.cpu_s > 0 else 1.0
         dram = share * usage.rss_gb_s * self.draws("cpu.w_dram")
         counted = (usage.package_j + usage.dram_j) * self.draws("cpu.counter_error")
@@ -144,7 +144,7 @@ class Coefficients:
         return self._host(modelled + dram + counted, boundary)
 
     def cpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
-        """Return the joules of CPU, DRAM and GPU; joules of counters are used where there are any."""
+        """Return the joules of CPU, DRAM and GPU; joules of counters are used if there are any."""
         return Band.of(self.cpu_energy_draws(usage, boundary, source=source))
 
     def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
@@ -155,10 +155,10 @@ class Coefficients:
         return self.cpu_energy_j(usage, boundary, source).scaled(share)
 
     def locked_draws(self, usage: Usage) -> Array:
-        """Return draws of the seconds for which a QPU is held: those billed, else what would be billed.
+        """Return draws of the seconds for which a QPU is occupied: billed seconds, else the projected bill.
 
-        Projected seconds are taken apart into sub-jobs and executions: a recorded bill is fixed seconds for each
-        sub-job plus a time for each execution, and both differ from the documented formula.
+        Projected seconds are split into sub-jobs and executions: recorded bills are fixed seconds for each sub-job plus
+        a time for each execution, and both differ from the documented formula.
         """
         if usage.qpu_s_billed > 0:
             return np.full(self.n, usage.qpu_s_billed)
@@ -167,9 +167,9 @@ class Coefficients:
         return np.asarray(sub_jobs * self.draws("qpu.job_seconds") + executing_s * self.draws("qpu.execution_ratio"))
 
     def device_draws(self, usage: Usage, boundary: Boundary = "narrow") -> tuple[Array, Array]:
-        """Return draws of the seconds that the system power counts for, and of the joules that it does not scale.
+        """Return draws of the seconds that are multiplied by the system power, and of the joules added to the product.
 
-        The joules of a QPU are the first times the system power plus the second, see `qpu_energy_draws`.
+        The joules of a QPU are seconds times system power plus the added joules, see `qpu_energy_draws`.
         """
         locked_s, idle = self.locked_draws(usage), self.draws("qpu.idle_ratio")
         match boundary:
@@ -190,7 +190,7 @@ class Coefficients:
         return seconds * self.draws("qpu.superconducting_power") + fixed_j
 
     def qpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow") -> Band:
-        """Return the joules of a QPU for the seconds billed, else for what would be billed."""
+        """Return the joules of a QPU for the billed seconds, else for the projected bill."""
         return Band.of(self.qpu_energy_draws(usage, boundary))
 
     def device_energy_j(self, usage: Usage, device: Device) -> Band:
@@ -227,9 +227,9 @@ class Coefficients:
         boundary: Boundary = "narrow",
         source: str = "measured",
     ) -> Array:
-        """Return draws of what a decision minimises: joules, USD or elapsed seconds.
+        """Return draws of the objective of a decision: joules, USD or elapsed seconds.
 
-        Only what was really spent counts: a QPU's part on a device that bills, the simulator's CPU time elsewhere.
+        Only real expenses count: QPU seconds on a device that bills, CPU time of the simulator elsewhere.
         """
         billed = Usage(qpu_s_billed=usage.qpu_s_billed if _is_device(backend) else 0.0)
         match objective:
@@ -268,7 +268,7 @@ class Coefficients:
         return Band.of(cpu + self.value("qpu.price") * self.locked_draws(replace(usage, qpu_s_billed=0.0)))
 
     def footprint_gco2(self, usage: Usage, country: str, qpu_country: str) -> Band:
-        """Return the wide emissions: operation of CPU and QPU, each at its place, and the embodied share of both.
+        """Return the wide emissions: operation of CPU and QPU with the local grids, and the embodied share of both.
 
         Raises:
             BadInput: a country is not in the table.
@@ -281,7 +281,7 @@ class Coefficients:
         return Band.of((cpu + qpu) / J_PER_KWH + embodied)
 
     def break_even(self) -> BreakEven:
-        """Return what one QPU-second must replace to pay, by price and by energy."""
+        """Return the vCPU-hours that one QPU-second must replace to break even, by price and by energy."""
         power, w_core = self.value("break_even.system_power"), self.value("break_even.w_core")
         price = self.value("qpu.price")
         return BreakEven(
@@ -306,7 +306,7 @@ class Coefficients:
                 assert_never(boundary)
 
     def _idle_share(self, idle: Array, machine: str) -> Array:
-        # A busy second carries the idle power of the unused time behind it: 1/u - 1 idle seconds.
+        # Each busy second includes the idle power of its share of unused time: 1/u - 1 idle seconds.
         return np.asarray(1 + idle * (1 / self.draws(f"{machine}.utilisation") - 1))
 
     def _embodied_g_per_s(self, machine: str) -> Array:

@@ -1,6 +1,6 @@
-"""Energy counters of NVIDIA GPUs through NVML, where the optional `nvidia-ml-py` and a driver are present.
+"""Energy counters of NVIDIA GPUs through NVML, if the optional `nvidia-ml-py` and a driver are present.
 
-The counter is of the whole device, so a device counts only while this process works on it.
+The counter covers the whole device, so a device is counted only while this process uses it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def open_devices() -> tuple[tuple[Any, ...], str]:
-    """Return the handles of all GPUs with an energy counter, and the reason where there is none."""
+    """Return the handles of all GPUs with an energy counter, and the reason if there are none."""
     try:
         import pynvml
     except ImportError:
@@ -28,7 +28,7 @@ def open_devices() -> tuple[tuple[Any, ...], str]:
 
 
 class GpuCounter:
-    """Joules since the start of the devices that this process works on."""
+    """Joules since the start, of the devices that this process uses."""
 
     def __init__(self, handles: Sequence[Any], pids: Sequence[int] = ()) -> None:
         self._handles = tuple(handles)
@@ -45,14 +45,14 @@ class GpuCounter:
 
     @property
     def shared(self) -> bool:
-        """Whether others work on a device that this process works on; the counter holds their joules too."""
+        """Whether other processes use the same devices; the counter then includes their joules."""
         return any(self._others(handle) for handle in self._handles if self._works_on(handle))
 
     def _others(self, handle: Any) -> bool:
         import pynvml
 
         pids = {process.pid for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        # In a container none of the numbers may be ours: then one of them is.
+        # In a container process ids may not match; then one of the listed processes is assumed to be ours.
         return len(pids - self._pids) > (not pids & self._pids)
 
     def _works_on(self, handle: Any) -> bool:
@@ -60,7 +60,7 @@ class GpuCounter:
 
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
-            # In a container NVML names processes by their number on the host, so ours may not be found by it.
+            # In a container NVML reports process ids of the host, so ours may not be among them.
             return len(self._handles) == 1 or pynvml.nvmlDeviceGetIndex(handle) == torch.cuda.current_device()
         return any(p.pid in self._pids for p in pynvml.nvmlDeviceGetComputeRunningProcesses(handle))
 

@@ -1,4 +1,4 @@
-"""CPU time and memory of a set of processes with everything they start."""
+"""CPU time and memory of a set of processes with their descendants."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SAMPLE_S = 10.0  # reading the proportional set size takes milliseconds for each
 
 
 def machine() -> str:
-    """Name the set of processes among which a process id means one process: a kernel, or a container of it."""
+    """Return an identifier of the process-id namespace: a kernel boot, or a container in it."""
     with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -24,7 +24,7 @@ def machine() -> str:
 def children(process: psutil.Process) -> list[psutil.Process]:
     """Return the children of a process.
 
-    Linux lists them by thread; elsewhere psutil looks at all processes of the machine, which takes milliseconds.
+    Linux lists children by thread; elsewhere psutil scans all processes of the machine, which takes milliseconds.
     """
     tasks = Path(f"/proc/{process.pid}/task")
     if not (tasks / str(process.pid) / "children").exists():
@@ -52,23 +52,23 @@ def descendants(process: psutil.Process) -> list[psutil.Process]:
 
 
 def whereabouts() -> tuple[str, int, float]:
-    """Return machine, id and CPU seconds of this process with all it started."""
+    """Return machine, id and CPU seconds of this process with its descendants."""
     me = psutil.Process()
     return machine(), me.pid, sum(_cpu_s(process) for process in (me, *descendants(me)))
 
 
 class ProcessTree:
-    """CPU seconds and peak memory of this process with all it started, and of further processes with theirs.
+    """CPU seconds and peak memory of this process and of further processes, each with its descendants.
 
-    This process and its descendants count with their whole life, starting them included; the others (workers of a
-    standing cluster, say) from the moment this object is made. A descendant that ended and was waited for counts
-    through its parent's `children` times. Memory is the proportional set size: a page that several processes share
-    counts once in all. It is read every ten seconds and at the end: a peak between two readings is missed.
+    This process and its descendants are counted from their start; the others (such as workers of a shared cluster)
+    from the creation of this object. An ended and reaped descendant is counted through the `children` times of its
+    parent. Memory is the proportional set size: a page that several processes share is counted once in total. It is
+    read every ten seconds and at the end, so a peak between two readings is missed.
 
     Args:
-        others: process ids besides this one; a descendant of this process may be among them.
-        far: returns the CPU seconds, by name, of further processes with theirs, which are on other machines; their
-            memory is not watched.
+        others: further process ids; a descendant of this process may be among them.
+        far: function that returns the CPU seconds, by name, of processes on other machines with their descendants;
+            their memory is not measured.
     """
 
     def __init__(self, others: Iterable[int] = (), far: Callable[[], Mapping[str, float]] = dict) -> None:
@@ -87,7 +87,7 @@ class ProcessTree:
         return near + self._far_cpu_s()
 
     def elsewhere_cpu_s(self) -> float:
-        """Return the part of it that was not used by this process and those it started."""
+        """Return the part of `cpu_s` that was not used by this process and its descendants."""
         own = {process.pid for process in (self._roots[0], *descendants(self._roots[0]))}
         others = (process for process in self._family() if process.pid not in own)
         return sum(_cpu_s(process) - self._start.get(process.pid, 0.0) for process in others) + self._far_cpu_s()
@@ -96,7 +96,7 @@ class ProcessTree:
         return sum(now - self._far_start.get(name, 0.0) for name, now in self._far().items())
 
     def stop(self) -> None:
-        """Stop watching the memory, after a last reading."""
+        """Read the memory a last time and stop."""
         self._stop.set()
         self._sample()
 

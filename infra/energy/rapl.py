@@ -1,6 +1,6 @@
 """Energy counters of the CPU packages and their DRAM, read from the powercap tree of Linux.
 
-Knows the tree's layout and the wrap of its counters; does not know who used the energy.
+The module handles the layout of the tree and the wrap of its counters; it does not attribute energy to processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 POWERCAP = Path("/sys/class/powercap")
-# `intel-rapl-mmio` shows the same packages a second time, `psys` the platform around them: neither is added.
+# `intel-rapl-mmio` repeats the same packages, and `psys` is the whole platform: neither is added.
 _ZONE = re.compile(r"intel-rapl:\d+(:\d+)?")
 
 
@@ -34,7 +34,7 @@ class Domain:
 
 
 def find_domains(root: Path = POWERCAP) -> tuple[tuple[Domain, ...], str]:
-    """Find the readable counters of all packages and return them with the reason where there is none."""
+    """Return the readable counters of all packages, and the reason if there are none."""
     if not root.is_dir():
         return (), f"{root} does not exist (no powercap driver; usual in virtual machines)"
     found: dict[str, Domain] = {}
@@ -69,7 +69,7 @@ class RaplCounter:
         self._used_uj = [0] * len(self._domains)
 
     def update(self) -> None:
-        """Read all counters and add what they went on by, over a wrap too."""
+        """Read all counters and add their increments, also across a wrap."""
         for i, domain in enumerate(self._domains):
             now = domain.read_uj()
             went = now - self._last[i]

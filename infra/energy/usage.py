@@ -1,4 +1,4 @@
-"""Raw physical quantities of a piece of work. Joules, money and carbon are derived from them later."""
+"""Raw physical quantities of a piece of work; joules, money and carbon are derived from them later."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import asdict, dataclass, fields, replace
 
 @dataclass(frozen=True)
 class Usage:
-    """What a piece of work used.
+    """Quantities used by a piece of work.
 
     Attributes:
         cpu_s: CPU seconds, user + system, of this process and the processes it started.
         wall_s: elapsed seconds.
         rss_gb_s: resident memory integrated over time, GB s.
-        package_j: joules of the CPU packages where a counter can be read, else 0.
-        dram_j: joules of the DRAM where a counter can be read, else 0.
-        gpu_j: joules of the GPUs where a counter can be read, else 0.
+        package_j: joules of the CPU packages if a counter can be read, else 0.
+        dram_j: joules of the DRAM if a counter can be read, else 0.
+        gpu_j: joules of the GPUs if a counter can be read, else 0.
         simulation_cpu_s: the part of `cpu_s` spent simulating quantum circuits.
         qpu_s_billed: QPU seconds billed.
         qpu_s_projected: QPU seconds of the same circuits on the projection device by the documented usage formula;
-            what would be billed is that times the recorded bill factor, see `infra.energy.model`.
-        jobs: jobs sent to a backend (a share of a job shared with others).
-        circuits: circuits executed, each parameter set counted.
+            the projected bill is this times the recorded bill factor, see `infra.energy.model`.
+        jobs: jobs sent to a backend; a job shared with other calls counts as a fraction.
+        circuits: circuits executed; each parameter set counts as one.
         shots: shots over all circuits.
         two_qubit_gates: two-qubit gates executed once per circuit, of the circuit as run on the projection device.
-        counted_cpu_s: the part of `cpu_s` whose joules `package_j` holds; the rest is left to the CPU-time model.
-        sub_jobs: sub-jobs that the projected seconds hold (a share of one shared with others); each has fixed seconds.
+        counted_cpu_s: the part of `cpu_s` covered by `package_j`; the CPU-time model covers the rest.
+        sub_jobs: sub-jobs in the projected seconds, each with fixed seconds; a shared one counts as a fraction.
         qubit_shots: qubits of a circuit times its shots, over all circuits.
     """
 
@@ -58,10 +58,10 @@ class Usage:
         return Usage(**{k: round(v * factor) if k in counts else v * factor for k, v in asdict(self).items()})
 
     def split(self, part: Usage) -> tuple[Usage, Usage]:
-        """Split off the work of `part` and return (rest, part).
+        """Subtract the work of `part` and return (rest, part).
 
         CPU seconds, memory and simulation are subtracted, at most to zero; counter joules follow the CPU seconds.
-        Elapsed time stays with the rest, which waited for the part, and so do counts; a part has its own.
+        Elapsed time and counts of the rest are unchanged, because the rest waited for the part.
         """
         share = min(1.0, part.cpu_s / self.cpu_s) if self.cpu_s > 0 else 0.0
         part = replace(

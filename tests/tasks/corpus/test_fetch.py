@@ -330,7 +330,7 @@ def test_ctrl_c_finishes_the_file(tmp_path):
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=20)[1]
     assert process.returncode == 130, said
-    assert "what was finished is kept" in said
+    assert "finished work is kept" in said
     assert len(checked(tmp_path)) == 1
     assert 2 <= len(documents(tmp_path)) < 20
     assert not list((tmp_path / "warc").glob("*.open"))
