@@ -27,7 +27,7 @@ class Derived:
     Attributes:
         energy_j: joules of CPU, DRAM and GPU, narrow boundary.
         energy_wide_j: joules of CPU, DRAM and GPU, wide boundary.
-        qpu_j: joules of the QPU for the billed seconds, narrow boundary; None if none were billed.
+        qpu_j: joules of the QPU for the billed seconds, narrow boundary; zero if none were billed.
         cost_usd: price of CPU time and of the billed seconds.
         gco2: operational emissions of `energy_j` at this machine and of `qpu_j` at the site of the QPU.
         source: source of the joules.

@@ -1,7 +1,7 @@
-"""Aer as a backend: circuits run as they are, one PUB one call, every angle bound inside the simulator.
+"""Aer as a backend: circuits run without transpilation, each PUB is one call, and Aer binds the parameters.
 
-Measured on one thread: compiling a circuit for Aer costs 16-19 times its simulation, so only what Aer lacks is
-decomposed; one parametric PUB costs a third of as many single circuits.
+Measured on one thread: transpiling a circuit for Aer takes 16-19 times its simulation, so only gates that Aer lacks are
+decomposed; one parametric PUB takes a third of the time of as many single circuits.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Prepared:
 
     Attributes:
         template: the circuit with bare parameters.
-        simulator: configured for it.
-        facts: what to record about it.
-        branches: whether it holds control flow.
-        cpu_s: CPU seconds that making it cost.
+        simulator: simulator configured for the circuit.
+        facts: values recorded about the circuit.
+        branches: whether the circuit has control flow.
+        cpu_s: CPU seconds of its preparation.
     """
 
     template: Template
@@ -52,7 +52,7 @@ class Prepared:
 
 
 class Clock:
-    """CPU and elapsed time of one task in this thread, that of preparing its circuits kept apart."""
+    """CPU and elapsed time of one task in this thread; the preparation of its circuits is counted separately."""
 
     def __init__(self) -> None:
         self.prepare_cpu_s: dict[str, float] = {}
@@ -60,20 +60,20 @@ class Clock:
         self._cpu, self._wall = time.thread_time(), time.perf_counter()
 
     def prepared(self, key: tuple[Any, ...], ready: Prepared, cpu: float, wall: float) -> None:
-        """Note a prepared circuit and take the time since (cpu, wall) out of the task's."""
+        """Record a prepared circuit and subtract the time since (cpu, wall) from that of the task."""
         self.prepare_cpu_s["|".join(map(str, key))] = ready.cpu_s
         self.facts.update(ready.facts)
         self._cpu += time.thread_time() - cpu
         self._wall += time.perf_counter() - wall
 
     def read(self, arrays: dict[str, NDArray[Any]]) -> Executed:
-        """Return the result with the time that it took."""
+        """Return the result with the measured time."""
         cpu, wall = time.thread_time() - self._cpu, time.perf_counter() - self._wall
         return Executed(arrays, cpu, wall, resident_gb() * wall, self.prepare_cpu_s, facts=self.facts)
 
 
 class Simulator:
-    """What the simulators of this process share: jobs that live in memory and run when they are fetched."""
+    """Base class of simulators: jobs are kept in memory and run when their results are fetched."""
 
     local = True
     priced = False
@@ -91,12 +91,12 @@ class Simulator:
         self._lock = threading.Lock()
 
     def effective(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those options that change anything here."""
+        """Return the options that have an effect on this backend."""
         del options
         return {}
 
     def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:  # noqa: ARG002
-        """Return 0: what an ideal simulation takes is not worth an estimate."""
+        """Return 0: the time of an ideal simulation is not estimated."""
         return 0.0
 
     def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:  # noqa: ARG002
@@ -111,14 +111,14 @@ class Simulator:
         max_qpu_s: float | None = None,
         leaving: Callable[[], None] = nothing_left,
     ) -> str:
-        """Keep the batch until its results are asked for; its tag names the job."""
+        """Keep the batch until its results are requested; its tag is the job id."""
         del max_qpu_s, leaving
         with self._lock:
             self._jobs[tag] = tasks
         return tag
 
     def status(self, job_id: str) -> Status:
-        """A job of this process is ready to be fetched; any other died with its process."""
+        """Return the status: a job of this process can be fetched; any other was lost with its process."""
         return Status(JobState.DONE if job_id in self._jobs else JobState.LOST)
 
     def results(self, job_id: str) -> Iterator[tuple[int, Executed | Exception]]:
@@ -153,7 +153,7 @@ class Simulator:
         return task.primitive, task.digest
 
     def _ready(self, task: Task, clock: Clock) -> Prepared:
-        """Return the prepared circuit, made once for each structure while it is among the recent ones."""
+        """Return the prepared circuit from a cache of recent structures, or prepare it."""
         key, cpu, wall = self._key(task), time.thread_time(), time.perf_counter()
         if key not in self._prepared:
             prepared = self._prepare(task)
@@ -182,7 +182,7 @@ class Simulator:
         return unpack(ready.template.circuit, out, task.shots)
 
     def _estimate(self, task: Task, clock: Clock) -> dict[str, NDArray[Any]]:
-        """Exact expectation values, with Gaussian noise of the target precision where one is set."""
+        """Exact expectation values, with Gaussian noise of the target precision if one is set."""
         ready = self._ready(task, clock)
         circuit = ready.template.circuit.copy()
         for label in sorted({label for _, observable in task.pairs for label in observable}):
@@ -193,7 +193,7 @@ class Simulator:
 
 
 def add_noise(exact: NDArray[np.float64], task: Task) -> NDArray[np.float64]:
-    """Add the shot noise of the target precision; a value's noise depends on its parameter set and place there."""
+    """Add the shot noise of the target precision; the noise of a value depends on its parameter set and position."""
     if task.precision <= 0:
         return exact
     seen: dict[int, int] = {}
@@ -219,7 +219,7 @@ class IdealSimulator(Simulator):
 
 
 _STRUCTURAL = frozenset({"measure", "barrier", "reset", "delay", "initialize", "kraus", "superop", "quantum_channel"})
-# Bound to many parameter sets inside the simulator (Aer 0.18), these come back wrong or not at all.
+# With many parameter sets bound inside the simulator (Aer 0.18), results of these are wrong or missing.
 _MISBOUND = frozenset(
     {"crx", "cry", "crz", "cp", "cu1", "cu3", "mcp", "mcphase", "mcr", "mcrx", "mcry", "mcrz", "mcu", "mcu1", "mcu3"}
 )
@@ -231,7 +231,7 @@ def decompose_foreign(circuit: QuantumCircuit, native: frozenset[str]) -> Quantu
     """Replace the gates that the simulator does not run by their definitions, and nothing else.
 
     Raises:
-        BadInput: a gate has no definition made of gates that it runs.
+        BadInput: a gate has no definition in gates that the simulator runs.
     """
     for _ in range(_DEPTH):
         foreign = sorted({item.name for item in circuit.data if not _runs(item, native)})
@@ -247,13 +247,13 @@ def decompose_foreign(circuit: QuantumCircuit, native: frozenset[str]) -> Quantu
 def _runs(item: Any, native: frozenset[str]) -> bool:
     if item.is_control_flow() or isinstance(item.operation, ControlFlowOp):
         return True
-    # A gate of one's own may carry the name of a standard one; it is known by its class.
+    # A user-defined gate may have the name of a standard gate; the class identifies it.
     known = item.operation.base_class
     return item.name in native and known not in _GENERIC and known.__module__.startswith(("qiskit.", "qiskit_aer."))
 
 
 def branches(circuit: QuantumCircuit) -> bool:
-    """Say whether a circuit holds control flow."""
+    """Return whether a circuit has control flow."""
     return any(item.is_control_flow() for item in circuit.data)
 
 
@@ -267,11 +267,11 @@ def run_aer(
 ) -> list[dict[str, Any]]:
     """Run all parameter sets of one circuit in this thread and return the simulator's raw results.
 
-    `AerSimulator.run` would hand the work to a thread of its own, where its CPU time cannot be told from that of
-    others, and would rewrite every shot twice; so the step below it is called.
+    `AerSimulator.run` would work in another thread, whose CPU time cannot be separated from that of other work, and
+    would rewrite every shot twice; so the function below it is called.
 
     Raises:
-        BackendFailed: the simulator refuses.
+        BackendFailed: the simulator reports an error.
     """
     binds = ready.template.binds(sets)
     constant = not circuit.parameters

@@ -1,9 +1,9 @@
 """A device snapshot as a backend: its basis gates, its coupling map, and Aer's noise from its calibration.
 
-The device is cut to a good region little larger than the circuit before anything is compiled: a noise model of all 133
-qubits takes nine seconds to build, one of nine qubits a fifth of a second, and every circuit of that size shares it.
+Before compilation the device is reduced to a region with small errors, little larger than the circuit: a noise model of
+all 133 qubits takes nine seconds to build, one of nine qubits a fifth of a second; circuits of the same size share it.
 
-What the noise model lacks: crosstalk, leakage, drift, and the decoherence of qubits that wait.
+The noise model does not include crosstalk, leakage, drift, and the decoherence of idle qubits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from infra.runtime.limits import Limits
 
 DENSITY_QUBITS = 12  # a density matrix of 12 qubits holds 268 MB
 ROUTING = 5  # two-qubit gates of the device for each one of the algorithm
-DENSITY_FACTOR = 4  # measured: one density matrix costs as much as about 2^n / 4 trajectories
+DENSITY_FACTOR = 4  # measured: one density matrix takes as long as about 2^n / 4 trajectories
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class NoisySimulator(Simulator):
         return {name: options[name] for name in ("optimization_level", "seed_transpiler") if name in options}
 
     def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
-        """Return about how long the noisy simulation takes: the order of magnitude, to refuse what is hopeless.
+        """Return the approximate time of the noisy simulation: the order of magnitude, to refuse infeasible ones.
 
         A rough fit: one trajectory takes 40 us + 2^n x 30 ns for each two-qubit gate of the device, of which there
         are about five for each one of the algorithm.
@@ -70,7 +70,7 @@ class NoisySimulator(Simulator):
         return float(circuits * trajectories * gates * (40e-6 + 30e-9 * 2**qubits))
 
     def region(self, qubits: int) -> Region:
-        """Return the region for circuits of this many qubits, made once.
+        """Return the region for circuits of this many qubits; it is computed once.
 
         Raises:
             BadInput: the device is too small.
@@ -176,7 +176,7 @@ def _runs(indices: list[int]) -> list[tuple[int, int]]:
 
 
 class _Cut(BackendV2):  # type: ignore[misc]  # the library is not typed
-    """What the noise model is made from: a target."""
+    """A backend that only has a target, for building the noise model."""
 
     def __init__(self, target: Target) -> None:
         super().__init__(name="cut")
@@ -209,7 +209,7 @@ def _active(circuit: QuantumCircuit) -> set[int]:
 
 
 def choose_region(target: Target, size: int) -> tuple[int, ...]:
-    """Return a connected set of qubits with small errors, grown from each qubit by its best neighbour."""
+    """Return a connected set of qubits with small errors, grown from each qubit by the best neighbour."""
     edges = _edge_errors(target)
     readout = {q: _error(target, "measure", (q,)) for q in range(target.num_qubits)}
     neighbours: dict[int, dict[int, float]] = {q: {} for q in readout}
@@ -250,7 +250,7 @@ def _error(target: Target, name: str, qargs: tuple[int, ...]) -> float:
 
 
 def cut_target(target: Target, keep: tuple[int, ...]) -> Target:
-    """Return the target of a few qubits of a device, renumbered from zero."""
+    """Return the target of some qubits of a device, renumbered from zero."""
     place = {qubit: index for index, qubit in enumerate(keep)}
     properties = target.qubit_properties
     small = Target(
@@ -258,7 +258,7 @@ def cut_target(target: Target, keep: tuple[int, ...]) -> Target:
     )
     for name in target.operation_names:
         operation = target.operation_from_name(name)
-        if isinstance(operation, type):  # control flow holds for all qubits alike
+        if isinstance(operation, type):  # control flow applies to all qubits
             small.add_instruction(operation, name=name)
             continue
         inside = {

@@ -1,4 +1,4 @@
-"""What travels between the ledger and a dispatcher: parts on their way, batches, bills and results."""
+"""Values exchanged between the ledger and a dispatcher: parts in flight, batches, bills and results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from infra.runtime.ledger.ledger import Part
 
 @dataclass(frozen=True)
 class Item:
-    """A part on its way, with what the backend needs to know of its call; `slot` is its place in the job."""
+    """A part in flight, with the data of its call that the backend needs; `slot` is its position in the job."""
 
     part: Part
     slot: int
@@ -32,19 +32,19 @@ class Item:
 
     @cached_property
     def manner(self) -> str:
-        """How the part is to be run: what a device that runs all parts of a job alike must have in common."""
+        """How the part is run: options that all parts of a job must share."""
         return json.dumps([self.primitive, self.part.shots, self.options.get("effective", {})], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Items that travel in one job.
+    """Items that are sent in one job.
 
     Attributes:
-        tag: what the job is found by after a crash.
-        items: the parts whose results are not there yet.
-        size: parts in the job, those included whose results are.
-        max_qpu_s: QPU seconds that the job may use; None where nothing is billed.
+        tag: tag by which the job is found after a crash.
+        items: the parts without a result.
+        size: number of all parts in the job, with and without a result.
+        max_qpu_s: QPU seconds that the job may use; None if nothing is billed.
     """
 
     tag: str
@@ -55,17 +55,17 @@ class Batch:
 
 @dataclass(frozen=True)
 class Standing:
-    """A batch that is not over, or not billed yet, as its leader sees it in each round.
+    """An unfinished or unbilled batch, as its leader reads it in each round.
 
     Attributes:
-        tag: what the job is found by.
+        tag: tag by which the job is found.
         state: state in the ledger.
         job_id: id of the job once it was sent.
         created: when the batch was claimed, before it was sent.
-        duplicate_of: tag of the batch that the service made this job from a second time.
+        duplicate_of: tag of the batch for which the service created this further job.
         max_qpu_s: QPU seconds that the job may use.
-        refusal: verdict and text of an answer to the submission that was no job id, as JSON.
-        tries: leaders that began to read its result and did not end.
+        refusal: verdict and text of a response to the submission without a job id, as JSON.
+        tries: number of leaders that began to read its result and did not finish.
         unwanted: whether a call in it was cancelled by its caller.
     """
 
@@ -82,10 +82,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Tariff:
-    """What a claim reserves with.
+    """Correction and price with which a claim computes its reservation.
 
     Attributes:
-        factor: what an estimate is multiplied with, from earlier bills.
+        factor: correction factor of estimates, from earlier bills.
         usd_per_s: price of a QPU second.
     """
 
@@ -95,13 +95,13 @@ class Tariff:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a finished job is charged.
+    """The charge of a finished job.
 
     Attributes:
         seconds: QPU seconds; None while the service does not report them.
-        duplicates: further jobs that the service made of the same batch.
-        free: whether nothing was reserved, because nothing is billed there.
-        note: why `seconds` is not what the service reported; the batch is then flagged.
+        duplicates: further jobs that the service created for the same batch.
+        free: whether nothing was reserved, because the backend does not bill.
+        note: reason why `seconds` differs from the report of the service; the batch is then flagged.
     """
 
     seconds: float | None = 0.0
@@ -112,15 +112,15 @@ class Bill:
 
 @dataclass(frozen=True)
 class Delivery:
-    """The result of one part, or why there is none.
+    """The result of one part, or the reason why there is none.
 
     Attributes:
         part: the part.
         result: encoded arrays.
-        usage: what it used.
-        facts: what is worth keeping about it.
-        error: why there is no result.
-        permanent: whether its call is not to be sent again unless a person says so.
+        usage: quantities that the part used.
+        facts: values recorded about the execution.
+        error: reason why there is no result.
+        permanent: whether its call is sent again only by an explicit `queue retry`.
     """
 
     part: Part

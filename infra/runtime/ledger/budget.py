@@ -1,12 +1,12 @@
-"""What may be spent: limits that can be changed while runs go on, reservations before sending, bills after.
+"""The budget: limits that can be changed while runs are active, reservations before sending, bills afterwards.
 
-A limit holds for each run, each stage of a run, each day or each month (UTC, of the moment of sending), in QPU seconds
-or in US dollars. A job is claimed, its reservation made and the limits looked at in one transaction of the ledger, in
-which no other dispatcher can do the same. What is reserved is what the job may use at most: its estimate, corrected by
-earlier bills, and up to as much again where the limits leave it, and the service is told to stop the job there. So the
-bills stay below the limits even where every estimate was wrong, unless the service itself ran a job twice.
+A limit applies to each run, each stage of a run, each day or each month (UTC, at the time of sending), in QPU seconds
+or in US dollars. One transaction of the ledger claims a job, checks the limits and makes the reservation; no other
+dispatcher can do so at the same time. The reservation is the maximum that the job may use: its estimate, corrected by
+earlier bills, and up to the same amount again if the limits allow it. The service stops the job at this maximum, so
+bills stay below the limits even if every estimate is wrong, unless the service itself runs a job twice.
 
-Knows SQL only, so that looking starts fast.
+The module uses SQL only, so that it loads fast.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 RUN, STAGE, DAY, MONTH = SCOPES = ("run", "stage", "day", "month")
 QPU_S, USD = UNITS = ("qpu_s", "usd")
-HEADROOM = 2.0  # a job may use so many times its corrected estimate, where the limits leave that much
+HEADROOM = 2.0  # a job may use this multiple of its corrected estimate, if the limits allow it
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Spending:
-    """What was billed, and what is reserved for jobs that are out or whose bill is not known yet."""
+    """Billed amounts, and amounts reserved for jobs in flight or without a bill."""
 
     billed_s: float
     reserved_s: float
@@ -52,12 +52,12 @@ class Spending:
 
 @dataclass(frozen=True)
 class Room:
-    """How far an amount fits into the limits.
+    """Whether an amount fits into the limits.
 
     Attributes:
         scale: headroom factor, limit left / amount requested; below 1 the amount does not fit.
-        reason: of a scale below 1, the limit that is exceeded, with its numbers.
-        final: of a scale below 1, whether the amount will not fit even once all current reservations are released.
+        reason: the exceeded limit with its numbers, if scale is below 1.
+        final: if scale is below 1, whether the amount will not fit even once all current reservations are released.
     """
 
     scale: float = math.inf
@@ -66,10 +66,10 @@ class Room:
 
 
 def set_limit(ledger: Ledger, scope: str, unit: str, value: float | None) -> None:
-    """Set a limit, or lift it with None; it holds from the next job on.
+    """Set a limit, or remove it with None; it applies from the next job on.
 
     Raises:
-        BadInput: no such scope or unit, or the value is not a number from 0.
+        BadInput: the scope or unit does not exist, or the value is negative or not a number.
     """
     if scope not in SCOPES or unit not in UNITS:
         raise BadInput(f"a limit is per {', '.join(SCOPES)} in {' or '.join(UNITS)}, not per {scope!r} in {unit!r}")
@@ -92,13 +92,13 @@ def limits(ledger: Ledger) -> dict[tuple[str, str], float]:
 def spending(
     ledger: Ledger, *, run: str | None = None, stage: str | None = None, period: str | None = None
 ) -> Spending:
-    """Return what was spent.
+    """Return the billed and reserved amounts.
 
     Args:
-        ledger: where it is written.
-        run: only this run.
-        stage: only this stage.
-        period: only this day (2026-11-23) or month (2026-11).
+        ledger: the ledger.
+        run: count only this run.
+        stage: count only this stage.
+        period: count only this day (2026-11-23) or month (2026-11).
     """
     which = [charges.c.run == run] if run is not None else []
     which += [charges.c.stage == stage] if stage is not None else []
@@ -108,12 +108,12 @@ def spending(
 
 
 def remaining(ledger: Ledger) -> dict[tuple[str, str], float]:
-    """Return what each limit leaves: for runs and stages, to the one that has spent most."""
+    """Return the remaining amount of each limit; for runs and stages, of the run or stage that has spent most."""
     return {(row["scope"], row["unit"]): row["left"] for row in overview(ledger) if row["limit"] is not None}
 
 
 def overview(ledger: Ledger) -> list[dict[str, Any]]:
-    """Return each limit with what was billed and reserved against it, as plain values.
+    """Return each limit with the amounts billed and reserved against it, as plain values.
 
     Of runs and stages the one that has spent most is shown; day and month are shown without a limit too.
     """
@@ -150,7 +150,7 @@ def _row(connection: sa.Connection, scope: str, unit: str, limit: float | None, 
 
 
 class Gate:
-    """The limits and what was spent, read in one transaction; other dispatchers wait for its end."""
+    """The limits and the spending, read in one transaction; other dispatchers wait for its end."""
 
     def __init__(self, connection: sa.Connection, now: float, usd_per_s: float) -> None:
         _lock(connection)
@@ -164,7 +164,7 @@ class Gate:
         return bool(self._limits)
 
     def room(self, wish: Amounts) -> Room:
-        """Return how far an amount fits into every limit that applies to it."""
+        """Return whether an amount fits into every limit that applies to it."""
         rooms = [self._room(*asked) for asked in self._asked(wish)]
         return min(rooms, key=lambda room: (not room.final, room.scale), default=Room())
 
@@ -174,7 +174,7 @@ class Gate:
         self._spent.clear()
 
     def _asked(self, wish: Amounts) -> Iterator[tuple[str, str, float, Spender, float]]:
-        """Yield scope, unit, limit, whose, and amount in that unit, for every limit that a wish touches."""
+        """Yield scope, unit, limit, whose, and amount in that unit, for every limit that applies to a request."""
         for (scope, unit), limit in self._limits.items():
             amounts: dict[Spender, float] = defaultdict(float)
             for (run, stage), seconds in wish.items():
@@ -211,7 +211,7 @@ def usd_per_qpu_s() -> float:
 
 
 def _lock(connection: sa.Connection) -> None:
-    """Let other dispatchers wait until the end of this transaction; SQLite has one writer anyhow."""
+    """Make other dispatchers wait until the end of this transaction; SQLite has only one writer."""
     connection.execute(sa.select(meta.c.name).where(meta.c.name == "schema").with_for_update())
 
 

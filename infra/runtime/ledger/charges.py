@@ -22,7 +22,7 @@ def reserve(connection: sa.Connection, tag: str, wish: Amounts, day: str, usd_pe
 
 
 def reserve_again(connection: sa.Connection, tag: str, duplicate: str) -> None:
-    """Reserve for a duplicate that the service made what its job may be billed at most, whatever the limits say."""
+    """Reserve the maximum bill of a duplicate job that the service created, regardless of the limits."""
     columns = [charges.c[name] for name in ("run", "stage", "day", "share", "usd_per_s")]
     seconds = sa.select(sa.func.coalesce(batches.c.max_qpu_s, 0.0)).where(batches.c.tag == tag).scalar_subquery()
     rows = sa.select(sa.literal(duplicate), *columns, charges.c.share * seconds, sa.literal(0.0))

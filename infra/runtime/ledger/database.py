@@ -23,11 +23,11 @@ from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limit
 
 SCHEMA_VERSION = 4
 BUSY_S = 30.0
-_LOCK = 0x6B6574  # names the making of the tables among PostgreSQL's advisory locks
+_LOCK = 0x6B6574  # PostgreSQL advisory lock for creating the tables
 
 
 class Duplicate(RuntimeQueueError):
-    """A row with this key is there already."""
+    """A row with this key exists already."""
 
 
 def database_url(location: str | Path) -> str:
@@ -37,10 +37,10 @@ def database_url(location: str | Path) -> str:
 
 
 class _Forks:
-    """Lets the process fork only while no thread has a connection open, and closes the idle ones before.
+    """Allows the process to fork only while no thread has an open connection, and closes idle connections before.
 
-    SQLite keeps the locks of a process in its memory: a child that is made in the middle of a transaction of another
-    thread takes the file for locked for ever.
+    SQLite keeps the locks of a process in memory: a child that is forked during a transaction of another thread sees
+    the file as locked for ever.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class _Forks:
 
     @contextmanager
     def held_off(self) -> Iterator[None]:
-        """Hold forks of other threads off, after those that wait already."""
+        """Delay forks of other threads, after those that already wait."""
         depth = getattr(self._mine, "depth", 0)
         with self._still:
             self._still.wait_for(lambda: depth or not self._forking)
@@ -68,7 +68,7 @@ class _Forks:
                 self._still.notify_all()
 
     def before(self) -> None:
-        """Wait for the other threads, and keep them waiting until the fork is made."""
+        """Wait for the other threads, and block them until the fork is done."""
         self._still.acquire()
         self._forking += 1
         self._still.wait_for(lambda: self._open <= getattr(self._mine, "depth", 0), BUSY_S)
@@ -76,13 +76,13 @@ class _Forks:
             engine.dispose()
 
     def after(self) -> None:
-        """Let the threads of the parent go on."""
+        """Let the threads of the parent continue."""
         self._forking -= 1
         self._still.notify_all()
         self._still.release()
 
     def in_child(self) -> None:
-        """Begin with nothing open: the threads of a parent do not exist in its child."""
+        """Begin without open connections: the threads of a parent do not exist in its child."""
         self.engines.clear()
         self._begin_anew()
 
@@ -98,17 +98,17 @@ class Database:
 
     Args:
         location: a path (SQLite) or any SQLAlchemy URL.
-        create: make the tables where there are none.
-        durable: wait for the disk at each write. A killed process loses nothing either way; without it, a power cut
-            may lose the last second, which costs a simulation that runs again, but would pay a device twice.
+        create: create missing tables.
+        durable: wait for the disk at each write. A killed process loses nothing in either case; without `durable` a
+            power cut may lose the last second, which repeats a simulation, but would bill a device twice.
 
     Raises:
         BadInput: there is no ledger and none is to be created (NoLedger), or it has a newer schema version.
         RuntimeQueueError: the database cannot be used; the message says what to do.
 
     Attributes:
-        url: where it is, with the password if there is one.
-        name: the same without it, for messages.
+        url: URL of the database, including a password.
+        name: URL without the password, for messages.
     """
 
     def __init__(self, location: str | Path, *, create: bool = True, durable: bool = True) -> None:
@@ -132,12 +132,12 @@ class Database:
         """Open a transaction that writes.
 
         Args:
-            wait: for the disk, where writes are durable. Not needed where nothing outside depends on this one alone:
-                the next one that waits, which precedes whatever leaves the machine, carries it along.
+            wait: whether to wait for the disk, if writes are durable. Not needed if nothing outside depends on this
+                write alone: the next write that waits, before anything is sent, makes it durable too.
 
         Raises:
-            Duplicate: a row with this key is there already.
-            RuntimeQueueError: anything else the database refuses.
+            Duplicate: a row with this key exists already.
+            RuntimeQueueError: the database refuses for any other reason.
         """
         with _FORKS.held_off(), self._explained(), self._engine(wait=wait).begin() as connection:
             yield connection
@@ -166,7 +166,7 @@ class Database:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn what a database or a file system says into what a person can do about it."""
+        """Turn an error of the database or file system into an error with advice."""
         try:
             yield
         except IntegrityError as error:
@@ -184,7 +184,7 @@ def _version(connection: Connection) -> int | None:
 
 
 def _bring_up(connection: Connection) -> int:
-    """Make the tables, or bring those of an older version up to date, and return the version."""
+    """Create the tables, or migrate those of an older version, and return the version."""
     found = _version(connection)
     if found is None:
         METADATA.create_all(connection)
@@ -214,7 +214,7 @@ def _from_2(connection: Connection) -> None:
     for table in (limits, charges):
         table.create(connection)
     next(index for index in batches.indexes if index.name == "batches_unbilled").create(connection)
-    over = batches.c.state.in_(("DONE", "FAILED", "CANCELLED"))  # until then there were simulators only
+    over = batches.c.state.in_(("DONE", "FAILED", "CANCELLED"))  # before this version there were only simulators
     connection.execute(batches.update().where(over).values(billed_s=0.0))
 
 
@@ -255,7 +255,7 @@ def _advice(text: str) -> str:
 
 
 def _insist(connection: sqlite3.Connection, *statements: str) -> None:
-    """Execute statements, again and again while another process has the file locked.
+    """Execute statements, with retries while another process has the file locked.
 
     SQLite does not wait by itself while another process converts a new file to write-ahead mode, recovers it after a
     crash, or is the last one to close it.

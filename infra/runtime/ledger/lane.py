@@ -1,7 +1,7 @@
-"""What the leader of a lane may do with the ledger.
+"""Operations of the leader of a lane on the ledger.
 
-A lane holds the calls of one backend; the process that holds its lease (`infra.runtime.ledger.lease`) dispatches for
-all callers. What a batch may spend is reserved in the transaction that claims it, and its bill is charged when it ends.
+A lane contains the calls of one backend; the process that holds its lease (`infra.runtime.ledger.lease`) dispatches for
+all callers. The transaction that claims a batch reserves its maximum bill, and the bill is charged when it ends.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from infra.runtime.ledger.ledger import (
 from infra.runtime.ledger.schema import batches, calls, parts
 from infra.runtime.limits import Limits
 
-LOADED = 32  # calls whose parts are read at once
+LOADED = 32  # number of calls whose parts are read in one query
 REFUSED = "BudgetExceeded: "
 
 
@@ -82,7 +82,7 @@ class Lane(Lease):
     """A lane whose lease this process holds."""
 
     def look(self) -> tuple[bool, list[Standing]]:
-        """Return whether calls wait, and the batches that are not over or not billed yet, the oldest first."""
+        """Return whether calls wait, and the unfinished or unbilled batches, the oldest first."""
         with self.ledger.database.read() as connection:
             waits = connection.execute(_ANY_WAITING, {"lane": self.name}).first() is not None
             rows = connection.execute(_STANDING, {"lane": self.name}).mappings().all()
@@ -90,18 +90,18 @@ class Lane(Lease):
         return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
     def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None, *, sent: bool = False) -> list[Batch]:
-        """Turn the calls that wait longest into batches within the limits; empty if none waits.
+        """Put the calls that have waited longest into batches within the limits; empty if none waits.
 
-        At least one call is taken, in as many batches as it needs; further ones while all fit into one batch. A batch
+        At least one call is taken, in as many batches as it needs; further calls while all fit into one batch. A batch
         is PREPARED until it is `leaving`. With a tariff, what each batch may spend is reserved, never less than the
         time limit of its job. A call that exceeds a limit is refused; it waits if it would fit once current
         reservations are released.
 
         Args:
-            backend: where the calls go.
-            limits: of its jobs.
-            tariff: what is reserved with; None where nothing is billed.
-            sent: whether a batch counts as sent at once, with its tag as its job: for jobs that die with the process.
+            backend: backend of the calls.
+            limits: limits of the backend's jobs.
+            tariff: correction and price for the reservation; None if nothing is billed.
+            sent: whether a batch counts as sent at once, with its tag as job id: for jobs that end with the process.
         """
         now = time.time()
         with self.fenced(wait=False) as connection:
@@ -135,7 +135,7 @@ class Lane(Lease):
             for key in keys:
                 move_call(connection, key, (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
             for key in set(keys) - {item.part.call for item in chosen}:
-                follow_parts(connection, key, OUT)  # a call of no PUBs, or whose parts all survived a crash
+                follow_parts(connection, key, OUT)  # a call without PUBs, or with all results stored
             return claimed
 
     def _write_batch(
@@ -159,21 +159,21 @@ class Lane(Lease):
         return batch
 
     def leaving(self, tag: str) -> None:
-        """Record that the first byte of a submission is about to leave: from here on a job of it may exist.
+        """Record that a submission is about to be sent: from now on its job may exist.
 
         Raises:
-            LeaseLost: someone else leads now; it must not be sent.
+            LeaseLost: another process leads now; the batch must not be sent.
         """
         with self.fenced() as connection:
             connection.execute(_BATCH, {"its_tag": tag, "state": SUBMITTING, "sent": time.time(), "refusal": None})
 
     def unclear(self, tag: str, verdict: str, text: str) -> None:
-        """Record how the service answered a submission with anything but a job id, and what follows if no job is found.
+        """Record a response to a submission without a job id, and the consequence if no job is found.
 
         Args:
             tag: of the batch.
             verdict: see `infra.errors.SubmissionUnclear`.
-            text: the answer.
+            text: text of the response.
         """
         with self.fenced() as connection:
             connection.execute(_BATCH, {"its_tag": tag, "refusal": json.dumps([verdict, text]), "error": text})
@@ -184,7 +184,7 @@ class Lane(Lease):
         Args:
             tag: of the batch.
             job_id: the job that is followed.
-            duplicates: further jobs that the service made of it.
+            duplicates: further jobs that the service created for the batch.
 
         Raises:
             BadAnswer: the job belongs to another batch.
@@ -214,23 +214,23 @@ class Lane(Lease):
             move(connection, calls.c.key.in_(calls_of(tag)), (SUBMITTED,), state=SUBMITTING)
 
     def attempts(self, tag: str) -> int:
-        """Return how often the calls of a batch were sent, at most."""
+        """Return the largest number of submissions of any call of a batch."""
         with self.ledger.database.read() as connection:
             query = sa.select(sa.func.max(calls.c.attempt)).where(calls.c.key.in_(calls_of(tag)))
             return int(connection.scalar(query) or 1)
 
     def trying(self, tag: str) -> None:
-        """Count a leader that begins to read the result of a batch, so that one which kills every leader is known."""
+        """Count a leader that begins to read the result of a batch, to detect results that crash every leader."""
         with self.fenced(wait=False) as connection:
             connection.execute(batches.update().where(batches.c.tag == tag).values(tries=batches.c.tries + 1))
 
     def survived(self, tag: str) -> None:
-        """Forget the leaders that began to read a result: this one has survived it."""
+        """Reset the count of leaders that began to read a result, because this leader has finished."""
         with self.fenced(wait=False) as connection:
             connection.execute(_BATCH, {"its_tag": tag, "tries": 0})
 
     def recent(self, since: float) -> list[tuple[str, float, float]]:
-        """Return the batches sent since a time whose own job is known or was given up: tag, when sent, last look."""
+        """Return the batches sent since a time whose job is known or given up: tag, time of sending, last listing."""
         query = sa.select(batches.c.tag, batches.c.sent, sa.func.coalesce(batches.c.looked, 0.0)).where(
             batches.c.lane == self.name,
             batches.c.sent >= since,
@@ -241,21 +241,21 @@ class Lane(Lease):
             return [(row[0], row[1], row[2]) for row in connection.execute(query.order_by(batches.c.sent))]
 
     def looked(self, tag: str, jobs: Sequence[str]) -> int:
-        """Record that the jobs under a tag were listed; return how many of them nobody knew.
+        """Record that the jobs under a tag were listed; return the number of unknown jobs.
 
-        Each of those is followed from now on: cancelled while it is queued, else charged and flagged.
+        Unknown jobs are followed from now on: cancelled while they are queued, else charged and flagged.
         """
         with self.fenced(wait=bool(jobs)) as connection:
             connection.execute(_BATCH, {"its_tag": tag, "looked": time.time()})
             return self._note_duplicates(connection, tag, jobs)
 
     def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None, bill: Bill | None = None) -> None:
-        """Store results of parts; a call whose parts are all there is DONE, one with a failed part is FAILED.
+        """Store results of parts; a call is DONE once all its parts have a result, FAILED if a part failed.
 
         Args:
-            deliveries: what came back.
-            last_of: tag of the batch that is over with them; a call that it left without a result is FAILED.
-            bill: of that batch.
+            deliveries: results or errors of parts.
+            last_of: tag of the batch that ends with them; its calls without a result are FAILED.
+            bill: bill of that batch.
         """
         with self.fenced() as connection:
             if last_of is not None:  # first, because who wants a call again holds it back by this row
@@ -279,9 +279,9 @@ class Lane(Lease):
         Args:
             tag: of the batch.
             state: FAILED, CANCELLED, UNKNOWN, or DONE for a duplicate.
-            error: why.
-            bill: what it is charged.
-            permanent: whether its calls are not to be sent again unless a person says so.
+            error: reason.
+            bill: charge of the batch.
+            permanent: whether its calls are sent again only by an explicit `queue retry`.
         """
         with self.fenced() as connection:
             self._end(connection, tag, state, error, bill or Bill(None if state == UNKNOWN else 0.0))
@@ -289,18 +289,18 @@ class Lane(Lease):
             move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), **values)
 
     def put_back(self, tag: str, reason: str) -> None:
-        """Let the calls of a batch that never left, or died with its process, wait again."""
+        """Let the calls of a batch that was never sent, or ended with its process, wait again."""
         with self.fenced() as connection:
             self._end(connection, tag, FAILED, reason, Bill())
             wait_again(connection, tag)
 
     def settle(self, tag: str, bill: Bill) -> None:
-        """Charge the bill of a batch that was over before the bill was known."""
+        """Charge the bill of a batch that ended before the bill was known."""
         with self.fenced() as connection:
             self._charge(connection, tag, bill)
 
     def leave(self, tag: str) -> bool:
-        """Let calls that were cancelled leave a batch that others travel in; False if nobody else does."""
+        """Remove cancelled calls from a batch that contains other calls; return False if there are no others."""
         inside, asked = calls.c.key.in_(calls_of(tag)), calls.c.cancel_requested.is_not(None)
         with self.fenced() as connection:
             out = sa.select(calls.c.key).where(inside, calls.c.state.in_(OUT), ~asked).limit(1)
@@ -331,7 +331,7 @@ class Lane(Lease):
             settle(connection, tag, bill.seconds)
 
     def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> int:
-        """Write down jobs that the service made of a batch again, and reserve what they may cost; return how many."""
+        """Record further jobs that the service created for a batch and reserve their maximum bill; return how many."""
         if not jobs:
             return 0
         query = sa.select(batches.c.job_id).where(batches.c.lane == self.name, batches.c.job_id.in_(set(jobs)))
@@ -350,12 +350,13 @@ class Lane(Lease):
 def needed(group: Sequence[Item], factor: float, limits: Limits | None = None) -> Amounts:
     """Return the QPU seconds that a batch is expected to be billed, by run and stage.
 
-    What a job costs once is shared by its parts alike, so that a call which joins a job makes it dearer for no other.
+    Fixed costs of a job are shared equally by its parts, so that a call that joins a job does not raise the cost of the
+    others.
 
     Args:
-        group: what travels in it.
-        factor: what the estimates are multiplied with.
-        limits: of jobs: the sum is then rounded up to a time limit that a job can be sent with.
+        group: items of the batch.
+        factor: correction factor of the estimates.
+        limits: limits of jobs; if given, the sum is rounded up to a time limit that a job can have.
     """
     amounts: dict[Spender, float] = defaultdict(float)
     once_s = max(item.part.overhead_s for item in group) / len(group)
@@ -383,7 +384,7 @@ def _sum(wishes: Iterable[Amounts]) -> Amounts:
 
 
 def _cancelled(lane: str) -> Any:
-    """Return the tags of batches not over in which a call was cancelled by its caller."""
+    """Return the tags of unfinished batches in which a caller cancelled a call."""
     asked = calls.c.cancel_requested.is_not(None), calls.c.state.in_((*OUT, CANCELLED))
     inside = sa.select(parts.c.batch).join(calls, calls.c.key == parts.c.call)
     return inside.join(batches, batches.c.tag == parts.c.batch).where(
@@ -392,7 +393,7 @@ def _cancelled(lane: str) -> Any:
 
 
 def _waiting(connection: sa.Connection, backend: str, most: int) -> Iterator[tuple[str, tuple[Item, ...]]]:
-    """Yield the calls that wait longest, each with its parts that are neither out nor answered."""
+    """Yield the calls that have waited longest, each with its parts that are neither in flight nor have a result."""
     keys = list(connection.scalars(_LONGEST_FIRST, {"lane": backend, "most": most}))
     for start in range(0, len(keys), LOADED):
         some = keys[start : start + LOADED]

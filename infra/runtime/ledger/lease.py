@@ -1,7 +1,7 @@
-"""Who leads a lane: a lease in the ledger with a fencing number that rises with each new leader.
+"""Leadership of a lane: a lease in the ledger with a fencing number that increases with each new leader.
 
-Each write of a leader is one transaction that also renews the lease and fails if it has passed on, so a leader that was
-taken over, however late it wakes, changes nothing any more.
+Each write of a leader is one transaction that also renews the lease and fails if another process holds it, so a former
+leader can change nothing, however late it continues.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from infra.runtime.ledger.database import Duplicate
 from infra.runtime.ledger.ledger import Ledger
 from infra.runtime.ledger.schema import leases
 
-STALL_S = 900.0  # a live leader on this machine may be deep in one simulation, where it cannot renew its lease
+STALL_S = 900.0  # a live leader on this machine may be in a long simulation, during which it cannot renew its lease
 
 
 class LeaseLost(RuntimeQueueError):
-    """The lane is led by someone else now; nothing was written."""
+    """Another process leads the lane now; nothing was written."""
 
 
 # Built once: SQLAlchemy takes longer to build a statement than SQLite to run it.
@@ -62,7 +62,7 @@ class Lease:
                 return None
             return cls.acquire(ledger, name, ttl_s)
         unmoved_s = _SEEN.unmoved_s((ledger.database.url, name), (row["fence"], row["expires"]))
-        # By the clock that all machines set, and by this process's own: the former may have been set back.
+        # Both the wall clock and the monotonic clock of this process count: the wall clock may have been set back.
         overdue_s = max(now - row["expires"], unmoved_s - ttl_s)
         if row["holder"] is not None and not _abandoned(dict(row), overdue_s):
             return None
@@ -78,19 +78,19 @@ class Lease:
         """Keep the lease.
 
         Raises:
-            LeaseLost: someone else leads now.
+            LeaseLost: another process leads now.
         """
         with self.fenced(wait=False):
             pass
 
     def release(self) -> None:
-        """Hand the lease on; nothing happens if it has passed on already."""
+        """Release the lease; nothing happens if another process holds it already."""
         with self.ledger.database.write(wait=False) as connection:
             connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
 
     @contextmanager
     def fenced(self, *, wait: bool = True) -> Iterator[sa.Connection]:
-        """Open a transaction that renews the lease, or fails if it is no longer ours; see `Database.write`."""
+        """Open a transaction that renews the lease; fails if another process holds it; see `Database.write`."""
         with self.ledger.database.write(wait=wait) as connection:
             renewed = connection.execute(_TAKE, {**self._ours, "expires": time.time() + self.ttl_s})
             if renewed.rowcount != 1:
@@ -103,7 +103,7 @@ class Lease:
 
 
 class _Seen:
-    """How long a lease of another machine has not moved by this process's own clock, which cannot be set back."""
+    """Time since a lease of another machine last changed, by the monotonic clock of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

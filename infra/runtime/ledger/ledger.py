@@ -1,16 +1,16 @@
 """The write-ahead record of every call to a quantum backend.
 
-A call is one `run()` of a sampler or estimator; its PUBs are stored in parts, small enough to travel in one job. What
-is about to leave the machine is written here first, so that a process killed at any moment loses nothing that was
-finished. Callers write PREPARED; only the leader of a lane (`infra.runtime.ledger.lane`) moves calls further.
+A call is one `run()` of a sampler or estimator; its PUBs are stored in parts, each small enough for one job. Every
+submission is recorded here before it is sent, so that a process killed at any moment loses no finished work. Callers
+write PREPARED; only the leader of a lane (`infra.runtime.ledger.lane`) changes the state of calls further.
 
     PREPARED -> SUBMITTING -> SUBMITTED -> DONE | FAILED | CANCELLED
-                          |-> UNKNOWN: a job may or may not exist; found later it is SUBMITTED, else a person says so
+                          |-> UNKNOWN: a job may or may not exist; SUBMITTED once it is found, else a user resolves it
 
-A FAILED or CANCELLED call that is asked for again waits again, or rejoins its job where that is still out. Batches walk
-the same way; one that was claimed stays PREPARED until the moment it is sent, so that what was never sent is known.
+A FAILED or CANCELLED call that is requested again waits again, or rejoins its job if that is still in flight. Batches
+have the same states; a claimed batch stays PREPARED until it is sent, so that batches that were never sent are known.
 
-Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
+The module uses SQL only, no circuits and no arrays, so that it loads fast.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Call:
         scope: run, stage, subtask, problem, arm, repetition.
         ordinal: number of the call within the arm's execution.
         primitive: `sampler` or `estimator`.
-        fingerprint: hash of all that determines the distribution of the result.
-        content: what a finished call of another run is recognised by.
+        fingerprint: hash of everything that determines the distribution of the result.
+        content: hash by which a finished call of another run is found.
         executions: circuits times shots over all PUBs.
         projection: device on which QPU time is projected.
-        options: what was asked, what is effective, what is not.
-        outline: how its results are put together, as JSON.
+        options: requested, effective and ineffective options.
+        outline: how its results are assembled, as JSON.
     """
 
     key: str
@@ -109,9 +109,9 @@ class Part:
         circuit: digest of the circuit.
         request: encoded parameter values, observables and precision.
         circuits: number of parameter sets (for an estimator: of expectation values).
-        shots: shots for each of them.
-        estimate_s: QPU seconds that it would be billed alone in a job, by formula.
-        overhead_s: how much of that a job costs once, whatever is in it.
+        shots: shots for each parameter set.
+        estimate_s: estimated bill of a job with this part alone, QPU seconds, by formula.
+        overhead_s: the part of `estimate_s` that is a fixed cost of each job.
     """
 
     call: str
@@ -132,7 +132,7 @@ class Part:
 
 
 def calls_of(tag: str) -> Any:
-    """Return the keys of the calls that travel in a batch."""
+    """Return the keys of the calls in a batch."""
     return sa.select(parts.c.call).where(parts.c.batch == tag)
 
 
@@ -147,9 +147,9 @@ def move_call(connection: sa.Connection, key: str, source: tuple[str, ...], **va
 
 
 def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
-    """Move a call, if it is in one of the source states, to where its parts are."""
+    """Move a call, if it is in one of the source states, to the state that its parts imply."""
     rows = connection.execute(_WHERE_PARTS_ARE, {"its_key": key}).all()
-    claimed = {PREPARED: SUBMITTING}  # a batch that has not left yet holds its parts like one that has
+    claimed = {PREPARED: SUBMITTING}  # a batch that has not been sent yet holds its parts like one that has
     found = {PREPARED if tag is None else claimed.get(state, state) for tag, state in rows}
     ends = FAILED if found else DONE
     state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), ends)
@@ -172,15 +172,15 @@ def wait_again(connection: sa.Connection, tag: str) -> None:
 
 
 class Ledger:
-    """The callers' side of the ledger.
+    """Operations of callers on the ledger.
 
     Args:
         location: a path (SQLite) or any SQLAlchemy URL.
-        create: make the tables where there are none.
+        create: create missing tables.
         durable: wait for the disk at each write.
 
     Raises:
-        BadInput: there is no such ledger, or it has another schema version.
+        BadInput: the ledger does not exist, or has another schema version.
         RuntimeQueueError: the database cannot be used; the message says what to do.
     """
 
@@ -212,7 +212,7 @@ class Ledger:
             return str(connection.scalar(sa.select(batches.c.state).where(batches.c.tag == tag)))
 
     def missing_circuits(self, digests: Iterable[str]) -> set[str]:
-        """Return those digests whose circuit is not stored yet; nothing ever removes one that is."""
+        """Return the digests whose circuit is not stored yet; stored circuits are never removed."""
         wanted = set(digests) - self._stored
         if wanted:
             with self.database.read() as connection:
@@ -222,12 +222,12 @@ class Ledger:
         return wanted
 
     def prepare(self, call: Call, pieces: Sequence[Part], qpy: Mapping[str, bytes]) -> bool:
-        """Write the intent of a call; False if the same call has been written meanwhile.
+        """Record a call before it is sent; return False if the same call has been recorded meanwhile.
 
         Args:
             call: the call.
-            pieces: its parts.
-            qpy: circuits by digest that may be missing.
+            pieces: parts of the call.
+            qpy: circuits by digest that may not be stored yet.
         """
         now = time.time()
         try:
@@ -240,13 +240,13 @@ class Ledger:
                 if pieces:
                     connection.execute(parts.insert(), [dict(vars(piece)) for piece in pieces])
         except Duplicate:
-            if self.find(call.key) is None:  # two callers may store one new circuit at once, where the database allows
+            if self.find(call.key) is None:  # two callers may store a new circuit at once
                 return self.prepare(call, pieces, qpy)
             return False
         return True
 
     def adopt(self, call: Call) -> bool:
-        """Answer a call with the results of a finished one of the same content; False if there is none."""
+        """Answer a call with the results of a finished call of the same content; return False if there is none."""
         now = time.time()
         columns = [column for column in parts.c if column.name != "call"]
         try:
@@ -264,19 +264,19 @@ class Ledger:
                 )
                 copied = sa.select(sa.literal(call.key), *columns).where(parts.c.call == source)
                 connection.execute(parts.insert().from_select(["call", *(c.name for c in columns)], copied))
-        except Duplicate:  # the same call was written meanwhile
+        except Duplicate:  # the same call was recorded meanwhile
             return False
         return True
 
     def prepare_again(self, key: str) -> None:
-        """Give a failed or cancelled call another attempt; the parts that have a result keep it.
+        """Retry a failed or cancelled call; parts that have a result keep it.
 
-        What is still out, or may be, is not sent a second time: the call rejoins its job, and a request to cancel
-        that was not carried out yet is taken back. The caller has looked whether the failure is permanent.
+        Parts that are or may be in flight are not sent a second time: the call rejoins its job, and a pending request
+        to cancel is withdrawn. The caller must have checked whether the failure is permanent.
         """
         unfinished = parts.c.call == key, parts.c.result.is_(None)
         with self.database.write() as connection:
-            # Locked, so that no job ends between this look and the move.
+            # Locked, so that no job ends between this read and the change of state.
             jobs = sa.select(batches.c.tag).where(batches.c.tag.in_(sa.select(parts.c.batch).where(*unfinished)))
             out = jobs.where(batches.c.state.in_((*OPEN, UNKNOWN))).order_by(batches.c.tag).with_for_update()
             held = list(connection.scalars(out))
@@ -291,13 +291,13 @@ class Ledger:
                 move(connection, calls.c.key == key, OUT, **again)
 
     def request_cancel(self, *, run: str | None = None, key: str | None = None) -> int:
-        """Cancel the open calls of a run, or one call, and return how many.
+        """Cancel the open calls of a run, or one call, and return the number of cancelled calls.
 
-        What waits is cancelled at once. What is out is cancelled by who leads: the call is, and with the last call
-        that is wanted in it the job. A call whose job is lost ends cancelled when that is resolved.
+        Waiting calls are cancelled at once. The leader of the lane cancels calls in flight, and their job once it has
+        no other call. A call of a batch with unknown outcome is cancelled when that batch is resolved.
 
         Raises:
-            ValueError: neither a run nor a key is given; that would be everybody's calls.
+            ValueError: neither a run nor a key is given; that would cancel all calls.
         """
         if run is None and key is None:
             raise ValueError("name a run or a key")
@@ -315,15 +315,15 @@ class Ledger:
             return sum(state != UNKNOWN for _, state in found)
 
     def resolve(self, tag: str, job_id: str | None) -> None:
-        """Say what became of a batch that may or may not have been sent.
+        """Resolve a batch that may or may not have been sent.
 
         Args:
-            tag: of the parked batch.
+            tag: tag of the parked batch.
             job_id: the job found under the tag, whose results are then fetched; None = it never ran: its calls wait
-                again, except those that were cancelled meanwhile, and what was reserved for it is free.
+                again, except those that were cancelled meanwhile, and its reservation is released.
 
         Raises:
-            BadInput: no batch of this tag is parked, or the job belongs to another batch.
+            BadInput: no parked batch has this tag, or the job belongs to another batch.
         """
         with self.database.write() as connection:
             lane = sa.select(batches.c.lane).where(batches.c.tag == tag).scalar_subquery()
@@ -347,12 +347,12 @@ class Ledger:
             wait_again(connection, tag)
 
     def settle(self, tag: str, seconds: float) -> None:
-        """Charge a finished batch what a person says that it cost, instead of what the service says or does not say.
+        """Charge a finished batch the QPU seconds given by a user instead of the bill of the service.
 
-        A batch that is parked although its job is known ends with it: its calls have failed.
+        A batch that is parked although its job is known ends with this: its calls have failed.
 
         Raises:
-            BadInput: no such batch, its job is not over, or the seconds are not a number from 0.
+            BadInput: the batch does not exist, its job has not ended, or the seconds are negative or not a number.
         """
         if not 0 <= seconds < math.inf:
             raise BadInput(f"a bill is a number of seconds from 0, not {seconds}")
@@ -393,10 +393,10 @@ class Ledger:
         return (row[0], row[1], row[2]) if row else None
 
     def store_projection(self, circuit: str, device: str, gates: int, duration_s: float, error: str | None) -> None:
-        """Keep a projection for all processes."""
+        """Store a projection for all processes."""
         values = {"two_qubit_gates": gates, "duration_s": duration_s, "error": error}
         try:
-            with self.database.write(wait=False) as connection:  # what is lost is computed again
+            with self.database.write(wait=False) as connection:  # a lost projection is computed again
                 connection.execute(projections.insert().values(circuit=circuit, device=device, **values))
         except Duplicate:
-            return  # another process was faster; the figure is the same
+            return  # another process has stored it; the value is the same

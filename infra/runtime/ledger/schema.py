@@ -1,6 +1,6 @@
-"""Tables of the runtime queue's ledger, nothing else.
+"""Tables of the runtime queue's ledger.
 
-Knows SQL only: no circuits, no arrays, so that reading the ledger starts fast.
+The module uses SQL only, no circuits and no arrays, so that it loads fast.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ calls = sa.Table(
     sa.Column("reused_from", sa.String(32)),
     sa.Column("error", sa.Text),
     sa.Column("cancel_requested", sa.Float),
-    sa.Column("permanent", sa.Boolean, nullable=False, server_default=sa.false()),  # it failed, and would fail again
-    sa.Column("outline", sa.Text),  # how its results are put together
+    sa.Column("permanent", sa.Boolean, nullable=False, server_default=sa.false()),  # the call failed permanently
+    sa.Column("outline", sa.Text),  # how its results are assembled
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("calls_waiting", "backend", "state", "created"),
@@ -84,11 +84,11 @@ batches = sa.Table(
     sa.Column("billed_s", sa.Float),
     sa.Column("flagged", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("duplicate_of", sa.String(32)),
-    sa.Column("sent", sa.Float),  # when the first byte of the submission left
-    sa.Column("refusal", sa.Text),  # what the service answered to it, where that was no job id
-    sa.Column("looked", sa.Float),  # when the jobs under its tag were listed last, after it was sent
-    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # leaders that did not survive its result
-    sa.Column("note", sa.Text),  # why its bill is not the service's
+    sa.Column("sent", sa.Float),  # when the submission was sent
+    sa.Column("refusal", sa.Text),  # response to the submission, if it had no job id
+    sa.Column("looked", sa.Float),  # last listing of the jobs under its tag, after it was sent
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),  # number of leaders that crashed on its result
+    sa.Column("note", sa.Text),  # why its bill differs from that of the service
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("updated", sa.Float, nullable=False),
     sa.Index("batches_open", "lane", "state"),
@@ -103,7 +103,7 @@ limits = sa.Table(
     sa.Column("unit", sa.String(8), primary_key=True),
     sa.Column("value", sa.Float, nullable=False),
 )
-charges = sa.Table(  # what a batch has reserved or was billed, one row for each stage of each run that travels in it
+charges = sa.Table(  # reservation or bill of a batch, one row for each stage of each run in it
     "charges",
     METADATA,
     sa.Column("tag", sa.String(32), primary_key=True),
