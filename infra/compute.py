@@ -172,7 +172,7 @@ def _end_importer() -> None:
     server: Any = forkserver._forkserver  # noqa: SLF001  (there is no public way)
     with suppress(ProcessLookupError):
         os.kill(server._forkserver_pid, signal.SIGKILL)  # noqa: SLF001  (its interpreter's own end takes seconds)
-    server._stop()  # noqa: SLF001
+    server._stop()  # noqa: SLF001  (waits for it)
 
 
 @contextmanager

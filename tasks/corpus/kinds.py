@@ -34,6 +34,7 @@ ENDINGS = {f".{ending}": kind for kind, endings in _ENDINGS.items() for ending i
 KNOWN = tuple(ending for ending, kind in ENDINGS.items() if kind != CODE)
 PACKED = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}
+FETCHED = "urls.csv"  # the table of a fetch, beside its WARC files
 _DATASETS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 HEAD = 4096
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -112,7 +113,7 @@ def _in_folder(root: Path, path: Path, forced: str, code: bool) -> Found | Skipp
     if hidden is not None:
         return Skipped(shown(Path(*relative.parts[: hidden + 1])), HIDDEN, "hidden")
     ending, packing = _ending(path)
-    if path.name in _DATASETS:
+    if path.name in _DATASETS or (path.name == FETCHED and any(path.parent.glob("*.warc*"))):
         return Skipped(shown(relative), METADATA, ending)
     kind = forced or ENDINGS.get(ending, "")
     if not kind and not ending:

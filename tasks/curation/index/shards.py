@@ -25,7 +25,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
-from infra.errors import BadInput
 from tasks.corpus.filters import RuleSet
 from tasks.corpus.kinds import FORMATS, PARQUET, Found, Skipped, find_files
 from tasks.corpus.read import DOCUMENTS, GIVEN, Layout, Piece, Reader
@@ -123,6 +122,8 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
         if isinstance(found, Skipped):
             if found.name in by_name:
                 formats = ", ".join(FORMATS)
+                from infra.errors import BadInput  # banks of decisions use this module without infra
+
                 raise BadInput(
                     f"the format of {found.name} is not known ({found.ending}); name it by --format: {formats}"
                 )

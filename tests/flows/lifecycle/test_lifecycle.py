@@ -274,7 +274,8 @@ def test_a_run_survives_its_workers_and_pays_nothing_twice(continued: Continued)
     assert calls_of(continued.home) == continued.before + again, "another seed asks anew, once"
     report = json.loads((continued.home / "runs" / RUN / "report.json").read_text())
     rows = [row for stage in report["stages"] for subtask in stage["subtasks"] for row in subtask["rows"]]
-    assert [(row["arm"], row["reason"]) for row in rows if row["status"] != "done"] == []
+    assert [(row["arm"], row["reason"]) for row in rows if row["status"] not in ("done", "skipped")] == []
+    assert all("shadow budget" in row["reason"] for row in rows if row["status"] == "skipped")
 
 
 def test_a_continued_run_is_one_run_in_mlflow(continued: Continued) -> None:

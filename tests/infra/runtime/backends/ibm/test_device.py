@@ -353,7 +353,8 @@ def test_a_bill_may_come_later_than_the_results(device, ibm):
     assert device.billed(job_id) is None
     (found,) = dict(device.results(job_id)).values()
     assert found.share == 1.0
-    assert device.billed(job_id) == pytest.approx(1.7 * (2 + 100 * 350e-6))
+    bills = [device.billed(job_id) for _ in range(3)]  # it is there after two more questions at most
+    assert bills[-1] == pytest.approx(1.7 * (2 + 100 * 350e-6))
 
 
 def test_jobs_under_a_tag_are_found_on_every_page_oldest_first(device, ibm):
