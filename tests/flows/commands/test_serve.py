@@ -90,7 +90,7 @@ def test_with_tls_and_key_it_answers_those_who_have_them_and_ends_cleanly(model:
         (["--log-text", "all"], "hashed"),
         (["--upstream", "nowhere"], "http://HOST:PORT"),
         (["--upstream", "http://127.0.0.1:9", "--engine", "vllm"], "not both"),
-        (["--upstream", "http://127.0.0.1:9", "--key-file", "/nowhere"], "secret in /nowhere cannot be read"),
+        (["--upstream", "http://127.0.0.1:9", "--key-file", "/nowhere/key"], "secret in /nowhere/key cannot be read"),
         (["--meter", "http://127.0.0.1:9/metrics"], "belong to --upstream"),
         (["--engine", "vllm"], "needs the package vllm"),
     ],

@@ -38,8 +38,8 @@ def test_all_is_there(ibm):
         ({"KETCYCLE_IBM_MODE": "session"}, "settings", "ketcycle.toml"),
     ],
 )
-def test_the_first_thing_that_is_missing_is_named(ibm, monkeypatch, change, last, advice):
-    monkeypatch.setattr(management, "_DEFAULT_ACCOUNT_CONFIG_JSON_FILE", "/nowhere/account.json")
+def test_the_first_thing_that_is_missing_is_named(ibm, monkeypatch, tmp_path, change, last, advice):
+    monkeypatch.setattr(management, "_DEFAULT_ACCOUNT_CONFIG_JSON_FILE", str(tmp_path / "account.json"))
     for name, value in change.items():
         monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
     found = check("ibm:torino")
