@@ -5,7 +5,9 @@ A stage module `tasks.<stage>.stage` offers
 * `ROAD`: its steps and decisions in the order in which they happen. A step is a function `(context, state) -> State`;
   a decision is the name of its folder `tasks.<stage>.<name>`, whose `subtask` module says how it is posed and applied
   in a `Subtask` of that name in capitals;
-* `headline(state) -> str`: its result in one line, for the report.
+* `headline(state) -> str`: its result in one line, for the report;
+* `sections(facts) -> tuple[Section, ...]`: tables and charts of its result, for the report. Facts that an
+  earlier version of the stage did not store may be missing.
 
 Its options are in `tasks.<stage>.options`.
 """
@@ -26,6 +28,7 @@ from infra.settings import home_here
 from infra.shared import open_lake
 from tasks.contract import Subtask
 from tasks.options import decisions_of
+from tasks.sections import Section
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741  (O is the options model)
 
@@ -108,6 +111,10 @@ class Stage(Protocol):
 
     def headline(self, state: State) -> str:
         """Return the result of the stage in one line."""
+        ...
+
+    def sections(self, facts: Mapping[str, Any]) -> tuple[Section, ...]:
+        """Return the tables and charts of the result, made from the facts of the stage."""
         ...
 
 

@@ -25,6 +25,7 @@ from tasks import steps
 from tasks.contract import Method
 from tasks.execution import resume_root
 from tasks.options import SETTLE
+from tasks.sections import plain
 from tasks.stage import Context, Stage, State, decisions, stage_module
 from tasks.workbench import Shadow, Workbench
 
@@ -49,6 +50,7 @@ class StageResult:
         facts: figures for the report.
         decisions: why each arm was chosen, by subtask.
         shadows: arms still to be run beside, for the caller to join.
+        sections: tables and charts for the report, plain (`tasks.sections`).
     """
 
     stage: str
@@ -62,6 +64,7 @@ class StageResult:
     reason: str = ""
     data: str = ""
     shadows: tuple[Shadow, ...] = field(default=())
+    sections: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_name() -> str:
@@ -108,6 +111,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
             result = replace(_walk(context, module, bench), reason=reason, data=data)
             completion.record(loaded.home, config.run_id, name, parts, _plain(result))
             shutil.rmtree(resume_root(bench, name), ignore_errors=True)
+        result = replace(result, sections=plain(module.sections(result.facts)))
         if join_shadows:
             join(start_shadows(result.shadows, ShadowBudget(loaded, config.run_id)))
     return result

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, wraps
+from itertools import cycle
 from textwrap import fill
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 Row = Mapping[str, Any]
 
@@ -305,30 +306,40 @@ def three_energies(report: Row) -> str | None:
 
 
 @_once
-def training_curve(curve: Sequence[Row], references: Mapping[str, float]) -> str | None:
-    """Return loss and bits per byte over the tokens, with what simpler models of the same text reach."""
-    if len(curve) < 2:
-        return None
-    figure, ax = _figure(3.0)
-    points = [(row["tokens"], row["bits_per_byte"]) for row in curve if row["bits_per_byte"] is not None]
-    losses = [(row["tokens"], row["loss"]) for row in curve if row["loss"] is not None]
-    if points:
-        ax.plot(*zip(*points, strict=True), color=COLOURS["classical"], marker="o", lw=1.8, label="held-out bits per byte")  # noqa: E501  # fmt: skip
+def lines(title: str, chart: Row) -> str:
+    """Return the series of a section's chart as lines, its levels dotted."""
+    figure, ax = _figure(2.9)
+    styles = [(COLOURS[kind], MARKERS[kind]) for kind in ("classical", "quantum", "dequantised", "twin", "control")]
+    for (colour, marker), series in zip(cycle(styles), chart["series"], strict=False):
+        few = len(series["points"]) < 60
+        ax.plot(*zip(*series["points"], strict=True), color=colour, marker=marker if few else "", ms=5, lw=1.6 if few else 0.9, label=series["name"])  # noqa: E501  # fmt: skip
+    for axis in chart["log"]:
+        _plain_log(ax, axis)
+    levels = dict(chart["levels"])
+    heights = [*levels.values(), *(y for series in chart["series"] for _, y in series["points"])]
     right = ax.get_xlim()[1]
-    for name, value in _together(references, 0.04 * float(np.ptp([*references.values(), *(p[1] for p in points)]))):
+    for name, value in _together(levels, 0.04 * float(np.ptp(heights))):
         ax.axhline(value, color="#888888", lw=0.8, ls=":")
         ax.annotate(name, (right, value), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8, color="#444444", bbox={"fc": "white", "ec": "none", "alpha": 0.8, "pad": 0.5})  # noqa: E501  # fmt: skip
-    ax.set_xlabel("tokens seen")
-    ax.set_ylabel("bits per byte (validation text)")
-    if losses:
-        other = ax.twinx()
-        other.plot(*zip(*losses, strict=True), color=COLOURS["control"], lw=0.7, alpha=0.6, zorder=1)
-        other.set_ylabel("training loss, nats per token", color=COLOURS["control"])
-        other.grid(visible=False)
-        other.spines["right"].set_visible(True)
-        ax.set_zorder(other.get_zorder() + 1)
-        ax.patch.set_visible(False)
-    return svg_of(figure, "Training curve")
+    if "x" not in chart["log"] and all(
+        float(x).is_integer() for series in chart["series"] for x, _ in series["points"]
+    ):
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.set_xlabel(chart["x"])
+    ax.set_ylabel(fill(chart["y"], 34))
+    if len(chart["series"]) > 1:
+        figure.legend(loc="outside upper left", ncols=3)
+    return svg_of(figure, title)
+
+
+def _plain_log(ax: Axes, which: str) -> None:
+    """Make an axis logarithmic with plain numbers at its ticks, several in each decade where there are few decades."""
+    ax.set_xscale("log") if which == "x" else ax.set_yscale("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[str, float]]:
@@ -343,43 +354,6 @@ def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[st
         last = value
     if names:
         yield ", ".join(names), last
-
-
-@_once
-def pruning_curve(points: Sequence[Sequence[float]]) -> str | None:
-    """Return bits per byte over the number of parts removed; the first point is the whole model."""
-    if len(points) < 2:
-        return None
-    figure, ax = _figure(2.7)
-    ax.plot([p[0] for p in points], [p[1] for p in points], color=COLOURS["classical"], marker="o")
-    ax.axhline(points[0][1], color="#888888", lw=0.8, ls=":")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("units removed, the least missed first")
-    ax.set_ylabel("bits per byte")
-    return svg_of(figure, "Pruning curve")
-
-
-@_once
-def model_figures(figures: Mapping[str, Mapping[str, float]]) -> str | None:
-    """Return bits per byte of the model as it was, pruned, recovered, and unpruned with the same training."""
-    if not figures:
-        return None
-    domains = list(dict.fromkeys(domain for scores in figures.values() for domain in scores))
-    figure, ax = _figure(0.8 + 0.36 * len(figures))
-    for y, scores in enumerate(figures.values()):
-        for domain, value in scores.items():
-            kind = ("classical", "twin", "dequantised")[domains.index(domain) % 3]
-            ax.plot([value], [y], marker=MARKERS[kind], color=COLOURS[kind], ls="none", ms=7)
-            ax.annotate(f"{value:.3f}", (value, y), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
-    _rows(ax, [name.replace("_", " ") for name in figures])
-    ax.set_xlabel("bits per byte, lower is better")
-    ax.margins(x=0.12)
-    handles = [
-        Line2D([], [], color=COLOURS[k], marker=MARKERS[k], ls="none", label=d)
-        for d, k in zip(domains, ("classical", "twin", "dequantised"), strict=False)
-    ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=3)
-    return svg_of(figure, "Bits per byte before and after pruning")
 
 
 @_once
@@ -411,25 +385,6 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     handles = [Line2D([], [], color=c, marker=m, ls="none", ms=7, label=name) for name, (c, m) in STATES.items()]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
     return svg_of(figure, "Drift over time")
-
-
-@_once
-def component_sizes(sizes: Mapping[str, int]) -> str | None:
-    """Return how many components of near duplicates there are of each size, both axes logarithmic."""
-    if not sizes:
-        return None
-    figure, ax = _figure(2.4)
-    documents = sorted(map(int, sizes))
-    ax.plot(documents, [sizes[str(n)] for n in documents], "o", color=COLOURS["classical"])
-    _log(ax, "x")
-    _log(ax, "y")
-    ax.set_xticks([n for n in (2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 10_000) if n <= documents[-1]])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel("documents in a component")
-    ax.set_ylabel("components")
-    return svg_of(figure, "Sizes of near-duplicate components")
 
 
 @_once

@@ -29,11 +29,11 @@ from flows.reports.text import (
     qpu_joules,
     queue_rows,
     record_rows,
+    section_cells,
+    stored_sections,
     summary,
     too_easy,
 )
-from infra.errors import LakeError
-from infra.lake import Lake, Ref
 from infra.shared import open_evidence, open_lake
 
 Row = Mapping[str, Any]
@@ -98,17 +98,17 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "records": record_rows(report),
         "examples": examples,
         "examples_missing": missing,
-        "removed": facts.get("curation", {}).get("removed", {}),
         "saved": saved_training(stages),
-        "component_sizes": charts.component_sizes(facts.get("curation", {}).get("component_sizes", {})),
-        "training": _training(lake, refs, facts.get("training", {})),
-        "samples": list(_samples(facts)),
-        "pruning": _pruning(facts.get("inference", {})),
-        "drift": _drift(lake, refs, facts.get("monitoring", {})),
+        "sections": [(stage, [_section(found) for found in parts]) for stage, parts in stored_sections(report)],
         "facts": {name: rows for name, found in facts.items() if (rows := list(fact_rows(found)))},
         "provenance": list(_provenance(home, report)),
         "refs": sorted(refs.items()),
     }
+
+
+def _section(section: Row) -> dict[str, Any]:
+    chart = section["chart"]
+    return {**section, "cells": section_cells(section), "svg": charts.lines(section["title"], chart) if chart else None}
 
 
 def _quantum_arms(report: Row) -> Iterator[dict[str, Any]]:
@@ -117,49 +117,6 @@ def _quantum_arms(report: Row) -> Iterator[dict[str, Any]]:
             for row in subtask["rows"]:
                 if row["kind"] == "quantum":
                     yield {"decision": subtask["name"], **row}
-
-
-def _table(lake: Lake, refs: Mapping[str, str], name: str) -> list[dict[str, Any]]:
-    """Return the rows of a data set of the run, none where it is not in the lake any more."""
-    try:
-        rows: list[dict[str, Any]] = lake.read(Ref.parse(refs[name])).to_pylist()
-    except (KeyError, LakeError):
-        return []
-    return rows
-
-
-def _training(lake: Lake, refs: Mapping[str, str], facts: Row) -> dict[str, Any]:
-    references = facts.get("references", {}).get("validation", {})
-    chart = charts.training_curve(_table(lake, refs, "training/curve"), references)
-    return {"chart": chart, "before": facts.get("before"), "after": facts.get("after"), "tokens": facts.get("tokens")}
-
-
-def _samples(facts: Mapping[str, Row]) -> Iterator[dict[str, Any]]:
-    """Yield what the model wrote, by stage: label and text; the first, the middle and the last of many."""
-    for stage, found in facts.items():
-        samples = list(found.get("samples", {}).items())
-        picked = samples if len(samples) <= 3 else [samples[0], samples[len(samples) // 2], samples[-1]]
-        if picked:
-            unit = "after step {}" if all(label.isdigit() for label, _ in picked) else "{}"
-            yield {"stage": stage, "texts": [(unit.format(label), text) for label, text in picked]}
-        if served := found.get("served"):
-            yield {"stage": f"{stage}, the served model", "texts": [("completion", served["prompt"] + served["text"])]}
-
-
-def _pruning(facts: Row) -> dict[str, Any]:
-    figures = facts.get("bits_per_byte", {})
-    curve = facts.get("pruning_curve", [])
-    return {
-        "chart": charts.model_figures(figures) if facts.get("removed") else None,
-        "curve": charts.pruning_curve(curve),
-        "removed": facts.get("removed_units", []),
-        "parameters": facts.get("parameters"),
-    }
-
-
-def _drift(lake: Lake, refs: Mapping[str, str], facts: Row) -> dict[str, Any]:
-    rows = _table(lake, refs, "monitoring/verdicts")
-    return {"chart": charts.drift(rows, facts.get("alarm_level")), "rows": rows, "power": facts.get("power_at_level")}
 
 
 def _provenance(home: Path, report: Row) -> Iterable[tuple[str, str]]:

@@ -22,7 +22,7 @@ from infra.shared import open_evidence
 
 log = logging.getLogger("ketcycle.report")
 
-VERSION = 2  # of the report's shape; docs/figures.md says what each version added
+VERSION = 3  # of the report's shape; docs/figures.md says what each version added
 
 
 def build_report(
@@ -114,6 +114,7 @@ def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceR
         "energy": books.spent(work) if work else None,
         "spent": books.spent(rows) if rows else None,
         "facts": result.get("facts", {}),
+        "sections": result.get("sections", []),
         "refs": result.get("refs", {}),
         "subtasks": [decision_report(found, decisions.get(name, {}), books) for name, found in by_subtask.items()],
     }

@@ -36,6 +36,7 @@ QUEUE_HEADER = (
     "cost USD",
     "QPU J [p5, p95]",
 )
+POINTS_HEADER = ("series", "points", "first x", "first y", "last x", "last y")
 STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
 
 
@@ -327,11 +328,41 @@ def markdown(report: Row) -> str:
             f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask) + too_easy(subtask),
             pipes(ARM_HEADER, arm_rows(subtask)),
         ]
+    for name, sections in stored_sections(report):
+        for section in sections:
+            parts += _section(name, section)
     for stage in report["stages"]:
         facts = list(fact_rows(stage["facts"]))
         if facts:
             parts += [f"## Facts: {stage['stage']}", pipes(("fact", "value"), facts)]
     return "\n\n".join(parts) + "\n"
+
+
+def stored_sections(report: Row) -> Iterator[tuple[str, Sequence[Row]]]:
+    """Yield each stage that stored sections, with them; reports before version 3 hold none."""
+    yield from ((stage["stage"], stage["sections"]) for stage in report["stages"] if stage.get("sections"))
+
+
+def section_cells(section: Row) -> list[tuple[str, ...]]:
+    """Return the cells of a section's table as text."""
+    return [tuple(map(_cell, row)) for row in section["rows"]]
+
+
+def _cell(value: str | float | None) -> str:
+    return number(value, 4) if value is None or isinstance(value, float) else str(value)
+
+
+def _section(stage: str, section: Row) -> list[str]:
+    """Return a section as Markdown; of a chart, the ends of its series."""
+    parts = [f"## {stage}: {section['title']}", section["sentence"]]
+    if section["rows"]:
+        parts.append(pipes(section["header"], section_cells(section)))
+    if chart := section["chart"]:
+        ends = [
+            (s["name"], *map(_cell, (len(s["points"]), *s["points"][0], *s["points"][-1]))) for s in chart["series"]
+        ]
+        parts += [f"{chart['y']} over {chart['x']}:", pipes(POINTS_HEADER, ends)]
+    return [part for part in parts if part]
 
 
 def _decided(report: Row) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, b
 from tasks.architecture.options import Options
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
+from tasks.sections import Section
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.architecture")
@@ -60,6 +62,16 @@ def headline(state: State) -> str:
     if state.facts.get("pretrained"):
         return f"pretrained {shape['type']}: {state.facts['parameters']:,} parameters, {shape['depth']} blocks"
     return f"{state.facts['parameters']:,} parameters, {shape['depth']} blocks of width {shape['width']}"
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    if "shape" not in facts:
+        return ()
+    sizes = ("parameters", "forward_flops_per_token", "training_flops_per_token", "weights_mb", "training_memory_mb")
+    values = {**facts["shape"], **{name: facts[name] for name in sizes if name in facts}}
+    named = tuple((name.replace("_", " ").replace(" mb", ", MiB"), value) for name, value in values.items())
+    return (Section("Shape of the model", header=("figure", "value"), rows=named),)
 
 
 ROAD: Road = (choose_shape, make_model)

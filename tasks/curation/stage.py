@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from tasks.curation.outcome import DECISIONS, EXACT
 from tasks.curation.reading import check_read, closing_line, plan_work, put_aside, recipe_of
 from tasks.curation.removals import Plan
 from tasks.curation.representatives.options import Options as PosedOptions
+from tasks.sections import Chart, Section, Series, counts
 from tasks.spread import Spread
 from tasks.stage import Context, Road, State
 
@@ -115,6 +116,37 @@ def publish(context: Context, state: State) -> State:
 def headline(state: State) -> str:
     """Return the result of the stage in one line; its numbers add up to what was read."""
     return closing_line(state.facts)
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    columns = ("documents_read", "candidates", "documents_kept", "bytes_kept", "bytes_repeated")
+    documents = tuple(
+        (domain, *(facts.get(name, {}).get(domain, 0) for name in columns))
+        for domain in facts.get("documents_read", {})
+    )
+    header = ("domain", "read", "without dropped and copies", "kept", "bytes kept", "bytes repeated")
+    found: tuple[Section, ...] = (Section("Documents", _measured(facts), header, documents),) if documents else ()
+    found += counts("Dropped by rule", ("rule", "documents"), facts.get("dropped_by_rule", {}))
+    removed = {way.replace("_", " "): count for way, count in facts.get("removed", {}).items()}
+    found += counts("Removed duplicates", ("way", "documents"), removed)
+    if sizes := facts.get("component_sizes"):
+        points = tuple(sorted((int(size), count) for size, count in sizes.items()))
+        chart = Chart("documents in a component", "components", (Series("components", points),), log="xy")
+        sentence = "Components of near duplicates by their size; in each, which documents stay is decided."
+        found += (Section("Near-duplicate components", sentence, chart=chart),)
+    return found
+
+
+def _measured(facts: Mapping[str, Any]) -> str:
+    """Return how the pairs found agree with the true pairs, empty where the true pairs are unknown."""
+    if "truth" not in facts:
+        return ""
+    truth = facts["truth"]
+    return (
+        f"Of {truth['pairs']} true pairs, the pairs found have precision {truth['precision']:.3f} and "
+        f"recall {truth['recall']:.3f}."
+    )
 
 
 ROAD: Road = (prepare, "representatives", "semantic_clusters", publish)

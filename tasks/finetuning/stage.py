@@ -19,6 +19,7 @@ from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Run, Watch, train
 from tasks.model.windows import Windows, read_windows
+from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.finetuning")
@@ -44,6 +45,25 @@ def headline(state: State) -> str:
     full = state.facts.get("full")
     beside = f" (full fine-tuning {full['gain']:.3f}, {full['forgetting']:.3f})" if full else ""
     return f"LoRA: gain {lora['gain']:.3f}, forgetting {lora['forgetting']:.3f} bits per byte{beside}"
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    figures = {title: facts[name] for name, title in (("lora", "LoRA"), ("full", "full fine-tuning")) if name in facts}
+    if not figures:
+        return ()
+    names = ("gain", "forgetting", "trained_weights", "trained_share", "tokens")
+    rows = tuple((title, *(values[name] for name in names)) for title, values in figures.items())
+    sentence = (
+        "Bits per byte of the test text: gain on the new domain, higher is better; forgetting on the first domain, "
+        "lower is better."
+    )
+    header = ("method", "gain", "forgetting", "trained weights", "share of the weights", "tokens")
+    found: tuple[Section, ...] = (Section("Gain and forgetting", sentence, header, rows),)
+    if curves := tuple(one for title, values in figures.items() for one in line(title, values.get("curve", ()))):
+        chart = Chart("tokens seen", "bits per byte (validation text of the new domain)", curves)
+        found += (Section("Fine-tuning curve", chart=chart),)
+    return found
 
 
 ROAD: Road = (measure, adapt)

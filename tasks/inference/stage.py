@@ -30,6 +30,7 @@ from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Recipe, Watch, train
 from tasks.model.windows import read_windows
+from tasks.sections import Chart, Section, line
 from tasks.serving.client import complete, running_server
 from tasks.serving.compact import Kept, active_parameters, compact, expand
 from tasks.stage import Context, Road, State
@@ -108,6 +109,36 @@ def headline(state: State) -> str:
     figures, share = state.facts["bits_per_byte"], state.facts["parameters"]["removed_share"]
     named = ", ".join(f"{name.replace('_', ' ')} {statistics.mean(s.values()):.3f}" for name, s in figures.items())
     return f"{len(state.facts['removed'])} units ({share:.1%} of the weights) removed; bits per byte {named}"
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    found: tuple[Section, ...] = ()
+    if figures := facts.get("bits_per_byte"):
+        domains = tuple(dict.fromkeys(domain for scores in figures.values() for domain in scores))
+        rows = tuple(
+            (name.replace("_", " "), *(scores.get(domain) for domain in domains)) for name, scores in figures.items()
+        )
+        sentence = f"Bits per byte of each domain, lower is better. {_what_went(facts)}"
+        found += (Section("Pruning", sentence, ("model", *domains), rows),)
+    if curve := line("bits per byte", facts.get("pruning_curve", ())):
+        chart = Chart(
+            "units removed, the least missed first", "bits per byte", curve, (("whole model", curve[0].points[0][1]),)
+        )
+        found += (Section("Pruning curve", chart=chart),)
+    if served := facts.get("served"):
+        rows = ((served["prompt"], served["text"]),)
+        found += (Section("What the served model writes", header=("prompt", "completion"), rows=rows),)
+    return found
+
+
+def _what_went(facts: Mapping[str, Any]) -> str:
+    """Return which units were removed."""
+    removed = facts.get("removed_units", ())
+    if not removed:
+        return "Nothing was removed."
+    share = facts.get("parameters", {}).get("removed_share")
+    return f"Removed: {', '.join(removed)}" + (f": {share:.1%} of the weights." if share is not None else ".")
 
 
 ROAD: Road = (measure, "pruning", prune, register, serve)

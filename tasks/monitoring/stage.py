@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from tasks.monitoring.windows import (
     rows_of,
     window_names,
 )
+from tasks.sections import Chart, Section, Series
 from tasks.serving.client import complete, read_requests, running_server
 from tasks.stage import Context, Road, State
 from tasks.text.embeddings import embed
@@ -74,6 +75,36 @@ def announce(context: Context, state: State) -> State:
 def headline(state: State) -> str:
     """Return the result of the stage in one line."""
     return "states of the windows: " + ", ".join(map(str, state.facts["states"]))
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    names = facts.get("windows", ())
+    if not names:
+        return ()
+    unknown = (None,) * len(names)  # facts that an earlier version did not store
+    lists = {name: facts.get(name, unknown) for name in ("drifted", "p_values", "states", "announced")}
+    dicts = {name: facts.get(name, {}) for name in ("requests", "quality", "mean_logprob")}
+    rows = tuple(
+        (
+            window,
+            dicts["requests"].get(window),
+            {True: "yes", False: "no"}.get(lists["drifted"][i]),
+            lists["p_values"][i],
+            lists["states"][i],
+            lists["announced"][i],
+            dicts["quality"].get(window),
+            dicts["mean_logprob"].get(window),
+        )
+        for i, window in enumerate(names)
+    )
+    header = ("window", "requests", "mixed", "p-value", "state", "announced", "quality", "mean log-likelihood, nats per token")  # noqa: E501  # fmt: skip
+    level = facts.get("alarm_level")
+    points = tuple((i, p) for i, p in enumerate(lists["p_values"], 1) if p)  # a p-value of 0 has no logarithm
+    levels = ((f"alarm level {level:g}", level),) if level else ()
+    chart = Chart("window, in the order of the table", "p-value", (Series("p-value", points),), levels, "y") if points else None  # noqa: E501  # fmt: skip
+    sentence = "Each window of requests compared with the reference; mixed: the second domain was mixed in."
+    return (Section("Drift over time", sentence, header, rows, chart),)
 
 
 ROAD: Road = (replay, "drift", "anomaly", announce)

@@ -25,6 +25,7 @@ from tasks.preprocessing.options import Options
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
 from tasks.preprocessing.wordpiece import train_wordpiece
+from tasks.sections import Section, counts
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.preprocessing")
@@ -77,6 +78,19 @@ def headline(state: State) -> str:
     dropped, cut = state.facts["contaminated"], state.facts["cut"]
     held = f"of documents that repeat held-out text {dropped} are dropped and {cut} cut"
     return f"{tokens:,} tokens, {size / tokens:.2f} bytes per token; {held}"
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    found = counts("Documents by split", ("split", "documents"), facts.get("documents", {}))
+    names = ("documents", "windows", "tokens", "bytes_per_token", "tokens_per_word")
+    parts = facts.get("statistics", {})
+    if parts:
+        rows = tuple((part, *(values.get(name) for name in names)) for part, values in parts.items())
+        sentence = f"Windows of {facts['context']} tokens; {facts['vocab_size']} tokens in the vocabulary."
+        header = ("domain and split", "documents", "windows", "tokens", "bytes per token", "tokens per word")
+        found += (Section("Tokens", sentence, header, rows),)
+    return found
 
 
 ROAD: Road = (prepare, "state_loading")

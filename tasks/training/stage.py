@@ -23,6 +23,7 @@ from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Run, Watch, train
 from tasks.model.windows import Windows, read_windows
+from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.options import Options
@@ -31,6 +32,7 @@ from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_by
 log = logging.getLogger("ketcycle.training")
 
 SPLITS = ("validation", "test")
+LOSS_POINTS = 200  # of the training loss in the report; the whole history is in the data set `training/curve`
 
 
 def measure(context: Context, _: State) -> State:
@@ -58,6 +60,31 @@ def headline(state: State) -> str:
         return f"pretrained, not trained: test text {after:.3f} bits per byte (zlib {zlib:.3f}){_beside(state)}"
     tokens = state.facts["tokens"]
     return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
+
+
+def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the tables and charts of the result."""
+    references = facts.get("references", {})
+    found: tuple[Section, ...] = ()
+    if splits := facts.get("after", {}):
+        names = tuple(dict.fromkeys(name for values in references.values() for name in values))
+        before = facts.get("before", {})
+        rows = tuple(
+            (split, before.get(split), after, *(references.get(split, {}).get(name) for name in names))
+            for split, after in splits.items()
+        )
+        sentence = "Bits per byte of the model and of simpler models of the same text, lower is better."
+        found += (Section("Held-out text", sentence, ("split", "before", "after", *names), rows),)
+    if curve := line("held-out bits per byte", facts.get("curve", ())):
+        levels = tuple(references.get("validation", {}).items())
+        chart = Chart("tokens seen", "bits per byte (validation text)", curve, levels)
+        found += (Section("Training curve", "Dotted: what simpler models of the same text reach.", chart=chart),)
+    if losses := line("training loss", facts.get("losses", ())):
+        found += (Section("Training loss", chart=Chart("tokens seen", "nats per token", losses)),)
+    if samples := list(facts.get("samples", {}).items()):
+        picked = samples if len(samples) <= 3 else [samples[0], samples[len(samples) // 2], samples[-1]]
+        found += (Section("What the model writes", header=("after step", "text"), rows=tuple(picked)),)
+    return found
 
 
 ROAD: Road = (measure, train_model)
@@ -196,7 +223,14 @@ def _facts(run: Run) -> dict[str, Any]:
         "resumed_at": run.resumed_at,
         "samples": {str(step): text for step, text in run.samples.items()},
         "curve": [[int(r["tokens"]), r["bits_per_byte"]] for r in run.history if "bits_per_byte" in r],
+        "losses": _thinned([[int(r["tokens"]), r["loss"]] for r in run.history if "loss" in r]),
     }
+
+
+def _thinned(points: Sequence[list[float]]) -> list[list[float]]:
+    """Return at most about `LOSS_POINTS` of the points, evenly spaced, the last one included."""
+    apart = -(-len(points) // LOSS_POINTS) or 1
+    return list(points[::-1][::apart])[::-1]
 
 
 def _windows(context: Context, domain: str, split: str, limit: int | None) -> Windows:

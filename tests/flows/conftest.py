@@ -12,6 +12,8 @@ import pytest
 from infra.energy.usage import Usage
 from infra.evidence import Evidence, EvidenceRow, orchestration_row, stage_row
 from infra.lake import Lake, write_atomic
+from tasks.sections import plain
+from tasks.stage import stage_module
 
 BEGAN_S = 1_790_000_000.0
 QUALITIES = {"r1": (0.9, 0.8, 0.7, 0.6), "r2": (0.9, 0.9, 0.8, 0.8)}
@@ -52,17 +54,9 @@ def datasets(lake: Lake) -> dict[str, str]:
             )
         ]
     )
-    curve = [(0, None, 3.0), (1000, 5.0, None), (2000, 4.0, 2.0)]
-    names = ("tokens", "loss", "bits_per_byte")
-    verdicts = [
-        {"window": "w1", "requests": 40, "drifted": False, "p_value": 0.6, "state": "ok", "announced": None},
-        {"window": "w2", "requests": 40, "drifted": True, "p_value": 0.002, "state": "alert", "announced": "drift.detected"},  # noqa: E501
-    ]  # fmt: skip
     tables = {
         "curation/candidates": candidates,
         "curation/decisions": decisions,
-        "training/curve": pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in curve]),
-        "monitoring/verdicts": pa.Table.from_pylist([{**row, "mean_logprob": -4.0} for row in verdicts]),
     }
     return {name: str(lake.write(name, table)) for name, table in tables.items()}
 
@@ -70,7 +64,9 @@ def datasets(lake: Lake) -> dict[str, str]:
 def record(run: str, refs: dict[str, str]) -> dict[str, Any]:
     def stage(name: str, **facts: Any) -> dict[str, Any]:
         own = {ref: version for ref, version in refs.items() if ref.startswith(name)}
-        return {"stage": name, "status": "done", "began_s": BEGAN_S, "wall_s": 50.0, "refs": own, "facts": facts}
+        shown = plain(stage_module(name).sections(facts))
+        about = {"status": "done", "began_s": BEGAN_S, "wall_s": 50.0}
+        return {"stage": name, **about, "refs": own, "facts": facts, "sections": shown}
 
     decision = {"arm": "greedy", "rule": "enough", "reason": "insufficient evidence (n=4, need 20)", "n": 4}
     config = {"run_id": run, "method": "auto", "backend": "aer", "profile": "smoke", "seed": int(run == "r2")}
@@ -82,12 +78,23 @@ def record(run: str, refs: dict[str, str]) -> dict[str, Any]:
         after={"test": loss},
         references={"validation": {"zlib": 2.5, "lzma": 2.51, "uniform": 3.4}},
         samples={"0": "pepepe", "100": "<b>tags & more</b>"},
+        curve=[[0, 3.0], [2000, 2.0]],
     )
     training["refs"] |= {"training/model": f"training/model@{'0' * 15}{int(run == 'r2')}"}
     figures = {"before": {"base": 2.0}, "pruned": {"base": 2.1}}
     inference = stage("inference", bits_per_byte=figures, removed=[1], removed_units=["block 1"])
     inference["facts"]["parameters"] = {"removed_share": 0.2}
-    stages = [curation, training, inference, stage("monitoring")]
+    monitoring = stage(
+        "monitoring",
+        windows=["w1", "w2"],
+        requests={"reference": 40, "w1": 40, "w2": 40},
+        drifted=[False, True],
+        p_values=[0.6, 0.002],
+        states=["ok", "alert"],
+        announced=[None, "drift.detected"],
+        alarm_level=0.01,
+    )
+    stages = [curation, training, inference, monitoring]
     stages += [{"stage": "finetuning", "status": "failed", "reason": "ValueError: no"}]
     found = {entry["stage"]: entry for entry in stages}
     return {"config": config, "status": "failed", "began_s": BEGAN_S, "wall_s": 60.0, "peak_mb": 400.0, "stages": found}

@@ -100,7 +100,9 @@ def apply(context: Context, state: State, problem: Drift, solution: Verdicts) ->
     return state.add(
         {"monitoring/verdicts": verdicts},
         windows=names,
+        drifted=[row["drifted"] for row in rows],
         states=[row["state"] for row in rows],
+        announced=[row["announced"] for row in rows],
         p_values=[row["p_value"] for row in rows],
         quality={row["window"]: row["quality"] for row in rows},
         alarm_level=options.alarm_level,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,8 +14,10 @@ from flows.reports import charts as html_charts
 from flows.reports.html import page
 from flows.reports.merged import side_by_side
 from flows.reports.run import build_report
+from flows.reports.text import markdown
 from infra import runs
 from infra.settings import Settings
+from tasks.sections import Chart, Section, Series, plain
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -73,14 +76,18 @@ def test_every_part_is_there(text: str) -> None:
         "Decisions",
         "Three energies",
         "Merged",
-        "Training",
-        "writes",
-        "Pruning",
-        "Drift",
+        "Results",
         "Provenance",
     ):
         assert name in headings
-    assert text.count("<svg") == 7  # stages, two of the decision, three energies, training, bits per byte, drift
+    assert text.count("<svg") == 6  # stages, two of the decision, three energies, training, drift
+    for title in (
+        "training: Training curve",
+        "training: What the model writes",
+        "inference: Pruning",
+        "Drift over time",
+    ):
+        assert title in text
     assert "insufficient evidence (n=4, need 20)" in text
     assert "-0.05 [-0.1, 0.01]" in text
     assert "drift.detected" in text
@@ -104,8 +111,33 @@ def test_a_run_without_its_data_sets_says_so(home: Path) -> None:
     shutil.rmtree(home / "lake")
     text = page(home, report)
     assert "the documents are not in the lake any more" in text
-    assert "This run holds no training curve." in text
-    assert "This run watched no window." in text
+    assert "monitoring: Drift over time" in text  # sections are stored in the report
+
+
+def test_a_report_stored_before_there_were_sections_still_renders(stored_home: Path) -> None:
+    report = build_report(Settings(home=stored_home), *runs.read(stored_home, "r1"))
+    report |= {"version": 2, "stages": [{k: v for k, v in s.items() if k != "sections"} for s in report["stages"]]}
+    text = page(stored_home, report)
+    Outline(text)
+    assert "holds no sections" in text
+    assert "removed_units" in text  # the facts are there
+    assert "## Facts: training" in markdown(report)
+
+
+def test_a_section_of_any_stage_is_rendered(stored_home: Path) -> None:
+    section = Section("A < title", "Its sentence.", ("name", "value"), (("pi", 3.14159), ("none", None), ("n", 12345)))
+    chart = Chart("a", "b", (Series("s", ((1.0, 10.0), (100.0, 0.001))),), (("level", 0.01),), "xy")
+    report = build_report(Settings(home=stored_home), *runs.read(stored_home, "r1"))
+    sections = json.loads(json.dumps(plain([section, Section("Drawn", chart=chart)])))
+    report["stages"] = [{**report["stages"][0], "stage": "unheard-of", "sections": sections}]
+    text = page(stored_home, report)
+    Outline(text)
+    assert "unheard-of: A &lt; title" in text
+    assert "<td>3.142</td>" in text and "<td>12345</td>" in text and "<td>-</td>" in text  # noqa: PT018
+    assert 'aria-label="Drawn"' in text
+    lines = markdown(report).splitlines()
+    assert "| pi | 3.142 |" in lines
+    assert "| s | 2 | 1 | 10 | 100 | 0.001 |" in lines
 
 
 def test_a_page_made_again_is_the_same_to_the_byte(stored_home: Path, text: str) -> None:

@@ -1,0 +1,90 @@
+"""The sections of a report: what a stage shows of its result, as plain values that any page can render.
+
+A stage offers them in `sections(facts)`; the report stores them, and pages are made from the stored report.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Named points (x, y), in the order in which a line joins them."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Series over one x axis.
+
+    Attributes:
+        x: label of the x axis, with its unit.
+        y: label of the y axis, with its unit.
+        series: the lines.
+        levels: named values of y to compare the lines with.
+        log: the axes that are logarithmic.
+    """
+
+    x: str
+    y: str
+    series: tuple[Series, ...]
+    levels: tuple[tuple[str, float], ...] = ()
+    log: Literal["", "x", "y", "xy"] = ""
+
+    def __post_init__(self) -> None:
+        points = [point for series in self.series for point in series.points]
+        if not points:
+            raise ValueError("a chart needs at least one point")
+        values = {"x": [x for x, _ in points], "y": [*(y for _, y in points), *(y for _, y in self.levels)]}
+        if not all(math.isfinite(value) for axis in values.values() for value in axis):
+            raise ValueError("the points of a chart are finite numbers")
+        if any(value <= 0 for axis in self.log for value in values[axis]):
+            raise ValueError("a logarithmic axis needs values above 0")
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a stage's report: a title with a sentence, a table, a chart, or several of them.
+
+    Attributes:
+        title: the heading.
+        sentence: what is shown, in words.
+        header: names of the table's columns.
+        rows: the cells of the table, each row as long as the header.
+        chart: series of points.
+    """
+
+    title: str
+    sentence: str = ""
+    header: tuple[str, ...] = ()
+    rows: tuple[tuple[Cell, ...], ...] = ()
+    chart: Chart | None = None
+
+    def __post_init__(self) -> None:
+        if not (self.sentence or self.rows or self.chart):
+            raise ValueError(f"the section {self.title!r} shows nothing")
+        if any(len(row) != len(self.header) for row in self.rows):
+            raise ValueError(f"the section {self.title!r} has rows that are not as long as its header {self.header}")
+
+
+def plain(sections: Iterable[Section]) -> list[dict[str, Any]]:
+    """Return the sections as values that JSON can hold."""
+    return [asdict(section) for section in sections]
+
+
+def counts(title: str, names: tuple[str, str], values: Mapping[str, int], sentence: str = "") -> tuple[Section, ...]:
+    """Return a section with a table of names and counts; none where there is no count."""
+    return (Section(title, sentence, names, tuple(values.items())),) if values else ()
+
+
+def line(name: str, points: Sequence[Sequence[float]]) -> tuple[Series, ...]:
+    """Return the points as one series; none where fewer than two points make no line."""
+    return (Series(name, tuple((x, y) for x, y in points)),) if len(points) > 1 else ()
