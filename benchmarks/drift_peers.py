@@ -129,7 +129,7 @@ for name, before, now, by in json.loads(sys.argv[1]):
     began = time.process_time()
     try:
         said = ask(before, now, by)
-    except Exception as error:
+    except Exception as error:  # any failure of a peer is its result in the table
         said = f"{{type(error).__name__}}: {{(str(error).splitlines() or [''])[0][:90]}}"
     spent = time.process_time() - began
     peak = int(re.search("VmHWM:[^0-9]*([0-9]+) kB", Path("/proc/self/status").read_text())[1]) / 1024

@@ -215,5 +215,5 @@ def send(
     try:
         with get_client(sync_client=True) as client:
             client.request("POST", "/events", json=[event])
-    except Exception as error:
+    except Exception as error:  # whatever the client raises, the event was not sent
         raise EventNotSent(f"event {name} was not taken by the Prefect API: {error}") from error

@@ -129,7 +129,7 @@ def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbenc
             reason = "no form of this decision runs on a quantum device"
             return Decision(subtask.incumbent.name, "method", reason), ()
         case Method.SHADOW:
-            reason = "the incumbent decides; the other arms run beside it"
+            reason = "the incumbent decides; the other arms are measured in shadow"
             return Decision(subtask.incumbent.name, "method", reason), everything
     setting = policy.Setting(
         backend=f"{bench.backend} {bench.runtime.calibration}",

@@ -16,6 +16,6 @@ def architecture(config: RunConfig, inputs: dict[str, str] | None = None, *, joi
     Args:
         config: The run that the stage belongs to.
         inputs: Lake references by the name of the data set; none = the newest products in the lake.
-        join_shadows: Whether the arms that run beside are waited for.
+        join_shadows: whether the flow waits for the shadow arms before it ends.
     """
     return run_stage("architecture", config, inputs, join_shadows=join_shadows)

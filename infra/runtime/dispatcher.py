@@ -366,7 +366,7 @@ class Rounds:
                 raise NoAnswer(str(error)) from None
             lane.close(tag, FAILED, str(error), bill, permanent=True)
             return
-        except Exception:
+        except Exception:  # raised again; a device keeps its job, and the batch is read again later
             if not self._backend.local:
                 lane.survived(tag)
             raise

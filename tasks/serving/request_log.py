@@ -262,7 +262,7 @@ class RequestLog:
         try:
             items = item() if callable(item) else (item,)
             self._waiting += [self._noted(row) if isinstance(row, Feedback) else self._row(row) for row in items]
-        except Exception:
+        except Exception:  # a request that cannot be logged must not stop the log of the others
             log.exception("a request could not be logged")
             self._lose(1)
 

@@ -24,7 +24,7 @@ with services(loaded):
     from flows.study.config import StudyConfig
     from flows.study.study import study
     config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stages=("curation",),
-                       options={"curation": {"english": False, "largest": {"documents": 5}}})
+                       options={"curation": {"rules": "none", "largest": {"documents": 5}}})
     report = lifecycle(config, None)
     found = study(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
 print(json.dumps({"report": report, "study": found}, default=str))
