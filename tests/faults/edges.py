@@ -35,8 +35,19 @@ EDGES = (
 )
 # Before a write is after the question before it, before a question is after the write before it: each state once.
 DISTINCT = tuple(edge for edge in EDGES if not edge.endswith(": before"))
+# For every run of the tests: of what is claimed, sent, read, delivered and charged, the state most easily got wrong.
+QUICK = (
+    "none",
+    "claim: uncommitted",
+    "leaving: after",
+    "submit: after",
+    "results: after",
+    "deliver: uncommitted",
+    "close: uncommitted",
+    "settle: uncommitted",
+)
 # Where what the service knows and what the ledger knows differ.
-REMOTE = ("none", "leaving: after", "submit: after", "status: after", "deliver: uncommitted")
+REMOTE = ("leaving: after", "submit: after", "deliver: uncommitted")
 
 
 def arm(edge, token, backend, nth=1):

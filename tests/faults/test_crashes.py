@@ -22,12 +22,12 @@ def cases(name, *, everything):
     factors = SCRIPTED if name == "scripted" else HOSTED
     if everything:
         return [harness.Case(*row) for row in itertools.product(edges.EDGES, *factors)]
-    chosen = edges.DISTINCT if name == "scripted" else edges.REMOTE
+    chosen = edges.QUICK if name == "scripted" else edges.REMOTE
     return [harness.Case(*row) for row in pairwise((chosen, *factors))]
 
 
 def some(name):
-    """Parameters of a test: the pairwise cases, and all of them behind the marker."""
+    """Parameters of a test: pairwise cases of the quick edges, and all cases of all edges behind the marker."""
     few = [pytest.param((name, False, index), id=str(case)) for index, case in enumerate(cases(name, everything=False))]
     every = [
         pytest.param((name, True, index), id=f"all: {case}", marks=pytest.mark.faults)
