@@ -41,17 +41,18 @@ def pennylane_layer(layer: CircuitLayer) -> Callable[[torch.Tensor], torch.Tenso
     import pennylane as qml
 
     n = layer.qubits
+    scales, turns, phases = (part.view(-1, n) for part in (layer.scales, layer.turns, layer.phases))
 
     @qml.qnode(qml.device("default.qubit", wires=n), interface="torch", diff_method="backprop")
     def circuit(rows: torch.Tensor) -> object:
         for block in range(layer.layers):
             for qubit in range(n):
-                qml.RY(rows[:, qubit] * layer.scales[block, qubit] + layer.turns[block, qubit], wires=qubit)
-                qml.RZ(layer.phases[block, qubit], wires=qubit)
+                qml.RY(rows[:, qubit] * scales[block, qubit] + turns[block, qubit], wires=qubit)
+                qml.RZ(phases[block, qubit], wires=qubit)
             for pair in ring(n):
                 qml.CZ(wires=pair)
         for qubit in range(n):
-            qml.RY(layer.turns[-1, qubit], wires=qubit)
+            qml.RY(turns[-1, qubit], wires=qubit)
         return [qml.expval(qml.PauliZ(qubit)) for qubit in range(n)]
 
     return lambda rows: torch.stack(list(circuit(rows)), dim=-1)
@@ -90,7 +91,7 @@ def connector_layer(layer: CircuitLayer) -> tuple[Callable[[torch.Tensor], torch
         input_gradients=True,
         default_precision=0.0,
     )
-    weights = torch.cat([layer.turns.detach().flatten(), layer.phases.detach().flatten()])
+    weights = torch.cat([layer.turns.detach(), layer.phases.detach()])
     connector = TorchConnector(network, initial_weights=weights.numpy())
     return connector, connector.weight
 
@@ -118,7 +119,7 @@ def compare(qubits: int, layers: int) -> None:
 
         def theirs() -> Outputs:
             outputs, given, gradient = passes(connector, alone, weights)
-            return outputs, given, gradient[: layer.turns.numel()].view(layer.turns.shape)
+            return outputs, given, gradient[: layer.turns.numel()]
 
         reference = lambda: passes(layer, alone, layer.turns)  # noqa: E731
         name = f"{label}: qiskit-machine-learning {found} TorchConnector (1 input, scaled)"

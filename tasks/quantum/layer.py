@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -107,26 +107,28 @@ class CircuitLayer(torch.nn.Module):
         super().__init__()
         _check(qubits, layers)
         self.qubits, self.layers = qubits, layers
-        self.scales = torch.nn.Parameter(torch.full((layers, qubits), scale))
-        angles = (2 * torch.rand(2 * layers + 1, qubits, generator=generator) - 1) * torch.pi
-        self.turns = torch.nn.Parameter(angles[: layers + 1].clone())
-        self.phases = torch.nn.Parameter(angles[layers + 1 :].clone())
+        # Vectors, not matrices: an optimiser that makes updates of matrices orthogonal must leave angles alone.
+        angles = (2 * torch.rand((2 * layers + 1) * qubits, generator=generator) - 1) * torch.pi
+        self.scales = torch.nn.Parameter(torch.full((layers * qubits,), scale))
+        self.turns = torch.nn.Parameter(angles[: (layers + 1) * qubits].clone())
+        self.phases = torch.nn.Parameter(angles[(layers + 1) * qubits :].clone())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return the expectations (..., n) of inputs (..., n)."""
         rows = inputs.reshape(-1, self.qubits)
-        return expectations(self.angles(rows), self.phases).view(inputs.shape)
+        return expectations(self.angles(rows), self.phases.view(self.layers, -1)).view(inputs.shape)
 
     def angles(self, rows: torch.Tensor) -> torch.Tensor:
         """Return the angles of RY (batch, layers + 1, n) for inputs (batch, n)."""
-        loaded = rows[:, None] * self.scales + self.turns[:-1]
-        return torch.cat([loaded, self.turns[-1].expand(len(rows), 1, -1)], dim=1)
+        turns = self.turns.view(self.layers + 1, -1)
+        loaded = rows[:, None] * self.scales.view(self.layers, -1) + turns[:-1]
+        return torch.cat([loaded, turns[-1].expand(len(rows), 1, -1)], dim=1)
 
     @torch.no_grad()
     def bindings(self, rows: torch.Tensor) -> NDArray[np.float64]:
         """Return the parameters (batch, (2 layers + 1) n) of `reuploading_circuit` for inputs (batch, n)."""
         y = self.angles(rows).flatten(1)
-        table = torch.cat([y, self.phases.flatten().expand(len(y), -1)], dim=1)
+        table = torch.cat([y, self.phases.expand(len(y), -1)], dim=1)
         return np.asarray(table.cpu().numpy(), np.float64)
 
     def estimate(self, inputs: torch.Tensor, sampler: BaseSamplerV2, shots: int) -> torch.Tensor:
@@ -152,7 +154,9 @@ def expectations(y: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
             f"y {tuple(y.shape)} and z {tuple(z.shape)} should be (batch, layers + 1, qubits) and (layers, qubits)"
         )
     _check(z.shape[1], len(z))
-    return cast("torch.Tensor", _Expectations.apply(y, z))
+    function: Any = _Expectations  # its `apply` is untyped
+    found: torch.Tensor = function.apply(y, z)
+    return found
 
 
 def reuploading_circuit(qubits: int, layers: int) -> QuantumCircuit:

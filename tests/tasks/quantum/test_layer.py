@@ -37,7 +37,7 @@ def test_single_precision_values_are_those_of_qiskit(qubits: int, layers: int) -
 def test_gradients_are_those_of_parameter_shift(qubits: int, layers: int) -> None:
     """An angle of a Pauli rotation has the derivative (f(a + pi/2) - f(a - pi/2)) / 2, exactly."""
     made, rows = layer(qubits, layers), inputs(2, qubits)
-    y, z = made.angles(rows).detach().requires_grad_(), made.phases.detach().requires_grad_()
+    y, z = made.angles(rows).detach().requires_grad_(), made.phases.detach().view(layers, -1).requires_grad_()
     weights = torch.randn(2, qubits, generator=torch.Generator().manual_seed(2))
     (expectations(y, z) * weights).sum().backward()
 
