@@ -118,16 +118,18 @@ class _Clock:
 
 @dataclass(frozen=True)
 class Watch:
-    """Evaluation and logging during training.
+    """What is observed during training.
 
     Attributes:
         held_out: windows for the bits per byte at each evaluation.
         sample: function that generates a text with the current model, at each evaluation.
+        stop: function that is called after each step with the number of steps done; true ends the training.
         log: function that receives progress messages.
     """
 
     held_out: Windows | None = None
     sample: Callable[[], str] | None = None
+    stop: Callable[[int], bool] | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("ketcycle.model"))
 
 
@@ -176,12 +178,15 @@ def train(
             _report(watch.log, progress, steps, clock)
             if checkpoints and (progress.step == steps or _due(progress.step, recipe.checkpoint_every)):
                 checkpoints.save(model, optimizers, progress)
-        _evaluate(model, watch, progress, steps, steps * recipe.batch * windows.context)
+            if watch.stop is not None and watch.stop(progress.step):
+                break
+        tokens = progress.step * recipe.batch * windows.context
+        _evaluate(model, watch, progress, progress.step, tokens)
     model.eval()
     return Run(
         history=tuple(progress.history),
         samples=dict(progress.samples),
-        tokens=steps * recipe.batch * windows.context,
+        tokens=tokens,
         resumed_at=resumed_at,
         tokens_per_s=clock.tokens / clock.seconds if clock.seconds else 0.0,
     )

@@ -191,3 +191,16 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_advice(tiny: Make, countin
 def test_no_window_is_an_error(tiny: Make) -> None:
     with pytest.raises(ValueError, match="at least one window"):
         train(tiny(), Windows(np.zeros((0, 17), np.int64), np.zeros(0, np.int64)), RECIPE)
+
+
+def test_training_ends_after_the_step_that_is_told_to_be_the_last(tiny: Make, counting: Data) -> None:
+    asked: list[int] = []
+
+    def stop(step: int) -> bool:
+        asked.append(step)
+        return step == 3
+
+    run = train(tiny(), counting(), RECIPE, Watch(held_out=counting(8), stop=stop))
+    assert asked == [1, 2, 3]
+    assert run.tokens == 3 * 8 * 16
+    assert [row["step"] for row in run.history if "bits_per_byte" in row] == [0, 3]
