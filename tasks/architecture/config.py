@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 HEAD_WIDTH = 32
 FFN_MULTIPLE = 128  # so that the feed-forward units divide into equal groups of many sizes
@@ -84,6 +85,9 @@ def ffn_of_width(width: int) -> int:
 
 def build_model(shape: Shape, end_of_text: int, seed: int) -> LlamaForCausalLM:
     """Return a model with weights drawn from the seed."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=shape.vocab_size,
         hidden_size=shape.width,

@@ -5,14 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils.logging import disable_progress_bar
-
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-disable_progress_bar()
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def load_model(folder: Path) -> PreTrainedModel:
@@ -21,6 +15,11 @@ def load_model(folder: Path) -> PreTrainedModel:
     Raises:
         FileNotFoundError: the folder holds no `config.json` or no safetensors file.
     """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     folder = Path(folder)
     for pattern in ("config.json", "*.safetensors"):
         if not any(folder.glob(pattern)):
@@ -45,6 +44,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         FileNotFoundError: the folder holds no `tokenizer.json`.
         TypeError: the tokenizer is not a fast one.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
     if not (Path(folder) / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} is no tokenizer folder: it has no tokenizer.json")
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)

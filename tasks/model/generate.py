@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import DynamicCache
 
 from tasks.model.causal import separator
 from tasks.model.decode import Detokenizer, Vocabulary
@@ -252,6 +251,9 @@ class CachedSteps:
 
     def __init__(self, model: PreTrainedModel, capacity: int, rows: int = 1) -> None:
         del capacity, rows  # its caches grow by themselves
+        from transformers import DynamicCache
+
+        self._empty = partial(DynamicCache, config=model.config)
         self._model = model
         self._caches: list[Any] = []
         self.sizes: list[int] = []
@@ -259,12 +261,12 @@ class CachedSteps:
     def add(self) -> int:
         """Open the next row with an empty text and return its number."""
         self.sizes.append(0)
-        self._caches.append(DynamicCache(config=self._model.config))
+        self._caches.append(self._empty())
         return len(self.sizes) - 1
 
     def clear(self, row: int) -> None:
         """Clear the cache of a text."""
-        self.sizes[row], self._caches[row] = 0, DynamicCache(config=self._model.config)
+        self.sizes[row], self._caches[row] = 0, self._empty()
 
     def drop(self, row: int) -> None:
         """Remove a row; the last row moves to its place."""

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
-from transformers import LlamaForCausalLM
 
 FIRST_ROOM = 128  # tokens of each text that a new cache has room for
 AT_ONCE = 256  # tokens whose probabilities over the whole vocabulary are in memory together
@@ -63,6 +62,8 @@ def score(logits: Callable[[torch.Tensor], torch.Tensor], states: torch.Tensor, 
 
 def supports(model: Any) -> bool:
     """Return whether the model is a plain Llama with fixed rotary frequencies and bare linear layers."""
+    from transformers import LlamaForCausalLM
+
     if type(model) is not LlamaForCausalLM:
         return False
     rope = model.config.rope_parameters or {}

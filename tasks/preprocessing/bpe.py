@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
 BETWEEN = b"\xff"  # occurs in no UTF-8 text
@@ -73,6 +72,8 @@ def _silent() -> Iterator[None]:
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
     """Save as a folder that `transformers` loads; text that spells a special token is encoded as text."""
+    from transformers import PreTrainedTokenizerFast
+
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from transformers import PreTrainedTokenizerFast
 
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
@@ -27,6 +26,9 @@ from tasks.preprocessing.split import SPLITS, assign_splits
 from tasks.preprocessing.wordpiece import train_wordpiece
 from tasks.sections import Section, counts
 from tasks.stage import Context, Road, State
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger("ketcycle.preprocessing")
 

@@ -35,7 +35,7 @@ print(json.dumps({"report": report, "study": found}, default=str))
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("tree")
     for folder in ("tasks", "infra", "flows", "deployments"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder)
     shutil.copytree(Path(__file__).parent / "added_decision" / "largest", copy / "tasks" / "curation" / "largest")
     stage = copy / "tasks" / "curation" / "stage.py"
     before, after = '"representatives",', '"largest", "representatives",'

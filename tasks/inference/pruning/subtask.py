@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from transformers import AutoConfig
-
 from tasks.contract import Subtask
 from tasks.inference.options import Options as StageOptions
 from tasks.inference.pruning.arms import CHALLENGER, INCUMBENT, OTHERS
@@ -53,6 +51,8 @@ def apply(context: Context, state: State, problem: Pruning, solution: Removal) -
 
 def find_units(context: Context, options: Options) -> tuple[tuple[Unit, ...], str]:
     """Return the units of the model, or none and the reason; units are whole blocks if finer ones are impossible."""
+    from transformers import AutoConfig
+
     folder = context.lake.folder(context.require(*SOURCES))
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     try:
