@@ -1,150 +1,199 @@
-"""Fine-tuning: LoRA on a second domain; gain and forgetting are compared with full fine-tuning at equal tokens."""
+"""Fine-tuning: adapt the model to a second domain or to a file of rows; gain and forgetting of each method."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
-import torch
-
-from infra.errors import BadInput
-from tasks.finetuning.options import Options
-from tasks.model.causal import load_model, save_model
-from tasks.model.lora import add_lora, count_trainable, merge, save_adapter
+from infra.lake import Ref
+from tasks.finetuning.options import Options, TuningMethod
+from tasks.finetuning.preference import tune_preferences
+from tasks.finetuning.target import Target, domain_windows, read_target
+from tasks.model.adapters import Adapter, AdapterKind, add_adapter, count_trainable, merge, save_adapter
+from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Recipe, Run, Watch, train
-from tasks.model.windows import Windows, read_windows
+from tasks.model.train import Run, Watch, train
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.finetuning")
 
+Scores = dict[str, dict[str, float]]
+
 
 def measure(context: Context, _: State) -> State:
-    """Measure the model before fine-tuning, and the reference: full fine-tuning with the same tokens."""
+    """Measure the model before fine-tuning, and train the methods to compare with."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
-        return _compare_full(context, options)
+        target = read_target(context, options)
+        before = _scores(context, _model(context), options, target)
+        state = State().add(before=before, target=target.name)
+        if target.about:
+            state = state.add(rows=target.about)
+        for method in options.beside:
+            tuned = _tune(context, options, target, method)
+            after = _scores(context, tuned.model, options, target)
+            state = _with_adapter(state, tuned).add(**{method: _figures(options, before, after, target.name, tuned)})
+        return state
 
 
 def adapt(context: Context, state: State) -> State:
-    """Train the adapter, merge it, and store both adapter and merged model in the lake."""
+    """Adapt the model by the chosen method, merge it, and store adapter and merged model in the lake."""
     options = context.parsed(Options)
     with torch_threads(options.threads):
-        return _adapt_and_save(context, state, options)
+        target = read_target(context, options)
+        tuned = _tune(context, options, target, options.method)
+        after = _scores(context, tuned.model, options, target)
+        figures = _figures(options, state.facts["before"], after, target.name, tuned)
+        log.info("gain on %s %.3f, forgetting on %s %.3f bits per byte", target.name, figures["gain"], options.base,
+                 figures["forgetting"])  # fmt: skip
+        ref = _save(context, tuned.model, {"domain": target.name, "method": options.method})
+        state = _with_adapter(state, tuned).add({"finetuning/model": ref}, **{options.method: figures})
+        if tuned.adapter:
+            state = state.add({"finetuning/adapter": tuned.adapter})
+        return state.add(method=options.method)
+
+
+def align(context: Context, state: State) -> State:
+    """Tune the adapted model on preferences, where a file of them is given, and store the result as the model."""
+    options = context.parsed(Options)
+    if not options.preferences:
+        return state
+    with torch_threads(options.threads):
+        folder = context.lake.folder(state.refs["finetuning/model"])
+        model, figures = tune_preferences(load_model(folder), load_tokenizer(folder), options, context)
+        after = _scores(context, model, options, read_target(context, options))
+    log.info("preferred answers are likelier than at the start in %.0f%% of the pairs", 100 * figures["accuracy"])
+    ref = _save(context, model, {"preferences": Path(options.preferences).name})
+    return state.add({"finetuning/model": ref}, preference={**figures, "after": after})
 
 
 def headline(state: State) -> str:
     """Return the result of the stage in one line."""
-    lora = state.facts["lora"]
-    full = state.facts.get("full")
-    beside = f" (full fine-tuning {full['gain']:.3f}, {full['forgetting']:.3f})" if full else ""
-    return f"LoRA: gain {lora['gain']:.3f}, forgetting {lora['forgetting']:.3f} bits per byte{beside}"
+    method = state.facts.get("method", "lora")
+    chosen = state.facts[method]
+    others = [f"{_title(name)} {f['gain']:.3f}, {f['forgetting']:.3f}" for name, f in _methods(state.facts).items()
+              if name != method]  # fmt: skip
+    beside = f" ({'; '.join(others)})" if others else ""
+    return f"{_title(method)}: gain {chosen['gain']:.3f}, forgetting {chosen['forgetting']:.3f} bits per byte{beside}"
 
 
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     """Return the tables and charts of the result."""
-    figures = {title: facts[name] for name, title in (("lora", "LoRA"), ("full", "full fine-tuning")) if name in facts}
+    figures = {_title(name): values for name, values in _methods(facts).items()}
     if not figures:
         return ()
-    names = ("gain", "forgetting", "trained_weights", "trained_share", "tokens")
-    rows = tuple((title, *(values[name] for name in names)) for title, values in figures.items())
+    names = ("gain", "forgetting", "trained_weights", "trained_share", "tokens", "tokens_per_s")
+    rows = tuple((title, *(values.get(name) for name in names)) for title, values in figures.items())
     sentence = (
         "Bits per byte of the test text: gain on the new domain, higher is better; forgetting on the first domain, "
         "lower is better."
     )
-    header = ("method", "gain", "forgetting", "trained weights", "share of the weights", "tokens")
+    header = ("method", "gain", "forgetting", "trained weights", "share of the weights", "tokens", "tokens/s")
     found: tuple[Section, ...] = (Section("Gain and forgetting", sentence, header, rows),)
+    if about := facts.get("rows"):
+        read = tuple((name.replace("_", " "), value) for name, value in about.items())
+        found += (Section("Rows of the file", "Loss counts on answers only.", ("figure", "value"), read),)
     if curves := tuple(one for title, values in figures.items() for one in line(title, values.get("curve", ()))):
         chart = Chart("tokens seen", "bits per byte (validation text of the new domain)", curves)
         found += (Section("Fine-tuning curve", chart=chart),)
+    if preference := facts.get("preference"):
+        read = tuple((name.replace("_", " "), preference[name]) for name in ("pairs", "steps", "loss", "accuracy"))
+        sentence = (
+            "Direct preference optimisation; accuracy is the share of pairs whose preferred answer became likelier."
+        )
+        found += (Section("Preference tuning", sentence, ("figure", "value"), read),)
     return found
 
 
-ROAD: Road = (measure, adapt)
+ROAD: Road = (measure, adapt, "adapter", align)
 
 
-def _compare_full(context: Context, options: Options) -> State:
+@dataclass(frozen=True)
+class _Tuned:
+    """A model adapted by one method, merged, with the adapter in the lake."""
+
+    method: str
+    model: Any
+    run: Run
+    counts: tuple[int, int]
+    adapter: Ref | None
+
+
+def _methods(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: facts[name] for name in get_args(TuningMethod) if name in facts}
+
+
+def _title(method: str) -> str:
+    titles = {"full": "full fine-tuning", "lora": "LoRA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA"}
+    return titles.get(method, "RoAd" if method == "road" else "VeRA" if method == "vera" else method.upper())
+
+
+def _tune(context: Context, options: Options, target: Target, method: TuningMethod) -> _Tuned:
     model = _model(context)
-    before = _scores(context, model, options)
-    state = State().add(before=before)
-    if not options.compare_full:
-        return state
-    run = _train(context, model, options.recipe(context.seed, full=True), "full")
-    return state.add(full=_figures(options, before, _scores(context, model, options), run, count_trainable(model)))
+    if method != "full":
+        kind: AdapterKind = method
+        adapter = Adapter(kind, options.rank, options.alpha, options.dropout)
+        model = add_adapter(model, adapter, context.seed)
+    counts = count_trainable(model)
+    log.info("%s trains %d of %d weights", _title(method), *counts)
+    recipe = options.recipe(context.seed, method, target.tokens)
+    folder = context.scratch / f"checkpoints-{method}" if recipe.checkpoint_every else None
+    run = train(model, target.train, recipe, Watch(target.validation, log=log), folder)
+    if method == "full":
+        return _Tuned(method, model, run, counts, None)
+    with TemporaryDirectory(dir=context.scratch) as saved:
+        save_adapter(model, Path(saved), base=str(context.require("training/model")))
+        about = {"method": method, "rank": options.rank, "target": target.name}
+        ref = context.lake.put_folder("finetuning/adapter", Path(saved), about)
+    return _Tuned(method, merge(model), run, counts, ref)
 
 
-def _adapt_and_save(context: Context, state: State, options: Options) -> State:
-    adapted = add_lora(_model(context), options.rank, options.alpha, options.dropout, context.seed)
-    counts = count_trainable(adapted)
-    log.info("LoRA of rank %d trains %d of %d weights", options.rank, *counts)
-    run = _train(context, adapted, options.recipe(context.seed, full=False), "lora")
+def _with_adapter(state: State, tuned: _Tuned) -> State:
+    """Note the adapter under the name of its method, so that all of them can be put on one base."""
+    return state.add({f"finetuning/adapter-{tuned.method}": tuned.adapter}) if tuned.adapter else state
+
+
+def _save(context: Context, model: Any, meta: Mapping[str, Any]) -> Ref:
     with TemporaryDirectory(dir=context.scratch) as folder:
-        save_adapter(adapted, Path(folder), base=str(context.require("training/model")))
-        adapter_ref = context.lake.put_folder("finetuning/adapter", Path(folder), {"rank": options.rank})
-    merged = merge(adapted)
-    with TemporaryDirectory(dir=context.scratch) as folder:
-        save_model(merged, Path(folder))
+        save_model(model, Path(folder))
         copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
-        model_ref = context.lake.put_folder("finetuning/model", Path(folder), {"domain": options.domain})
-    figures = _figures(options, state.facts["before"], _scores(context, merged, options), run, counts)
-    log.info("gain on %s %.3f, forgetting on %s %.3f bits per byte", options.domain, figures["gain"], options.base,
-             figures["forgetting"])  # fmt: skip
-    return state.add({"finetuning/adapter": adapter_ref, "finetuning/model": model_ref}, lora=figures)
+        return context.lake.put_folder("finetuning/model", Path(folder), meta)
 
 
 def _model(context: Context) -> Any:
     return load_model(context.lake.folder(context.require("training/model")))
 
 
-def _windows(context: Context, domain: str, split: str, limit: int | None = None) -> Windows:
-    try:
-        return read_windows(context.lake, context.require("preprocessing/shards"), domain, split, limit)
-    except ValueError as error:
-        raise BadInput(
-            f"{error}; fine-tuning needs text of a second domain: give one, or set finetuning.domain to an existing one"
-        ) from error
+def _scores(context: Context, model: Any, options: Options, target: Target) -> Scores:
+    def base(split: str) -> float:
+        return bits_per_byte(model, domain_windows(context, options.base, split, options.evaluation_windows))
 
-
-def _train(context: Context, model: torch.nn.Module, recipe: Recipe, name: str) -> Run:
-    options = context.parsed(Options)
-    folder = context.scratch / f"checkpoints-{name}" if recipe.checkpoint_every else None
-    watch = Watch(_windows(context, options.domain, "validation", min(32, options.evaluation_windows or 32)), log=log)
-    length = int(context.lake.meta(context.require("preprocessing/shards"))["context"])
-    return train(model, _windows(context, options.domain, "train", recipe.reach(length)), recipe, watch, folder)
-
-
-def _scores(context: Context, model: torch.nn.Module, options: Options) -> dict[str, dict[str, float]]:
     return {
-        domain: {
-            split: bits_per_byte(model, _windows(context, domain, split, options.evaluation_windows))
-            for split in ("validation", "test")
-        }
-        for domain in (options.domain, options.base)
+        target.name: {
+            "validation": bits_per_byte(model, target.validation),
+            "test": bits_per_byte(model, target.test),
+        },
+        options.base: {split: base(split) for split in ("validation", "test")},
     }
 
 
-def _figures(
-    options: Options,
-    before: Mapping[str, Mapping[str, float]],
-    after: Mapping[str, Mapping[str, float]],
-    run: Run,
-    counts: tuple[int, int],
-) -> dict[str, Any]:
+def _figures(options: Options, before: Scores, after: Scores, target: str, tuned: _Tuned) -> dict[str, Any]:
     """Return gain and forgetting on the test splits in bits per byte; large gain and small forgetting are good."""
     return {
         "after": after,
-        "gain": before[options.domain]["test"] - after[options.domain]["test"],
+        "gain": before[target]["test"] - after[target]["test"],
         "forgetting": after[options.base]["test"] - before[options.base]["test"],
-        "trained_weights": counts[0],
-        "trained_share": counts[0] / counts[1],
-        "tokens": run.tokens,
-        "tokens_per_s": run.tokens_per_s,
-        "resumed_at": run.resumed_at,
-        "curve": [[int(row["tokens"]), row["bits_per_byte"]] for row in run.history if "bits_per_byte" in row],
+        "trained_weights": tuned.counts[0],
+        "trained_share": tuned.counts[0] / tuned.counts[1],
+        "tokens": tuned.run.tokens,
+        "tokens_per_s": tuned.run.tokens_per_s,
+        "resumed_at": tuned.run.resumed_at,
+        "curve": [[int(row["tokens"]), row["bits_per_byte"]] for row in tuned.run.history if "bits_per_byte" in row],
     }

@@ -28,10 +28,10 @@ def nll(model: torch.nn.Module, windows: Windows, batch_size: int | None = None)
     totals = []
     with torch.inference_mode():
         for start in range(0, len(windows), batch_size):
-            tokens = torch.from_numpy(windows.tokens[start : start + batch_size].astype(np.int64, copy=False))
-            logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
-            loss = cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
-            totals.append(loss.view(len(tokens), -1).double().sum(1).numpy())
+            part = windows.take(slice(start, start + batch_size))
+            logits = model(**part.inputs(), use_cache=False).logits
+            loss = cross_entropy(logits.flatten(0, 1).float(), part.labels().flatten(), reduction="none")
+            totals.append(loss.view(len(part), -1).double().sum(1).numpy())
     model.train(was_training)
     return np.concatenate(totals)
 

@@ -172,7 +172,7 @@ def train(
                 _evaluate(model, watch, progress, step, step * recipe.batch * windows.context)
             batch = batch_rows(len(windows), recipe.batch, step, recipe.seed)
             with clock.running(recipe.batch * windows.context):
-                row = _step(model, optimizers, windows.tokens[batch], recipe, recipe.rate(step, steps))
+                row = _step(model, optimizers, windows.take(batch), recipe, recipe.rate(step, steps))
             progress.step = step + 1
             progress.history.append({"step": step + 1, "tokens": (step + 1) * recipe.batch * windows.context} | row)
             _report(watch.log, progress, steps, clock)
@@ -230,7 +230,9 @@ def fingerprint(model: torch.nn.Module, windows: Windows, recipe: Recipe) -> str
     """Return an identifier of a training run made of its recipe, its data and the initial model."""
     settings = {name: value for name, value in asdict(recipe).items() if name not in ("checkpoint_every", "keep")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(str(windows.tokens.shape).encode() + windows.tokens.tobytes())
+    for given in (windows.tokens, windows.scored, windows.positions):
+        if given is not None:
+            digest.update(str(given.shape).encode() + given.tobytes())
     for name, parameter in model.named_parameters():
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.requires_grad}".encode())
         digest.update(parameter.detach().contiguous().numpy().tobytes())
@@ -238,16 +240,15 @@ def fingerprint(model: torch.nn.Module, windows: Windows, recipe: Recipe) -> str
 
 
 def _step(
-    model: torch.nn.Module, optimizers: Optimizers, tokens: np.ndarray, recipe: Recipe, rate: float
+    model: torch.nn.Module, optimizers: Optimizers, batch: Windows, recipe: Recipe, rate: float
 ) -> dict[str, float]:
     model.train()
     for optimizer in optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         optimizer.zero_grad(set_to_none=True)
-    batch = torch.from_numpy(tokens)
-    logits = model(input_ids=batch[:, :-1], use_cache=False).logits
-    loss = cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+    logits = model(**batch.inputs(), use_cache=False).logits
+    loss = cross_entropy(logits.flatten(0, 1), batch.labels().flatten())
     if not torch.isfinite(loss):
         raise FloatingPointError(
             f"the training loss is {float(loss.detach())}; "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from infra.lake import Lake, Ref
+
+UNSCORED = -100  # the label that torch's cross entropy leaves out
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,15 @@ class Windows:
     Attributes:
         tokens: int64, (n, context + 1); a model reads `tokens[:, :-1]` and predicts `tokens[:, 1:]`.
         n_bytes: int64, (n,), UTF-8 bytes of the predicted tokens `tokens[:, 1:]`; special tokens count none.
+        scored: bool, (n, context), which of the predicted tokens count in loss and score; None = all.
+        positions: int64, (n, context), position of each read token in its text; texts of one window do not see each
+            other. None = each window is one text.
     """
 
     tokens: np.ndarray
     n_bytes: np.ndarray
+    scored: np.ndarray | None = None
+    positions: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.tokens.shape[1] < 2:
@@ -32,6 +39,9 @@ class Windows:
             raise ValueError(
                 f"n_bytes {self.n_bytes.shape} should have one value for each of {len(self.tokens)} windows"
             )
+        read = (len(self.tokens), self.context)
+        if any(given is not None and given.shape != read for given in (self.scored, self.positions)):
+            raise ValueError(f"scored and positions should be (n, context) = {read}")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -50,8 +60,28 @@ class Windows:
         """Return at most `limit` windows, evenly spaced, so that many documents are represented."""
         if limit is None or limit >= len(self):
             return self
-        rows = np.arange(limit) * len(self) // limit
-        return Windows(self.tokens[rows], self.n_bytes[rows])
+        return self.take(np.arange(limit) * len(self) // limit)
+
+    def take(self, rows: np.ndarray | slice) -> Windows:
+        """Return some of the windows."""
+        scored, positions = (None if given is None else given[rows] for given in (self.scored, self.positions))
+        return Windows(self.tokens[rows], self.n_bytes[rows], scored, positions)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the arguments with which a model reads the windows, as tensors."""
+        import torch
+
+        given = {"input_ids": torch.from_numpy(self.tokens[:, :-1].astype(np.int64, copy=False))}
+        if self.positions is not None:
+            given["position_ids"] = torch.from_numpy(self.positions)
+        return given
+
+    def labels(self) -> Any:
+        """Return the predicted tokens as a tensor, those that do not count as -100."""
+        import torch
+
+        labels = self.tokens[:, 1:].astype(np.int64, copy=False)
+        return torch.from_numpy(labels if self.scored is None else np.where(self.scored, labels, UNSCORED))
 
 
 def count_windows(lake: Lake, ref: Ref) -> dict[tuple[str, str], int]:

@@ -122,7 +122,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
         continued = (complete(model, tokenizer, prompt, Sampling(max_tokens=24)).text for prompt in prompts)
         return "\n".join(prompt + text for prompt, text in zip(prompts, continued, strict=True))
 
-    watch = Watch(_windows(context, options.domain, "validation", 64), sample if prompts else None, log)
+    watch = Watch(_windows(context, options.domain, "validation", 64), sample if prompts else None, log=log)
     run = train(
         model,
         _training(context, options),

@@ -151,7 +151,7 @@ def test_the_text_is_scored_the_usual_way(trained: tuple[Context, dict[str, Stat
 
 def test_adaptation_trains_little_and_saves_a_plain_model(trained: tuple[Context, dict[str, State], Path]) -> None:
     context, _, _ = trained
-    options = {"tokens": 2048, "batch": 4, "lora_lr": 0.01, "evaluation_windows": 8, "compare_full": False}
+    options = {"tokens": 2048, "batch": 4, "adapter_lr": 0.01, "evaluation_windows": 8, "beside": ()}
     context = replace(context, stage="finetuning", options=options)
     state = finetuning.adapt(context, finetuning.measure(context, State()))
     assert state.facts["lora"]["trained_share"] < 0.5

@@ -1,14 +1,19 @@
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from infra.errors import BadInput
 from tasks.finetuning import stage
+from tasks.finetuning.options import Options
+from tasks.finetuning.target import read_target
 from tasks.model import train as training
+from tasks.model.adapters import load_adapters, merge
 from tasks.model.causal import load_model, load_tokenizer
-from tasks.model.lora import load_adapter, merge
 from tasks.model.score import bits_per_byte
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State
@@ -47,15 +52,15 @@ def test_the_figures_are_those_of_the_saved_model(context: Context, done: State)
 
 def test_adapter_and_trained_model_make_the_fine_tuned_model(context: Context, done: State) -> None:
     base = load_model(context.lake.folder(context.inputs["training/model"]))
-    merged = merge(load_adapter(base, context.lake.folder(done.refs["finetuning/adapter"])))
+    merged = merge(load_adapters(base, {"first": context.lake.folder(done.refs["finetuning/adapter"])}))
     saved = load_model(context.lake.folder(done.refs["finetuning/model"]))
     windows = read_windows(context.lake, context.inputs["preprocessing/shards"], "second", "test")
     assert bits_per_byte(merged, windows) == pytest.approx(bits_per_byte(saved, windows), rel=1e-6)
 
 
 def test_a_seed_gives_one_version_and_another_seed_another(context: Context, done: State) -> None:
-    assert run(context, "again", compare_full=False).refs == done.refs
-    other = run(replace(context, seed=1), "other", compare_full=False)
+    assert run(context, "again", beside=()).refs == done.refs
+    other = run(replace(context, seed=1), "other", beside=())
     assert other.refs["finetuning/adapter"] != done.refs["finetuning/adapter"]
     assert "full" not in other.facts
 
@@ -91,3 +96,61 @@ def test_what_is_missing_is_named(context: Context) -> None:
         run(context, domain="base")
     with pytest.raises(ValidationError):
         run(context, rank=0)
+
+
+def questions(path: Path, n: int = 40) -> Path:
+    """Questions whose answer is a word of the language that the model has not learnt."""
+    rng = np.random.default_rng(0)
+    words = [a + b for a in ("zu", "ny", "ho") for b in ("n", "sha", "vor")]
+    rows = [{"prompt": "kan ", "completion": str(rng.choice(words))} for _ in range(n)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_is_learnt_by_several_methods_and_their_adapters_lie_on_one_base(
+    context: Context, tmp_path: Path
+) -> None:
+    data = questions(tmp_path / "rows.jsonl")
+    longer = replace(
+        context, options={"data": str(data), "method": "dora", "beside": ("rslora",), "epochs": 2, "rank": 4}
+    )
+    state = stage.adapt(longer, stage.measure(longer, State()))
+    for method in ("dora", "rslora"):
+        assert state.facts[method]["gain"] > 0.05
+        assert "forgetting" in state.facts[method]
+    assert state.facts["rows"] | {"filled": 0, "windows": 0} == {
+        "rows": 40, "trained_rows": 36, "filled": 0, "windows": 0, "cut": 0, "dropped": 0,
+    }  # fmt: skip
+    assert stage.headline(state).startswith("DoRA: gain")
+    assert "rsLoRA" in stage.headline(state)
+    assert [section.title for section in stage.sections(state.facts)][:2] == ["Gain and forgetting", "Rows of the file"]
+    folders = {m: context.lake.folder(state.refs[f"finetuning/adapter-{m}"]) for m in ("dora", "rslora")}
+    both = load_adapters(load_model(context.lake.folder(context.inputs["training/model"])), folders)
+    assert both.active_adapter == "dora"
+    target = read_target(longer, longer.parsed(Options))
+    assert bits_per_byte(both, target.test) == pytest.approx(state.facts["dora"]["after"]["data"]["test"], rel=1e-5)
+
+
+def test_files_that_cannot_be_trained_on_are_named(context: Context, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="at least 3 are needed"):
+        run(context, data=str(questions(tmp_path / "two.jsonl", 2)))
+    with pytest.raises(BadInput, match=r"cannot be read \(No such file"):
+        run(context, data=str(tmp_path / "none.jsonl"))
+    with pytest.raises(BadInput, match=r"chat template .* cannot be read"):
+        run(context, data=str(questions(tmp_path / "rows.jsonl")), template=str(tmp_path / "none.jinja"))
+    with pytest.raises(ValidationError, match="epochs needs a file"):
+        run(context, epochs=2)
+    with pytest.raises(ValidationError, match="name a method twice"):
+        run(context, beside=("lora",))
+
+
+def test_preferences_make_the_preferred_answer_likelier(context: Context, done: State, tmp_path: Path) -> None:
+    pytest.importorskip("trl", reason="preference tuning needs the extra `preference`")
+    rows = [{"prompt": "kan ", "chosen": "zun", "rejected": "rushavor"}] * 4
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {**context.options, "preferences": str(path), "preference_steps": 6, "preference_lr": 0.01, "batch": 2}
+    state = stage.align(replace(context, options=options), done)
+    assert state.facts["preference"]["accuracy"] == 1.0
+    assert state.refs["finetuning/model"] != done.refs["finetuning/model"]
+    assert stage.align(context, done) == done

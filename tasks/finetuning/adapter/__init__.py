@@ -1,0 +1,1 @@
+"""Which adapter one frozen projection gets, and who executes it."""
