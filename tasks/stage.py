@@ -28,7 +28,7 @@ from infra.settings import home_here
 from infra.shared import open_lake
 from tasks.contract import Subtask
 from tasks.options import decisions_of
-from tasks.sections import Section
+from tasks.sections import Section, plain
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741  (O is the options model)
 
@@ -144,3 +144,32 @@ def load_decision(stage: str, name: str) -> Subtask[Any, Any]:
 def decisions(stage: str) -> tuple[Subtask[Any, Any], ...]:
     """Return the decisions of a stage in the order in which they are taken."""
     return tuple(load_decision(stage, item) for item in stage_module(stage).ROAD if isinstance(item, str))
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A stage as plain values; a worker makes it, so that the process of the flow imports no stage.
+
+    Attributes:
+        road: names of the steps and decisions in order.
+        arms: name and version of each arm, by `stage/decision`.
+    """
+
+    road: tuple[str, ...]
+    arms: dict[str, list[tuple[str, str]]]
+
+
+def outline(stage: str) -> Outline:
+    """Return the outline of a stage."""
+    road = tuple(item if isinstance(item, str) else item.__name__ for item in stage_module(stage).ROAD)
+    return Outline(road, {found.key: [(arm.name, arm.version) for arm in found.arms] for found in decisions(stage)})
+
+
+def headline(stage: str, state: State) -> str:
+    """Return the result of a stage in one line."""
+    return stage_module(stage).headline(state)
+
+
+def plain_sections(stage: str, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the tables and charts of a stage's result as plain values."""
+    return plain(stage_module(stage).sections(facts))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import distributed
 from dask.base import annotate
@@ -25,11 +25,13 @@ from tasks import steps
 from tasks.contract import Method
 from tasks.execution import resume_root
 from tasks.options import SETTLE
-from tasks.sections import plain
-from tasks.stage import Context, Stage, State, decisions, stage_module
+from tasks.stage import Context, Outline, State, headline, outline, plain_sections
 from tasks.workbench import Shadow, Workbench
 
 log = logging.getLogger("ketcycle.flows")
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 STUCK_S = 20.0  # after which a task that nobody works on is submitted again
 
@@ -81,24 +83,24 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
     options = resolve_options(config, loaded)
     lake = open_lake(loaded.home)
     refs = _newest(lake) if inputs is None else dict(inputs)
-    module = stage_module(name)
-    parts = {
-        "inputs": refs,
-        "options": options.get(name, {}),
-        "settle": options.get(SETTLE, {}),
-        "seed": config.seed,
-        "method": str(config.method),
-        "objective": config.objective,
-        "backend": config.backend,
-        "arms": {s.key: [(a.name, a.version) for a in s.arms] for s in decisions(name)},
-    }
     data = completion.digest(
         corpus=config.corpus, second=config.second, **({"model": config.model} if config.model else {})
     )
-    context, bench = context_of(loaded, config.run_id, name, parts), bench_of(loaded, config.run_id, parts, data)
     found = completion.find(loaded.home, config.run_id, name)
-    reason = _changed(lake, found, parts) if found else ""
     with cluster(loaded):
+        seen = _on_a_worker(outline, name)
+        parts = {
+            "inputs": refs,
+            "options": options.get(name, {}),
+            "settle": options.get(SETTLE, {}),
+            "seed": config.seed,
+            "method": str(config.method),
+            "objective": config.objective,
+            "backend": config.backend,
+            "arms": seen.arms,
+        }
+        context, bench = context_of(loaded, config.run_id, name, parts), bench_of(loaded, config.run_id, parts, data)
+        reason = _changed(lake, found, parts) if found else ""
         if found and not reason:
             log.info("%s: done already, nothing to do", name)
             shadows = (shadow.left() for shadow in shadows_of(found, context, bench))
@@ -108,13 +110,20 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
             if reason:
                 log.info("%s: %s: runs again", name, reason)
             _sweep(context)
-            result = replace(_walk(context, module, bench), reason=reason, data=data)
+            result = replace(_walk(context, seen, bench), reason=reason, data=data)
             completion.record(loaded.home, config.run_id, name, parts, _plain(result))
             shutil.rmtree(resume_root(bench, name), ignore_errors=True)
-        result = replace(result, sections=plain(module.sections(result.facts)))
+        result = replace(result, sections=_on_a_worker(plain_sections, name, result.facts))
         if join_shadows:
             join(start_shadows(result.shadows, ShadowBudget(loaded, config.run_id)))
     return result
+
+
+def _on_a_worker(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """Call a function where the modules of the stages are imported."""
+    client = distributed.get_client()
+    found: R = client.submit(function, *arguments, **named, pure=False, priority=10).result()
+    return found
 
 
 def context_of(loaded: Settings, run_id: str, stage: str, parts: Mapping[str, Any]) -> Context:
@@ -181,24 +190,24 @@ def _plain(result: StageResult) -> dict[str, Any]:
     return {f.name: getattr(result, f.name) for f in fields(result)} | {"shadows": shadows}
 
 
-def _walk(context: Context, module: Stage, bench: Workbench) -> StageResult:
+def _walk(context: Context, seen: Outline, bench: Workbench) -> StageResult:
     began_s, began = time.time(), time.monotonic()
     since = datetime.fromtimestamp(began_s, UTC).isoformat(timespec="microseconds")
     state = State()
     chosen: dict[str, dict[str, Any]] = {}
     shadows: list[Shadow] = []
-    for item in module.ROAD:
-        if not isinstance(item, str):
-            state = steps.work.submit(context, state, item.__name__).result()
+    for item in seen.road:
+        if f"{context.stage}/{item}" not in seen.arms:
+            state = steps.work.submit(context, state, item).result()
             continue
         decided = steps.decide.submit(context, state, item, bench, since).result()
         state = decided.state
         if decided.decision is not None and decided.beside is not None:
             chosen[item] = asdict(decided.decision) | {"problem": decided.beside.problem}
             shadows.append(decided.beside)
-    headline = module.headline(state)
-    log.info("%s: %s", context.stage, headline)
-    state = state.add(headline=headline)
+    line = _on_a_worker(headline, context.stage, state)
+    log.info("%s: %s", context.stage, line)
+    state = state.add(headline=line)
     return StageResult(
         stage=context.stage,
         status="done",
