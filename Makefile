@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
-# uv installs in seconds what pip installs in minutes; it knows nothing of pip's configuration, hence the second try.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-UV := uv pip install --quiet --python $(BIN)/python -c constraints.txt
-INSTALL = if command -v uv >/dev/null && $(UV) -e $(1); then :; else $(PIP) torch && $(PIP) -e $(1); fi
+# uv installs in seconds what pip installs in minutes. It does not read pip's configuration, so the index, the links and
+# the certificate are passed on; where it cannot be had or fails, pip does the same.
+SETTING = $$($(BIN)/python -m pip config get global.$(1) 2>/dev/null)
+UV = UV_INDEX_URL="$(call SETTING,index-url)" UV_FIND_LINKS="$(call SETTING,find-links)" \
+	SSL_CERT_FILE="$${SSL_CERT_FILE:-$(call SETTING,cert)}" UV_LINK_MODE=hardlink \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
+INSTALL = $(PIP) uv && $(UV) -e $(1) || { $(PIP) torch && $(PIP) -e $(1); }
 
 .PHONY: setup dev run test test-faults lint up down bench models
 
