@@ -43,7 +43,7 @@ test-faults: dev
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 
 up: setup
 	$(BIN)/ketcycle up
