@@ -101,7 +101,7 @@ def _dot(ax: Axes, x: Sequence[float], y: float, colour: str, marker: str, **mor
     ax.plot([middle], [y], marker=marker, color=colour, ms=more.pop("ms", 6), ls="none", **more)
 
 
-def _log(ax: Axes, which: Literal["x", "y"]) -> None:
+def log_axis(ax: Axes, which: Literal["x", "y"]) -> None:
     """Make an axis logarithmic, its labels plain text: laying out formulae takes most of the time of drawing."""
     axis = ax.xaxis if which == "x" else ax.yaxis
     ax.set_xscale("log") if which == "x" else ax.set_yscale("log")
@@ -137,7 +137,7 @@ def energy_by_stage(report: Row) -> str | None:
         _dot(ax, energy["narrow"], y - 0.13, COLOURS["classical"], "o")
         _dot(ax, energy["wide"], y + 0.17, COLOURS["control"], "|", ms=9, mew=2)
     _rows(ax, [name for name, _ in rows])
-    _log(ax, "x")
+    log_axis(ax, "x")
     ax.set_xlabel("joules, log scale")
     handles = [
         Line2D([], [], color=COLOURS["classical"], marker="o", ls="-", label="narrow (CPU and DRAM)"),
@@ -164,7 +164,7 @@ def arms(subtask: Row) -> str | None:
         if row["quality"] is not None:
             _quality(right[0], row, y, low, colour, marker, edge)
     _rows(left, [row["arm"] for row in rows])
-    _log(left, "x")
+    log_axis(left, "x")
     left.set_xlabel("joules spent,\nlog scale")
     if right:
         if subtask["oracle"] is not None:
@@ -227,7 +227,7 @@ def quality_against_energy(subtask: Row) -> str | None:
     front = _front(rows)
     points = [(row["energy"]["spent"]["narrow"][1], max(low, row["quality"])) for row in front]
     ax.plot(*zip(*points, strict=True), color="#444444", lw=1, ls="--", zorder=1, drawstyle="steps-post")
-    _log(ax, "x")
+    log_axis(ax, "x")
     ax.margins(x=0.12, y=0.2)
     chosen = [row for row in rows if row["arm"] == subtask["chosen"]]
     _name(ax, [*chosen, *(row for row in rows if row["role"]), *reversed(front)], low)
@@ -287,7 +287,7 @@ def three_energies(report: Row) -> str | None:
             if row["energy"][name]:
                 _dot(ax, row["energy"][name]["narrow"], y + offset, COLOURS[kind], MARKERS[kind])
     _rows(ax, [f"{name}\n{row['arm'].replace('_', '-')}" for name, row in rows])
-    _log(ax, "x")
+    log_axis(ax, "x")
     ax.set_xlabel("joules, narrow boundary, log scale")
     billed = {not row["energy"]["qpu"]["projected"] for _, row in rows}
     words = {True: "billed time, modelled power", False: "projected time, modelled power"}
@@ -376,7 +376,7 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     if level:
         ax.axhline(level, color="#444444", lw=0.9, ls=":")
         ax.annotate(f"alarm level {level:g}", (x[-1] + 0.45, level), xytext=(0, 2), textcoords="offset points", ha="right", fontsize=8)  # noqa: E501  # fmt: skip
-    _log(ax, "y")
+    log_axis(ax, "y")
     shown = x[:: -(-len(x) // 12)]
     ax.set_xticks(shown, [verdicts[i]["window"] for i in shown], rotation=0 if len(x) < 7 else 60)
     ax.set_xlim(-0.5, len(x) - 0.5)

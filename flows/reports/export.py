@@ -98,7 +98,7 @@ def export_spdx(loaded: Settings, path: Path, coefficients: Coefficients, run_id
     for name, run, ref in models:
         rows = evidence.read(run_id=name)
         packages.append(_package(name, run, ref, _energies(rows, coefficients, grid), coefficients))
-    write_atomic(path, json.dumps(_document(packages), indent=1))
+    write_atomic(path, json.dumps(spdx_document(packages), indent=1))
     return len(packages)
 
 
@@ -131,7 +131,7 @@ def _package(
         "creationInfo": "_:creation",
         "name": f"model of ketcycle run {name}",
         "suppliedBy": "urn:ketcycle:agent",
-        "releaseTime": _time(ended_s),
+        "releaseTime": spdx_time(ended_s),
         "software_primaryPurpose": "model",
         "software_packageVersion": ref.partition("@")[2],
         "software_downloadLocation": f"urn:ketcycle:lake:{ref}",
@@ -171,13 +171,14 @@ def _kwh(derived: Derived) -> str:
     return f"{middle} [{low}, {high}] {derived.source}, wide {wide}"
 
 
-def _document(packages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def spdx_document(packages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return an SPDX 3.0.1 document of AI packages."""
     ids = [package["spdxId"] for package in packages]
     creation = {
         "type": "CreationInfo",
         "@id": "_:creation",
         "specVersion": "3.0.1",
-        "created": _time(datetime.now(UTC).timestamp()),
+        "created": spdx_time(datetime.now(UTC).timestamp()),
         "createdBy": ["urn:ketcycle:agent"],
         "createdUsing": ["urn:ketcycle:tool"],
     }
@@ -196,5 +197,6 @@ def _document(packages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"@context": CONTEXT, "@graph": [creation, *shared, document, *packages]}
 
 
-def _time(seconds: float) -> str:
+def spdx_time(seconds: float) -> str:
+    """Return seconds since the epoch as SPDX writes times."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -213,25 +213,33 @@ def _cells(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split(" | ")] if "|" in line else [line] for line in lines]
 
 
-def crate(folder: Path) -> dict[str, Any]:
-    """Return the RO-Crate 1.1 metadata of the shipped evidence, ready for an archive that gives a DOI."""
+EVIDENCE_NAME = "ketcycle evidence: quantum and classical methods for the decisions of a language model's life"
+EVIDENCE_ABOUT = "One row for each executed method: quality, raw physical quantities, provenance. See README.md."
+ENCODINGS = {
+    "parquet": "application/vnd.apache.parquet",
+    "json": "application/json",
+    "csv": "text/csv",
+    "html": "text/html",
+}
+
+
+def crate(folder: Path, name: str = EVIDENCE_NAME, description: str = EVIDENCE_ABOUT) -> dict[str, Any]:
+    """Return the RO-Crate 1.1 metadata of a folder, ready for an archive that gives a DOI."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith((".", "ro-crate")))
     entries = [
         {
             "@id": path.relative_to(folder).as_posix(),
             "@type": "File",
             "contentSize": path.stat().st_size,
-            "encodingFormat": {"parquet": "application/vnd.apache.parquet", "json": "application/json"}.get(
-                path.suffix[1:], "text/markdown"
-            ),
+            "encodingFormat": ENCODINGS.get(path.suffix[1:], "text/markdown"),
         }
         for path in files
     ]
     root: dict[str, Any] = {
         "@id": "./",
         "@type": "Dataset",
-        "name": "ketcycle evidence: quantum and classical methods for the decisions of a language model's life",
-        "description": "One row for each executed method: quality, raw physical quantities, provenance. See README.md.",
+        "name": name,
+        "description": description,
         "license": {"@id": "https://www.apache.org/licenses/LICENSE-2.0"},
         "datePublished": f"{datetime.now(UTC):%Y-%m-%d}",
         "version": version("ketcycle"),

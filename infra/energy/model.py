@@ -276,8 +276,8 @@ class Coefficients:
         intensity = self.file.carbon.intensity
         cpu = self.cpu_energy_draws(usage, "wide") * intensity(country)
         qpu = self.qpu_energy_draws(usage, "wide") * intensity(qpu_country)
-        embodied = usage.cpu_s * self._embodied_g_per_s("cpu") / self.value("cpu.vcpus")
-        embodied = embodied + self.locked_draws(usage) * self._embodied_g_per_s("qpu")
+        embodied = usage.cpu_s * self.embodied_g_per_s("cpu") / self.value("cpu.vcpus")
+        embodied = embodied + self.locked_draws(usage) * self.embodied_g_per_s("qpu")
         return Band.of((cpu + qpu) / J_PER_KWH + embodied)
 
     def break_even(self) -> BreakEven:
@@ -309,7 +309,8 @@ class Coefficients:
         # Each busy second includes the idle power of its share of unused time: 1/u - 1 idle seconds.
         return np.asarray(1 + idle * (1 / self.draws(f"{machine}.utilisation") - 1))
 
-    def _embodied_g_per_s(self, machine: str) -> Array:
+    def embodied_g_per_s(self, machine: str) -> Array:
+        """Return draws of the embodied g CO2e of a busy second of a machine, `cpu` (a whole server) or `qpu`."""
         used_s = self.draws(f"{machine}.lifetime") * S_PER_YEAR * self.draws(f"{machine}.utilisation")
         return np.asarray(1000 * self.draws(f"{machine}.embodied") / used_s)
 

@@ -1,0 +1,57 @@
+"""What people read of the outlook on the console and in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Group
+from rich.text import Text
+
+from flows.reports.outlook.build import Outlook, cost_sentence
+from flows.reports.outlook.tables import MAKERS, tables
+from flows.reports.text import table
+
+CONSOLE = ("roadmap", "break-even", "needs", "ownership")
+
+
+def summary(outlook: Outlook) -> list[str]:
+    """Return what the outlook says in a few sentences."""
+    verdicts = {row["verdict"] for row in outlook.roadmap}
+    counted = [f"{sum(row['verdict'] == v for row in outlook.roadmap)} {v}" for v in sorted(verdicts)]
+    lines = [cost_sentence(), f"Of the roadmap's {len(outlook.roadmap)} stages: {', '.join(counted)}."]
+    arms = [(d["decision"], arm["arm"]) for d in outlook.decisions for arm in d["arms"]]
+    device = outlook.assumptions.hardware.default
+    cells = {base: outlook.cells.get(f"{base[0]}/{base[1]}/{device}/saves energy/narrow") for base in arms}
+    likely = [base for base, cell in cells.items() if cell and (cell.value or 0) > 0.5]
+    lines.append(
+        f"{len(likely)} of {len(arms)} quantum arms would probably take less energy than the best classical arm on a "
+        f"{device} device at the sizes seen."
+    )
+    used = sum(decision["rows"] for decision in outlook.decisions)
+    lines.append(f"From {used:,} executions in {outlook.gathered.place}; {outlook.assumptions.n:,} draws.")
+    if outlook.missing:
+        missing = ", ".join(outlook.missing)
+        lines.append(f"No evidence of {missing}: run ketcycle study {outlook.missing[0]}.")
+    for decision, reasons in outlook.gathered.left_out.items():
+        if reasons and decision.partition("/")[0] in outlook.stages:
+            lines.append(f"{decision}: rows left out, {_counts(reasons)}.")
+    return lines
+
+
+def _counts(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
+
+
+def console(outlook: Outlook, paths: list[str]) -> Group:
+    """Return the main tables for a wide console."""
+    parts = [found for name in CONSOLE if (found := MAKERS[name](outlook)).rows]
+    shown = [table(t.title, t.header, [[cell.text for cell in row] for row in t.rows]) for t in parts]
+    return Group(*shown, *map(Text, summary(outlook)), *(Text(f"written: {path}") for path in paths))
+
+
+def markdown(outlook: Outlook) -> str:
+    """Return the outlook as Markdown."""
+    parts = ["# Outlook", "\n".join(f"* {line}" for line in summary(outlook))]
+    for found in tables(outlook):
+        parts += [f"## {found.title}", found.sentence, found.markdown()]
+    return "\n\n".join(parts) + "\n"

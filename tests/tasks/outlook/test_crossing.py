@@ -1,0 +1,51 @@
+"""From which size one way is cheaper: closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tasks.outlook.crossing import crossing, grid
+
+SIZES = grid(1.0, 1e6)
+
+
+def draws(values, n=3):
+    return np.tile(np.asarray(values, dtype=float)[:, None], (1, n))
+
+
+def test_two_known_lines_cross_at_the_known_size():
+    # 1000 n = n^2 at n = 1000
+    found = crossing(SIZES, draws(1000 * SIZES), draws(SIZES**2), draws(0 * SIZES))
+    assert found.answer == "from"
+    assert found.size == pytest.approx(np.full(3, 1000.0), rel=1e-9)
+    assert found.band == pytest.approx((1000.0, 1000.0, 1000.0))
+
+
+def test_each_draw_has_its_own_crossing():
+    factor = np.array([10.0, 100.0, 1e9])
+    found = crossing(SIZES, factor * SIZES[:, None], draws(SIZES**2), draws(0 * SIZES))
+    assert found.size[:2] == pytest.approx([10, 100])
+    assert np.isinf(found.size[2])
+    assert found.reached == pytest.approx(2 / 3)
+    assert not found.never.any()  # nothing forbids it beyond the sizes looked at
+
+
+def test_a_device_of_no_watts_with_a_dearer_classical_part_never_breaks_even():
+    own, rival = draws(3 * SIZES), draws(2 * SIZES)
+    found = crossing(SIZES, own + 0.0, rival, own)
+    assert found.answer == "none"
+    assert found.impossible == 1.0
+
+
+def test_a_dearer_part_that_grows_slower_is_not_called_impossible():
+    own, rival = draws(1e9 * SIZES), draws(SIZES**1.5)
+    found = crossing(SIZES, own, rival, own)
+    assert found.answer == "not below"
+    assert found.impossible == 0.0
+
+
+def test_what_is_cheaper_for_a_while_only_does_not_count():
+    found = crossing(SIZES, draws(SIZES**2), draws(1000 * SIZES), draws(SIZES**2))
+    assert found.answer != "from"
+    assert found.reached == 0.0
