@@ -263,12 +263,19 @@ def _roadmap_row(cells: Cells, stage: Stage, found: Sequence[Mapping[str, Any]])
         "idea": stage.idea,
         "window": stage.window,
         "potential": stage.potential,
-        "evidence": f"{sum(d['rows'] for d in here)} rows, {len(here)} decisions" if here else "none",
+        "evidence": _counted(here),
         "rows": ", ".join(d["decision"] for d in here),
         "verdict": verdict,
         "reason": "; ".join(part for part in parts if part),
         "change": stage.change,
     }
+
+
+def _counted(decisions: Sequence[Mapping[str, Any]]) -> str:
+    if not decisions:
+        return "none"
+    rows, n = sum(found["rows"] for found in decisions), len(decisions)
+    return f"{rows:,} rows, {n} decision{'s' if n > 1 else ''}"
 
 
 def _seen_sentence(cells: Cells, seen: Sequence[tuple[str, str, Seen]]) -> str:

@@ -37,6 +37,9 @@ def growth(title: str, curves: Mapping[str, Any]) -> str:
     ax.annotate("extrapolated", (sizes[-1], 1.0), xycoords=("data", "axes fraction"), xytext=(-3, -10), textcoords="offset points", ha="right", fontsize=8)  # noqa: E501  # fmt: skip
     log_axis(ax, "x")
     log_axis(ax, "y")
+    shown = [np.asarray(band) for name, band in curves["lines"].items() if name != "simulation"]
+    low, high = min(band.min() for band in shown), max(band.max() for band in shown)
+    ax.set_ylim(low / 10, high * 10)  # simulation leaves the picture
     ax.set_xlabel("size of the decision, log scale")
     ax.set_ylabel("joules of a solve, log scale")
     figure.legend(loc="outside upper left", ncols=2)

@@ -35,6 +35,8 @@ CURRENCIES: tuple[Currency, ...] = ("energy", "money", "time")
 BOUNDARIES: tuple[Boundary, ...] = ("narrow", "wide")
 SHOWN_BARS = 8
 MEDIAN_DRAWS = 101
+FLAT = 1e-9  # a slope below is rounding
+FAR = 4.0  # times the largest size, up to which pictures go
 GROWTH = {
     "own_cpu_s": "CPU s",
     "simulation_cpu_s": "CPU s of simulation",
@@ -172,7 +174,7 @@ def _growth_cells(cells: Cells, decision: Decision, arm: str) -> None:
 def _growth(fit: Scaling) -> Figure:
     line = fit.lines[0]
     said = {"power": "n^", "exponential": "e^(n x ", "constant": "constant"}[line.form]
-    if line.form == "constant":
+    if line.form == "constant" or abs(line.slope) < FLAT:
         return Figure(0.0, text=f"constant, {fit.sizes} sizes")
     interval, close = line.interval(), ")" if line.form == "exponential" else ""
     spread = f" [{interval[0]:.2g}, {interval[1]:.2g}]" if interval else ""
@@ -258,12 +260,18 @@ def _size(
 def _said(found: Crossing, largest: int) -> Figure:
     low, middle, high = found.band
     if found.answer == "none":
-        return Figure(text=f"none at any size ({found.impossible:.0%} of draws)")
+        return Figure(text=f"none at any size (P = {found.impossible:.2f})")
     if found.answer == "not below":
-        return Figure(text=f"not below {number(found.largest)} ({found.reached:.0%} of draws come below)")
-    end = number(high) if math.isfinite(high) else f"beyond {number(found.largest)}"
+        some = f" (P = {1 - found.reached:.2f})" if found.reached > 0 else ""
+        return Figure(text=f"not below {_size_text(found.largest)}{some}")
+    end = _size_text(high) if math.isfinite(high) else f"beyond {_size_text(found.largest)}"
     far = ", extrapolated" if middle > largest else ""
-    return Figure(middle, found.band, f"{number(middle)} [{number(low)}, {end}]{far}")
+    return Figure(middle, found.band, f"{_size_text(middle)} [{_size_text(low)}, {end}]{far}")
+
+
+def _size_text(size: float) -> str:
+    """Return a size in two significant digits or as a whole number, whichever is finer below a thousand."""
+    return f"{size:,.0f}" if size < 1000 else f"{round(size, 1 - math.floor(math.log10(size))):,.0f}"
 
 
 def _chance_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base: str, loaded: Settings) -> None:
@@ -454,7 +462,7 @@ def _volume(found: Figure) -> Figure:
 
 def _curves(decision: Decision, model: ArmModel, rivals: Sequence[Rival], device: str) -> dict[str, Any]:
     """Return joules over size, narrow boundary, with bands, and what was seen at each size."""
-    sizes = grid(float(decision.sizes[0]), 30.0 * decision.sizes[-1], 24)
+    sizes = grid(float(decision.sizes[0]), FAR * decision.sizes[-1], 24)
     own = model.here(sizes, "energy", "narrow", "own")
     lines = {"on the device": own + model.on_device(sizes, device, "energy", "narrow"), "own CPU alone": own}
     lines |= {rival.key: rival.takes(sizes, "energy", "narrow") for rival in rivals}

@@ -129,7 +129,7 @@ def break_even(outlook: Outlook) -> Table:
         f"Smallest size n* from which the arm on a {device} device takes less than the best classical arm at matched "
         "quality, median [5 %, 95 %] of the draws; gate errors are paid for by more shots. None at any size: what the "
         "arm needs beside the device alone takes more and grows no slower. Not below N: not within the "
-        "sizes looked at.",
+        "sizes looked at. P: share of the draws that say so.",
         ("decision", "arm", "quality against best classical", "sizes seen", "energy, narrow", "energy, wide", "money",
          "time", "energy against simulation", "energy without gate errors (hypothetical)"),
         tuple(rows),
@@ -276,38 +276,52 @@ def _ends(bar: Cell) -> str:
     return f"{number(low, 2)} to {number(high, 2)}"
 
 
-def fault_tolerant(outlook: Outlook) -> Table:
-    """Return the fault-tolerant estimates."""
-    get, rows = outlook.cells.get, []
+def subroutines(outlook: Outlook) -> Table:
+    """Return what is counted of each fault-tolerant subroutine."""
+    rows = []
     for name in SUBROUTINES:
-        for preset in outlook.assumptions.hardware.presets:
-            base = f"fault tolerant/{name}"
-            about = get(f"{base}/qubits")
-            if about is None:
-                continue
-            machine = (
-                *("logical_qubits", "t_states", "distance", "physical_qubits", "with_factories"),
-                *("runtime_s", "joules", "classical", "dearer"),
-            )
-            rows.append(
-                (
-                    *_texts((name.replace("_", " "), about.text, preset)),
-                    Shown(number(get_value(get(f"{base}/toffoli")))),
-                    Shown(number(get_value(get(f"{base}/rotations")))),
-                    Shown(number(get_value(get(f"{base}/qram_cells")))),
-                    *(shown(get(f"{base}/{preset}/{field}")) for field in machine),
-                )
-            )
+        about = outlook.cells.get(f"fault tolerant/{name}/qubits")
+        if about is not None:
+            fields = ("qubits", "toffoli", "rotations", "qram_cells")
+            counted = (number(get_value(outlook.cells.get(f"fault tolerant/{name}/{field}"))) for field in fields)
+            rows.append(_texts((name.replace("_", " "), about.text, *counted)))
+    return Table(
+        "subroutines", "What a fault-tolerant machine would run",
+        "Logical counts in closed form with their assumptions. Cells: classical numbers that the circuits read at every "
+        "query; reading them is counted, no memory is free.",
+        ("subroutine", "counted", "qubits", "Toffoli", "rotations", "cells"), tuple(rows),
+    )  # fmt: skip
+
+
+MACHINE = {
+    "logical_qubits": "logical qubits",
+    "t_states": "T states",
+    "distance": "distance",
+    "physical_qubits": "physical qubits",
+    "with_factories": "with factories (qdk)",
+    "runtime_s": "s",
+    "joules": "J",
+    "classical": "classical J",
+    "dearer": "P(dearer)",
+}
+
+
+def fault_tolerant(outlook: Outlook) -> Table:
+    """Return what each subroutine takes on each machine, and its classical method."""
+    get, rows = outlook.cells.get, []
+    fields = [name for name in MACHINE if any(cell.key.endswith(f"/{name}") for cell in outlook.cells)]
+    for name in SUBROUTINES:
+        for preset, machine in outlook.assumptions.hardware.presets.items():
+            base = f"fault tolerant/{name}/{preset}"
+            if get(f"{base}/joules") is not None:
+                about = _texts((name.replace("_", " "), machine.about))
+                rows.append((*about, *(shown(get(f"{base}/{field}")) for field in fields)))
     return Table(
         "fault-tolerant", "Fault-tolerant outlook",
-        "Layout, depth, distance and cycle time in closed form (Beverland et al., arXiv 2211.07629), "
-        "surface code, error "
-        "budget .001; T factories are left out except in the column made by `qdk` (where it is installed). Joules: "
-        "watts per logical qubit x runtime. Cells: classical numbers that the circuits read at every query; reading "
-        "them is counted, no memory is free. A verdict is about these sizes.",
-        ("subroutine", "counted", "machine", "Toffoli", "rotations", "cells", "logical qubits", "T states", "distance",
-         "physical qubits", "with factories (qdk)", "s", "J", "classical J", "P(dearer)"),
-        tuple(rows),
+        "Layout, depth, distance and cycle time in closed form (Beverland et al., arXiv 2211.07629), surface code, error "
+        "budget .001; T factories are left out, except in a column that appears where `qdk` is installed. Joules: watts "
+        "per logical qubit x runtime. A verdict is about these sizes.",
+        ("subroutine", "machine", *(MACHINE[name] for name in fields)), tuple(rows),
     )  # fmt: skip
 
 
@@ -401,6 +415,7 @@ MAKERS: dict[str, Callable[[Outlook], Table]] = {
     "scaling": scaling,
     "needs": needs,
     "sensitivity": sensitivity,
+    "subroutines": subroutines,
     "fault-tolerant": fault_tolerant,
     "published": published,
     "ownership": ownership,

@@ -144,7 +144,7 @@ def test_a_decision_that_nobody_knows_appears_by_itself():
     found = built(evidence(decision=("training", "something_new")), stages=("training",))
     assert [d["decision"] for d in found.decisions] == ["training/something_new"]
     assert "training/something_new" not in found.missing
-    assert next(r for r in found.roadmap if r["stage"] == "training")["evidence"] == "96 rows, 1 decisions"
+    assert next(r for r in found.roadmap if r["stage"] == "training")["evidence"] == "96 rows, 1 decision"
 
 
 def test_without_evidence_nothing_is_decided():
