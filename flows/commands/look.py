@@ -119,7 +119,9 @@ def evidence(
         bool, typer.Option("--recompute", help="Derive all joules, USD and grams anew, with --coefficients.")
     ] = False,
     coefficients: Annotated[Path | None, typer.Option(help="Coefficients file; default the package's.")] = None,
-    write: Annotated[bool, typer.Option("--write", help="With --recompute: write the reports anew, too.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="With --recompute: write the reports anew, too; with --verify: the pages.")
+    ] = False,
     carbon_series: Annotated[Path | None, typer.Option(help="CSV or Parquet of time and g CO2e per kWh.")] = None,
     export: Annotated[
         tuple[str, Path] | None, typer.Option(metavar="csv|spdx FILE", help="Write the evidence to a file.")
@@ -144,7 +146,7 @@ def evidence(
         elif publish:
             _publish(loaded, publish, as_json)
         elif verify:
-            _verify(loaded, as_json)
+            _verify(loaded, as_json, write=write)
         else:
             _list(loaded, run_id, subtask, as_json)
 
@@ -168,11 +170,13 @@ def _publish(loaded: Settings, names: list[str], as_json: bool) -> None:
     print_value({"pages": changed} if as_json else "\n".join(changed) or "no page changed", as_json)
 
 
-def _verify(loaded: Settings, as_json: bool) -> None:
+def _verify(loaded: Settings, as_json: bool, *, write: bool) -> None:
     from dataclasses import asdict
 
-    from flows.reports.published import verify
+    from flows.reports.published import verify, write_pages
 
+    if write:
+        write_pages(loaded)
     parts, found = verify(loaded)
     said = [
         f"{d.page}: study {d.study}, {d.cell}: {d.published!r} is published, {d.recomputed!r} computed" for d in found

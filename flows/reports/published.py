@@ -7,6 +7,9 @@
     <!-- /table -->
     <!-- figure: STUDY PATH FORMAT -->  one value of the study's table by its dotted path, e.g. `needed {}`
     <!-- /figure -->
+
+The name `outlook` instead of a study stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a
+choice of columns after a colon (`roadmap: stage; verdict`), and the figure `cost`, what a QPU-second must replace.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import flows
+from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
+from flows.reports.outlook.tables import MAKERS
 from flows.reports.study import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes
 from flows.reports.text import pipes
 from flows.study.config import load_record, record_path
@@ -31,11 +36,13 @@ from infra.errors import BadInput
 from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
+from tasks.outlook.assumptions import load_assumptions
 from tasks.registry import find_subtask
 
 ROOT = Path(str(flows.__file__)).parents[1]
 SHIPPED = Path("docs") / "evidence"
 LARGEST_MB = 10.0
+OUTLOOK = "outlook"  # in place of a study
 _MARK = re.compile(
     r"<!-- (?P<kind>table|figure): (?P<study>[\w.-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
 )
@@ -129,6 +136,15 @@ def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[P
     if size_mb > LARGEST_MB:
         raise BadInput(f"{target} would hold {size_mb:.1f} MB, {LARGEST_MB:g} are allowed; publish fewer studies")
     write_atomic(target / "ro-crate-metadata.json", json.dumps(crate(target), indent=1))
+    return write_pages(loaded, root)
+
+
+def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
+    """Write every generated part of the pages anew from the shipped evidence; return the pages that changed.
+
+    Raises:
+        BadInput: a page names a study that is not in the evidence, or a table that does not exist.
+    """
     table, changed = _Tables(loaded, root), []
     for page in pages(root):
         before = page.read_text(encoding="utf-8")
@@ -146,6 +162,7 @@ class _Tables:
         self._home = root / SHIPPED
         self._loaded = loaded.model_copy(update={"home": self._home, "lake_url": ""})
         self._studies: dict[str, Mapping[str, Any]] = {}
+        self._root, self._outlook = root, cache(self._build_outlook)
 
     def study(self, name: str) -> Mapping[str, Any]:
         if name not in self._studies:
@@ -156,7 +173,12 @@ class _Tables:
             self._studies[name] = build_study(self._loaded, find_subtask(record["config"]["subtask"]), record)
         return self._studies[name]
 
+    def _build_outlook(self) -> Outlook:
+        return build_outlook(self._loaded, load_assumptions(), root=self._root)
+
     def rendered(self, block: Block) -> str:
+        if block.study == OUTLOOK:
+            return self._of_outlook(block)
         found = self.study(block.study)
         if block.kind == "figure":
             path, _, form = block.what.partition(" ")
@@ -169,6 +191,20 @@ class _Tables:
             case "notes":
                 return "\n".join(f"* {line}" for line in notes(found))
         raise BadInput(f"{block.page}: no table {block.what!r}; there are arms, energies and notes")
+
+    def _of_outlook(self, block: Block) -> str:
+        if block.kind == "figure" and block.what.split()[0] == "cost":
+            return cost_sentence()
+        name, _, columns = block.what.partition(":")
+        if block.kind == "figure" or name not in MAKERS:
+            raise BadInput(f"{block.page}: no {block.kind} {name!r} of the outlook; there are the figure cost and the "
+                           f"tables {', '.join(MAKERS)}")  # fmt: skip
+        table = MAKERS[name](self._outlook())
+        chosen = [column.strip() for column in columns.split(";") if column.strip()] or list(table.header)
+        if unknown := [column for column in chosen if column not in table.header]:
+            raise BadInput(f"{block.page}: table {name} has no column {unknown[0]!r}; it has {', '.join(table.header)}")
+        at = [table.header.index(column) for column in chosen]
+        return pipes(chosen, [[row[i].text for i in at] for row in table.rows])
 
     def marked(self, page: Path, found: re.Match[str]) -> str:
         block = Block(page, found["kind"], found["study"], found["what"], "")

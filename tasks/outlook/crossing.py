@@ -1,4 +1,4 @@
-"""The size from which one way is cheaper than another, draw by draw. Pure functions of plain numbers."""
+"""The sizes at which one way is cheaper than another, draw by draw. Pure functions of plain numbers."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def grid(smallest: float, largest: float, points: int = POINTS) -> Array:
 
 @dataclass(frozen=True)
 class Crossing:
-    """From which size on the first way is cheaper.
+    """From which size on the first way is cheaper, and up to which.
 
     Attributes:
-        size: shape (draws,); infinite where it is not cheaper up to the largest size looked at.
-        never: draws in which it can be cheaper at no size: its own part takes more everywhere, and grows no
-            slower.
+        size: the first size at which it is cheaper, shape (draws,); infinite where there is none.
+        until: the size above it from which it is dearer again; infinite where it stays cheaper.
+        never: draws in which it can be cheaper at no size: its own part takes more everywhere, and grows no slower.
         largest: largest size looked at.
     """
 
     size: Array
+    until: Array
     never: NDArray[np.bool_]
     largest: float
 
@@ -54,14 +55,18 @@ class Crossing:
     @property
     def band(self) -> tuple[float, float, float]:
         """5 %, 50 % and 95 % points of the size, infinite beyond the largest."""
-        ordered = np.sort(self.size)
-        points = (np.array([0.05, 0.5, 0.95]) * (len(ordered) - 1)).round().astype(int)
-        low, middle, high = (float(ordered[i]) for i in points)
+        low, middle, high = (float(q) for q in np.quantile(self.size, (0.05, 0.5, 0.95), method="nearest"))
         return low, middle, high
+
+    @property
+    def end(self) -> float:
+        """Median size from which it is dearer again, over the draws in which it becomes cheaper."""
+        found = self.until[np.isfinite(self.size)]
+        return float(np.quantile(found, 0.5, method="nearest")) if len(found) else np.inf
 
 
 def crossing(sizes: Array, first: Array, second: Array, own: Array) -> Crossing:
-    """Return the size from which the first way stays cheaper up to the largest size.
+    """Return the first size at which the first way is cheaper, and the size from which it is dearer again.
 
     Between two sizes the logarithm of the ratio is taken as linear in the logarithm of the size, which is exact for
     power laws.
@@ -72,21 +77,23 @@ def crossing(sizes: Array, first: Array, second: Array, own: Array) -> Crossing:
         second: what the second way takes, shape (k, draws).
         own: the part of the first way that remains whatever the device takes, shape (k, draws).
     """
-    dearer = np.flip(first >= second, 0)  # the largest size first
-    last = np.argmax(dearer, axis=0)  # sizes from the largest down to the first at which it is dearer
-    begins = np.where(dearer.any(axis=0), len(sizes) - last, 0)
-    found = begins < len(sizes)
-    begins = np.minimum(begins, len(sizes) - 1)
-    before, draws = np.maximum(begins - 1, 0), np.arange(first.shape[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        low = np.log(first[before, draws]) - np.log(second[before, draws])
-        high = np.log(first[begins, draws]) - np.log(second[begins, draws])
-        share = np.where(
-            (begins > 0) & np.isfinite(low) & np.isfinite(high), np.clip(low / (low - high), 0.0, 1.0), 1.0
-        )
-    x = np.log(sizes)
-    size = np.where(found, np.exp(x[before] + share * (x[begins] - x[before])), np.inf)
+    cheaper = first < second
+    found, begins = cheaper.any(axis=0), np.argmax(cheaper, axis=0)
+    again = ~cheaper & (np.arange(len(sizes))[:, None] > begins) & found
+    ends, dearer = np.argmax(again, axis=0), again.any(axis=0)
+    size = np.where(found, _between(sizes, first, second, begins), np.inf)
+    until = np.where(dearer, _between(sizes, first, second, ends), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log(own[-1] / own[-2]) - np.log(second[-1] / second[-2])
     never = (own >= second).all(axis=0) & (growth >= -1e-9)
-    return Crossing(size, never & ~found, float(sizes[-1]))
+    return Crossing(size, until, never & ~found, float(sizes[-1]))
+
+
+def _between(sizes: Array, first: Array, second: Array, at: NDArray[np.intp]) -> Array:
+    """Return the size between `at - 1` and `at` at which both take the same; the smallest size where `at` is 0."""
+    before, draws, x = np.maximum(at - 1, 0), np.arange(first.shape[1]), np.log(sizes)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low = np.log(first[before, draws]) - np.log(second[before, draws])
+        high = np.log(first[at, draws]) - np.log(second[at, draws])
+        share = np.where((at > 0) & np.isfinite(low) & np.isfinite(high), np.clip(low / (low - high), 0.0, 1.0), 1.0)
+    return np.asarray(np.exp(x[before] + share * (x[at] - x[before])))

@@ -161,8 +161,7 @@ def duplicate_search(log2_documents: float = 20, signature_bits: float = 128) ->
         qram_cells=n,
         flops=n * signature_bits / 64,
         about=f"Grover over 2^{log2_documents:g} signatures of {signature_bits:g} bits; each query reads the "
-        "whole table "
-        "(N Toffoli by unary iteration, Babbush et al., PRX 8, 041015); classical: one scan",
+        "whole table (N Toffoli by unary iteration, Babbush et al., PRX 8, 041015); classical: one scan",
     )
 
 
@@ -176,8 +175,7 @@ def load_vector(dimension: float = 384) -> Counts:
         qram_cells=dimension,
         flops=2 * dimension,
         about=f"{width - 1} rotations load {dimension:g} amplitudes once (Mottonen et al., 2005); the state is "
-        "gone when "
-        "it is measured; classical: a read from memory and a norm",
+        "gone when it is measured; classical: a read from memory and a norm",
     )
 
 
@@ -204,8 +202,7 @@ def gradient(parameters: float = 126, qubits: float = 8, error: float = 0.01) ->
         measurements=2 * parameters * math.ceil(math.log2(amplitude_queries(error))),
         flops=parameters * 2**qubits * 28 * 3,
         about=f"{parameters:g} parameters on {qubits:g} qubits, both shifts, error {error:g}, pi / (2 error) "
-        "queries each; "
-        "classical: adjoint differentiation of the statevector",
+        "queries each; classical: adjoint differentiation of the statevector",
     )
 
 
@@ -246,8 +243,8 @@ def singular_vectors(rows: float = 576, columns: float = 1536, rank: float = 256
         qram_cells=cells,
         flops=4 * cells * rank,
         about=f"{rows:g} x {columns:g}, rank {rank:g}: polynomial of degree 1/gap = {1 / gap:.0f}, block encoding by a "
-        f"table of all cells, d/error queries a vector (van Apeldoorn et al., arXiv 2207.08800; error {TOMOGRAPHY:g}); "
-        "classical: randomised decomposition",
+        "table of all cells, d/error queries a vector (van Apeldoorn et al., arXiv 2207.08800; error "
+        f"{TOMOGRAPHY:g}); classical: randomised decomposition",
     )
 
 
@@ -263,9 +260,8 @@ def mean_discrepancy(points: float = 400, dimension: float = 384, bits: float = 
         qram_cells=cells,
         flops=2 * cells,
         about=f"{points:g} vectors of {dimension:g}, {bits:g} bits, loaded by select-swap with about 2 "
-        "sqrt(cells x bits) "
-        f"Toffoli (Low, Kliuchnikov, Schaeffer, arXiv 1812.00954), error {error:g}; classical: two means "
-        "and a difference",
+        f"sqrt(cells x bits) Toffoli (Low, Kliuchnikov, Schaeffer, arXiv 1812.00954), error {error:g}; classical: "
+        "two means and a difference",
     )
 
 
@@ -281,8 +277,8 @@ def q_means(points: float = 384, dimension: float = 384, clusters: float = 4, er
         qram_cells=one.qram_cells,
         flops=2 * points * clusters * dimension,
         about=f"{points:g} points, {clusters:g} clusters: loading as above x pi / (4 error) for each distance, "
-        "centroids by "
-        "tomography (Kerenidis et al., arXiv 1812.03584, without free QRAM); classical: one pass of Lloyd",
+        "centroids by tomography (Kerenidis et al., arXiv 1812.03584, without free QRAM); classical: one pass of "
+        "Lloyd",
     )
 
 
@@ -297,8 +293,7 @@ def attention(tokens: float = 1024, width: float = 64, degree: float = 20) -> Co
         qram_cells=cells,
         flops=4 * tokens**2 * width,
         about=f"{tokens:g} tokens, head of {width:g}: block encodings by select-swap, softmax as a polynomial "
-        "of degree "
-        f"{degree:g}, every output read out to {TOMOGRAPHY:g} (after Guo et al., arXiv 2402.16714); "
+        f"of degree {degree:g}, every output read out to {TOMOGRAPHY:g} (after Guo et al., arXiv 2402.16714); "
         "classical: two products",
     )
 

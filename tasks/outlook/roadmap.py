@@ -19,8 +19,8 @@ WINDOWS = {"near": "1 to 3 years", "medium": "3 to 7 years", "long": "more than 
 RULE = (
     "Supported: a quantum arm is as good as the best classical arm, within the tolerance, and takes less energy with "
     "probability .95 on a device with gate errors. Contradicted: there is evidence; no quantum arm takes less energy "
-    "with probability above .05; every fault-tolerant estimate for the stage takes more energy than the "
-    "classical method with probability .95 on both machines; and nothing is named that neither can decide. Otherwise "
+    "with probability above .05; every fault-tolerant estimate for the stage takes more energy than the classical "
+    "method with probability .95 on both machines; and nothing is named that neither can decide. Otherwise "
     "undecidable today. A verdict is about these decisions and subroutines at these sizes."
 )
 

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 import flows
-from flows.reports.outlook.decision import Decision, decision_cells
+from flows.reports.outlook.arms import decision_cells
+from flows.reports.outlook.decision import Decision
 from flows.reports.outlook.evidence import Gathered, gather
+from flows.reports.text import number
 from infra.energy.model import Coefficients
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -286,9 +288,8 @@ def _seen_sentence(cells: Cells, seen: Sequence[tuple[str, str, Seen]]) -> str:
     ratio = cells[f"{nearest[0]}/{nearest[1]}/{device}/energy/ratio"].value or 0.0
     good = sum(entry.standing in ("equal", "better") for _, _, entry in seen)
     return (
-        f"{good} of {len(seen)} quantum arms are as good as the best classical arm; the nearest, "
-        f"{nearest[1]}, would take "
-        f"{ratio:.1e} times its energy on a {device} device"
+        f"{good} of {len(seen)} quantum arms are as good as the best classical arm; the nearest, {nearest[1]}, would "
+        f"take {_power(ratio)} times its energy on a {device} device"
     )
 
 
@@ -303,7 +304,8 @@ def _estimate_sentence(cells: Cells, stage: Stage) -> str:
         return ""
     (name, preset), least = min(ratios.items(), key=lambda item: item[1])
     seconds = cells[f"fault tolerant/{name}/{preset}/runtime_s"].value or 0.0
-    return f"fault-tolerant {name.replace('_', ' ')} takes {seconds:.1e} s and {least:.0e} times the classical joules"
+    said = f"fault-tolerant {name.replace('_', ' ')} takes {number(seconds, 2)} s"
+    return f"{said} and {_power(least)} times the classical joules"
 
 
 def _energy_row(cells: Cells, roadmap: Roadmap, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -320,10 +322,16 @@ def _energy_row(cells: Cells, roadmap: Roadmap, found: Sequence[Mapping[str, Any
     return {
         "claim": roadmap.energy.claim,
         "verdict": verdict,
-        "reason": f"the power is right and decides nothing: {held}; a mean decision takes {ratios[0]:.0e} to "
-        f"{ratios[-1]:.0e} times the joules of the best classical arm",
+        "reason": f"the power is right and decides nothing: {held}; a mean decision takes {_power(ratios[0])} to "
+        f"{_power(ratios[-1])} times the joules of the best classical arm",
         "change": roadmap.energy.change,
     }
+
+
+def _power(value: float) -> str:
+    """Return a factor to its order of magnitude, e.g. 4e7."""
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa}e{int(exponent)}" if abs(int(exponent)) > 2 else number(value, 2)
 
 
 def cost_sentence() -> str:

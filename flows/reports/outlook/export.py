@@ -123,10 +123,8 @@ def _package(
         "ai_typeOfModel": ["causal language model"],
         "ai_informationAboutTraining": (
             "Energy of one decision of each kind at the largest size of the evidence, median of "
-            f"{outlook.assumptions.n} "
-            f"draws, narrow boundary, kWh; not in any field: {beside}. Modelled from CPU seconds; QPU "
-            "seconds projected. "
-            f"Assumptions {outlook.assumptions.hash}."
+            f"{outlook.assumptions.n} draws, narrow boundary, kWh; not in any field: {beside}. Modelled from CPU "
+            f"seconds; QPU seconds projected. Assumptions {outlook.assumptions.hash}."
         ),
         "ai_energyConsumption": dict(consumption),
     }

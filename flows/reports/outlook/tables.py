@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.reports.outlook.build import Outlook, assumption_rows
-from flows.reports.outlook.decision import GROWTH
+from flows.reports.outlook.growth import GROWTH
 from flows.reports.text import number, pipes
 from tasks.outlook.cells import Cell
 from tasks.outlook.fault_tolerant import SUBROUTINES
@@ -57,20 +57,7 @@ def shown(cell: Cell | None, form: str = "{}") -> Shown:
 
 def tables(outlook: Outlook) -> list[Table]:
     """Return all tables in the order of the page; those without rows are left out."""
-    makers = (
-        roadmap,
-        break_even,
-        chances,
-        today,
-        scaling,
-        needs,
-        sensitivity,
-        fault_tolerant,
-        published,
-        ownership,
-        risks,
-    )
-    return [table for table in (make(outlook) for make in (*makers, assumptions)) if table.rows]
+    return [table for table in (make(outlook) for make in MAKERS.values()) if table.rows]
 
 
 def _arms(outlook: Outlook) -> Iterator[tuple[Row, Row, str]]:
@@ -126,12 +113,33 @@ def break_even(outlook: Outlook) -> Table:
         )
     return Table(
         "break-even", "Break-even sizes",
-        f"Smallest size n* from which the arm on a {device} device takes less than the best classical arm at matched "
-        "quality, median [5 %, 95 %] of the draws; gate errors are paid for by more shots. None at any size: what the "
-        "arm needs beside the device alone takes more and grows no slower. Not below N: not within the "
-        "sizes looked at. P: share of the draws that say so.",
+        f"First size n* at which the arm on a {device} device takes less than the best classical arm at matched "
+        "quality, median [5 %, 95 %] of the draws; gate errors are paid for by more shots. None at any size: what "
+        "the arm needs beside the device alone takes more and grows no slower. Not below N: not within the sizes "
+        "looked at. P: share of the draws that say so.",
         ("decision", "arm", "quality against best classical", "sizes seen", "energy, narrow", "energy, wide", "money",
          "time", "energy against simulation", "energy without gate errors (hypothetical)"),
+        tuple(rows),
+    )  # fmt: skip
+
+
+def break_even_all(outlook: Outlook) -> Table:
+    """Return the break-even sizes of every currency, boundary and class of devices, against both rivals."""
+    get, rows = outlook.cells.get, []
+    for decision, arm, base in _arms(outlook):
+        for device in outlook.assumptions.hardware.devices:
+            for currency in ("energy", "money", "time"):
+                for boundary in ("narrow", "wide"):
+                    at = f"{base}/{device}/{currency}/{boundary}"
+                    found = [get(f"{at}/{rival}") for rival in ("best classical", "simulation")]
+                    if any(found):
+                        about = _texts((device.replace("_", " "), currency, boundary))
+                        rows.append((*_named(decision, arm), *about, *map(shown, found)))
+    return Table(
+        "break-even-all", "Break-even sizes, every currency, boundary and class of devices",
+        "As above. Narrow money: CPU time and the device's list price; wide: with adoption and upkeep, shared by the "
+        "decisions of the plan. Narrow time: processing; wide: with the wait in the queue.",
+        ("decision", "arm", "device", "currency", "boundary", "against best classical", "against simulation"),
         tuple(rows),
     )  # fmt: skip
 
@@ -162,8 +170,8 @@ def chances(outlook: Outlook) -> Table:
     return Table(
         "chances", "How probably the quantum arm is cheaper, greener, faster",
         f"At the largest size of the evidence, over {outlook.assumptions.n:,} shared draws. Greener: g CO2e, wide "
-        "boundary, embodied share included. Faster: the wait in the queue included. Ratios: times the "
-        "best classical arm.",
+        "boundary, embodied share included. Faster: the wait in the queue included. Ratios: times the best classical "
+        "arm.",
         ("decision", "arm", "device", "P(less energy), narrow", "wide", "P(greener)", "P(cheaper)", "P(faster)",
          "energy ratio", "price ratio", "time ratio"),
         tuple(rows),
@@ -215,8 +223,9 @@ def scaling(outlook: Outlook) -> Table:
             )
     return Table(
         "scaling", "How it grows with the size n",
-        "Fitted to the logarithms of all instances, slope [95 %], errors clustered by the unit of independence; where "
-        "both forms fit, draws use both by their Akaike weights. Beyond the largest size every fit is extrapolated.",
+        "Fitted to the logarithms of all instances, slope [95 %], errors clustered by the unit of independence; "
+        "where both forms fit, draws use both by their Akaike weights. Beyond the largest size every fit is "
+        "extrapolated.",
         ("decision", "arm", *GROWTH.values()), tuple(rows),
     )  # fmt: skip
 
@@ -225,19 +234,25 @@ def needs(outlook: Outlook) -> Table:
     """Return what a device would need for each decision to break even."""
     names = ("power", "price", "shot", "job", "gate", "error")
     rows = [
-        (*_named(decision, arm), *(shown(outlook.cells.get(f"{base}/needs/{name}")) for name in names))
+        (*_named(decision, arm), *_once([shown(outlook.cells.get(f"{base}/needs/{name}")) for name in names]))
         for decision, arm, base in _arms(outlook)
         if outlook.cells.get(f"{base}/needs/power")
     ]
     return Table(
         "needs", "What a device would have to be",
         "Each column alone, the rest as assumed, at the largest size of the evidence; 0 where the other assumptions "
-        "already take too much. No device: the part on ordinary processors alone takes more than the "
-        "best classical arm.",
+        "already take too much. No device: the part on ordinary processors alone takes more than the best classical "
+        "arm.",
         ("decision", "arm", "system W", "USD per second", "s of a shot", "s of a job", "s of a two-qubit gate",
          "two-qubit error"),
         tuple(rows),
     )  # fmt: skip
+
+
+def _once(cells: Sequence[Shown]) -> tuple[Shown, ...]:
+    """Return the cells with the reason why no device would do in the first alone."""
+    first, *others = cells
+    return first, *(replace(c, text="no device") if c.text.startswith("no device") else c for c in others)
 
 
 def sensitivity(outlook: Outlook) -> Table:
@@ -259,9 +274,8 @@ def sensitivity(outlook: Outlook) -> Table:
         )
     return Table(
         "sensitivity", "What decides it",
-        "Energy ratio to the best classical arm with one assumption at its 5 % and 95 % points, all "
-        "others at the median; "
-        "and the probability that knowing one assumption exactly would change which arm takes less.",
+        "Energy ratio to the best classical arm with one assumption at its 5 % and 95 % points, all others at the "
+        "median; and the probability that knowing one assumption exactly would change which arm takes less.",
         ("decision", "arm", "moves the ratio most (from 5 % to 95 %)", "knowing it would change the answer"),
         tuple(rows),
     )  # fmt: skip
@@ -287,8 +301,8 @@ def subroutines(outlook: Outlook) -> Table:
             rows.append(_texts((name.replace("_", " "), about.text, *counted)))
     return Table(
         "subroutines", "What a fault-tolerant machine would run",
-        "Logical counts in closed form with their assumptions. Cells: classical numbers that the circuits read at every "
-        "query; reading them is counted, no memory is free.",
+        "Logical counts in closed form with their assumptions. Cells: classical numbers that the circuits read at "
+        "every query; reading them is counted, no memory is free.",
         ("subroutine", "counted", "qubits", "Toffoli", "rotations", "cells"), tuple(rows),
     )  # fmt: skip
 
@@ -318,9 +332,9 @@ def fault_tolerant(outlook: Outlook) -> Table:
                 rows.append((*about, *(shown(get(f"{base}/{field}")) for field in fields)))
     return Table(
         "fault-tolerant", "Fault-tolerant outlook",
-        "Layout, depth, distance and cycle time in closed form (Beverland et al., arXiv 2211.07629), surface code, error "
-        "budget .001; T factories are left out, except in a column that appears where `qdk` is installed. Joules: watts "
-        "per logical qubit x runtime. A verdict is about these sizes.",
+        "Layout, depth, distance and cycle time in closed form (Beverland et al., arXiv 2211.07629), surface code, "
+        "error budget .001; T factories are left out, except in a column that appears where `qdk` is installed. "
+        "Joules: watts per logical qubit x runtime. A verdict is about these sizes.",
         ("subroutine", "machine", *(MACHINE[name] for name in fields)), tuple(rows),
     )  # fmt: skip
 
@@ -346,11 +360,10 @@ def published(outlook: Outlook) -> Table:
     )
     return Table(
         "published", "The published break-even, and its third column",
-        "arXiv 2605.02798 measured a trapped-ion system against simulation of the same circuits and "
-        "found a crossing at "
-        "about 34 qubits. Its kilowatts, shots and joules could not be read; the crossing is derived "
-        "from its two shapes, "
-        "and anew from our coefficients. Against the classical method that solves the task it is another question.",
+        "arXiv 2605.02798 measured a trapped-ion system against simulation of the same circuits and found a crossing "
+        "at about 34 qubits. Its kilowatts, shots and joules could not be read; the crossing is derived from its two "
+        "shapes, and anew from our coefficients. Against the classical method that solves the task it is another "
+        "question.",
         ("figure", "value"),
         tuple((Shown(text), shown(get(f"{base}/{name}"))) for name, text in said),
     )  # fmt: skip
@@ -367,11 +380,9 @@ def ownership(outlook: Outlook) -> Table:
     value = outlook.assumptions.value
     return Table(
         "ownership", "Cost of adopting, and cost of ownership",
-        f"USD over {value('site.years'):g} years at {value('site.decisions'):,.0f} decisions a year of "
-        "the largest size "
-        "in the evidence. The quantum roads include integration, training and upkeep. Volume: decisions "
-        "a year from which "
-        "paying as you go is cheaper than the classical road.",
+        f"USD over {value('site.years'):g} years at {value('site.decisions'):,.0f} decisions a year of the largest "
+        "size in the evidence. The quantum roads include integration, training and upkeep. Volume: decisions a year "
+        "from which paying as you go is cheaper than the classical road.",
         ("decision", "arm", "classical road", "quantum, pay as you go", "quantum, reserved plan", "break-even volume"),
         tuple(rows),
     )  # fmt: skip
@@ -381,9 +392,8 @@ def risks(_: Outlook) -> Table:
     """Return the risk register."""
     return Table(
         "risks", "Risk register",
-        "Likelihood and impact are judgements; change them in tasks/outlook/risks.yaml. A guard is what "
-        "the software does "
-        "by itself, shown by the named test.",
+        "Likelihood and impact are judgements; change them in tasks/outlook/risks.yaml. A guard is what the software "
+        "does by itself, shown by the named test.",
         ("risk", "what may happen", "likelihood", "impact", "owner", "guard", "test of the guard", "seen in"),
         tuple(
             _texts(
@@ -410,6 +420,7 @@ def assumptions(outlook: Outlook) -> Table:
 MAKERS: dict[str, Callable[[Outlook], Table]] = {
     "roadmap": roadmap,
     "break-even": break_even,
+    "break-even-all": break_even_all,
     "chances": chances,
     "today": today,
     "scaling": scaling,

@@ -20,6 +20,7 @@ def test_two_known_lines_cross_at_the_known_size():
     assert found.answer == "from"
     assert found.size == pytest.approx(np.full(3, 1000.0), rel=1e-9)
     assert found.band == pytest.approx((1000.0, 1000.0, 1000.0))
+    assert np.isinf(found.until).all()
 
 
 def test_each_draw_has_its_own_crossing():
@@ -45,7 +46,13 @@ def test_a_dearer_part_that_grows_slower_is_not_called_impossible():
     assert found.impossible == 0.0
 
 
-def test_what_is_cheaper_for_a_while_only_does_not_count():
-    found = crossing(SIZES, draws(SIZES**2), draws(1000 * SIZES), draws(SIZES**2))
-    assert found.answer != "from"
-    assert found.reached == 0.0
+def test_what_is_cheaper_for_a_while_is_dearer_again_from_the_known_size():
+    # 100 + n^2 is below 1000 n from .1 (before the first size) to 999.9
+    found = crossing(SIZES, draws(100 + SIZES**2), draws(1000 * SIZES), draws(0 * SIZES))
+    assert found.size == pytest.approx(np.ones(3))
+    assert found.end == pytest.approx(999.9, rel=1e-3)
+    # n^2 + 1e6 against 2001 n: cheaper between 1000 - 31.7 and 1000 + 32.6, seen where a size lies between
+    fine = grid(1.0, 1e6, 2000)
+    window = crossing(fine, draws(fine**2 + 1e6), draws(2001 * fine), draws(0 * fine))
+    assert window.size == pytest.approx(np.full(3, 968.9), rel=2e-3)
+    assert window.end == pytest.approx(1032.1, rel=2e-3)

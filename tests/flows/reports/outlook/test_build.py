@@ -64,7 +64,7 @@ def test_a_device_of_no_watts_never_breaks_even_beside_a_dearer_classical_part()
     cells = built(evidence(own_s=5.0, power=1.0), assumed).cells
     assert cells[f"{DEVICE}/energy/narrow/best classical"].text.startswith("none at any size")
     for name in ("power", "shot", "gate", "error", "price"):
-        assert cells[f"{BASE}/needs/{name}"].text.startswith("no device: the classical part alone takes")
+        assert cells[f"{BASE}/needs/{name}"].text.startswith("no device: on ordinary processors alone the arm takes")
     assert cells[f"{DEVICE}/saves energy/narrow"].value == 0.0
 
 
