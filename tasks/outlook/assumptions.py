@@ -215,7 +215,7 @@ class Assumptions(Coefficients):
             self._memory[key] = (value, frozenset(names))
         value, known = self._memory[key]
         self._read |= known
-        return value  # type: ignore[no-any-return]
+        return value
 
     def forget(self) -> None:
         """Free what was remembered."""
