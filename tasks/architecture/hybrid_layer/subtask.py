@@ -1,0 +1,82 @@
+"""The decision `hybrid_layer`: how it is posed in a run, and what follows from it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tasks.architecture.hybrid_layer.arms import CHALLENGER, INCUMBENT, OTHERS
+from tasks.architecture.hybrid_layer.bank import BATCH, CONTEXT, HIDDEN, bank, example
+from tasks.architecture.hybrid_layer.options import Options
+from tasks.architecture.hybrid_layer.problem import Layer, Predictions, quality
+from tasks.contract import CELLS, Budget, Subtask
+from tasks.model.windows import Windows, read_windows
+from tasks.stage import Context, State
+from tasks.terms import terms
+
+TERMS = terms("architecture/hybrid_layer")
+
+
+def pose(context: Context, state: State, options: Options) -> Layer | None:
+    """Return the comparison on the text of the run; None where it is not asked for or a pretrained model is used."""
+    del state
+    if not options.tokens or context.options.get("model"):
+        return None
+    shards = context.require("preprocessing/shards")
+    needed = -(-options.tokens // CONTEXT)
+    return Layer(
+        training=_shortened(read_windows(context.lake, shards, options.domain, "train", needed)),
+        test=_shortened(read_windows(context.lake, shards, options.domain, "validation", options.windows)),
+        vocab_size=int(context.lake.meta(shards)["vocab_size"]),
+        place=options.place,
+        width=options.width,
+        layers=options.layers,
+        shots=options.shots,
+        hidden=HIDDEN,
+        tokens=options.tokens,
+        batch=BATCH,
+        seed=context.seed,
+        budget=Budget(cpu_s=options.cpu_s),
+    )
+
+
+def apply(context: Context, state: State, problem: Layer, solution: Predictions) -> State:
+    """Record what the small model of the chosen arm came to; the model of the run keeps its ordinary layers."""
+    del context
+    (value,) = quality(problem, solution)
+    return state.add(
+        hybrid_layer={
+            "place": problem.place,
+            "bits_per_byte": -value,
+            "parameters": solution.parameters,
+            "layer_parameters": solution.layer_parameters,
+        }
+    )
+
+
+def _shortened(windows: Windows) -> Windows:
+    """Cut windows to 32 tokens; the bytes of a cut window are those of its share of tokens."""
+    if windows.context <= CONTEXT:
+        return windows
+    share = np.rint(windows.n_bytes * CONTEXT / windows.context).astype(np.int64)
+    return Windows(windows.tokens[:, : CONTEXT + 1], np.maximum(share, 1))
+
+
+HYBRID_LAYER: Subtask[Layer, Predictions] = Subtask(
+    stage="architecture",
+    name="hybrid_layer",
+    incumbent=INCUMBENT,
+    challenger=CHALLENGER,
+    others=OTHERS,
+    quality=quality,
+    metric=TERMS.metric,
+    size=lambda problem: problem.tokens,
+    tolerance=TERMS.tolerance,
+    predictions=TERMS.predictions,
+    bank=bank,
+    example=example,
+    floor=-8.0,
+    design=CELLS,
+    options=Options,
+    pose=pose,
+    apply=apply,
+)

@@ -1,0 +1,65 @@
+"""The instance bank of `hyperparameters`: searches in stored tables of real training runs.
+
+The tables (`runs.parquet`, made by `python -m benchmarks.hpo`) hold one run of every setting on each of the two shipped
+domains. An instance is a cell: a table and a start design. Cells of one table share its runs, so their unit of
+independence is the start design and the random numbers of the arms, not the training text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache, partial
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from tasks.architecture.hyperparameters.problem import Search
+from tasks.architecture.hyperparameters.runs import Stored
+from tasks.contract import Instance, Material, in_turns
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+TRIALS, START, PARALLEL = 40, 10, 2
+CELLS = 20  # of a table
+RESOURCE = "runs.parquet"
+
+
+@cache
+def stored_runs() -> dict[str, Stored]:
+    """Return the stored runs by the source of their text."""
+    with resources.as_file(resources.files("tasks.architecture.hyperparameters") / RESOURCE) as path:
+        table = pq.read_table(path).sort_by("setting")
+    found = {}
+    for source in sorted(set(table["source"].to_pylist())):
+        rows = table.filter(np.asarray(table["source"]) == source)
+        curves = [np.array(rows[name].to_pylist(), np.float64) for name in ("validation", "cpu_s")]
+        for part in curves:
+            part.setflags(write=False)
+        test = rows["test"].to_numpy().astype(np.float64)
+        test.setflags(write=False)
+        found[source] = Stored(curves[0], test, curves[1])
+    return found
+
+
+def bank(material: Material, rng: Generator) -> Iterator[Instance[Search]]:
+    """Yield the cells of every table whose text is among the sources, in turns."""
+    cells = rng.permutation(10_000)[:CELLS].tolist()
+    yield from in_turns([_of_table(source, cells) for source in sorted(stored_runs()) if source in material.texts])
+
+
+def _of_table(source: str, cells: list[int]) -> Iterator[Instance[Search]]:
+    for cell in cells:
+        pose = partial(_pose, source, cell)
+        yield Instance(source, f"table of {source}, start design {cell}", TRIALS, pose, unit=f"{source} {cell}")
+
+
+def _pose(source: str, cell: int) -> Search:
+    return Search(stored_runs()[source], TRIALS, START, PARALLEL, cell)
+
+
+def example(rng: Generator) -> Search:
+    """Return a search of 14 runs in the stored table of the documentation."""
+    return Search(stored_runs()["documentation"], 14, START, PARALLEL, int(rng.integers(10_000)))
