@@ -78,6 +78,14 @@ def shape_of_dial(depth: int, vocab_size: int, context: int) -> Shape:
     return Shape(depth, width, depth, ffn_of_width(width), vocab_size, context)
 
 
+def widened(shape: Shape) -> Shape:
+    """Return half the blocks, each 1.5 times as wide, which have about as many weights; one block stays as it is."""
+    if shape.depth < 2:
+        return shape
+    width = HEAD_WIDTH * round(1.5 * shape.width / HEAD_WIDTH)
+    return Shape(shape.depth // 2, width, width // HEAD_WIDTH, ffn_of_width(width), shape.vocab_size, shape.context)
+
+
 def ffn_of_width(width: int) -> int:
     """Return 8/3 of the width, rounded up to whole groups."""
     return -(-8 * width // (3 * FFN_MULTIPLE)) * FFN_MULTIPLE

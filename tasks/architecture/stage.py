@@ -11,24 +11,33 @@ from typing import Any
 
 from infra.errors import BadInput
 from infra.lake import link_or_copy
-from tasks.architecture.config import HEAD_WIDTH, TOKENS_PER_PARAMETER, Shape, build_model, ffn_of_width, shape_of_dial
+from tasks.architecture.config import (
+    HEAD_WIDTH,
+    TOKENS_PER_PARAMETER,
+    Shape,
+    build_model,
+    ffn_of_width,
+    shape_of_dial,
+    widened,
+)
+from tasks.architecture.hyperparameters.space import SPACE
 from tasks.architecture.options import Options
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
-from tasks.sections import Section
+from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.architecture")
 
 
-def choose_shape(context: Context, _: State) -> State:
-    """Choose the shape of the model."""
+def choose_shape(context: Context, state: State) -> State:
+    """Choose the shape of the model; what a search found holds where the options say nothing."""
     options = context.parsed(Options)
     meta = context.lake.meta(context.require("preprocessing/shards"))
     if options.model:
         return _pretrained(Path(options.model).expanduser(), meta["vocab_size"], meta["context"])
-    shape = _shape(options, meta["vocab_size"], meta["context"])
-    return State().add(
+    shape = _shape(options, state.facts.get("hyperparameters", {}), meta["vocab_size"], meta["context"])
+    return state.add(
         shape={name: getattr(shape, name) for name in ("depth", "width", "heads", "ffn", "vocab_size", "context")},
         parameters=shape.parameters,
         forward_flops_per_token=shape.forward_flops_per_token,
@@ -52,7 +61,8 @@ def make_model(context: Context, state: State) -> State:
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
         copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
-        ref = context.lake.put_folder("architecture/model", Path(folder), {"parameters": counted})
+        about = {"parameters": counted, "recipe": _recipe(state)}
+        ref = context.lake.put_folder("architecture/model", Path(folder), about)
     return state.add({"architecture/model": ref})
 
 
@@ -71,21 +81,41 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     sizes = ("parameters", "forward_flops_per_token", "training_flops_per_token", "weights_mb", "training_memory_mb")
     values = {**facts["shape"], **{name: facts[name] for name in sizes if name in facts}}
     named = tuple((name.replace("_", " ").replace(" mb", ", MiB"), value) for name, value in values.items())
-    return (Section("Shape of the model", header=("figure", "value"), rows=named),)
+    made: tuple[Section, ...] = (Section("Shape of the model", header=("figure", "value"), rows=named),)
+    if found := facts.get("hyperparameters"):
+        rows = tuple((d.name.replace("_", " "), found[d.name]) for d in SPACE)
+        sentence = (
+            f"The best of {found['runs']} training runs of a small model, {found['stopped_early']} stopped early."
+        )
+        chart = Chart("training run", "bits per byte (validation text)", line("loss of a run", found["losses"]))
+        made += (Section("Hyperparameters", sentence, ("hyperparameter", "value"), rows, chart),)
+    if hybrid := facts.get("hybrid_layer"):
+        rows = tuple((name.replace("_", " "), value) for name, value in hybrid.items())
+        sentence = "A small model of its own; the model of the run keeps its ordinary layers."
+        made += (Section("Layer in question", sentence, ("figure", "value"), rows),)
+    return made
 
 
-ROAD: Road = (choose_shape, make_model)
+ROAD: Road = ("hyperparameters", "hybrid_layer", choose_shape, make_model)
 
 
-def _shape(options: Options, vocab_size: int, context: int) -> Shape:
+def _shape(options: Options, found: Mapping[str, Any], vocab_size: int, context: int) -> Shape:
     dial = shape_of_dial(options.depth, vocab_size, context)
+    if found.get("depth") == 1 and not {"depth", "width"} & options.model_fields_set:
+        dial = widened(dial)
     width = options.width or dial.width
     heads = options.heads or max(1, width // HEAD_WIDTH)
     if width % heads or (width // heads) % 2:
         raise BadInput(
             f"architecture.width {width} should be an even multiple of architecture.heads {heads}; change one of them"
         )
-    return Shape(options.depth, width, heads, options.ffn or ffn_of_width(width), vocab_size, context)
+    return Shape(dial.depth, width, heads, options.ffn or ffn_of_width(width), vocab_size, context)
+
+
+def _recipe(state: State) -> dict[str, float]:
+    """Return the settings of the training that a search found; the training takes those that its options leave open."""
+    found = state.facts.get("hyperparameters", {})
+    return {name: found[name] for name in ("matrix_lr", "other_lr", "batch", "warmup", "weight_decay") if name in found}
 
 
 def _pretrained(folder: Path, vocab_size: int, context: int) -> State:

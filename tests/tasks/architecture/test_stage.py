@@ -67,3 +67,16 @@ def test_what_does_not_fit_is_refused_with_both_numbers(context: Context) -> Non
         run(context, depth=0)
     with pytest.raises(BadInput, match="run preprocessing first"):
         stage.choose_shape(replace(context, inputs={}), State())
+
+
+def test_what_a_search_found_holds_where_the_options_say_nothing(context: Context) -> None:
+    found = {"depth": 1, "matrix_lr": 0.04, "other_lr": 0.01, "batch": 32, "warmup": 0.2, "weight_decay": 1.0}
+    state = State().add(hyperparameters=found)
+    open_context = replace(context, options={})
+    shape = stage.choose_shape(open_context, state).facts["shape"]
+    assert (shape["depth"], shape["width"]) == (2, 192)
+    assert stage.choose_shape(replace(context, options={"depth": 4}), state).facts["shape"]["width"] == 128
+    made = stage.make_model(context, stage.choose_shape(context, state))
+    recipe = context.lake.meta(made.refs["architecture/model"])["recipe"]
+    assert recipe == {name: found[name] for name in ("matrix_lr", "other_lr", "batch", "warmup", "weight_decay")}
+    assert context.lake.meta(run(context).refs["architecture/model"])["recipe"] == {}
