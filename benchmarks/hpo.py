@@ -24,7 +24,7 @@ from tasks.model.windows import Windows
 from tasks.text.samples import sample_documents
 
 CONTEXT, TOKENS, SEED = 64, 32_768, 0
-PARTS = {"training": 1024, "validation": 128, "test": 128}  # windows
+PARTS = {"training": 1024, "validation": 64, "test": 64}  # windows
 DOMAINS = {"documentation": "base", "licences": "second"}
 
 

@@ -49,9 +49,9 @@ class Stored:
     """Stored runs of every setting.
 
     Attributes:
-        validation: (512, 4), bits per byte after each quarter.
-        test: (512,), bits per byte at the end.
-        cpu_s: (512, 4), CPU seconds after each quarter.
+        validation: (256, 4), bits per byte after each quarter.
+        test: (256,), bits per byte at the end.
+        cpu_s: (256, 4), CPU seconds after each quarter.
     """
 
     validation: NDArray[np.float64]
