@@ -96,7 +96,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return made
 
 
-ROAD: Road = ("hyperparameters", "hybrid_layer", choose_shape, make_model)
+ROAD: Road = ("hybrid_layer", choose_shape, make_model)
 
 
 def _shape(options: Options, found: Mapping[str, Any], vocab_size: int, context: int) -> Shape:

@@ -61,6 +61,9 @@ class LowRank(torch.nn.Module):
 class RandomCosines(torch.nn.Module):
     """`cos(W x + b)` with fixed random W and b: random Fourier features (Rahimi, Recht, NIPS 2007)."""
 
+    frequencies: torch.Tensor
+    shifts: torch.Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("frequencies", torch.randn(width, width))

@@ -75,9 +75,9 @@ def search_by_optuna(make: Callable[[int, Ledger], BaseSampler], problem: Search
     while ledger.left:
         asked = [study.ask(dict(spaces)) for _ in range(min(problem.parallel, ledger.left))]
         proposed = [int(setting_of(np.array([trial.params[name] for name in spaces]))) for trial in asked]
-        for trial in ledger.evaluate(proposed):
-            if trial.setting not in proposed:
-                study.add_trial(known(trial.setting, trial.validation))
+        for new in ledger.evaluate(proposed):
+            if new.setting not in proposed:
+                study.add_trial(known(new.setting, new.validation))
         losses = {trial.setting: trial.validation for trial in ledger.trials}
         for trial, setting in zip(asked, proposed, strict=True):
             study.tell(trial, losses[setting])

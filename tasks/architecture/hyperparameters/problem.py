@@ -155,7 +155,7 @@ class Ledger:
 
     def _nearest(self, setting: int) -> list[int]:
         distances = np.abs(levels() - levels()[setting]).sum(axis=1)
-        return np.lexsort((self._bench.rng.random(len(distances)), distances)).tolist()
+        return [int(found) for found in np.lexsort((self._bench.rng.random(len(distances)), distances))]
 
     def _limits(self) -> tuple[float, ...]:
         limits = []
