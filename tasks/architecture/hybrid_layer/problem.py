@@ -83,7 +83,13 @@ class Predictions:
 def train_filled(problem: Layer, filling: str, bench: Bench) -> Weights:
     """Train the model with a filling and return its weights by name."""
     model = make_model(problem, filling)
-    recipe = Recipe(problem.tokens, problem.batch, MATRIX_LR, OTHER_LR, seed=problem.seed)
+    recipe = Recipe(
+        tokens=problem.tokens,
+        batch=problem.batch,
+        matrix_lr=MATRIX_LR,
+        other_lr=OTHER_LR,
+        seed=problem.seed,
+    )
     step = problem.batch * problem.training.context
 
     def spent(_: int) -> bool:
