@@ -1,10 +1,13 @@
 """The hyperparameter search: makes the stored table of real training runs, and replays every arm on it.
 
-    python -m benchmarks.hpo table FOLDER [--seconds 280]   # as many runs as fit in the time; call it until it is done
-    python -m benchmarks.hpo pack FOLDER                    # writes the package resource
+    python -m benchmarks.hpo table FOLDER [--seconds 280]   # as many runs as fit; call it until none is left
+    python -m benchmarks.hpo pack FOLDER                    # writes the package resource from a complete folder
+    python -m benchmarks.hpo replay [--cells 20]            # every arm on the packed tables, as a Markdown table
 
 A table has every setting of the grid, trained once on each of the two shipped domains, with the validation loss after
-each quarter, the test loss and the CPU seconds.
+each quarter, the test loss and the CPU seconds. Regret is the lowest validation loss of the complete runs so far minus
+the lowest of the table. Joules are modelled: CPU seconds of the stored trainings and of the arm itself times the watts
+of a core, simulated circuits included.
 """
 
 from __future__ import annotations
@@ -14,17 +17,38 @@ import json
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
+from qiskit.primitives import StatevectorEstimator
+from qiskit_aer.primitives import SamplerV2 as AerSampler
 
-from tasks.architecture.hyperparameters.runs import Real
-from tasks.architecture.hyperparameters.space import SETTINGS
+from infra.energy.model import Coefficients
+from infra.energy.usage import Usage
+from tasks.architecture.hyperparameters import bank
+from tasks.architecture.hyperparameters.arms import CHALLENGER, INCUMBENT, OTHERS
+from tasks.architecture.hyperparameters.problem import Found, Search
+from tasks.architecture.hyperparameters.runs import QUARTERS, Real, Stored
+from tasks.architecture.hyperparameters.space import SETTINGS, SPACE
+from tasks.contract import Arm, Bench
 from tasks.model.windows import Windows
 from tasks.text.samples import sample_documents
 
 CONTEXT, TOKENS, SEED = 64, 16_384, 0
 PARTS = {"training": 512, "validation": 64, "test": 64}  # windows
+AT = (10, 20, 40)  # runs at which the regret is shown
+SCHEMA = pa.schema(
+    [
+        ("source", pa.string()),
+        ("setting", pa.int16()),
+        ("validation", pa.list_(pa.float32())),
+        ("test", pa.float32()),
+        ("cpu_s", pa.list_(pa.float32())),
+    ]
+)
 DOMAINS = {"documentation": "base", "licences": "second"}
 
 
@@ -66,14 +90,87 @@ def table(folder: Path, seconds: float) -> None:
     sys.stdout.write(f"{left} runs are left\n")
 
 
+def pack(folder: Path) -> None:
+    """Write the runs of a complete folder as Parquet into the package, with how they were made."""
+    rows = [{"source": source, **run} for source in DOMAINS for _, run in sorted(done(folder, source).items())]
+    missing = len(DOMAINS) * SETTINGS - len(rows)
+    if missing:
+        raise SystemExit(f"{missing} runs are missing in {folder}; run: python -m benchmarks.hpo table {folder}")
+    about = {
+        "made_by": "python -m benchmarks.hpo table",
+        "grid": json.dumps({dimension.name: dimension.levels for dimension in SPACE}),
+        "tokens": str(TOKENS),
+        "context": str(CONTEXT),
+        "windows": json.dumps(PARTS),
+        "seed": str(SEED),
+        "torch": torch.__version__,
+        "text": "deployments/sample: base.parquet and second.parquet",
+    }
+    found = pa.Table.from_pylist(rows, SCHEMA).replace_schema_metadata(about)
+    target = Path(bank.__file__).parent / bank.RESOURCE
+    pq.write_table(found, target, compression="zstd")
+    sys.stdout.write(f"{len(rows)} runs, {target.stat().st_size:,} bytes\n")
+
+
+def regret(found: Found, runs: Stored, count: int) -> float:
+    """Return the regret after a number of runs."""
+    complete = [trial.validation for trial in found.trials[:count] if trial.quarters == QUARTERS]
+    return float(min(complete) - runs.validation[:, -1].min())
+
+
+def replay(cells: int) -> None:
+    """Print what every arm came to, means over tables and cells, the regrets with their standard errors."""
+    watts = Coefficients.load().cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
+    names = ("runs", "oracle queries", "circuits", *(f"regret at {n}" for n in AT), "to 1 %", "training J a run")
+    sys.stdout.write(f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n")
+    for arm in (INCUMBENT, CHALLENGER, *OTHERS):
+        rows = [replayed(arm, source, cell, watts) for source in bank.stored_runs() for cell in range(cells)]
+        values = np.array(rows)
+        means, errors = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
+        regrets = [f"{means[3 + k]:.3f} ± {errors[3 + k]:.3f}" for k in range(len(AT))]
+        shown = (f"{means[0]:.0f}", f"{means[1]:.0f}", f"{means[2]:.0f}", *regrets, f"{means[6]:.0f} J")
+        sys.stdout.write(f"| {arm.name} | {' | '.join(shown)} | {means[7]:.2f} | {means[8]:.2f} |\n")
+        sys.stdout.flush()
+
+
+def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> list[float]:
+    """Return the figures of one replay: counts, regrets, joules to 1 % of the best, a run and the search itself."""
+    runs = bank.stored_runs()[source]
+    problem = Search(runs, bank.TRIALS, bank.START, bank.PARALLEL, cell)
+    with TemporaryDirectory() as folder:
+        bench = Bench(
+            rng=np.random.default_rng([cell, 1]),
+            sampler=AerSampler(seed=cell),
+            estimator=StatevectorEstimator(seed=cell),
+            map=lambda function, items: [function(item) for item in items],
+            once=lambda _, make: make(),
+            scratch=Path(folder),
+        )
+        began = time.process_time()
+        found = arm.solve(problem, bench)
+        own = time.process_time() - began
+    spent, best = np.cumsum([trial.cpu_s for trial in found.trials]), runs.validation[:, -1].min()
+    near = [t.quarters == QUARTERS and t.validation <= 1.01 * best for t in found.trials]
+    to_best = spent[near.index(True)] if any(near) else spent[-1]  # a search that never arrives counts as a whole
+    counts = [len(found.trials), found.queries, found.circuits]
+    joules = [watts * to_best, watts * spent[-1] / len(spent), watts * own]
+    return [*counts, *(regret(found, runs, n) for n in AT), *joules]
+
+
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("table",))
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("command", choices=("table", "pack", "replay"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("hpo-runs"))
     parser.add_argument("--seconds", type=float, default=280.0)
+    parser.add_argument("--cells", type=int, default=20)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    table(given.folder, given.seconds)
+    if given.command == "table":
+        table(given.folder, given.seconds)
+    elif given.command == "pack":
+        pack(given.folder)
+    else:
+        replay(given.cells)
 
 
 if __name__ == "__main__":
