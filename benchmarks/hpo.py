@@ -37,8 +37,8 @@ from tasks.contract import Arm, Bench
 from tasks.model.windows import Windows
 from tasks.text.samples import sample_documents
 
-CONTEXT, TOKENS, SEED = 64, 16_384, 0
-PARTS = {"training": 512, "validation": 64, "test": 64}  # windows
+CONTEXT, TOKENS, SEED = 64, 32_768, 0
+PARTS = {"training": 1024, "validation": 64, "test": 64}  # windows
 AT = (10, 20, 40)  # runs at which the regret is shown
 SCHEMA = pa.schema(
     [
