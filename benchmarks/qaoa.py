@@ -1,9 +1,11 @@
-"""QAOA on near-duplicate components of 3 to 20 nodes, beside what needs no quantum computer.
+"""QAOA on real near-duplicate components, beside what needs no quantum computer: `python -m benchmarks qaoa`.
 
-`python -m benchmarks qaoa`. The circuit is the one that `curation/representatives` runs, with its fixed angles,
-simulated without noise through the diagonal of its Hamiltonian (checked against the circuit). Probabilities are exact,
-of the raw outcome, before any repair. The scaling is fitted on connected parts of real components, the kept weight on
-whole components.
+What exact reductions leave of the components; the raw outcome of the circuit that `curation/representatives` runs
+(angles tuned on other components, `python -m benchmarks.angles`) against the product of its marginals; how the chance
+of an optimal outcome falls with size, against annealing with 1, 3 and 10 sweeps, at the sampler's own temperatures and
+at tuned ones, random-order greedy and untuned ramps; and from which size on sampled bits, repaired, separate from
+uniform bits with the same repair. Circuits are simulated without noise through the diagonal of their Hamiltonian
+(checked against the circuit). Instances of a size are connected parts of components of the bank, without reductions.
 """
 
 from __future__ import annotations
@@ -11,78 +13,44 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import yaml
 from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import Statevector
 
+from benchmarks.angles import EQUAL, anneal, hit_rate, parts_of
 from flows.study.bank import gather_material
 from infra import settings
-from tasks.combinatorial.annealing import simulated_annealing
-from tasks.combinatorial.independent_set import Graph, best_repaired, greedy, independent_set_qubo, repair
-from tasks.combinatorial.qubo import Bits, Floats, Qubo
-from tasks.curation.representatives.bank import bank
+from tasks.combinatorial.independent_set import Graph, independent_set_qubo, repair
+from tasks.combinatorial.kernel import kernelise
+from tasks.combinatorial.qubo import Bits, Floats
+from tasks.contract import Instance
+from tasks.curation.representatives.bank import THRESHOLDS, bank
 from tasks.curation.representatives.problem import best_known
-from tasks.quantum.qaoa import linear_ramp, qaoa_circuit, sample_qaoa, scale
+from tasks.curation.representatives.samplers import KEY
+from tasks.quantum.angles import tuned_ramp
+from tasks.quantum.qaoa import linear_ramp, qaoa_circuit, sample_qaoa
+from tasks.quantum.statevector import draw, energies_of_all, qaoa_probabilities
 
-SIZES, PER_SIZE = range(8, 21), 20
-LAYERS, SHOTS, READS = 3, 256, 2048
-BUCKETS = ((3, 4), (5, 8), (9, 12), (13, 20))
-DEEPER_SIZE, DEEPER = 12, (1, 3, 6, 12)
-DRAWS = 2000
-EQUAL = 1e-9
+SIZES, PER_SIZE, JUDGED = (8, 10, 12, 14, 16, 18), 20, (8, 10, 12)
+SHOTS, READS, DRAWS = 256, 2048, 2000
+UNTUNED = (1, 2, 3, 5, 10)
+SWEEPS = (1, 3, 10)
 
-
-def energies(qubo: Qubo) -> Floats:
-    """Return the energy of every bit string, bit i of the index being variable i."""
-    found = np.full(1, qubo.offset)
-    fields = [np.zeros(1) for _ in range(qubo.size)]
-    for i in range(qubo.size):
-        added = found + qubo.linear[i] + fields[i]
-        found = np.concatenate([found, added])
-        for j in range(i + 1, qubo.size):
-            fields[j] = np.concatenate([fields[j], fields[j] + qubo.quadratic[i, j]])
-    return found
+Way = dict[str, float]
 
 
-def probabilities(qubo: Qubo, diagonal: Floats, layers: int = LAYERS) -> Floats:
-    """Return the outcome probabilities of the circuit."""
-    n = qubo.size
-    state = np.full(1 << n, 2.0 ** (-n / 2), np.complex128)
-    for gamma, beta in zip(*linear_ramp(layers), strict=True):
-        state *= np.exp(-1j * gamma * np.sqrt(n) / (2 * scale(qubo)) * diagonal)
-        c, s = np.cos(beta), 1j * np.sin(beta)
-        for qubit in range(n):
-            halves = state.reshape(-1, 2, 1 << qubit)
-            state = np.stack([c * halves[:, 0] + s * halves[:, 1], s * halves[:, 0] + c * halves[:, 1]], axis=1).ravel()
-    return np.abs(state) ** 2
-
-
-def bit_table(indices: NDArray[np.int64], n: int) -> Bits:
-    """Return the bits (m, n) of some indices."""
-    return ((indices[:, None] >> np.arange(n)) & 1).astype(np.uint8)
-
-
-def chances(graph: Graph, rng: np.random.Generator, layers: int = LAYERS) -> dict[str, float]:
-    """Return the probability of an optimal raw outcome, by way."""
-    qubo = independent_set_qubo(graph)
-    diagonal, n = energies(qubo), graph.size
-    found = probabilities(qubo, diagonal, layers)
-    best = np.flatnonzero(diagonal <= diagonal.min() + EQUAL)
-    marginals = marginals_of(found, n)
-    optimal = bit_table(best, n)
-    product = float(np.prod(np.where(optimal, marginals, 1 - marginals), axis=1).sum())
-    annealed = qubo.energies(simulated_annealing(qubo, READS, 1, rng))
-    hits = int((annealed <= diagonal.min() + EQUAL).sum())
-    return {
-        "QAOA": float(found[best].sum()),
-        "product of its marginals": product,
-        "annealing, one sweep": max(hits, 0.5) / READS,
-        "uniform bits": len(best) / 2.0**n,
-    }
+@cache
+def tuned_temperatures(sweeps: int) -> tuple[float, float]:
+    """Return the inverse temperatures that annealing was tuned to, with as many trials as the ramp."""
+    path = resources.files("tasks") / "curation" / "representatives" / "angles.yaml"
+    hot, cold = yaml.safe_load(path.read_text(encoding="utf-8"))["annealing"][sweeps]
+    return hot, cold
 
 
 def marginals_of(found: Floats, n: int) -> Floats:
@@ -90,107 +58,129 @@ def marginals_of(found: Floats, n: int) -> Floats:
     return np.array([found.reshape(-1, 2, 1 << i)[:, 1].sum() for i in range(n)])
 
 
-def connected_part(graph: Graph, size: int, rng: np.random.Generator) -> Graph | None:
-    """Grow a connected part of a component from a random node; None where it is a clique, which is no problem."""
-    nodes = [int(rng.integers(graph.size))]
-    while len(nodes) < size:
-        reach = [v for v in range(graph.size) if v not in nodes and any(graph.neighbours[v] >> u & 1 for u in nodes)]
-        nodes.append(reach[int(rng.integers(len(reach)))])
-    part = graph.subgraph(sorted(nodes))
-    return None if part.is_clique else part
+def random_greedy(graph: Graph, reads: int, rng: np.random.Generator) -> Bits:
+    """Return (reads, n) maximal independent sets: nodes in random order, each chosen if no neighbour is."""
+    n = graph.size
+    adjacency = np.array([[mask >> j & 1 for j in range(n)] for mask in graph.neighbours], bool)
+    order = rng.permuted(np.tile(np.arange(n), (reads, 1)), axis=1)
+    chosen, blocked, rows = np.zeros((reads, n), np.uint8), np.zeros((reads, n), bool), np.arange(reads)
+    for nodes in order.T:
+        free = ~blocked[rows, nodes]
+        chosen[rows[free], nodes[free]] = 1
+        blocked[free] |= adjacency[nodes[free]]
+    return chosen
+
+
+def chances(graph: Graph, rng: np.random.Generator) -> Way:
+    """Return the probability of an optimal raw outcome, by way."""
+    qubo, n = independent_set_qubo(graph), graph.size
+    diagonal = energies_of_all(qubo)
+    lowest = float(diagonal.min())
+    best = np.flatnonzero(diagonal <= lowest + EQUAL)
+    ramp = tuned_ramp(KEY, "qaoa")
+    found = qaoa_probabilities(qubo, *ramp.angles(), None, diagonal)
+    marginals, optimal = marginals_of(found, n), ((best[:, None] >> np.arange(n)) & 1).astype(np.uint8)
+    ways = {
+        f"QAOA tuned, p = {ramp.layers}": float(found[best].sum()),
+        "product of its marginals": float(np.prod(np.where(optimal, marginals, 1 - marginals), axis=1).sum()),
+        "QAOA tuned, p = 10": float(qaoa_probabilities(qubo, *ramp.angles(10), None, diagonal)[best].sum()),
+    }
+    for layers in UNTUNED:
+        probabilities = qaoa_probabilities(qubo, *linear_ramp(layers), None, diagonal)
+        ways[f"QAOA untuned, p = {layers}"] = float(probabilities[best].sum())
+    for sweeps in SWEEPS:
+        seed = int(rng.integers(2**31))
+        ways[f"annealing, sweeps {sweeps}"] = hit_rate(qubo, anneal(qubo, sweeps, None, READS, seed), lowest)
+        tuned = anneal(qubo, sweeps, tuned_temperatures(sweeps), READS, seed)
+        ways[f"annealing tuned, sweeps {sweeps}"] = hit_rate(qubo, tuned, lowest)
+    ways["random-order greedy"] = hit_rate(qubo, random_greedy(graph, READS, rng), lowest)
+    ways["uniform bits"] = len(best) / 2.0**n
+    return ways
+
+
+def resampled(rows: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Return positions of instances drawn anew within each size."""
+    return np.concatenate([rng.choice(row, len(row)) for row in rows])
 
 
 def slope(sizes: Sequence[int], values: Sequence[float], rng: np.random.Generator) -> str:
     """Return alpha of 2^(-alpha n) with its 95 % interval, instances drawn anew within each size."""
     n, y = np.asarray(sizes, float), np.log2(values)
     rows = [np.flatnonzero(n == size) for size in np.unique(n)]
-    fits = []
-    for draw in range(DRAWS):
-        chosen = np.concatenate([row if draw == 0 else rng.choice(row, len(row)) for row in rows])
-        fits.append(-np.polyfit(n[chosen], y[chosen], 1)[0])
-    low, high = np.quantile(fits[1:], (0.025, 0.975))
-    return f"{fits[0]:.3f} [{low:.3f}, {high:.3f}]"
+    fits = [-np.polyfit(n[chosen], y[chosen], 1)[0] for chosen in (resampled(rows, rng) for _ in range(DRAWS))]
+    low, high = np.quantile(fits, (0.025, 0.975))
+    return f"{-np.polyfit(n, y, 1)[0]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def median_interval(values: Sequence[float], rng: np.random.Generator) -> str:
+    """Return the median with its 95 % bootstrap interval."""
+    found = np.median(rng.choice(np.asarray(values), (DRAWS, len(values))), axis=1)
+    low, high = np.quantile(found, (0.025, 0.975))
+    return f"{np.median(values):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def kernels(instances: Sequence[Instance[Any]]) -> None:
+    """Print what reductions leave of the components, by threshold."""
+    for threshold in THRESHOLDS:
+        graphs = [i.pose().graphs[0] for i in instances if f" at {threshold:g}," in i.name]
+        left = [kernelise(graph).size for graph in graphs]
+        sys.stdout.write(
+            f"Jaccard {threshold:g}: {len(graphs)} components of {min(g.size for g in graphs)} to "
+            f"{max(g.size for g in graphs)} nodes; reductions solve {sum(k == 0 for k in left)}, kernels of the others "
+            f"{', '.join(map(str, sorted(k for k in left if k))) or 'none'}\n"
+        )
 
 
 def scaling(graphs: Sequence[Graph], rng: np.random.Generator) -> None:
-    """Print P(optimal) by size and the fitted exponents."""
+    """Print P(optimal) by size, the ratio to the product of the marginals, and the fitted exponents."""
     write = sys.stdout.write
-    names: list[str] = []
-    sizes: list[int] = []
-    values: dict[str, list[float]] = {}
+    sizes, rows = list[int](), list[Way]()
     for size in SIZES:
-        large = [graph for graph in graphs if graph.size >= size]
-        rows: list[dict[str, float]] = []
-        while len(rows) < PER_SIZE:
-            part = connected_part(large[int(rng.integers(len(large)))], size, rng)
-            if part is not None:
-                rows.append(chances(part, rng))
-        names = list(rows[0])
-        sizes += [size] * len(rows)
-        for name in names:
-            values.setdefault(name, []).extend(row[name] for row in rows)
-        means = ", ".join(f"{name} {np.exp2(np.mean([np.log2(row[name]) for row in rows])):.2e}" for name in names)
-        ratio = np.median([row["QAOA"] / row["product of its marginals"] for row in rows])
-        write(f"n = {size}, {len(rows)} parts of {len(large)} components: {means}; QAOA / product {ratio:.2f}\n")
-        sys.stdout.flush()
-    for name in names:
-        write(f"alpha of {name}: {slope(sizes, values[name], rng)}\n")
-    ratios = np.divide(values["QAOA"], values["product of its marginals"])
-    write(
-        f"QAOA / product of its marginals: median {np.median(ratios):.2f}, tenth {np.quantile(ratios, 0.1):.2f}, at "
-        f"least 2 in {(ratios >= 2).mean():.0%} of {len(ratios)}\n"
-    )
-
-
-def kept(graphs: Sequence[Graph], rng: np.random.Generator) -> None:
-    """Print the kept weight over the optimum of whole components by size."""
-    write = sys.stdout.write
-    for low, high in BUCKETS:
-        chosen = [graph for graph in graphs if low <= graph.size <= high]
-        if not chosen:
-            write(f"{low}-{high} nodes: no component\n")
-            continue
-        rows: dict[str, list[float]] = {}
-        raw, solved = [], 0
-        for graph in chosen:
-            qubo, best = independent_set_qubo(graph), best_known(graph).weight
-            found = probabilities(qubo, energies(qubo))
-            marginals = marginals_of(found, graph.size)
-            sampled = {
-                "QAOA": bit_table(rng.choice(len(found), SHOTS, p=found / found.sum()), graph.size),
-                "its marginals": (rng.random((SHOTS, graph.size)) < marginals).astype(np.uint8),
-                "uniform": rng.integers(0, 2, (SHOTS, graph.size), dtype=np.uint8),
-            }
-            taken = greedy(graph)
-            solved += graph.weight(taken) >= best - EQUAL
-            rows.setdefault("greedy", []).append(graph.weight(taken) / best)
-            rows.setdefault("empty repair", []).append(graph.weight(repair(graph, ())) / best)
-            for name, bits in sampled.items():
-                rows.setdefault(name, []).append(graph.weight(best_repaired(graph, bits)) / best)
-            raw.append(chances(graph, rng))
-        ratio = np.median([row["QAOA"] / row["product of its marginals"] for row in raw])
-        means = ", ".join(f"{name} {np.mean(values):.4f}" for name, values in rows.items())
-        found_raw = np.mean([row["QAOA"] for row in raw])
+        now = [chances(part, rng) for part in parts_of(graphs, size, PER_SIZE, rng)]
+        sizes, rows = sizes + [size] * len(now), rows + now
+        means = ", ".join(f"{name} {np.exp2(np.mean([np.log2(row[name]) for row in now])):.2e}" for name in now[0])
+        write(f"n = {size}, {len(now)} parts: {means}\n")
+        first, second = list(now[0])[:2]
+        ratios = [row[first] / row[second] for row in now]
+        low, high = np.quantile(ratios, (0.1, 0.9))
         write(
-            f"{low}-{high} nodes, {len(chosen)} components: kept / optimum {means}; greedy solves "
-            f"{solved / len(chosen):.0%}; raw P(optimal) {found_raw:.3f}, {ratio:.2f} times the product of its "
-            f"marginals\n"
+            f"n = {size}: raw P(optimal) / product of its marginals: median {median_interval(ratios, rng)}, tenth to "
+            f"ninetieth percentile {low:.2f} to {high:.2f}, at least 2 in {np.mean(np.array(ratios) >= 2):.0%}"
+            f"{', the bar' if size in JUDGED else ''}\n"
+        )
+        sys.stdout.flush()
+    for name in rows[0]:
+        write(f"alpha of {name}: {slope(sizes, [row[name] for row in rows], rng)}\n")
+
+
+def separation(graphs: Sequence[Graph], rng: np.random.Generator) -> None:
+    """Print by size how often 256 shots, repaired, hold an optimum: circuit against uniform bits, paired."""
+    for size in SIZES:
+        parts = parts_of(graphs, size, PER_SIZE, rng)
+        solved = np.array([[_solved(part, bits) for bits in _sampled(part, rng)] for part in parts])
+        differences = solved[:, 0] - solved[:, 1]
+        drawn = rng.choice(differences, (DRAWS, len(parts))).mean(axis=1)
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        said = "separated" if low > 0 or high < 0 else "not separated"
+        sys.stdout.write(
+            f"n = {size}: an optimum among {SHOTS} repaired shots: QAOA {solved[:, 0].mean():.4f}, uniform bits "
+            f"{solved[:, 1].mean():.4f}, difference {differences.mean():+.4f} [{low:+.4f}, {high:+.4f}], {said}\n"
         )
         sys.stdout.flush()
 
 
-def deeper(graphs: Sequence[Graph], rng: np.random.Generator) -> None:
-    """Print what more layers of the same ramp give at one size."""
-    parts: list[Graph] = []
-    large = [graph for graph in graphs if graph.size >= DEEPER_SIZE]
-    while len(parts) < PER_SIZE:
-        part = connected_part(large[int(rng.integers(len(large)))], DEEPER_SIZE, rng)
-        parts += [part] if part is not None else []
-    for layers in DEEPER:
-        rows = [chances(part, rng, layers) for part in parts]
-        found = np.exp2(np.mean([np.log2(row["QAOA"]) for row in rows]))
-        ratio = np.median([row["QAOA"] / row["product of its marginals"] for row in rows])
-        sys.stdout.write(f"n = {DEEPER_SIZE}, {layers} layers: QAOA {found:.2e}, QAOA / product {ratio:.2f}\n")
+def _sampled(graph: Graph, rng: np.random.Generator) -> tuple[Bits, Bits]:
+    qubo = independent_set_qubo(graph)
+    found = qaoa_probabilities(qubo, *tuned_ramp(KEY, "qaoa").angles())
+    return draw(found, graph.size, READS, rng), rng.integers(0, 2, (READS, graph.size), dtype=np.uint8)
+
+
+def _solved(graph: Graph, bits: Bits) -> float:
+    """Return the probability that 256 shots hold an optimum after repair, from the share of the drawn ones."""
+    best = best_known(graph).weight
+    rows, counts = np.unique(bits, axis=0, return_counts=True)
+    hits = [graph.weight(repair(graph, np.flatnonzero(row).tolist())) >= best - EQUAL for row in rows]
+    return float(1 - (1 - counts[hits].sum() / len(bits)) ** SHOTS)
 
 
 class Counting(StatevectorSampler):  # type: ignore[misc]  # the library is not typed
@@ -205,24 +195,24 @@ class Counting(StatevectorSampler):  # type: ignore[misc]  # the library is not 
 
 
 def main() -> None:
-    """Print scaling, kept weights and jobs."""
+    """Print kernels, scaling, separation and jobs."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         material = gather_material(settings.load(home=Path(folder)))
-        graphs = [instance.pose().graphs[0] for instance in bank(material, np.random.default_rng([0, 7]))]
-    sizes = [graph.size for graph in graphs]
-    sys.stdout.write(f"{len(graphs)} components of {min(sizes)} to {max(sizes)} nodes\n")
-    checked = next(graph for graph in graphs if graph.size == SIZES[0])
-    qubo = independent_set_qubo(checked)
-    circuit = qaoa_circuit(qubo, *linear_ramp(LAYERS)).remove_final_measurements(inplace=False)
-    away = np.abs(Statevector(circuit).probabilities() - probabilities(qubo, energies(qubo))).max()
+        instances = list(bank(material, np.random.default_rng([0, 7])))
+    kernels(instances)
+    graphs = [i.pose().graphs[0] for i in instances if i.source in material.texts]
+    ramp = tuned_ramp(KEY, "qaoa")
+    sys.stdout.write(f"ramp: p = {ramp.layers}, gamma {ramp.gamma}, beta {ramp.beta}; {ramp.source}\n")
+    qubo = independent_set_qubo(next(graph for graph in graphs if graph.size == SIZES[0]))
+    circuit = qaoa_circuit(qubo, *ramp.angles()).remove_final_measurements(inplace=False)
+    away = np.abs(Statevector(circuit).probabilities() - qaoa_probabilities(qubo, *ramp.angles())).max()
     sampler = Counting(seed=0)
     small = [independent_set_qubo(graph) for graph in graphs if graph.size <= SIZES[0]]
-    sample_qaoa(small, sampler, 16, LAYERS)
+    sample_qaoa(small, sampler, 16, ramp.angles())
     sys.stdout.write(
         f"largest difference of a probability to the circuit's: {away:.1e}; {len(small)} components of at most "
         f"{SIZES[0]} nodes took {sampler.jobs} job\n"
     )
-    kept([graph for graph in graphs if graph.size <= SIZES[-1]], rng)
+    separation(graphs, rng)
     scaling(graphs, rng)
-    deeper(graphs, np.random.default_rng(1))

@@ -32,6 +32,10 @@ def study(
     ] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Number of times that the bank is drawn; default 1.")] = None,
     backend: Annotated[str | None, typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.")] = None,
+    noisy: Annotated[
+        str | None,
+        typer.Option(help="noisy:<fake device>: run the smallest instance of each quantum arm with its noise, too."),
+    ] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated.")] = None,
     second: Annotated[list[str] | None, typer.Option(help="File or folder of the second domain.")] = None,
     objective: Annotated[str | None, typer.Option(help="Objective of the verdict: energy, cost or time.")] = None,
@@ -52,6 +56,7 @@ def study(
         "repeats": repeats,
         "seeds": seeds,
         "backend": backend,
+        "noisy": noisy,
         "corpus": tuple(corpus) if corpus else None,
         "second": tuple(second) if second else None,
         "objective": objective,
@@ -136,6 +141,8 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     except ValidationError as error:
         raise BadInput("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())) from None
     canonical_name(config.backend)
+    if config.noisy and not canonical_name(config.noisy).startswith("noisy:"):
+        raise BadInput(f"--noisy takes noisy:<fake device>, e.g. noisy:fake_torino, not {config.noisy!r}")
     show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     show(f"study {name} begins (home {loaded.home})")
     from infra.compute import services
@@ -159,13 +166,23 @@ def _closing(found: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.reports.study import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes, title
+    from flows.reports.study import (
+        ARM_HEADER,
+        ENERGY_HEADER,
+        NOISY_HEADER,
+        arm_cells,
+        energy_cells,
+        noisy_cells,
+        notes,
+        title,
+    )
     from flows.reports.text import table
 
     return Group(
         Text(title(found)),
         table("Arms", ARM_HEADER, arm_cells(found)),
         table("Three energies of a mean solve", ENERGY_HEADER, energy_cells(found)),
+        *([table("With the noise of a device", NOISY_HEADER, noisy_cells(found))] if found["noisy"] else []),
         *map(Text, notes(found)),
         Text(found["break_even"]),
         Text(found["statistics"]),

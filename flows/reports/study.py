@@ -15,6 +15,29 @@ ENERGY_HEADER = ("arm", "QPU J, projected or billed", "simulation J", "best clas
                  "QPU s, projected", "break-even")  # fmt: skip
 
 
+NOISY_HEADER = ("arm", "backend", "size", "quality with noise", "noiseless", "best", "circuits", "shots",
+                "two-qubit gates a circuit", "surviving fidelity")  # fmt: skip
+
+
+def noisy_cells(found: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the noisy rows: one for each quantum arm, on its smallest instance with circuits."""
+    return [
+        (
+            row["arm"],
+            row["backend"],
+            f"{row['size']}",
+            _spread(row["quality"], None) if row["status"] == "done" else f"{row['status']}: {row['reason']}",
+            _spread(row["quality_noiseless"], None),
+            _spread(row["best"], None),
+            f"{row['circuits']}",
+            f"{row['shots']}",
+            number(row["two_qubit_gates"]),
+            number(row["surviving_fidelity"]),
+        )
+        for row in found["noisy"]
+    ]
+
+
 def arm_cells(found: Row) -> list[tuple[str, ...]]:
     """Return the cells of the table of arms, the oracle first."""
     oracle = found["oracle"]
@@ -159,6 +182,13 @@ def title(found: Row) -> str:
     )
 
 
+def _noisy_part(found: Row) -> list[str]:
+    if not found["noisy"]:
+        return []
+    about = "Each quantum arm on its smallest instance with circuits; surviving fidelity: no two-qubit gate failed."
+    return ["## With the noise of a device", about, pipes(NOISY_HEADER, noisy_cells(found))]
+
+
 def markdown(found: Row) -> str:
     """Return the study as Markdown."""
     parts = [
@@ -168,6 +198,7 @@ def markdown(found: Row) -> str:
         "## Three energies of a mean solve",
         "A projection is no measurement; quality reached on an ideal simulator is that of a noiseless device.",
         pipes(ENERGY_HEADER, energy_cells(found)),
+        *_noisy_part(found),
         "## What it means",
         "\n".join(f"* {line}" for line in notes(found)),
         found["statistics"],

@@ -31,6 +31,7 @@ class StudyConfig(BaseModel):
     repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
     seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
     backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
+    noisy: str = Field("", description="noisy:<fake device> for a row of each quantum arm's smallest instance.")
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     objective: Objective = Field("energy", description="What the verdict minimises.")

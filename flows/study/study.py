@@ -19,12 +19,14 @@ from flows.reports.study import markdown
 from flows.reports.study_page import write_study
 from flows.study.bank import gather_material
 from flows.study.config import StudyConfig, draw_instances, load_record, record_path
+from flows.study.noisy import LIMIT_S, noisy_name, smallest_instances
 from flows.study.table import build_study
 from infra import completion, settings
 from infra.compute import cluster, task_runner
 from infra.errors import StageFailed
 from infra.lake import write_atomic
 from infra.progress import forward_from_worker
+from infra.runtime.backends.registry import canonical_name
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks.contract import Instance, Material, Method, content_key
@@ -92,6 +94,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
             if result["problem"] not in known:
                 record["instances"].append({k: result[k] for k in ("problem", "source", "name", "size")})
             _write(loaded.home, record)
+        if config.noisy:
+            _run_noisy(config, instances, record, _bench(config, loaded))
     record |= {"status": "done", "wall_s": record["wall_s"] + time.monotonic() - began}
     _write(loaded.home, record)
     open_evidence(loaded.home).compact()
@@ -130,6 +134,28 @@ def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Wor
         yield result
     if failed:
         raise StageFailed(f"{failed}; continue with: ketcycle study {config.subtask} --resume {config.study_id}")
+
+
+def _run_noisy(
+    config: StudyConfig, instances: Sequence[Instance[Any]], record: Mapping[str, Any], bench: Workbench
+) -> None:
+    """Run each quantum arm on its smallest instance with circuits, with noise; a failure is a row like any other."""
+    rows = [row for row in bench.evidence.read(run_id=config.study_id) if row.backend == config.backend]
+    chosen = smallest_instances(rows, find_subtask(config.subtask))
+    noisy = replace(
+        bench,
+        run_id=noisy_name(config.study_id),
+        backend=canonical_name(config.noisy),
+        simulation_limit_s=min(LIMIT_S, bench.simulation_limit_s),
+    )
+    known = noisy.evidence.read(run_id=noisy.run_id, backend=noisy.backend)
+    done = frozenset((row.problem, row.arm, row.repetition) for row in known if row.status == "done")
+    names = {(item["source"], item["name"]): item["problem"] for item in record["instances"]}
+    for instance in instances:
+        arms = tuple(chosen.get(names.get((instance.source, instance.name), ""), ()))
+        if arms:
+            log.info("%s on %s: %s %s", ", ".join(arms), noisy.backend, instance.source, instance.name)
+            run_instance.submit(f"noisy: {instance.name}", config.subtask, instance, arms, 1, done, noisy).result()
 
 
 def _bench(config: StudyConfig, loaded: Settings) -> Workbench:

@@ -12,6 +12,7 @@ import numpy as np
 
 from flows.reports.books import Books
 from flows.reports.figures import Arm, arms_of, decision_report
+from flows.study.noisy import compare_noise, noisy_name
 from infra import runs
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
@@ -101,6 +102,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         else [],
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
+        "noisy": compare_noise(rows, evidence.read(run_id=noisy_name(config["study_id"])), books.coefficients),
         "predictions": _predicted(subtask, figures, verdicts),
         "break_even": str(books.coefficients.break_even()),
     }

@@ -98,6 +98,11 @@ def heaviest(graph: Graph) -> tuple[int, ...]:
     return (max(range(graph.size), key=lambda v: (graph.weights[v], -v)),)
 
 
+def connected_parts(graph: Graph) -> list[tuple[int, ...]]:
+    """Return the nodes of each connected part, rising."""
+    return [tuple(_bits(part)) for part in _parts(graph, (1 << graph.size) - 1)]
+
+
 def greedy(graph: Graph) -> tuple[int, ...]:
     """Choose the node with the largest weight/(degree + 1) in the remaining graph, drop its neighbours, repeat.
 

@@ -6,7 +6,8 @@ Conventions: H is minimised, a layer is `exp(-i gamma H)` then the mixer `exp(-i
 
 H is scaled in closed form from its Ising coefficients to a standard deviation of `sqrt(n) / 2` over the bit strings of
 the start state, uniformly distributed, so that one linear ramp (Montanez-Barrera and Michielsen, "Towards a universal
-QAOA protocol", arXiv 2405.09169) fits every instance.
+QAOA protocol", arXiv 2405.09169) fits every instance. The peaks of the ramps that arms use are tuned on problems that
+no study has (`tasks.quantum.angles`).
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ if TYPE_CHECKING:
 
     from tasks.combinatorial.qubo import Bits, Floats, Qubo
 
-LAYERS = 3
+Angles = tuple["Floats", "Floats"]  # gammas and betas of the layers
 
 
-def linear_ramp(layers: int, gamma: float = 1.0, beta: float = 0.6) -> tuple[Floats, Floats]:
+def linear_ramp(layers: int, gamma: float = 1.0, beta: float = 0.6) -> Angles:
     """Return the angles of a linear ramp: gamma rises to its peak, beta falls from its peak.
 
     Raises:
@@ -71,26 +72,52 @@ def sector_scale(qubo: Qubo, k: int) -> float:
     return float(np.sqrt(variance))
 
 
-def qaoa_circuit(qubo: Qubo, gammas: Sequence[float] | Floats, betas: Sequence[float] | Floats) -> QuantumCircuit:
+def qaoa_circuit(
+    qubo: Qubo,
+    gammas: Sequence[float] | Floats,
+    betas: Sequence[float] | Floats,
+    start: Sequence[float] | Floats | None = None,
+) -> QuantumCircuit:
     """Build the circuit, gates h, rz, rzz and rx with numbers for angles; qubit i is variable i, measured as `meas`.
 
+    A warm start (Egger, Marecek, Woerner, Quantum 5, 479 (2021), arXiv 2009.10095) begins in the product state in which
+    variable i is 1 with probability `start[i]`; its mixer is the one whose ground state that is, in gates ry and rz.
+
     Raises:
-        ValueError: the problem has no variable, or the angles differ in number.
+        ValueError: the problem has no variable, the angles differ in number, or `start` has another length.
     """
     n = _check(qubo, gammas, betas)
+    if start is not None and len(start) != n:
+        raise ValueError(f"the start state is given for {len(start)} variables, the problem has {n}")
+    tilts = None if start is None else 2 * np.arcsin(np.sqrt(np.asarray(start, np.float64)))
     circuit = QuantumCircuit(n)
-    circuit.h(range(n))
+    if tilts is None:
+        circuit.h(range(n))
+    else:
+        _turn(circuit, tilts)
     for gamma, beta in zip(gammas, betas, strict=True):
         _phase(circuit, qubo, float(gamma), scale(qubo))
-        circuit.rx(-2 * float(beta), range(n))
+        if tilts is None:
+            circuit.rx(-2 * float(beta), range(n))
+        else:
+            _turn(circuit, -tilts)
+            circuit.rz(-2 * float(beta), range(n))
+            _turn(circuit, tilts)
     circuit.measure_all()
     return circuit
 
 
-def sample_qaoa(qubos: Sequence[Qubo], sampler: BaseSamplerV2, shots: int, layers: int = LAYERS) -> list[Bits]:
-    """Sample every problem along the linear ramp, all in one call of the sampler; one (shots, n) array each."""
-    angles = linear_ramp(layers)
-    return _run([qaoa_circuit(qubo, *angles) for qubo in qubos], sampler, shots)
+def sample_qaoa(
+    qubos: Sequence[Qubo],
+    sampler: BaseSamplerV2,
+    shots: int,
+    angles: Angles,
+    starts: Sequence[Floats] | None = None,
+) -> list[Bits]:
+    """Sample every problem with the same angles, all in one call of the sampler; one (shots, n) array each."""
+    given = starts if starts is not None else [None] * len(qubos)
+    circuits = [qaoa_circuit(qubo, *angles, start) for qubo, start in zip(qubos, given, strict=True)]
+    return _run(circuits, sampler, shots)
 
 
 def dicke_qaoa_circuit(
@@ -116,9 +143,9 @@ def dicke_qaoa_circuit(
     return circuit
 
 
-def sample_dicke_qaoa(qubo: Qubo, k: int, sampler: BaseSamplerV2, shots: int, layers: int = LAYERS) -> Bits:
-    """Sample k-subsets of one problem along the linear ramp, in one call of the sampler; (shots, n)."""
-    return _run([dicke_qaoa_circuit(qubo, k, *linear_ramp(layers))], sampler, shots)[0]
+def sample_dicke_qaoa(qubo: Qubo, k: int, sampler: BaseSamplerV2, shots: int, angles: Angles) -> Bits:
+    """Sample k-subsets of one problem, in one call of the sampler; (shots, n)."""
+    return _run([dicke_qaoa_circuit(qubo, k, *angles)], sampler, shots)[0]
 
 
 def round_robin(n: int) -> list[tuple[int, int]]:
@@ -131,6 +158,11 @@ def round_robin(n: int) -> list[tuple[int, int]]:
                 pairs.append((min(a, b), max(a, b)))
         players = [players[0], players[-1], *players[1:-1]]
     return pairs
+
+
+def _turn(circuit: QuantumCircuit, angles: Floats) -> None:
+    for qubit, angle in enumerate(angles):
+        circuit.ry(float(angle), qubit)
 
 
 def _check(qubo: Qubo, gammas: Sequence[float] | Floats, betas: Sequence[float] | Floats) -> int:

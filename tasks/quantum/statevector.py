@@ -21,20 +21,46 @@ if TYPE_CHECKING:
     from tasks.combinatorial.qubo import Bits, Floats, Qubo
 
 
-def qaoa_probabilities(qubo: Qubo, gammas: Floats, betas: Floats) -> Floats:
-    """Return the probability of each bit string of `qaoa_circuit`, (2^n,); bit i of the index is variable i."""
+def energies_of_all(qubo: Qubo) -> Floats:
+    """Return the energy of every bit string, (2^n,); bit i of the index is variable i."""
+    found = np.full(1, qubo.offset)
+    fields = [np.zeros(1) for _ in range(qubo.size)]
+    for i in range(qubo.size):
+        found = np.concatenate([found, found + qubo.linear[i] + fields[i]])
+        for j in range(i + 1, qubo.size):
+            fields[j] = np.concatenate([fields[j], fields[j] + qubo.quadratic[i, j]])
+    return found
+
+
+def qaoa_probabilities(
+    qubo: Qubo, gammas: Floats, betas: Floats, start: Floats | None = None, energies: Floats | None = None
+) -> Floats:
+    """Return the probability of each bit string of `qaoa_circuit`, (2^n,); bit i of the index is variable i.
+
+    Args:
+        qubo: the problem.
+        gammas: angles of the phases.
+        betas: angles of the mixer.
+        start: probability of a one of each variable in the start state, None for the uniform one.
+        energies: what `energies_of_all` returns, if it is known already.
+    """
     n = qubo.size
-    bits = ((np.arange(2**n)[:, None] >> np.arange(n)) & 1).astype(np.uint8)
-    energies = qubo.energies(bits)
+    ones = np.full(n, 0.5) if start is None else np.asarray(start, np.float64)
+    diagonal = energies_of_all(qubo) if energies is None else energies
     factor = _factor(n, scale(qubo))
-    state = np.full(2**n, 2 ** (-n / 2), np.complex128)
+    state = np.ones(1, np.complex128)
+    for share in ones:
+        state = np.concatenate([np.sqrt(1 - share) * state, np.sqrt(share) * state])
     for gamma, beta in zip(gammas, betas, strict=True):
-        state *= np.exp(-1j * gamma * factor * energies)
-        for qubit in range(n):
+        state *= np.exp(-1j * gamma * factor * diagonal)
+        for qubit, share in enumerate(ones):
+            # exp(i beta (s X + z Z)), the mixer whose ground state has a one with probability `share`.
+            across = 2j * np.sin(beta) * np.sqrt(share * (1 - share))
+            along = 1j * np.sin(beta) * (1 - 2 * share)
             pairs = state.reshape(-1, 2, 2**qubit)
             zero, one = pairs[:, 0].copy(), pairs[:, 1].copy()
-            pairs[:, 0] = np.cos(beta) * zero + 1j * np.sin(beta) * one
-            pairs[:, 1] = np.cos(beta) * one + 1j * np.sin(beta) * zero
+            pairs[:, 0] = (np.cos(beta) + along) * zero + across * one
+            pairs[:, 1] = (np.cos(beta) - along) * one + across * zero
     return _normalised(state)
 
 

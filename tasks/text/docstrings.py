@@ -53,6 +53,9 @@ def _docstrings(path: Path) -> Iterator[str]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError):  # the file is a template, or not UTF-8
         return
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:  # only statements hold definitions; walking every expression takes as long as parsing
+        node = waiting.pop()
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield ast.get_docstring(node) or ""
+        waiting += [child for child in reversed(getattr(node, "body", ())) if isinstance(child, ast.stmt)]

@@ -21,36 +21,34 @@ class Found:
         rows: positions of its texts, rising.
         edges: (m, 2) positions within `rows`, i < j.
         words: number of words of each of its texts.
+        threshold: similarity from which two texts are joined.
+        group: first of the texts that it is connected to at the lowest threshold that was looked at.
     """
 
     rows: tuple[int, ...]
     edges: NDArray[np.int64]
     words: tuple[int, ...]
+    threshold: float
+    group: int
 
 
-def exact_components(texts: Sequence[str], thresholds: Sequence[float], wanted: int) -> tuple[float, list[Found]]:
-    """Return the components at the first threshold that gives at least `wanted` of them, else at the last one.
+def exact_components(texts: Sequence[str], thresholds: Sequence[float]) -> list[Found]:
+    """Return the components at each of some thresholds, in turn.
 
     Similarity is the Jaccard coefficient of the sets of 5-word shingles of lower-case words; of texts with the same
-    words the first one counts.
-
-    Args:
-        texts: the texts.
-        thresholds: falling.
-        wanted: how many components are enough.
+    words the first one counts. Components of one group may share texts; those of different groups share none.
     """
     found = sketch(texts)
     _, first = np.unique(found.sequences, return_index=True)
     rows = np.sort(first[found.n_words[first] >= WORDS])
     lengths = found.n_words[rows]
     left, right, jaccard = _similar(found, rows, min(thresholds))
+    group = _labels(len(rows), left, right)
     parts: list[Found] = []
     for threshold in thresholds:
         near = jaccard >= threshold
-        parts = _parts(rows, lengths, left[near], right[near])
-        if len(parts) >= wanted:
-            return threshold, parts
-    return thresholds[-1], parts
+        parts += _parts(rows, lengths, (left[near], right[near]), threshold, group)
+    return parts
 
 
 def _similar(
@@ -72,16 +70,28 @@ def _similar(
     return left[near].astype(np.int64), right[near].astype(np.int64), jaccard[near]
 
 
+def _labels(size: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of the connected component of each text."""
+    links = coo_array((np.ones(len(left)), (left, right)), shape=(size, size))
+    return np.asarray(connected_components(links, directed=False)[1], np.int64)
+
+
 def _parts(
-    rows: NDArray[np.int64], lengths: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    pairs: tuple[NDArray[np.int64], NDArray[np.int64]],
+    threshold: float,
+    group: NDArray[np.int64],
 ) -> list[Found]:
-    links = coo_array((np.ones(len(left)), (left, right)), shape=(len(rows), len(rows)))
-    _, label = connected_components(links, directed=False)
+    left, right = pairs
+    label = _labels(len(rows), left, right)
     sizes, edges = np.bincount(label, minlength=1), np.bincount(label[left], minlength=label.max(initial=0) + 1)
     found = []
     for part in np.flatnonzero((sizes >= 3) & (edges < sizes * (sizes - 1) // 2)):
         members = np.flatnonzero(label == part)
         inside = label[left] == part
-        pairs = np.searchsorted(members, np.column_stack((left[inside], right[inside])))
-        found.append(Found(tuple(rows[members].tolist()), pairs, tuple(lengths[members].tolist())))
+        positions = np.searchsorted(members, np.column_stack((left[inside], right[inside])))
+        first = int(rows[np.argmax(group == group[members[0]])])
+        words = tuple(lengths[members].tolist())
+        found.append(Found(tuple(rows[members].tolist()), positions, words, threshold, first))
     return found

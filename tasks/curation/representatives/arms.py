@@ -4,14 +4,15 @@ Keeping one document per component throws away documents that resemble no kept o
 near-duplicate graph keeps as much text as possible with no two kept documents alike, and a maximal one gives every
 removed document a kept witness. Pairs and cliques are trivial (the heaviest stays) and no part of the problem.
 
-All components are decided at once, so that a quantum arm needs a single job. Samplers work on blocks of at most
-`qubit_limit` nodes; the best samples of the blocks are joined and repaired. Controls run through the same steps.
+Exact reductions come first: the exact arm, the annealers and every sampler work on the kernel that the reductions
+leave of a component. Where it is empty no circuit is run. All components are decided at once, so that a quantum arm
+needs a single job (the recursive one a job for each round). Controls run through the same steps. The angles of the
+circuits are tuned on components that no study has (`angles.yaml`).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.random import Generator
@@ -23,17 +24,27 @@ from tasks.combinatorial.independent_set import (
     branch_and_bound,
     greedy,
     heaviest,
+    improve,
     independent_set_qubo,
-    partition,
     repair,
 )
+from tasks.combinatorial.informed import choose_greedily, reduce_recursively
 from tasks.combinatorial.qubo import Bits, Qubo
 from tasks.contract import Arm, Bench, Kind
 from tasks.curation.representatives.problem import Components, Kept
-from tasks.quantum.qaoa import linear_ramp, sample_qaoa
-from tasks.quantum.statevector import draw, qaoa_probabilities
-
-Blocks = list[list[tuple[int, ...]]]
+from tasks.curation.representatives.samplers import (
+    blocks_of,
+    circuits,
+    coins,
+    drawn_solutions,
+    estimator,
+    exact_samples,
+    exactly,
+    join,
+    qaoa_samples,
+    warm_bits,
+    warm_samples,
+)
 
 
 def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Bench], Kept]:
@@ -45,111 +56,97 @@ def _each(solve: Callable[[Graph], tuple[int, ...]]) -> Callable[[Components, Be
 
 def _anneal(sampler: Callable[[Qubo, int, int, Generator], Bits]) -> Callable[[Components, Bench], Kept]:
     def arm(problem: Components, bench: Bench) -> Kept:
-        bits = [sampler(independent_set_qubo(g), problem.reads, problem.sweeps, bench.rng) for g in problem.graphs]
-        if len(problem.graphs) == 1:
-            bench.drew(_drawn(problem.graphs[0], bits[0]))
-        return tuple(best_repaired(graph, rows) for graph, rows in zip(problem.graphs, bits, strict=True))
+        kernels = blocks_of(problem, bench).kernels
+        qubos = [independent_set_qubo(k.graph) if k.size else None for k in kernels]
+        bits = [q and sampler(q, problem.reads, problem.sweeps, bench.rng) for q in qubos]
+        if len(kernels) == 1 and bits[0] is not None:
+            bench.drew(drawn_solutions(kernels[0], bits[0]))
+        return tuple(
+            kernel.lift(() if rows is None else best_repaired(kernel.graph, rows))
+            for kernel, rows in zip(kernels, bits, strict=True)
+        )
 
     return arm
 
 
-def _blocks(problem: Components) -> Blocks:
-    return [partition(graph, problem.qubit_limit) for graph in problem.graphs]
+def _exact(problem: Components, bench: Bench) -> Kept:
+    return tuple(k.lift(branch_and_bound(k.graph).nodes if k.size else ()) for k in blocks_of(problem, bench).kernels)
 
 
-def _subgraphs(problem: Components, blocks: Blocks) -> list[Graph]:
-    return [graph.subgraph(b) for graph, parts in zip(problem.graphs, blocks, strict=True) for b in parts]
-
-
-def _qaoa_samples(problem: Components, bench: Bench) -> list[Bits]:
-    """Sample all blocks of all components in one job."""
-
-    def make() -> list[Bits]:
-        qubos = [independent_set_qubo(graph) for graph in _subgraphs(problem, _blocks(problem))]
-        return sample_qaoa(qubos, bench.sampler, problem.shots, problem.layers)
-
-    return bench.once("qaoa samples", make)
-
-
-def _drawn(graph: Graph, bits: Bits) -> dict[Kept, int]:
-    """Return the repaired solution of each sample of a component, by how often it came."""
-    found: Counter[Kept] = Counter()
-    for row, count in zip(*np.unique(bits, axis=0, return_counts=True), strict=True):
-        found[(repair(graph, np.flatnonzero(row).tolist()),)] += int(count)
-    return found
-
-
-def _join(problem: Components, bench: Bench, samples: Sequence[Bits]) -> Kept:
-    """Repair the samples in their blocks, join the best with the best, the second with the second, repair again."""
-    blocks = _blocks(problem)
-    if len(samples) == 1 and len(problem.graphs) == 1:
-        # One block holds the whole component in the order of the partition.
-        order = np.argsort(blocks[0][0])
-        bench.drew(_drawn(problem.graphs[0], samples[0][:, order]))
-    left = iter(zip(_subgraphs(problem, blocks), samples, strict=True))
+def _exact_on_split(problem: Components, bench: Bench) -> Kept:
+    blocks = blocks_of(problem, bench)
     return tuple(
-        _join_component(graph, parts, [next(left) for _ in parts])
-        for graph, parts in zip(problem.graphs, blocks, strict=True)
+        kernel.lift(
+            repair(kernel.graph, [p[v] for p in parts for v in branch_and_bound(kernel.graph.subgraph(p)).nodes])
+        )
+        for kernel, parts in zip(blocks.kernels, blocks.parts, strict=True)
     )
 
 
-def _join_component(
-    graph: Graph, parts: Sequence[tuple[int, ...]], sampled: Sequence[tuple[Graph, Bits]]
-) -> tuple[int, ...]:
-    ranked: list[list[tuple[int, ...]]] = []
-    for part, (block, bits) in zip(parts, sampled, strict=True):
-        repaired = {repair(block, np.flatnonzero(row).tolist()) for row in np.unique(bits, axis=0)}
-        best = sorted(repaired, key=lambda nodes: (-block.weight(nodes), nodes))
-        ranked.append([tuple(part[v] for v in nodes) for nodes in best])
-    joined = {
-        repair(graph, [v for rows in ranked for v in rows[rank % len(rows)]]) for rank in range(max(map(len, ranked)))
-    }
-    return max(joined, key=lambda nodes: (graph.weight(nodes), nodes))
-
-
 def _qaoa(problem: Components, bench: Bench) -> Kept:
-    return _join(problem, bench, _qaoa_samples(problem, bench))
+    return join(problem, bench, qaoa_samples(problem, bench))
 
 
 def _qaoa_exact(problem: Components, bench: Bench) -> Kept:
-    """Draw what QAOA draws from its probabilities, computed from the energies of all bit strings of each block."""
-    qubos = [independent_set_qubo(graph) for graph in _subgraphs(problem, _blocks(problem))]
-    ramp = linear_ramp(problem.layers)
-    samples = [draw(qaoa_probabilities(qubo, *ramp), qubo.size, problem.shots, bench.rng) for qubo in qubos]
-    return _join(problem, bench, samples)
+    return join(problem, bench, exact_samples(problem, bench))
 
 
 def _marginals(problem: Components, bench: Bench) -> Kept:
     """Draw every bit on its own with the frequency it has in the circuit's samples: the samples without correlation."""
-    return _join(
-        problem,
-        bench,
-        [(bench.rng.random(bits.shape) < bits.mean(axis=0)).astype(np.uint8) for bits in _qaoa_samples(problem, bench)],
+    samples = qaoa_samples(problem, bench)
+    return join(
+        problem, bench, [(bench.rng.random(bits.shape) < bits.mean(axis=0)).astype(np.uint8) for bits in samples]
     )
 
 
 def _uniform(problem: Components, bench: Bench) -> Kept:
-    graphs = _subgraphs(problem, _blocks(problem))
-    return _join(problem, bench, [bench.rng.integers(0, 2, (problem.shots, g.size), dtype=np.uint8) for g in graphs])
+    return join(problem, bench, coins(problem, bench)(blocks_of(problem, bench).graphs))
 
 
-def _exact_on_split(problem: Components, _: Bench) -> Kept:
-    return tuple(
-        repair(graph, [part[v] for part in parts for v in branch_and_bound(graph.subgraph(part)).nodes])
-        for graph, parts in zip(problem.graphs, _blocks(problem), strict=True)
-    )
+def _warm(exact: bool) -> Callable[[Components, Bench], Kept]:
+    return lambda problem, bench: join(problem, bench, warm_samples(problem, bench, greedy, exact))
+
+
+def _warm_bits(problem: Components, bench: Bench) -> Kept:
+    """Draw the bits of the warm start themselves: the circuit without its layers."""
+    starts = [warm_bits(graph, greedy(graph)) for graph in blocks_of(problem, bench).graphs]
+    return join(problem, bench, [(bench.rng.random((problem.shots, len(s))) < s).astype(np.uint8) for s in starts])
+
+
+Sample = Callable[[list[Graph]], list[Bits]]
+
+
+def _recursive(sample: Callable[[Components, Bench], Sample]) -> Callable[[Components, Bench], Kept]:
+    def arm(problem: Components, bench: Bench) -> Kept:
+        found = reduce_recursively(problem.graphs, estimator(problem, sample(problem, bench)))
+        return tuple(repair(graph, nodes) for graph, nodes in zip(problem.graphs, found, strict=True))
+
+    return arm
+
+
+def _informed_greedy(sample: Callable[[Components, Bench], Sample]) -> Callable[[Components, Bench], Kept]:
+    return lambda problem, bench: choose_greedily(problem.graphs, estimator(problem, sample(problem, bench)))
 
 
 INCUMBENT: Arm[Components, Kept] = Arm("greedy", Kind.CLASSICAL, _each(greedy))
-CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa, twin="qaoa-exact")
+CHALLENGER: Arm[Components, Kept] = Arm("qaoa", Kind.QUANTUM, _qaoa, version="2", twin="qaoa-exact")
 OTHERS: tuple[Arm[Components, Kept], ...] = (
-    Arm("uniform-repair", Kind.CONTROL, _uniform),
+    Arm("uniform-repair", Kind.CONTROL, _uniform, version="2"),
     Arm("keep-one", Kind.CONTROL, _each(heaviest)),
     Arm("empty-repair", Kind.CONTROL, _each(lambda graph: repair(graph, ()))),
-    Arm("marginals-repair", Kind.CONTROL, _marginals),
-    Arm("qaoa-exact", Kind.TWIN, _qaoa_exact),
-    Arm("exact", Kind.CLASSICAL, _each(lambda graph: branch_and_bound(graph).nodes)),
-    Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split),
-    Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing)),
-    Arm("path-integral-annealing", Kind.CLASSICAL, _anneal(path_integral_annealing)),
+    Arm("marginals-repair", Kind.CONTROL, _marginals, version="2"),
+    Arm("warm-bits-repair", Kind.CONTROL, _warm_bits),
+    Arm("coin-recursion", Kind.CONTROL, _recursive(coins)),
+    Arm("qaoa-exact", Kind.TWIN, _qaoa_exact, version="2"),
+    Arm("greedy-improved", Kind.CLASSICAL, _each(lambda graph: improve(graph, greedy(graph)))),
+    Arm("exact", Kind.CLASSICAL, _exact, version="2"),
+    Arm("exact-on-split", Kind.CLASSICAL, _exact_on_split, version="2"),
+    Arm("simulated-annealing", Kind.CLASSICAL, _anneal(simulated_annealing), version="2"),
+    Arm("path-integral-annealing", Kind.CLASSICAL, _anneal(path_integral_annealing), version="2"),
+    Arm("recursive-qaoa", Kind.QUANTUM, _recursive(circuits), twin="recursive-qaoa-exact"),
+    Arm("recursive-qaoa-exact", Kind.TWIN, _recursive(exactly)),
+    Arm("greedy-by-qaoa", Kind.QUANTUM, _informed_greedy(circuits), twin="greedy-by-qaoa-exact"),
+    Arm("greedy-by-qaoa-exact", Kind.TWIN, _informed_greedy(exactly)),
+    Arm("warm-start-qaoa", Kind.QUANTUM, _warm(exact=False), twin="warm-start-qaoa-exact"),
+    Arm("warm-start-qaoa-exact", Kind.TWIN, _warm(exact=True)),
 )

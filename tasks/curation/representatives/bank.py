@@ -1,57 +1,119 @@
-"""The instance bank of `representatives`: components of real near duplicates with a proven optimum."""
+"""The instance bank of `representatives`: components of real near duplicates and published graphs, optimum proven."""
 
 from __future__ import annotations
 
+import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 
+import networkx
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.random import Generator
 
-from tasks.combinatorial.independent_set import (
-    Graph,
-)
+from tasks.combinatorial.independent_set import Graph
+from tasks.combinatorial.kernel import kernelise
+from tasks.combinatorial.published import PUBLISHED
 from tasks.contract import Instance, Material, in_turns
 from tasks.corpus.sample import sample_path
-from tasks.curation.index.exact_components import exact_components
+from tasks.curation.index.exact_components import Found, exact_components
 from tasks.curation.index.near_duplicates import normalised_words
 from tasks.curation.index.shards import length_weights
 from tasks.curation.representatives.problem import Components, best_known
 
 THRESHOLD = 0.7
-
-
-THRESHOLDS = (THRESHOLD, 0.6, 0.5)
-
-
-ENOUGH = 20
-
-
+THRESHOLDS = (0.7, 0.5, 0.3, 0.2)
+SMALLEST, LARGEST = 4, 160  # documents of a component
+PUBLISHED_SOURCE = "published graphs"
 EXAMPLE_COMPONENTS, EXAMPLE_LARGEST = 8, 8
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Components]]:
-    """Yield the components of each source that are no cliques, each alone and with a proven optimum, in random order.
+    """Yield graphs of at least 4 nodes, each alone and with a proven optimum, the sources in turns.
 
-    Licences repeat each other at Jaccard .7; where a source has fewer than 20 components there, the threshold falls
-    to .6 and .5, as for docstrings. A source without near duplicates (the documentation) gives no instances.
+    They are the components that are no cliques at Jaccard .7, .5, .3 and .2: the lower, the larger and denser. Of each
+    source those with a kernel come first (what reductions solve is no work for a sampler; most components are), in
+    random order; unweighted graphs that were not yielded before come before repeated ones. The unit of independence is
+    the group of texts that are connected at Jaccard .2; no two instances of a unit have the same unweighted graph. A
+    fifth of the groups is left out: circuits are tuned on them. Published graphs are a source of their own, a family a
+    unit.
     """
-    yield from in_turns([_of_source(name, texts, rng) for name, texts in sorted(material.texts.items())])
+    seen: set[tuple[str, str]] = set()
+    sources = [_of_source(name, tuple(texts), rng, seen) for name, texts in sorted(material.texts.items())]
+    yield from in_turns([*sources, _published(rng)])
 
 
-def _of_source(source: str, texts: Sequence[str], rng: Generator) -> list[Instance[Components]]:
-    threshold, found = exact_components(texts, THRESHOLDS, ENOUGH)
-    instances = []
-    for part in (found[k] for k in rng.permutation(len(found))):
-        graph = Graph.of(length_weights(part.words).tolist(), part.edges)
-        if best_known(graph).proven:
-            name = f"component of text {part.rows[0]} at {threshold:g}"
+def tuning_graphs(material: Material) -> list[Graph]:
+    """Return the components that the bank leaves out, on which angles are tuned."""
+    return [
+        graph
+        for name, texts in sorted(material.texts.items())
+        for part, graph in _components(tuple(texts))
+        if _for_tuning(name, part)
+    ]
+
+
+def _of_source(
+    source: str, texts: tuple[str, ...], rng: Generator, seen: set[tuple[str, str]]
+) -> Iterator[Instance[Components]]:
+    found = [(part, graph) for part, graph in _components(texts) if not _for_tuning(source, part)]
+    left = [kernelise(graph).size for _, graph in found]
+    order = sorted(rng.permutation(len(found)).tolist(), key=lambda k: not left[k])
+    for within in (False, True):
+        for part, graph, kernel in ((*found[k], left[k]) for k in order):
+            name = f"component of text {part.rows[0]} at {part.threshold:g}, kernel {kernel} of {graph.size}"
             problem = Components((graph,), (tuple(f"{source}/{row}" for row in part.rows),))
-            instances.append(Instance(source, name, graph.size, partial(_as_is, problem)))
-    return instances
+            instance = Instance(source, name, graph.size, partial(_as_is, problem), _unit(source, part))
+            if _is_new(graph, instance.unit if within else "", seen):
+                seen.add((instance.unit, _shape(graph)))
+                yield instance
+
+
+def _published(rng: Generator) -> Iterator[Instance[Components]]:
+    names = list(PUBLISHED)
+    for name in (names[k] for k in rng.permutation(len(names)).tolist()):
+        family, make, _ = PUBLISHED[name]
+        graph = make()
+        problem = Components((graph,), (tuple(f"{name}/{v}" for v in range(graph.size)),))
+        about = f"{name}, kernel {kernelise(graph).size} of {graph.size}"
+        yield Instance(PUBLISHED_SOURCE, about, graph.size, partial(_as_is, problem), f"published {family}")
+
+
+def _is_new(graph: Graph, unit: str, seen: set[tuple[str, str]]) -> bool:
+    """Return whether no instance of a unit (empty: of all) has this unweighted graph; note that one will have it.
+
+    A graph without a proven optimum is not new either.
+    """
+    key = (unit, _shape(graph))
+    if key in seen or not best_known(graph).proven:
+        return False
+    seen.add(key)
+    return True
+
+
+@lru_cache(maxsize=8)  # a study and the tests draw the bank several times
+def _components(texts: tuple[str, ...]) -> list[tuple[Found, Graph]]:
+    parts = [part for part in exact_components(texts, THRESHOLDS) if SMALLEST <= len(part.rows) <= LARGEST]
+    return [(part, Graph.of(length_weights(part.words).tolist(), part.edges)) for part in parts]
+
+
+def _unit(source: str, part: Found) -> str:
+    return f"{source}, texts around {part.group}"
+
+
+def _for_tuning(source: str, part: Found) -> bool:
+    return zlib.crc32(_unit(source, part).encode()) % 5 == 0
+
+
+@lru_cache(maxsize=8192)
+def _shape(graph: Graph) -> str:
+    """Return a digest of the unweighted graph that does not depend on the order of its nodes."""
+    drawn = networkx.Graph()
+    drawn.add_nodes_from((v, {"degree": str(mask.bit_count())}) for v, mask in enumerate(graph.neighbours))
+    drawn.add_edges_from((v, u) for v, mask in enumerate(graph.neighbours) for u in range(v) if mask >> u & 1)
+    return str(networkx.weisfeiler_lehman_graph_hash(drawn, node_attr="degree"))
 
 
 def _as_is(problem: Components) -> Components:

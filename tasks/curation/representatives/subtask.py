@@ -7,6 +7,7 @@ from collections import defaultdict
 from statistics import median_high
 
 from tasks.combinatorial.independent_set import repair
+from tasks.combinatorial.kernel import kernelise
 from tasks.contract import Subtask
 from tasks.curation.outcome import with_decisions
 from tasks.curation.removals import (
@@ -86,8 +87,20 @@ def apply(context: Context, state: State, problem: Components, solution: Kept) -
             "kept_weight_share": kept_weight / weight,
             "keep_one_weight_share": sum(max(graph.weights) for graph in problem.graphs) / weight,
             "added_to_be_maximal": extended,
+            "kernels": _kernels(problem),
         }
     )
+
+
+def _kernels(problem: Components) -> dict[str, int]:
+    """Return what exact reductions leave of the components for a sampler: nothing, where they solve them all."""
+    sizes = [kernelise(graph).size for graph in problem.graphs]
+    return {
+        "empty": sizes.count(0),
+        "not_empty": len(sizes) - sizes.count(0),
+        "nodes": sum(sizes),
+        "largest": max(sizes),
+    }
 
 
 def _similarities(context: Context, state: State) -> dict[tuple[str, str], float]:

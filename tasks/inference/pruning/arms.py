@@ -2,9 +2,10 @@
 
 Units are heads and feed-forward groups of a small model, or whole blocks of a pretrained one.
 
-The surrogate is the loss expanded to pairs of units, `1 + n + n(n-1)/2` evaluations (block removal as constrained
-binary optimisation: Jansen et al. 2026, arXiv 2602.00161). Arms that use it pay for it in full. The opponent
-evaluates the true loss again after every removal and needs about `k n` evaluations.
+There are two surrogates. One is the loss expanded to pairs of units, `1 + n + n(n-1)/2` evaluations; the other the
+second-order expansion in gates on the units from one backward pass, as costly as the Taylor score. Arms that use a
+surrogate pay for it in full. The opponent evaluates the true loss again after every removal and needs about `k n`
+evaluations.
 
 Quality is minus the bits per byte on text that no arm saw, before any recovery. All arms remove exactly k units, so
 they compare at equal sparsity. Only `nothing` does not; an unpruned model is always better on text, so `allowance`
@@ -14,6 +15,7 @@ the removal of that arm costs more than the allowance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,10 @@ from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
 from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
 from tasks.contract import Arm, Bench, Kind
-from tasks.inference.pruning.problem import Pruning, Removal, children, lowest, pairwise_qubo, removal
-from tasks.inference.pruning.walk import activation_norms, gate_gradients, weight_norms
-from tasks.quantum.qaoa import linear_ramp, sample_dicke_qaoa
+from tasks.inference.pruning.problem import Pruning, Removal, children, gradient_qubo, lowest, pairwise_qubo, removal
+from tasks.inference.pruning.walk import activation_norms, bits_per_byte_without, gate_gradients, weight_norms
+from tasks.quantum.angles import tuned_ramp
+from tasks.quantum.qaoa import sample_dicke_qaoa
 from tasks.quantum.statevector import dicke_qaoa_probabilities, draw
 
 if TYPE_CHECKING:
@@ -35,11 +38,12 @@ if TYPE_CHECKING:
     from tasks.combinatorial.qubo import Bits
 
 SHOTS = 256
-LAYERS = 3
-ANNEALING_LAYERS = 6
 READS, SWEEPS = 32, 100
+JUDGED = 8  # states of the surrogate whose true loss is evaluated
 QUBITS = 24  # beyond, a simulated state takes gigabytes and hours
-TOLERANCE = 0.02
+KEY = "inference/pruning"
+
+Surrogate = Callable[[Pruning, Bench], Qubo]
 
 
 def singles(problem: Pruning, bench: Bench) -> NDArray[np.float64]:
@@ -51,6 +55,19 @@ def surrogate(problem: Pruning, bench: Bench) -> Qubo:
     """Return the pairwise-loss QUBO; shared by the arms."""
     losses = singles(problem, bench)
     return bench.once("pairwise losses", lambda: pairwise_qubo(problem, losses, bench.map))
+
+
+def gradients(problem: Pruning, bench: Bench) -> NDArray[np.float64]:
+    """Return the loss gradient of each unit's gate, (windows, units); shared by the arms."""
+    return bench.once(
+        "gate gradients",
+        lambda: gate_gradients(problem.model, problem.units, problem.calibration, problem.threads),
+    )
+
+
+def gate_surrogate(problem: Pruning, bench: Bench) -> Qubo:
+    """Return the second-order QUBO of the gates."""
+    return gradient_qubo(problem, gradients(problem, bench))
 
 
 def remove_nothing(_problem: Pruning, _bench: Bench) -> Removal:
@@ -76,9 +93,12 @@ def remove_smallest_activations(problem: Pruning, _bench: Bench) -> Removal:
     return lowest(activation_norms(problem.model, problem.units, problem.calibration, problem.threads), problem.k)
 
 
-def remove_smallest_gradients(problem: Pruning, _bench: Bench) -> Removal:
-    """Remove the units whose gate has the smallest loss gradient: first-order Taylor."""
-    return lowest(gate_gradients(problem.model, problem.units, problem.calibration, problem.threads), problem.k)
+def remove_smallest_gradients(problem: Pruning, bench: Bench) -> Removal:
+    """Remove the units whose gate has the smallest loss gradient: first-order Taylor.
+
+    The mean over windows of |dL/dg| (Michel et al. 2019, arXiv 1905.10650).
+    """
+    return lowest(np.abs(gradients(problem, bench)).mean(axis=0), problem.k)
 
 
 def remove_one_by_one(problem: Pruning, bench: Bench) -> Removal:
@@ -96,9 +116,14 @@ def remove_cheapest_singles(problem: Pruning, bench: Bench) -> Removal:
     return lowest(singles(problem, bench)[1:], problem.k)
 
 
-def solve_exactly(problem: Pruning, bench: Bench) -> Removal:
+def remove_cheapest_gates(problem: Pruning, bench: Bench) -> Removal:
+    """Remove the units with the smallest terms of the gates' QUBO, its interactions dropped: optimal brain damage."""
+    return lowest(gate_surrogate(problem, bench).linear, problem.k)
+
+
+def solve_exactly(of: Surrogate, problem: Pruning, bench: Bench) -> Removal:
     """Minimise the surrogate by enumeration."""
-    return removal(minimise_cardinality(surrogate(problem, bench), problem.k))
+    return removal(minimise_cardinality(of(problem, bench), problem.k))
 
 
 def anneal_swaps(problem: Pruning, bench: Bench) -> Removal:
@@ -107,45 +132,58 @@ def anneal_swaps(problem: Pruning, bench: Bench) -> Removal:
     return removal(best(qubo, cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng)))
 
 
-def sample_by_qaoa(problem: Pruning, bench: Bench) -> Removal:
+def judge_best(problem: Pruning, bench: Bench) -> Removal:
+    """Anneal the gates' surrogate, evaluate the true loss of the best distinct states, take the best of them."""
+    qubo = gate_surrogate(problem, bench)
+    states = np.unique(cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng), axis=0)
+    found = [removal(states[i]) for i in np.argsort(qubo.energies(states), kind="stable")[:JUDGED]]
+    text, threads = problem.calibration, problem.threads
+    losses = [bits_per_byte_without(problem.model, problem.units, text, some, threads) for some in found]
+    return found[int(np.argmin(losses))]
+
+
+def sample_by_qaoa(of: Surrogate, problem: Pruning, bench: Bench) -> Removal:
     """Sample k-subsets by QAOA (Dicke start, complete-graph XY mixer, one job), repair them, take the best."""
-    return _repaired(problem, bench, _qaoa_samples(problem, bench))
+    return _repaired(of, problem, bench, _qaoa_samples(of, problem, bench))
 
 
 def sample_by_annealing(problem: Pruning, bench: Bench) -> Removal:
-    """Sample k-subsets by Trotterised annealing on the circuit: the same ramp, twice as slow."""
+    """Sample k-subsets by Trotterised annealing on the circuit: a ramp of twice as many layers."""
     _require_qubits(problem)
-    qubo = surrogate(problem, bench)
-    return _repaired(problem, bench, sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, ANNEALING_LAYERS))
+    angles = tuned_ramp(KEY, "trotterised-annealing").angles()
+    bits = sample_dicke_qaoa(surrogate(problem, bench), problem.k, bench.sampler, SHOTS, angles)
+    return _repaired(surrogate, problem, bench, bits)
 
 
-def draw_exactly(layers: int, problem: Pruning, bench: Bench) -> Removal:
-    """Sample from the exact distribution of the circuit with `layers` layers, computed over all k-subsets."""
+def draw_exactly(of: Surrogate, ramp: str, problem: Pruning, bench: Bench) -> Removal:
+    """Sample from the exact distribution of the circuit with a ramp, computed over all k-subsets."""
     _require_qubits(problem)
-    qubo = surrogate(problem, bench)
-    subsets, probabilities = dicke_qaoa_probabilities(qubo, problem.k, *linear_ramp(layers))
-    return _repaired(problem, bench, draw(probabilities, qubo.size, SHOTS, bench.rng, subsets))
+    qubo = of(problem, bench)
+    subsets, probabilities = dicke_qaoa_probabilities(qubo, problem.k, *tuned_ramp(KEY, ramp).angles())
+    return _repaired(of, problem, bench, draw(probabilities, qubo.size, SHOTS, bench.rng, subsets))
 
 
-def repair_uniform(problem: Pruning, bench: Bench) -> Removal:
+def repair_uniform(of: Surrogate, problem: Pruning, bench: Bench) -> Removal:
     """Draw as many uniform k-subsets as QAOA has shots, repair them the same way, take the best."""
-    return _repaired(problem, bench, uniform_subsets(len(problem.units), problem.k, SHOTS, bench.rng))
+    return _repaired(of, problem, bench, uniform_subsets(len(problem.units), problem.k, SHOTS, bench.rng))
 
 
 def repair_marginals(problem: Pruning, bench: Bench) -> Removal:
     """Draw each bit by its frequency in the QAOA samples, repair, take the best: QAOA without its correlations."""
-    return _repaired(problem, bench, marginal_bits(_qaoa_samples(problem, bench), SHOTS, bench.rng))
+    bits = marginal_bits(_qaoa_samples(surrogate, problem, bench), SHOTS, bench.rng)
+    return _repaired(surrogate, problem, bench, bits)
 
 
 def repair_nothing(problem: Pruning, bench: Bench) -> Removal:
     """Repair the empty set: forward greedy on the surrogate, then swaps."""
-    return _repaired(problem, bench, np.zeros((1, len(problem.units)), np.uint8))
+    return _repaired(surrogate, problem, bench, np.zeros((1, len(problem.units)), np.uint8))
 
 
-def _qaoa_samples(problem: Pruning, bench: Bench) -> Bits:
+def _qaoa_samples(of: Surrogate, problem: Pruning, bench: Bench) -> Bits:
     _require_qubits(problem)
-    qubo = surrogate(problem, bench)
-    return bench.once("qaoa samples", lambda: sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, LAYERS))
+    qubo, angles = of(problem, bench), tuned_ramp(KEY, "qaoa").angles()
+    name = "qaoa samples" if of is surrogate else "gate qaoa samples"
+    return bench.once(name, lambda: sample_dicke_qaoa(qubo, problem.k, bench.sampler, SHOTS, angles))
 
 
 def _require_qubits(problem: Pruning) -> None:
@@ -156,26 +194,39 @@ def _require_qubits(problem: Pruning) -> None:
         )
 
 
-def _repaired(problem: Pruning, bench: Bench, bits: Bits) -> Removal:
-    qubo = surrogate(problem, bench)
+def _repaired(of: Surrogate, problem: Pruning, bench: Bench, bits: Bits) -> Removal:
+    qubo = of(problem, bench)
     return removal(best(qubo, repair_cardinality(qubo, bits, problem.k)))
 
 
 INCUMBENT: Arm[Pruning, Removal] = Arm("greedy", Kind.CLASSICAL, remove_one_by_one)
-CHALLENGER: Arm[Pruning, Removal] = Arm("qaoa", Kind.QUANTUM, sample_by_qaoa, twin="qaoa-exact")
+CHALLENGER: Arm[Pruning, Removal] = Arm(
+    "qaoa", Kind.QUANTUM, partial(sample_by_qaoa, surrogate), version="2", twin="qaoa-exact"
+)
 OTHERS: tuple[Arm[Pruning, Removal], ...] = (
-    Arm("uniform-repair", Kind.CONTROL, repair_uniform),
+    Arm("uniform-repair", Kind.CONTROL, partial(repair_uniform, surrogate)),
     Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
     Arm("random", Kind.CONTROL, remove_random),
-    Arm("marginals-repair", Kind.CONTROL, repair_marginals),
+    Arm("marginals-repair", Kind.CONTROL, repair_marginals, version="2"),
     Arm("empty-repair", Kind.CONTROL, repair_nothing),
+    Arm("gate-uniform-repair", Kind.CONTROL, partial(repair_uniform, gate_surrogate)),
     Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
     Arm("activation", Kind.CLASSICAL, remove_smallest_activations),
     Arm("taylor", Kind.CLASSICAL, remove_smallest_gradients),
+    Arm("brain-damage", Kind.CLASSICAL, remove_cheapest_gates),
     Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
-    Arm("exact", Kind.CLASSICAL, solve_exactly),
+    Arm("exact", Kind.CLASSICAL, partial(solve_exactly, surrogate)),
+    Arm("gate-exact", Kind.CLASSICAL, partial(solve_exactly, gate_surrogate)),
+    Arm("gate-judged", Kind.CLASSICAL, judge_best),
     Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
-    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing, twin="trotterised-annealing-exact"),
-    Arm("qaoa-exact", Kind.TWIN, partial(draw_exactly, LAYERS)),
-    Arm("trotterised-annealing-exact", Kind.TWIN, partial(draw_exactly, ANNEALING_LAYERS)),
+    Arm("gate-qaoa", Kind.QUANTUM, partial(sample_by_qaoa, gate_surrogate), twin="gate-qaoa-exact"),
+    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing, version="2", twin="trotterised-annealing-exact"),
+    Arm("qaoa-exact", Kind.TWIN, partial(draw_exactly, surrogate, "qaoa"), version="2"),
+    Arm("gate-qaoa-exact", Kind.TWIN, partial(draw_exactly, gate_surrogate, "qaoa")),
+    Arm(
+        "trotterised-annealing-exact",
+        Kind.TWIN,
+        partial(draw_exactly, surrogate, "trotterised-annealing"),
+        version="2",
+    ),
 )

@@ -1,9 +1,10 @@
 """The instance bank of pruning: small Llama models, each trained for seconds on its own section of real text.
 
 They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance shows how the
-methods perform on such a model with twelve units, four of which are removed, as in the demo profile. Every model has
-its own training text and seed; its calibration and selection text follow the training text. A trained model is kept
-in the bank's folder under a name derived from text, seed and recipe; training is deterministic on one machine.
+methods perform on such a model with twelve units, of which half or, as in the demo profile, a third is removed. With
+a third a random choice often ties the best one; with half it clearly loses. Every model has its own training text and
+seed and is a unit of independence; its calibration and selection text follow the training text. A trained model is
+kept in the bank's folder under a name derived from text, seed and recipe; training is deterministic on one machine.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 64
 TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
-UNIT_LIMIT, SHARE, ALLOWANCE = 14, 1 / 3, 0.1  # as in a run
-LONGEST = 10  # instances of a source
+UNIT_LIMIT, SHARES, ALLOWANCE = 14, (1 / 2, 1 / 3), 0.1
+LONGEST = 55  # models of a source; a verdict needs some two hundred
 RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=16, matrix_lr=0.05)
 CONFIG = LlamaConfig(
     vocab_size=256,
@@ -57,29 +58,52 @@ UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Pruning]]:
-    """Yield one problem for each model, the sources alternating; a model is trained when its problem is requested."""
+    """Yield the problems of each model, the sources alternating; a model is trained when its problem is requested.
+
+    The first model of every source comes first with half of its units removed, then with a third, then the second.
+    """
     yield from in_turns(
         [_of_source(name, material.texts[name], material.folder, rng) for name in sorted(material.texts)]
     )
 
 
+def tuning_problems(material: Material, rng: Generator, count: int) -> list[Pruning]:
+    """Return problems of other models on text that no model of the bank has, on which angles are tuned."""
+    found = []
+    for name in sorted(material.texts):
+        text, size = _text(material.texts[name]), _section()
+        start = len(text) // size * size - size  # the last section; see `_of_source`
+        seed = int(rng.integers(2**31))
+        found += [_pose(text[start : start + size], seed, share, material.folder) for share in SHARES]
+    return found[:count]
+
+
 def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) -> Iterator[Instance[Pruning]]:
-    text = "\n\n".join(texts).encode()
-    size = (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)
-    starts = rng.permutation(len(text) // size)[:LONGEST] * size
+    text, size = _text(texts), _section()
+    starts = rng.permutation(len(text) // size - 1)[:LONGEST] * size
     for number, start in zip(count(), starts.tolist()):
         seed = int(rng.integers(2**31))
-        pose = partial(_pose, text[start : start + size], seed, folder)
-        yield Instance(source, f"model {number}, text from byte {start}, seed {seed}", len(UNITS), pose)
+        name = f"model {number}, text from byte {start}, seed {seed}"
+        for share in SHARES:
+            pose = partial(_pose, text[start : start + size], seed, share, folder)
+            yield Instance(source, f"{name}, {share:.0%} of the units", len(UNITS), pose, f"{source}, {name}")
 
 
-def _pose(text: bytes, seed: int, folder: Path) -> Pruning:
+def _text(texts: Sequence[str]) -> bytes:
+    return "\n\n".join(texts).encode()
+
+
+def _section() -> int:
+    return (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)
+
+
+def _pose(text: bytes, seed: int, share: float, folder: Path) -> Pruning:
     windows = np.frombuffer(text, np.uint8).reshape(-1, CONTEXT + 1).astype(np.int64)
     trained, calibration, selection = np.split(windows, np.cumsum((TRAINING, CALIBRATION)))
     return Pruning(
         model=_model(_windows(trained), seed, folder),
         units=UNITS,
-        k=round(SHARE * len(UNITS)),
+        k=round(share * len(UNITS)),
         calibration=_windows(calibration),
         selection=_windows(selection),
         allowance=ALLOWANCE,

@@ -173,15 +173,15 @@ class BlockWalker:
         return totals[list(blocks)] / windows.n_predicted
 
     def gate_gradients(self, blocks: Sequence[int], windows: Windows) -> NDArray[np.float64]:
-        """Return the mean over windows of |dL/dg| for a gate g = 1 on what each block adds to the residual stream."""
-        total = np.zeros(len(blocks))
+        """Return dL/dg, (windows, blocks), for a gate g = 1 on what each block adds to the residual stream."""
+        found = []
         for tokens in batches(windows):
             gates = torch.ones(len(self.blocks), len(tokens), requires_grad=True)
 
             with self._visiting(partial(_gated, gates)):
                 self._losses(tokens).sum().backward()
-            total += torch.as_tensor(gates.grad)[list(blocks)].abs().double().sum(dim=1).numpy()
-        return total / len(windows)
+            found.append(torch.as_tensor(gates.grad)[list(blocks)].T.double().numpy())
+        return np.concatenate(found)
 
     def _loss(self, tokens: torch.Tensor) -> float:
         return float(self._losses(tokens).double().sum())

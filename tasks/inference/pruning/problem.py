@@ -125,6 +125,25 @@ def pairwise_qubo(problem: Pruning, singles: NDArray[np.float64], apply: Map = i
     return Qubo(single - whole, upper + upper.T, float(whole))
 
 
+def gradient_qubo(problem: Pruning, gradients: NDArray[np.float64]) -> Qubo:
+    """Return the second-order expansion of the loss in gates on the units, from one backward pass.
+
+    With gates 1 - x the loss of a window is `L - g.x + 1/2 x^T H x`; H is the mean of `g g^T` over the windows, the
+    empirical Fisher matrix. Optimal brain damage (LeCun, Denker, Solla, NeurIPS 1989) keeps the diagonal of H, the
+    optimal brain surgeon (Hassibi and Stork, NeurIPS 1992) all of it; here for whole structures and without a change
+    of the other weights. Choice of blocks by such coefficients: Jansen et al. 2026, arXiv 2602.00161.
+
+    Args:
+        problem: the pruning problem.
+        gradients: (windows, units), nats, as `walk.gate_gradients` returns them.
+    """
+    scale = len(gradients) / (math.log(2) * problem.calibration.n_bytes.sum())
+    fisher = gradients.T @ gradients / len(gradients)
+    fisher = (fisher + fisher.T) / 2
+    linear = -gradients.mean(axis=0) + np.diagonal(fisher) / 2
+    return Qubo(scale * linear, scale * (fisher - np.diag(np.diagonal(fisher))))
+
+
 def prove_optimum(problem: Pruning) -> dict[str, Any]:
     """Evaluate the loss on the selection text without every k-subset of the units.
 

@@ -91,7 +91,7 @@ def activation_norms(model: Path, units: Sequence[Unit], windows: Windows, threa
 
 
 def gate_gradients(model: Path, units: Sequence[Unit], windows: Windows, threads: int = 1) -> NDArray[np.float64]:
-    """Return the mean over windows of |dL/dg| for a gate g = 1 on each unit (Michel et al. 2019, arXiv 1905.10650)."""
+    """Return dL/dg in nats, (windows, units), for a gate g = 1 on each unit: one backward pass."""
     with torch_threads(threads):
         if _are_blocks(units):
             return _block_walker(model).gate_gradients(layers(units), windows)
@@ -210,7 +210,7 @@ class _Walker:
 
     def gate_gradients(self, units: Sequence[Unit], windows: Windows) -> NDArray[np.float64]:
         """See the function of this name."""
-        total = np.zeros(len(units))
+        found = []
         for tokens in batches(windows):
             gates = torch.ones(len(units), len(tokens), requires_grad=True)
             hidden, position = self._embed(tokens)
@@ -219,8 +219,8 @@ class _Walker:
                 hidden = self._gated(at, hidden, position, here)
             loss = self._token_losses(hidden, tokens).sum()
             (gradient,) = torch.autograd.grad(loss, gates)
-            total += gradient.abs().double().sum(dim=1).numpy()
-        return total / max(1, len(windows))
+            found.append(gradient.T.double().numpy())
+        return np.concatenate(found)
 
     def _gated(
         self, at: int, hidden: torch.Tensor, position: Any, gates: list[tuple[torch.Tensor, Unit]]

@@ -193,7 +193,7 @@ class _Counting:
 def test_a_batch_is_one_job_and_columns_are_variables() -> None:
     qubos = [sparse(n, n) for n in (4, 6, 6)]
     sampler = _Counting()
-    samples = sample_qaoa(qubos, sampler, shots=400, layers=5)
+    samples = sample_qaoa(qubos, sampler, 400, linear_ramp(5))
     assert sampler.calls == 1
     assert [s.shape for s in samples] == [(400, 4), (400, 6), (400, 6)]
     for qubo, bits in zip(qubos, samples, strict=True):
@@ -204,7 +204,7 @@ def test_a_batch_is_one_job_and_columns_are_variables() -> None:
 
 def test_dicke_samples_have_k_ones_and_reach_the_optimum() -> None:
     qubo = dense(8, 4)
-    bits = sample_dicke_qaoa(qubo, 3, StatevectorSampler(seed=2), shots=300)
+    bits = sample_dicke_qaoa(qubo, 3, StatevectorSampler(seed=2), 300, linear_ramp(3))
     assert set(bits.sum(axis=1)) == {3}
     assert qubo.energies(bits).min() == pytest.approx(qubo.energies(minimise_cardinality(qubo, 3))[0])
 
@@ -216,4 +216,4 @@ def test_impossible_requests_are_refused() -> None:
         qaoa_circuit(dense(3, 0), [1.0, 2.0], [1.0])
     with pytest.raises(ValueError, match=r"k \(4\)"):
         dicke_qaoa_circuit(dense(3, 0), 4, [1.0], [1.0])
-    assert sample_qaoa([], StatevectorSampler(), 10) == []
+    assert sample_qaoa([], StatevectorSampler(), 10, linear_ramp(1)) == []

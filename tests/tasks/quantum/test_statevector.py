@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
 
+from tasks.combinatorial.exact import all_bits
 from tasks.combinatorial.qubo import Qubo
 from tasks.quantum.qaoa import dicke_qaoa_circuit, linear_ramp, qaoa_circuit
-from tasks.quantum.statevector import dicke_qaoa_probabilities, draw, qaoa_probabilities
+from tasks.quantum.statevector import dicke_qaoa_probabilities, draw, energies_of_all, qaoa_probabilities
 
 
 def random_qubo(n: int, seed: int) -> Qubo:
@@ -41,3 +42,20 @@ def test_drawn_bits_follow_the_probabilities() -> None:
     assert bits[:, 0].all()  # strings 1 and 3
     assert bits[:, 1].mean() == pytest.approx(0.75, abs=0.03)
     assert set(draw(np.array([0.5, 0.5]), 3, 20, rng, np.array([3, 6])).sum(axis=1)) == {2}
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_warm_start_is_that_of_the_circuit_and_the_ground_state_of_its_mixer(n: int) -> None:
+    qubo, ramp, start = random_qubo(n, n), linear_ramp(3), np.random.default_rng(n).uniform(0.1, 0.9, n)
+    circuit = qaoa_circuit(qubo, *ramp, start).remove_final_measurements(inplace=False)
+    assert qaoa_probabilities(qubo, *ramp, start) == pytest.approx(Statevector(circuit).probabilities(), abs=1e-12)
+    still = np.zeros(3), ramp[1]
+    found = qaoa_probabilities(qubo, *still, start)
+    ones = [found.reshape(-1, 2, 2**i)[:, 1].sum() for i in range(n)]
+    assert ones == pytest.approx(start)
+    assert qaoa_probabilities(qubo, *ramp, np.full(n, 0.5)) == pytest.approx(qaoa_probabilities(qubo, *ramp))
+
+
+def test_the_diagonal_holds_the_energy_of_every_bit_string() -> None:
+    qubo = random_qubo(6, 3)
+    assert energies_of_all(qubo) == pytest.approx(qubo.energies(all_bits(6)))

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from tasks.combinatorial.exact import subsets
 from tasks.contract import Bench, Kind
 from tasks.inference.pruning import arms as pruning
-from tasks.inference.pruning.problem import Pruning, examine_surrogate
+from tasks.inference.pruning.problem import Pruning, examine_surrogate, gradient_qubo
 from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.walk import bits_per_byte_without
 
@@ -30,6 +30,10 @@ def truth(problem: Pruning) -> dict[tuple[int, ...], float]:
         chosen: bits_per_byte_without(problem.model, problem.units, problem.calibration, chosen)
         for chosen in combinations(range(n), problem.k)
     }
+
+
+def solve(name: str, problem: Pruning, bench: Bench) -> tuple[int, ...]:
+    return PRUNING.arm(name).solve(problem, bench)
 
 
 def loss(problem: Pruning, removed: tuple[int, ...]) -> float:
@@ -59,7 +63,7 @@ def test_the_surrogate_is_examined_against_the_true_loss(
     found = examine_surrogate(problem, 56, np.random.default_rng(0))
     assert found["spearman"] > 0.9
     assert found["tokens"] == 48 * 32
-    gap = truth[pruning.remove_cheapest_singles(problem, bench)] - truth[pruning.solve_exactly(problem, bench)]
+    gap = truth[pruning.remove_cheapest_singles(problem, bench)] - truth[solve("exact", problem, bench)]
     assert found["interaction_gap_bpb"] == pytest.approx(gap, abs=1e-6)
 
 
@@ -73,9 +77,38 @@ def test_every_arm_but_nothing_removes_k_units(problem: Pruning, bench: Bench) -
 
 
 def test_the_surrogates_solvers_agree_with_enumeration(problem: Pruning, bench: Bench) -> None:
-    exact = pruning.solve_exactly(problem, bench)
-    for solve in (pruning.anneal_swaps, pruning.sample_by_qaoa, pruning.repair_uniform):
-        assert solve(problem, bench) == exact
+    for name in ("swap-annealing", "qaoa", "qaoa-exact", "uniform-repair"):
+        assert solve(name, problem, bench) == solve("exact", problem, bench), name
+    for name in ("gate-qaoa", "gate-qaoa-exact", "gate-uniform-repair"):
+        assert solve(name, problem, bench) == solve("gate-exact", problem, bench), name
+
+
+def test_the_gates_surrogate_is_the_expansion_of_the_loss(problem: Pruning) -> None:
+    """Linear and quadratic coefficients by hand: -mean g + F_ii / 2 and F_ij, F the mean of g g^T, in bits per byte."""
+    found = np.array([[1.0, -2.0], [3.0, 4.0]])
+    small = replace(problem, units=problem.units[:2], k=1)
+    qubo = gradient_qubo(small, found)
+    scale = 2 / (np.log(2) * small.calibration.n_bytes.sum())
+    np.testing.assert_allclose(qubo.linear, scale * np.array([-2 + 5 / 2, -1 + 10 / 2]))
+    assert qubo.quadratic[0, 1] == pytest.approx(scale * 5)
+
+
+def test_one_backward_pass_ranks_subsets_better_than_chance(
+    problem: Pruning, truth: dict[tuple[int, ...], float], bench: Bench
+) -> None:
+    energies = pruning.gate_surrogate(problem, bench).energies(subsets(len(problem.units), problem.k))
+    order = {tuple(int(i) for i in np.flatnonzero(row)): e for row, e in zip(subsets(8, 3), energies, strict=True)}
+    found = spearmanr([order[key] for key in truth], list(truth.values()))
+    assert found.statistic > 0
+    assert found.pvalue < 0.01
+
+
+def test_judging_by_the_true_loss_is_never_worse_than_the_surrogates_optimum(
+    problem: Pruning, truth: dict[tuple[int, ...], float], bench: Bench
+) -> None:
+    judged = truth[pruning.judge_best(problem, bench)]
+    assert judged <= truth[solve("gate-exact", problem, bench)] + 1e-9
+    assert judged <= np.median(list(truth.values()))
 
 
 def test_greedy_beats_scores_and_chance_on_the_loss_it_sees(
@@ -132,7 +165,7 @@ def test_evaluations_are_as_many_as_said(problem: Pruning, bench: Bench) -> None
 def test_qaoa_is_one_job_and_its_control_sees_the_same_samples(problem: Pruning, bench: Bench) -> None:
     counting = _Counting(bench)
     watched: Bench = replace(bench, once=counting.once, sampler=counting)
-    pruning.sample_by_qaoa(problem, watched)
+    solve("qaoa", problem, watched)
     assert counting.jobs == 1
     pruning.repair_marginals(problem, watched)
     assert counting.jobs == 1
@@ -141,13 +174,16 @@ def test_qaoa_is_one_job_and_its_control_sees_the_same_samples(problem: Pruning,
 
 
 def test_only_arms_that_use_the_surrogate_ask_for_it(problem: Pruning, bench: Bench) -> None:
-    users = set()
+    users: dict[str, set[str]] = {"pairwise losses": set(), "gate gradients": set()}
     for arm in PRUNING.arms:
         counting = _Counting(bench)
         arm.solve(problem, replace(bench, once=counting.once))
-        if "pairwise losses" in counting.asked:
-            users.add(arm.name)
-    assert users == {
+        for key, names in users.items():
+            names.update({arm.name} if key in counting.asked else ())
+    assert users["gate gradients"] == {
+        "taylor", "brain-damage", "gate-exact", "gate-judged", "gate-qaoa", "gate-qaoa-exact", "gate-uniform-repair",
+    }  # fmt: skip
+    assert users["pairwise losses"] == {
         "qaoa", "qaoa-exact", "exact", "swap-annealing", "trotterised-annealing", "trotterised-annealing-exact",
         "uniform-repair", "marginals-repair", "empty-repair",
     }  # fmt: skip
@@ -177,7 +213,7 @@ def test_the_arms_are_those_of_the_design() -> None:
     assert kinds["exact"] is Kind.CLASSICAL
     assert kinds["swap-annealing"] is Kind.CLASSICAL
     assert {n for n, kind in kinds.items() if kind is Kind.CONTROL} == {
-        "nothing", "random", "uniform-repair", "marginals-repair", "empty-repair",
+        "nothing", "random", "uniform-repair", "marginals-repair", "empty-repair", "gate-uniform-repair",
     }  # fmt: skip
     assert [arm.name for arm in PRUNING.arms if arm.does_nothing] == ["nothing"]
 
@@ -190,7 +226,7 @@ def test_an_impossible_k_is_refused(problem: Pruning) -> None:
 def test_more_units_than_qubits_are_refused_before_anything_is_evaluated(problem: Pruning, bench: Bench) -> None:
     many = replace(problem, units=problem.units * 4)
     counting = _Counting(bench)
-    for solve in (pruning.sample_by_qaoa, pruning.sample_by_annealing, pruning.repair_marginals):
+    for name in ("qaoa", "gate-qaoa", "trotterised-annealing", "marginals-repair"):
         with pytest.raises(ValueError, match="32 units need as many qubits"):
-            solve(many, replace(bench, once=counting.once))
+            solve(name, many, replace(bench, once=counting.once))
     assert counting.asked == []

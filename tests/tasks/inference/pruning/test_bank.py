@@ -23,11 +23,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_instance_is_a_model_of_twelve_units_trained_on_its_own_text(tmp_path: Path) -> None:
-    first, second = list(bank(Material(TEXTS, tmp_path), np.random.default_rng(0)))[:2]
+    first, second, third = list(bank(Material(TEXTS, tmp_path), np.random.default_rng(0)))[:3]
+    assert first.unit == third.unit != second.unit
+    assert content_key(third.pose()) == content_key(replace(first.pose(), k=4))  # the same model, another share
     problem, other = first.pose(), second.pose()
     assert (first.source, second.source) == ("a", "b")
     assert PRUNING.size(problem) == first.size == len(problem.units) == 12
-    assert problem.k == 4
+    assert problem.k == 6
     assert problem.model.is_relative_to(tmp_path)
     assert content_key(problem) != content_key(other)
     rows = {row.tobytes() for row in problem.calibration.tokens}
@@ -50,6 +52,7 @@ def test_a_model_is_trained_once_and_the_same_wherever_it_is_kept(
 
 def test_texts_of_one_source_do_not_overlap() -> None:
     found = [i for i in bank(Material(TEXTS, Path("nowhere")), np.random.default_rng(0)) if i.source == "a"]
-    starts = sorted(int(i.name.split("byte ")[1].split(",")[0]) for i in found)
+    starts = sorted({int(i.name.split("byte ")[1].split(",")[0]) for i in found})
+    assert len(starts) == len({i.unit for i in found})
     size = (module.TRAINING + module.CALIBRATION + module.SELECTION) * (module.CONTEXT + 1)
     assert (np.diff(starts) >= size).all()

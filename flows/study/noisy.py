@@ -1,0 +1,64 @@
+"""The noisy rows of a study: each quantum arm on its smallest instance with circuits, with the noise of a device.
+
+They are kept under a name of their own, so that nothing else in the table of the study rests on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from infra.energy.model import Coefficients
+from infra.energy.usage import Usage
+from infra.evidence import EvidenceRow
+from tasks.contract import Kind, Subtask
+
+LIMIT_S = 300.0  # CPU seconds that the noisy simulation of a call may be expected to take
+
+
+def noisy_name(study_id: str) -> str:
+    """Return the name under which the noisy rows of a study are kept."""
+    return f"{study_id}-noisy"
+
+
+def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any]) -> dict[str, list[str]]:
+    """Return the problems to run and the quantum arms to run on each: the smallest on which the arm ran circuits."""
+    found: dict[str, list[str]] = {}
+    for arm in subtask.arms:
+        ran = [row for row in rows if row.arm == arm.name and row.status == "done" and _used(row).circuits]
+        if arm.kind is Kind.QUANTUM and ran:
+            least = min(ran, key=lambda row: (row.size, _used(row).two_qubit_gates, row.problem))
+            found.setdefault(least.problem, []).append(arm.name)
+    return found
+
+
+def compare_noise(
+    ideal: Sequence[EvidenceRow], noisy: Iterable[EvidenceRow], coefficients: Coefficients
+) -> list[dict[str, Any]]:
+    """Return for each noisy row its quality beside the noiseless one, its gates, and the fidelity that survives."""
+    known = {(row.problem, row.arm): row for row in reversed(ideal) if row.status == "done"}
+    found = []
+    for row in noisy:
+        like = known.get((row.problem, row.arm))
+        used = _used(like) if like else _used(row)
+        found.append(
+            {
+                "arm": row.arm,
+                "backend": row.backend,
+                "size": row.size,
+                "quality": row.qualities[0] if row.qualities else None,
+                "quality_noiseless": like.qualities[0] if like and like.qualities else None,
+                "best": row.oracle[0] if row.oracle else None,
+                "circuits": used.circuits,
+                "shots": used.shots,
+                "two_qubit_gates": used.two_qubit_gates / used.circuits if used.circuits else None,
+                "surviving_fidelity": coefficients.surviving_fidelity(used),
+                "status": row.status,
+                "reason": row.reason,
+            }
+        )
+    return found
+
+
+def _used(row: EvidenceRow) -> Usage:
+    return row.usage + row.prepare
