@@ -9,7 +9,7 @@ networkx holds. Nodes weigh 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import combinations
 
@@ -64,5 +64,5 @@ def _shorter(word: str, lost: int) -> frozenset[str]:
     return frozenset(found)
 
 
-def _graph(n: int, edges: Iterator[tuple[int, int]]) -> Graph:
+def _graph(n: int, edges: Iterable[tuple[int, int]]) -> Graph:
     return Graph.of([1.0] * n, np.array(list(edges), np.int64).reshape(-1, 2))

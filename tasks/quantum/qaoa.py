@@ -115,7 +115,7 @@ def sample_qaoa(
     starts: Sequence[Floats] | None = None,
 ) -> list[Bits]:
     """Sample every problem with the same angles, all in one call of the sampler; one (shots, n) array each."""
-    given = starts if starts is not None else [None] * len(qubos)
+    given: Sequence[Floats | None] = starts if starts is not None else [None] * len(qubos)
     circuits = [qaoa_circuit(qubo, *angles, start) for qubo, start in zip(qubos, given, strict=True)]
     return _run(circuits, sampler, shots)
 

@@ -58,7 +58,7 @@ def _anneal(sampler: Callable[[Qubo, int, int, Generator], Bits]) -> Callable[[C
     def arm(problem: Components, bench: Bench) -> Kept:
         kernels = blocks_of(problem, bench).kernels
         qubos = [independent_set_qubo(k.graph) if k.size else None for k in kernels]
-        bits = [q and sampler(q, problem.reads, problem.sweeps, bench.rng) for q in qubos]
+        bits = [None if q is None else sampler(q, problem.reads, problem.sweeps, bench.rng) for q in qubos]
         if len(kernels) == 1 and bits[0] is not None:
             bench.drew(drawn_solutions(kernels[0], bits[0]))
         return tuple(

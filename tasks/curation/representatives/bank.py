@@ -110,7 +110,7 @@ def _for_tuning(source: str, part: Found) -> bool:
 @lru_cache(maxsize=8192)
 def _shape(graph: Graph) -> str:
     """Return a digest of the unweighted graph that does not depend on the order of its nodes."""
-    drawn = networkx.Graph()
+    drawn: networkx.Graph[int] = networkx.Graph()
     drawn.add_nodes_from((v, {"degree": str(mask.bit_count())}) for v, mask in enumerate(graph.neighbours))
     drawn.add_edges_from((v, u) for v, mask in enumerate(graph.neighbours) for u in range(v) if mask >> u & 1)
     return str(networkx.weisfeiler_lehman_graph_hash(drawn, node_attr="degree"))

@@ -20,7 +20,7 @@ def graphs(draw: st.DrawFn, most: int = 11) -> Graph:
 
 def enumerated(graph: Graph) -> list[tuple[int, ...]]:
     """Every independent set."""
-    found = [()]
+    found: list[tuple[int, ...]] = [()]
     for v in range(graph.size):
         found += [(*nodes, v) for nodes in found if graph.is_independent((*nodes, v))]
     return found

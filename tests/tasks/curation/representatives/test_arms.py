@@ -103,7 +103,7 @@ def test_annealers_come_within_a_hundredth_of_the_optimum(everything: Components
 def test_what_reductions_solve_needs_no_circuit(everything: Components) -> None:
     # all 107 components of shipped licences at Jaccard .7, of up to 31 documents
     used = bench()
-    found = REPRESENTATIVES.challenger.solve(everything, used)  # type: ignore[union-attr]
+    found = REPRESENTATIVES.arm("qaoa").solve(everything, used)
     assert used.sampler.jobs == []  # type: ignore[attr-defined]
     assert quality(everything, found) == pytest.approx(oracle(everything))
     assert oracle(everything) == (1.0,) * len(everything.graphs)
