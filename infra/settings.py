@@ -47,6 +47,7 @@ _QUIET = {
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # an automation ends flow runs without heartbeats
     "USAGE_DATA_OPT_OUT": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "QDK_PYTHON_TELEMETRY": "none",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DASK_LOGGING__DISTRIBUTED": "error",

@@ -20,6 +20,8 @@ import pytest
 import torch
 from threadpoolctl import threadpool_limits
 
+os.environ.setdefault("QDK_PYTHON_TELEMETRY", "none")  # read when the estimator is imported
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:

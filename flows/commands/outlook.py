@@ -36,6 +36,7 @@ def outlook(
 
     with clear_errors():
         loaded = settings.load(home=home)
+        settings.quiet_libraries(loaded.home)
         found = build_outlook(loaded, load_assumptions(hardware, site), stage or ())
         paths = write_outlook(found, loaded, out or loaded.home / "outlook")
         print_value(found.asdict() if as_json else console(found, paths), as_json)

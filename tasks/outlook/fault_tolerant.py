@@ -122,7 +122,7 @@ def with_factories(counts: Counts, preset: str, budget: float) -> Mapping[str, A
 
     That is where `qdk` is not installed (`pip install ketcycle[estimator]`), or there are more gates than it counts.
     """
-    try:
+    try:  # its telemetry is off, see infra/settings.py
         from qdk.estimator import LogicalCounts
     except ImportError:
         return None

@@ -146,6 +146,32 @@ def fit(sizes: Sequence[float], values: Sequence[float], units: Sequence[str]) -
     return Scaling((one, two), 1 / (1 + math.exp(-0.5 * min(second - first, 1400.0))), *about)
 
 
+@dataclass(frozen=True)
+class Trend:
+    """How a value that may be negative, such as a quality, changes with the size.
+
+    Attributes:
+        doubling: change with each doubling of the size.
+        interval: two-sided 95 % interval, clustered by unit; None for fewer than two units.
+    """
+
+    doubling: float
+    interval: tuple[float, float] | None
+
+
+def trend(sizes: Sequence[float], values: Sequence[float], units: Sequence[str]) -> Trend | None:
+    """Return the least squares slope of values on log2 of the size; None for a single size."""
+    x, y = np.log2(np.asarray(sizes, dtype=np.float64)), np.asarray(values, dtype=np.float64)
+    x = x - x.mean()
+    spread, n = float((x**2).sum()), len(x)
+    if spread == 0:
+        return None
+    slope = float((x * y).sum()) / spread
+    error, degrees = mean_error(n * x * (y - y.mean() - slope * x) / spread, units)
+    half = float(stats.t.ppf(0.975, degrees)) * error if degrees else 0.0
+    return Trend(slope, (slope - half, slope + half) if degrees else None)
+
+
 def _constant(y: Array, units: Sequence[str]) -> Line:
     error, degrees = mean_error(y, units)
     relative = error / float(y.mean()) if degrees else 0.0

@@ -50,10 +50,10 @@ def test_libraries_stay_quiet_but_the_user_may_overrule(tmp_path: Path) -> None:
     code = (
         "import os; from pathlib import Path; from infra import settings; "
         f"settings.quiet_libraries(Path({str(tmp_path)!r})); "
-        "names = 'DO_NOT_TRACK PREFECT_SERVER_ANALYTICS_ENABLED HF_HUB_OFFLINE'; "
+        "names = 'DO_NOT_TRACK PREFECT_SERVER_ANALYTICS_ENABLED HF_HUB_OFFLINE QDK_PYTHON_TELEMETRY'; "
         "print(*map(os.environ.get, names.split()))"
     )
     env = {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(Path(__file__).parents[2])}
     env.pop("DO_NOT_TRACK", None)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
-    assert done.stdout.split() == ["true", "false", "0"]
+    assert done.stdout.split() == ["true", "false", "0", "none"]

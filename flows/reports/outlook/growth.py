@@ -13,12 +13,13 @@ from flows.reports.outlook.decision import MEDIAN_DRAWS, Decision, Rival
 from infra.energy.model import Boundary, Coefficients
 from tasks.outlook.cells import Cells, Figure
 from tasks.outlook.crossing import Crossing, crossing, grid
-from tasks.outlook.scaling import Scaling
+from tasks.outlook.scaling import Scaling, trend
 from tasks.outlook.spending import ArmModel, Currency
 
 LEAST_SIZES = 5
 FLAT = 1e-9  # a slope below is rounding
 FAR = 4.0  # times the largest size, up to which pictures go
+QUALITY = "quality"
 GROWTH = {
     "own_cpu_s": "CPU s",
     "simulation_cpu_s": "CPU s of simulation",
@@ -46,6 +47,14 @@ def growth_cells(cells: Cells, decision: Decision, arm: str) -> None:
         if fit.lines[0].form != "zero":
             key = f"{decision.key}/{arm}/growth/{name}"
             cells.add(key, unit, "modelled", f"{decision.key}/{arm}", partial(_growth, fit))
+    rows = [row for row in decision.rows if row.arm == arm and row.qualities]
+    sizes, values = [float(max(1, row.size)) for row in rows], [float(np.mean(row.qualities)) for row in rows]
+    found = trend(sizes, values, [row.unit or row.problem for row in rows]) if rows else None
+    if found is not None:
+        key = f"{decision.key}/{arm}/growth/{QUALITY}"
+        band = (found.interval[0], found.doubling, found.interval[1]) if found.interval else None
+        figure = Figure(found.doubling, band)
+        cells.add(key, "quality", "measured", f"{decision.key}/{arm}", lambda: figure)
 
 
 def _growth(fit: Scaling) -> Figure:

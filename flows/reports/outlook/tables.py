@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.reports.outlook.build import Outlook, assumption_rows
-from flows.reports.outlook.growth import GROWTH
+from flows.reports.outlook.growth import GROWTH, QUALITY
 from flows.reports.text import number, pipes
 from tasks.outlook.cells import Cell
 from tasks.outlook.fault_tolerant import SUBROUTINES
@@ -218,7 +218,7 @@ def scaling(outlook: Outlook) -> Table:
                 (
                     Shown(decision["decision"], decision["decision"]),
                     Shown(arm, base),
-                    *(shown(outlook.cells.get(f"{base}/growth/{name}")) for name in GROWTH),
+                    *(shown(outlook.cells.get(f"{base}/growth/{name}")) for name in (QUALITY, *GROWTH)),
                 )
             )
     return Table(
@@ -226,7 +226,7 @@ def scaling(outlook: Outlook) -> Table:
         "Fitted to the logarithms of all instances, slope [95 %], errors clustered by the unit of independence; "
         "where both forms fit, draws use both by their Akaike weights. Beyond the largest size every fit is "
         "extrapolated.",
-        ("decision", "arm", *GROWTH.values()), tuple(rows),
+        ("decision", "arm", "quality, a doubling of n", *GROWTH.values()), tuple(rows),
     )  # fmt: skip
 
 

@@ -19,13 +19,14 @@ def summary(outlook: Outlook) -> list[str]:
     verdicts = {row["verdict"] for row in outlook.roadmap}
     counted = [f"{sum(row['verdict'] == v for row in outlook.roadmap)} {v}" for v in sorted(verdicts)]
     lines = [cost_sentence(), f"Of the roadmap's {len(outlook.roadmap)} stages: {', '.join(counted)}."]
-    arms = [(d["decision"], arm["arm"]) for d in outlook.decisions for arm in d["arms"]]
+    arms = [(f"{d['decision']}/{arm['arm']}", arm["standing"]) for d in outlook.decisions for arm in d["arms"]]
     device = outlook.assumptions.hardware.default
-    cells = {base: outlook.cells.get(f"{base[0]}/{base[1]}/{device}/saves energy/narrow") for base in arms}
-    likely = [base for base, cell in cells.items() if cell and (cell.value or 0) > 0.5]
+    good = [base for base, standing in arms if standing in ("equal", "better")]
+    cells = [outlook.cells.get(f"{base}/{device}/saves energy/narrow") for base in good]
+    likely = sum(cell is not None and (cell.value or 0) > 0.5 for cell in cells)
     lines.append(
-        f"{len(likely)} of {len(arms)} quantum arms would probably take less energy than the best classical arm on a "
-        f"{device} device at the sizes seen."
+        f"{len(good)} of {len(arms)} quantum arms are as good as the best classical arm; {likely} of these would "
+        f"probably take less energy on a {device} device at the sizes seen."
     )
     used = sum(decision["rows"] for decision in outlook.decisions)
     lines.append(f"From {used:,} executions in {outlook.gathered.place}; {outlook.assumptions.n:,} draws.")

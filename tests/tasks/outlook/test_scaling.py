@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tasks.outlook.assumptions import Assumptions, load_assumptions
-from tasks.outlook.scaling import fit
+from tasks.outlook.scaling import fit, trend
 
 SIZES = np.array([4.0, 8, 12, 16, 24, 32])
 
@@ -75,6 +75,15 @@ def test_zeros_stay_zero_and_one_size_is_constant(assumed):
     assert one.lines[0].form == "constant"
     assert np.median(one.at(np.array([8.0, 800.0]), assumed, "fit one")) == pytest.approx(2.0)
     assert fit(SIZES, [0, 1, 2, 3, 4, 5], units(6)).lines[0].form == "constant"
+
+
+def test_a_quality_changes_by_the_known_amount_with_each_doubling():
+    sizes = np.repeat([4.0, 8, 16, 32], 5)
+    exact = trend(sizes, 0.9 - 0.05 * np.log2(sizes), units(20))
+    assert (exact.doubling, *exact.interval) == pytest.approx((-0.05, -0.05, -0.05))
+    noisy = trend(sizes, -0.05 * np.log2(sizes) + np.random.default_rng(7).normal(0, 0.1, 20), units(20))
+    assert noisy.interval[0] < -0.05 < noisy.interval[1]
+    assert trend([8.0, 8.0], [1.0, 2.0], units(2)) is None
 
 
 def test_a_fit_gives_means_and_not_medians():
