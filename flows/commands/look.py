@@ -139,7 +139,8 @@ def evidence(
     """List the stored evidence, one row for each executed arm; recompute, export, publish or verify it."""
     with clear_errors():
         loaded = settings.load(home=home, carbon_series=carbon_series)
-        settings.quiet_libraries(loaded.home)
+        if publish or verify:  # the outlook's estimator
+            settings.quiet_libraries(loaded.home)
         if recompute:
             _recompute(loaded, run_id, coefficients, write, as_json)
         elif export:

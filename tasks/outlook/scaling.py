@@ -166,7 +166,7 @@ def trend(sizes: Sequence[float], values: Sequence[float], units: Sequence[str])
     spread, n = float((x**2).sum()), len(x)
     if spread == 0:
         return None
-    slope = float((x * y).sum()) / spread
+    slope = float((x * y).sum()) / spread if np.ptp(y) else 0.0
     error, degrees = mean_error(n * x * (y - y.mean() - slope * x) / spread, units)
     half = float(stats.t.ppf(0.975, degrees)) * error if degrees else 0.0
     return Trend(slope, (slope - half, slope + half) if degrees else None)

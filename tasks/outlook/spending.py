@@ -166,6 +166,10 @@ class ArmModel:
 
         Wide money adds the adoption, written off over the decisions of the plan; wide time adds the wait in the queue.
         """
+        key = (self.decision, self.arm, sizes.tobytes(), "on", device, currency, boundary, noise)
+        return self.assumptions.remember(key, lambda: self._on_device(sizes, device, currency, boundary, noise=noise))
+
+    def _on_device(self, sizes: Array, device: str, currency: Currency, boundary: Boundary, *, noise: bool) -> Array:
         assumed, seconds = self.assumptions, self.device_s(sizes, device, noise=noise)
         match currency:
             case "energy":

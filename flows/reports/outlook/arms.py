@@ -70,6 +70,7 @@ def _arm_cells(cells: Cells, decision: Decision, arm: str, loaded: Settings) -> 
         sensitivity_cells(cells, decision, arm, rivals[0], device)
         ownership_cells(cells, model, rivals[0], device, base, at)
         curves = curves_of(decision, model, rivals, device)
+    assumed.forget()
     return {
         "arm": arm,
         "standing": decision.standing(arm),

@@ -205,7 +205,7 @@ def _published_cells(cells: Cells) -> None:
     cells.add(f"{base}/ours", "qubits n* by our coefficients", "projected", "", crossing)
     cells.add(f"{base}/device", "J of one circuit on a trapped-ion device", "projected", "", lambda: banded(device()))
     cells.add(f"{base}/simulation", "J of simulating it at 34 qubits", "modelled", "", lambda: banded(simulation()))
-    best = next((cell for cell in cells.below(HEAD) if cell.key.endswith("/energy/best classical")), None)
+    best = next((cell for cell in cells.below(f"{HEAD}/") if cell.key.endswith("/energy/best classical")), None)
     if best is not None:
         cells.add(
             f"{base}/best classical", "J of the best classical head, from the evidence", "modelled", best.rows,

@@ -108,7 +108,8 @@ def test_the_crate_describes_every_file(folder: Path):
     assert files == {path.name for path in folder.iterdir()} - {"ro-crate-metadata.json"}
 
 
-def test_the_command_reads_the_home_and_a_readers_site(tmp_path: Path):
+def test_the_command_reads_the_home_and_a_readers_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path))  # the command sets it for its children
     Evidence(tmp_path / "evidence").append(ROWS)
     site = tmp_path / "site.yaml"
     site.write_text("site: {years: {value: 5, unit: years, distribution: {kind: fixed}, source: us, year: 2026}}")
