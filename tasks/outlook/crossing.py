@@ -85,7 +85,7 @@ def crossing(sizes: Array, first: Array, second: Array, own: Array) -> Crossing:
     until = np.where(dearer, _between(sizes, first, second, ends), np.inf)
     with np.errstate(divide="ignore", invalid="ignore"):
         growth = np.log(own[-1] / own[-2]) - np.log(second[-1] / second[-2])
-    never = (own >= second).all(axis=0) & (growth >= -1e-9)
+    never = (own >= second).all(axis=0) & ((growth >= -1e-9) | (second[-1] == 0))
     return Crossing(size, until, never & ~found, float(sizes[-1]))
 
 

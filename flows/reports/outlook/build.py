@@ -330,6 +330,8 @@ def _energy_row(cells: Cells, roadmap: Roadmap, found: Sequence[Mapping[str, Any
 
 def _power(value: float) -> str:
     """Return a factor to its order of magnitude, e.g. 4e7."""
+    if not np.isfinite(value):
+        return "infinitely many"
     mantissa, exponent = f"{value:.0e}".split("e")
     return f"{mantissa}e{int(exponent)}" if abs(int(exponent)) > 2 else number(value, 2)
 

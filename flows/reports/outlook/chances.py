@@ -32,6 +32,10 @@ def chance_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base:
         mine = model.here(at, currency, boundary, "own") + model.on_device(at, device, currency, boundary)
         return mine[0], rival.takes(at, currency, boundary)[0]
 
+    def ratio(currency: Currency) -> Array:
+        with np.errstate(divide="ignore"):  # a rival that takes nothing at all
+            return np.asarray(np.divide(*pair(currency, "narrow")))
+
     def share(currency: Currency, boundary: Boundary) -> Figure:
         mine, its = pair(currency, boundary)
         return Figure(float(np.mean(mine < its)))
@@ -55,7 +59,7 @@ def chance_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base:
         )  # fmt: skip
         cells.add(
             f"{base}/{currency}/ratio", "times best classical", "projected", rows,
-            partial(lambda c: banded(np.divide(*pair(c, "narrow"))), currency),
+            partial(lambda c: banded(ratio(c)), currency),
         )  # fmt: skip
     if device == model.assumptions.hardware.default:
         for currency, unit in zip(CURRENCIES, ("J", "USD", "s"), strict=True):

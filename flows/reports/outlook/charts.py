@@ -19,8 +19,11 @@ LOOKS = {
 }
 
 
-def growth(title: str, curves: Mapping[str, Any]) -> str:
+def growth(title: str, curves: Mapping[str, Any]) -> str | None:
     """Return joules over size: fits as lines with bands, what was seen as marks, the extrapolated part shaded."""
+    shown = [np.asarray(band) for name, band in curves["lines"].items() if name != "simulation"]
+    if not shown:
+        return None
     figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
     ax = figure.subplots()
     sizes = np.asarray(curves["sizes"])
@@ -37,7 +40,6 @@ def growth(title: str, curves: Mapping[str, Any]) -> str:
     ax.annotate("extrapolated", (sizes[-1], 1.0), xycoords=("data", "axes fraction"), xytext=(-3, -10), textcoords="offset points", ha="right", fontsize=8)  # noqa: E501  # fmt: skip
     log_axis(ax, "x")
     log_axis(ax, "y")
-    shown = [np.asarray(band) for name, band in curves["lines"].items() if name != "simulation"]
     low, high = min(band.min() for band in shown), max(band.max() for band in shown)
     ax.set_ylim(low / 10, high * 10)  # simulation leaves the picture
     ax.set_xlabel("size of the decision, log scale")

@@ -23,7 +23,8 @@ def _log_ratio(decision: Decision, arm: str, rival: Rival, device: str) -> Array
     model = decision.models[arm]
     at = np.array([model.largest])
     mine = model.here(at, "energy", "narrow", "own") + model.on_device(at, device, "energy", "narrow")
-    return np.asarray(np.log10(mine[0]) - np.log10(rival.takes(at, "energy", "narrow")[0]))
+    with np.errstate(divide="ignore"):  # a rival that takes nothing at all
+        return np.asarray(np.log10(mine[0]) - np.log10(rival.takes(at, "energy", "narrow")[0]))
 
 
 def sensitivity_cells(cells: Cells, decision: Decision, arm: str, rival: Rival, device: str) -> None:

@@ -16,6 +16,7 @@ from scaled import DECISION, SIZES, evidence
 
 from flows.reports.outlook.build import Outlook, build_outlook
 from flows.reports.outlook.evidence import Gathered, grouped
+from flows.reports.outlook.page import outlook_page
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -66,6 +67,15 @@ def test_a_device_of_no_watts_never_breaks_even_beside_a_dearer_classical_part()
     for name in ("power", "shot", "gate", "error", "price"):
         assert cells[f"{BASE}/needs/{name}"].text.startswith("no device: on ordinary processors alone the arm takes")
     assert cells[f"{DEVICE}/saves energy/narrow"].value == 0.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_rival_that_takes_nothing_is_never_undercut():
+    found = built(evidence(classical_s=0.0))
+    assert found.cells[f"{DEVICE}/energy/narrow/best classical"].text.startswith("none at any size")
+    assert found.cells[f"{DEVICE}/saves energy/narrow"].value == 0.0
+    assert found.cells[f"{DEVICE}/energy/ratio"].asdict()["value"] is None  # infinite
+    assert outlook_page(found).count("<svg") >= 1
 
 
 def test_a_device_of_the_needed_power_breaks_even():
