@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,6 +131,30 @@ def _of_lists(column: pa.Array, rows: bool) -> Texts:
         joined[parent].append(text)
     values = pa.array([JOINT.join(parts) for parts in joined], pa.large_string())
     return Texts(values, np.bincount(parents, inner.replaced, len(column)).astype(np.int64))
+
+
+def texts_of_values(values: Sequence[Any], rows: bool) -> Texts:
+    """Return the texts of values of JSON: texts, None, or lists of them at any depth.
+
+    Args:
+        values: one for each row.
+        rows: whether each item of a list is a text of its own; else they are joined by an empty line.
+    """
+    lists = [list(_flat(value)) for value in values]
+    none = np.zeros(len(values), np.int64)
+    if not rows or not any(isinstance(value, list) for value in values):
+        return Texts(pa.array([JOINT.join(parts) for parts in lists], pa.large_string()), none)
+    parts = [part for some in lists for part in some]
+    parents = np.repeat(np.arange(len(values)), [len(some) for some in lists])
+    return Texts(pa.array(parts, pa.large_string()), np.zeros(len(parts), np.int64), parents)
+
+
+def _flat(value: Any) -> Iterator[str]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _flat(item)
+    elif value is not None:
+        yield value
 
 
 def repaired_strings(column: pa.Array) -> tuple[pa.Array, Counts]:

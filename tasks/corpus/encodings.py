@@ -41,6 +41,21 @@ _DECLARED = re.compile(
 )
 _MULTIBYTE = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 _HIGH = re.compile(rb"[\x80-\xff]")
+_ESCAPED = (  # encodings whose bytes are all ASCII, and what tells them
+    (re.compile(rb"\x1b\$[B@]|\x1b\(J|\x1b\$\(D"), "iso2022_jp_2"),
+    (re.compile(rb"\x1b\$\)C"), "iso2022_kr"),
+    (re.compile(rb"~\{(?:[!-w][!-~])+~\}"), "hz"),
+)
+# Encodings that detection confuses: a letter of the right one is a sign or a capital within a word in the others.
+_RIVALS = {
+    "cp1252": ("mac_roman", "cp850", "iso8859-2", "cp1250", "cp852"),
+    "koi8-r": ("koi8-u",),
+    "cp1250": ("iso8859-2", "cp852"),
+    "iso8859-2": ("cp1250", "cp852"),
+}
+_ODD = re.compile(
+    r"(?<=[^\W\d_])[^\w\s'’ʼ\-\u00ad‐-―…./,;:!?()@&+*=<>\"«»“”_](?=[^\W\d_])|\ufffd|(?<=[a-zß-öø-ÿ])[À-ÖØ-Þ]|[\x80-\x9f]"
+)
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 MOST_CONTROL = 0.01
 
@@ -110,7 +125,14 @@ def decode(data: bytes) -> tuple[str, int]:
     name, mark = mark_of(data)
     if name:
         return replaced(data[mark:], name)
-    return replaced(data, "utf-8" if strict(data, "utf-8") is not None else detect(data))
+    return replaced(data, _ascii_only(data) or ("utf-8" if strict(data, "utf-8") is not None else detect(data)))
+
+
+def _ascii_only(data: bytes) -> str:
+    """Return the encoding of bytes that are ASCII and mean other characters by escapes; empty if they mean ASCII."""
+    if not (b"\x1b" in data or b"~{" in data) or not data.isascii():
+        return ""
+    return next((name for mark, name in _ESCAPED if mark.search(data) and strict(data, name) is not None), "")
 
 
 def detect(data: bytes) -> str:
@@ -131,18 +153,22 @@ def detect(data: bytes) -> str:
         and strict(data, named) is not None
         and _plausible(data, named)
     ):
-        return named
+        return _least_odd(sample, named)
     best = from_bytes(sample, steps=8, chunk_size=1024).best()
     guess = python_name(best.encoding) if best is not None else ""
     if guess and guess not in ("utf-8",) and len(_HIGH.findall(sample)) > 0.45 * len(sample):  # no Latin script
         return guess
     if named in _CENTRAL:  # often taken for Western text with few accents; the language tells
-        return (
-            named
-            if identifier().classify(sample.decode("cp1252", "replace")[:4000])[0] in _CENTRAL_EUROPEAN
-            else "cp1252"
-        )
-    return named if named not in ("", "utf-8") else "cp1252"
+        language = identifier().classify(sample.decode("cp1252", "replace")[:4000])[0]
+        return _least_odd(sample, named if language in _CENTRAL_EUROPEAN else "cp1252")
+    return _least_odd(sample, named if named not in ("", "utf-8") else "cp1252")
+
+
+def _least_odd(sample: bytes, first: str) -> str:
+    """Return the encoding, or a rival of it in which far fewer characters are signs or capitals within words."""
+    odd = {name: len(_ODD.findall(sample.decode(name, "replace"))) for name in (first, *_RIVALS.get(first, ()))}
+    best = min(odd, key=lambda name: odd[name])
+    return best if 4 * odd[best] < odd[first] else first
 
 
 @cache
@@ -199,6 +225,8 @@ class Decoder:
         """Return the text of a part, and how many characters became U+FFFD."""
         if self.encoding:
             return replaced(data, self.encoding)
+        if name := _ascii_only(data):
+            return replaced(data, name)
         if strict(data, "utf-8") is not None:
             self.utf8 = self.utf8 or not data.isascii()
             return replaced(data, "utf-8")
@@ -237,14 +265,25 @@ class Utf8Stream:
         return whole[:cut]
 
 
+_WIDE = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
+
+
 def as_utf8(stream: Source, head: bytes) -> Utf8Stream | None:
-    """Return a stream that begins with a mark of UTF-16 or UTF-32 as UTF-8, or None if it does not.
+    """Return a stream in UTF-16 or UTF-32 as UTF-8, or None if neither a mark nor zero bytes tell them.
 
     Args:
         stream: behind `head`.
         head: its first bytes, at least four.
     """
     name, mark = mark_of(head)
+    if not mark:
+        zero = tuple(byte == 0 for byte in head[:4])  # of two characters of ASCII (RFC 4627, section 3)
+        name = _WIDE.get(zero, "")
     if not name.startswith(("utf-16", "utf-32")):
         return None
     return Utf8Stream(Joined(head[mark:], stream), name)

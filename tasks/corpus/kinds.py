@@ -15,6 +15,8 @@ from typing import IO, Any, Self, cast
 
 import pyarrow as pa
 
+from tasks.corpus.encodings import is_binary
+
 PARQUET, ARROW, LINES, JSON, CSV, TSV = "parquet", "arrow", "jsonl", "json", "csv", "tsv"
 PLAIN, CODE, PAGE, ARCHIVE = "text", "code", "html", "warc"
 FORMATS = (PARQUET, ARROW, LINES, JSON, CSV, TSV, PLAIN, PAGE, ARCHIVE)
@@ -33,7 +35,12 @@ _ENDINGS = {
 ENDINGS = {f".{ending}": kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
 KNOWN = tuple(ending for ending, kind in ENDINGS.items() if kind != CODE)
 PACKED = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd", ".bz2": "bz2", ".xz": "xz", ".lz4": "lz4"}
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2", b"\xfd7zXZ\0": "xz"}
+_MAGIC = {
+    b"\x1f\x8b\x08": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"\xfd7zXZ\0": "xz",
+    b"\x04\x22\x4d\x18": "lz4",
+}
 FETCHED = "urls.csv"  # the table of a fetch, beside its WARC files
 _DATASETS = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 HEAD = 4096
@@ -85,7 +92,10 @@ def find_files(paths: Sequence[Path], forced: str = "", *, code: bool = False) -
             yield recognise(root.name, root, forced)
             continue
         seen: set[str] = set()
-        for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        for path in sorted(_walk(root, frozenset()), key=lambda item: item.path if isinstance(item, _Aside) else item):
+            if isinstance(path, _Aside):
+                yield Skipped(shown(path.path.relative_to(root)), path.reason, path.what)
+                continue
             found = _in_folder(root, path, forced, code)
             if isinstance(found, Skipped):
                 if found.name in seen:  # a hidden folder is named once
@@ -94,13 +104,45 @@ def find_files(paths: Sequence[Path], forced: str = "", *, code: bool = False) -
             yield found
 
 
+@dataclass(frozen=True)
+class _Aside:
+    """Something in a folder that is no file to read."""
+
+    path: Path
+    reason: str
+    what: str
+
+
+def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path | _Aside]:
+    """Yield the files below a folder; links to folders are followed, unless they lead to a folder above."""
+    try:
+        status = folder.stat()
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        yield _Aside(folder, f"cannot be read ({error.strerror})", "folder")
+        return
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        yield _Aside(folder, "link to a folder above", "link")
+        return
+    for path in entries:
+        try:
+            if path.is_dir():
+                yield from _walk(path, above | {here})
+            elif path.is_file():
+                yield path
+            else:
+                yield _Aside(path, "broken link" if path.is_symlink() else "no regular file", "link or device")
+        except OSError as error:
+            yield _Aside(path, f"cannot be read ({error.strerror})", "link or device")
+
+
 def recognise(name: str, path: Path, forced: str = "") -> Found | Skipped:
     """Return a file that was given by name, with its format; skipped if the format cannot be told."""
     name = shown(Path(name))
     ending, packing = _ending(path)
-    kind = forced or ENDINGS.get(ending, "")
+    kind, packing = forced or ENDINGS.get(ending, ""), _really(path, packing)
     if not kind:
-        packing = packing or _packing(path)
         kind = sniff(path, packing)
         if kind == PLAIN and ending:  # text of an unknown kind is no prose by itself
             kind = ""
@@ -115,9 +157,8 @@ def _in_folder(root: Path, path: Path, forced: str, code: bool) -> Found | Skipp
     ending, packing = _ending(path)
     if path.name in _DATASETS or (path.name == FETCHED and any(path.parent.glob("*.warc*"))):
         return Skipped(shown(relative), METADATA, ending)
-    kind = forced or ENDINGS.get(ending, "")
+    kind, packing = forced or ENDINGS.get(ending, ""), _really(path, packing)
     if not kind and not ending:
-        packing = packing or _packing(path)
         kind = sniff(path, packing)
     if not kind or (kind == CODE and not code):
         return Skipped(shown(relative), UNKNOWN, ending or "no ending")
@@ -132,12 +173,27 @@ def _ending(path: Path) -> tuple[str, str]:
     return ("" if any(not c.isalnum() for c in ending[1:]) or ending[1:].isdigit() else ending), packing
 
 
-def _packing(path: Path) -> str:
+def _really(path: Path, named: str) -> str:
+    """Return how a file is packed, whatever its ending says: downloads are often unpacked on the way, or packed."""
+    found = _packing(path)
+    if found or not named:
+        return found
     try:
         with path.open("rb") as stream:
-            head = stream.read(8)
+            return "" if not is_binary(stream.read(HEAD)) else named
+    except OSError:
+        return named
+
+
+def _packing(path: Path) -> str:
+    """Return the compression of a file by its first bytes."""
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(16)
     except OSError:
         return ""
+    if head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
+        return "bz2"
     return next((packing for magic, packing in _MAGIC.items() if head.startswith(magic)), "")
 
 

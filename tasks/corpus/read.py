@@ -9,6 +9,7 @@ plain text is cut into passages.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -21,8 +22,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.corpus import records
-from tasks.corpus.columns import Texts, column_at, find_path, holds_text, ids_of, numbers_of, repaired, texts_of
-from tasks.corpus.encodings import Decoder, Joined, as_utf8, is_binary, mark_of, replaced, utf16_without_mark
+from tasks.corpus.columns import (
+    Texts,
+    column_at,
+    find_path,
+    holds_text,
+    ids_of,
+    numbers_of,
+    repaired,
+    texts_of,
+    texts_of_values,
+)
+from tasks.corpus.csv_rows import csv_rows
+from tasks.corpus.encodings import Decoder, Joined, Source, Utf8Stream, as_utf8, is_binary, mark_of, utf16_without_mark
 from tasks.corpus.kinds import (
     CSV,
     JSON,
@@ -34,14 +46,15 @@ from tasks.corpus.kinds import (
     unpacked,
 )
 from tasks.corpus.passages import passages
-from tasks.corpus.records import unique_columns
+from tasks.corpus.records import TEXT_COLUMNS, Limits, Row, unique_columns
 from tasks.corpus.schemas import json_text, storable
+from tasks.corpus.warc import Members
 from tasks.corpus.web import MAX_PAGE, html_text, warc_pages
 
-TEXT_COLUMNS = ("text", "content", "body")
 ID_COLUMNS = ("doc_id", "id")
 WHOLE_FILE = 32_768
 MAX_LINE = 32 * 2**20
+MOST_ASIDE = 1000  # records of a file that are put aside one by one; the others are counted
 BATCH = 256
 GIVEN = "given:"  # precedes the names of the user's columns
 DOCUMENTS = pa.schema(
@@ -93,7 +106,8 @@ class Layout:
         list_rows: whether each item of a list of texts is a document; else the items are joined by empty lines.
         form: format of all files; empty = by their endings, else by their first bytes.
         code: whether source code is read from folders.
-        max_line: bytes of a line; a longer one is put aside.
+        max_line: bytes of a record of JSON or a line of CSV that is held; the text of a longer record is cut into
+            passages.
     """
 
     text_column: str = ""
@@ -128,12 +142,14 @@ class Quarantined:
         reason: a few words, the same for all of a kind.
         detail: more about this one.
         record: the line or row as it was given, shortened.
+        count: how many of a kind this stands for.
     """
 
     path: str
     reason: str
     detail: str
     record: str = ""
+    count: int = 1
 
 
 @dataclass
@@ -214,14 +230,23 @@ class Reader:
         return _in_batches(self._guarded(file.name, documents))
 
     def _parquet(self, piece: Piece) -> Iterator[pa.RecordBatch]:
-        with pq.ParquetFile(piece.file.path, pre_buffer=False) as file:
-            if not self._check_columns(piece.file.name, file.schema_arrow):
+        name = piece.file.name
+        with unpacked(piece.file.path, piece.file.packing) as stream:
+            source = pa.BufferReader(stream.read()) if piece.file.packing else piece.file.path
+        with pq.ParquetFile(source, pre_buffer=False) as file:
+            if not self._check_columns(name, file.schema_arrow):
                 return
             first, last = piece.groups or (0, file.num_row_groups)
             row = sum(file.metadata.row_group(g).num_rows for g in range(first))
-            for chunk in file.iter_batches(BATCH, row_groups=list(range(first, last)), columns=self._wanted(file)):
-                yield self._documents(piece.file.name, np.arange(row, row + len(chunk)), _unique_names(chunk))
-                row += len(chunk)
+            for group in range(first, last):
+                rows = self._row_group(name, file, group, row)
+                yield from self._guarded(f"{name}, row group {group}", rows)
+                row += file.metadata.row_group(group).num_rows
+
+    def _row_group(self, name: str, file: pq.ParquetFile, group: int, row: int) -> Iterator[pa.RecordBatch]:
+        for chunk in file.iter_batches(BATCH, row_groups=[group], columns=self._wanted(file)):
+            yield self._documents(name, np.arange(row, row + len(chunk)), _unique_names(chunk))
+            row += len(chunk)
 
     def _wanted(self, file: pq.ParquetFile) -> list[str] | None:
         """Return the columns to read, None for all; unique names are needed to read some of them."""
@@ -264,59 +289,46 @@ class Reader:
         return True
 
     def _records(self, file: Found) -> Iterator[pa.RecordBatch]:
+        many: Counter[str] = Counter()
+
         def aside(place: str, reason: str, detail: str, record: str) -> None:
-            self._put_aside(file.name + place, reason, detail, record)
+            many[reason] += 1
+            if many[reason] <= MOST_ASIDE:
+                self._put_aside(file.name + place, reason, detail, record)
 
+        limits = Limits(self.layout.max_line, self.layout.text_column)
         with unpacked(file.path, file.packing) as stream:
-            rows = self._guarded(file.name, _rows_of(file, stream, self.layout.max_line, aside))
-            rows = self._with_text(file.name, rows)
-            for some, batch in records.batches(rows):
+            rows = self._guarded(file.name, _rows_of(file, stream, limits, aside))
+            for some, batch in records.batches(_with_text(rows, self.layout.text_column, aside)):
                 self.columns.update(batch.schema.names)
-                numbers, bad = np.array([r.number for r in some]), np.array([r.replaced for r in some])
-                yield self._documents(file.name, numbers, batch, bad)
-
-    def _with_text(self, name: str, rows: Iterator[records.Row]) -> Iterator[records.Row]:
-        """Yield the records that have a text; put the others aside."""
-        asides = 0
-        for row in rows:
-            problem = self._missing(row.values)
-            if not problem:
-                yield row
-                continue
-            self._put_aside(f"{name}:{row.number + 1}", "no text column", problem, json_text(row.values))
-            asides += 1
-            if asides >= records.MAX_ASIDE:
-                self._put_aside(name, "no text column", f"{asides} records put aside; the rest is not read")
-                return
-
-    def _missing(self, values: dict[str, Any]) -> str:
-        found: Any = values
-        given = self.layout.text_column
-        if given in values or not given:
-            name = given or next((c for c in TEXT_COLUMNS if c in values), "")
-            found = values.get(name, ...)
-        else:
-            for part in given.split("."):
-                items = found if isinstance(found, list) else [found]
-                inner = [item[part] for item in items if isinstance(item, dict) and part in item]
-                found = ... if not inner else inner if isinstance(found, list) else inner[0]
-        texts = found if isinstance(found, list) else [found]
-        if found is not ... and all(isinstance(text, str | None | list) for text in texts):
-            return ""
-        return f"fields: {', '.join(map(str, values))[:200]}; name one with --text-column"
+                bad = np.array([row.replaced for row in some])
+                texts = texts_of_values(
+                    [_found(row.values, self.layout.text_column) for row in some], self.layout.list_rows
+                )
+                numbers = np.array([row.number for row in some])
+                given = Given(texts, bad, [row.passage for row in some])
+                yield self._documents(file.name, numbers, batch, given)
+        for reason, count in many.items():
+            if count > MOST_ASIDE:
+                more = count - MOST_ASIDE
+                self.quarantined.append(Quarantined(file.name, reason, f"{more} more records", "", more))
 
     def _documents(
-        self, name: str, numbers: np.ndarray, batch: pa.RecordBatch, bad: np.ndarray | None = None
+        self, name: str, numbers: np.ndarray, batch: pa.RecordBatch, of_records: Given | None = None
     ) -> pa.RecordBatch:
         """Return the documents of some rows, with the other columns of the rows."""
         layout, schema = self.layout, batch.schema
         path = find_path(schema, layout.text_column, TEXT_COLUMNS)
-        column = column_at(batch, path) if path is not None else pa.nulls(len(batch))
-        texts = texts_of(column, rows=layout.list_rows)
-        whole = path is not None and len(path) == 1 and not pa.types.is_nested(column.type)
+        column = column_at(batch, path) if path is not None and of_records is None else pa.nulls(len(batch))
+        texts = of_records.texts if of_records else texts_of(column, rows=layout.list_rows)
+        bad = of_records.replaced if of_records else None
+        whole = path is not None and len(path) == 1 and (of_records is not None or not pa.types.is_nested(column.type))
         if whole:
             self.text_names.add(path[0])  # type: ignore[index]
         ids = self._ids(name, numbers, batch)
+        if of_records and any(passage is not None for passage in of_records.passages):
+            parts = zip(ids, of_records.passages, strict=True)
+            ids = [one if passage is None else f"{one}#{passage:05d}" for one, passage in parts]
         score = numbers_of(batch.column(layout.weight_column)) if layout.weight_column in schema.names else None
         columns = [
             pa.array(ids, pa.string()),
@@ -327,6 +339,8 @@ class Reader:
         kept = [n for n in schema.names if not (whole and n == path[0]) and n in (layout.columns or schema.names)]  # type: ignore[index]
         given = storable(repaired(batch.select(kept)))
         if texts.parents is not None:
+            for row in np.setdiff1d(np.arange(len(batch)), texts.parents):
+                self._put_aside(f"{name}#{numbers[row]:07d}", "no text in the list", "curation.list_rows")
             columns, given = _exploded(columns, texts, given)
             bad = None if bad is None else bad[texts.parents]
         doubtful = texts.replaced if bad is None else texts.replaced + bad
@@ -345,11 +359,9 @@ class Reader:
             if is_binary(head):
                 self._put_aside(file.name, "binary", "the file holds zero or control bytes; it is no text")
                 return
-            if (unmarked := utf16_without_mark(head)) and not mark_of(head)[0]:
-                text, bad = replaced(head + stream.read(MAX_LINE), unmarked)
-                yield Document(file.name, self.domain, file.name, "", text, bad)
-                return
-            source = as_utf8(stream, head) or Joined(head.removeprefix(b"\xef\xbb\xbf"), stream)
+            source: Source = as_utf8(stream, head) or Joined(head.removeprefix(b"\xef\xbb\xbf"), stream)
+            if not mark_of(head)[0] and (unmarked := utf16_without_mark(head)):
+                source = Utf8Stream(Joined(head, stream), unmarked)
             decoder, parts = Decoder(), passages(source, WHOLE_FILE)
             first, second = next(parts, b""), next(parts, None)
             if second is None:
@@ -370,7 +382,7 @@ class Reader:
         yield Document(file.name, self.domain, file.name, "", text, bad)
 
     def _archive(self, file: Found) -> Iterator[Document]:
-        with unpacked(file.path, file.packing) as stream:
+        with Members(file.path) if file.packing == "gzip" else unpacked(file.path, file.packing) as stream:
             for page in warc_pages(stream):
                 if page.problem is not None:
                     self._put_aside(f"{file.name}: {page.address}", *page.problem)
@@ -387,20 +399,72 @@ class Reader:
         return document
 
     def _put_aside(self, path: str, reason: str, detail: str, record: str = "") -> None:
-        clean = [text.encode("utf-8", "replace").decode() for text in (path, reason, detail, record[:65_536])]
-        self.quarantined.append(Quarantined(*clean))
+        path, reason, detail, record = (t.encode("utf-8", "replace").decode() for t in (path, reason, detail, record))
+        self.quarantined.append(Quarantined(path, reason, detail, record[:65_536]))
 
 
-def _rows_of(file: Found, stream: IO[bytes], longest: int, aside: records.Aside) -> Iterator[records.Row]:
+def _rows_of(file: Found, stream: IO[bytes], limits: Limits, aside: records.Aside) -> Iterator[Row]:
     if file.kind in (CSV, TSV):
-        return records.csv_rows(stream, "\t" if file.kind == TSV else "", longest, aside)
+        return csv_rows(stream, "\t" if file.kind == TSV else "", limits, aside)
     head = stream.read(records.CHUNK)
     source = Joined(head, stream)
     if file.kind == JSON and not records.begins_with_lines(head):
-        return records.json_document(source, longest, aside)
-    if file.kind == LINES and records.without_mark(head).lstrip()[:1] == b"[":
-        return records.json_document(source, longest, aside)
-    return records.json_lines(source, longest, aside)
+        return records.json_document(source, limits, aside)
+    if file.kind == LINES and records.in_utf8(head).lstrip()[:1] == b"[":
+        return records.json_document(source, limits, aside)
+    return records.json_lines(source, limits, aside)
+
+
+def _with_text(rows: Iterator[Row], given: str, aside: records.Aside) -> Iterator[Row]:
+    """Yield the records that have a text; put the others aside."""
+    for row in rows:
+        if _is_text(_found(row.values, given)):
+            yield row
+        else:
+            columns = ", ".join(map(str, row.values))[:200]
+            detail = f"fields: {columns}; name one with --text-column"
+            aside(f":{row.number + 1}", "no text column", detail, json_text(row.values))
+
+
+def _found(values: dict[str, Any], given: str) -> Any:
+    """Return the value at the name or path of the text; `...` if there is none."""
+    if not given:
+        return next((values[name] for name in TEXT_COLUMNS if name in values), ...)
+    if given in values:
+        return values[given]
+    found: Any = values
+    for part in given.split("."):
+        items = found if isinstance(found, list) else [found]
+        inner = [item[part] for item in items if isinstance(item, dict) and part in item]
+        found = (
+            (None if values.get(given.split(".")[0], ...) is None else ...)
+            if not inner
+            else inner
+            if isinstance(found, list)
+            else inner[0]
+        )
+        if found is None or found is ...:
+            return found
+    return found
+
+
+def _is_text(value: Any) -> bool:
+    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value)))
+
+
+@dataclass(frozen=True)
+class Given:
+    """What records say beside their columns.
+
+    Attributes:
+        texts: their texts.
+        replaced: characters of each that could not be decoded.
+        passages: the number of the passage where a long record was cut, else None.
+    """
+
+    texts: Texts
+    replaced: np.ndarray
+    passages: Sequence[int | None]
 
 
 def _named(given: str, usual: Sequence[str]) -> Sequence[str]:

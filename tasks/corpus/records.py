@@ -1,29 +1,45 @@
-"""Records out of JSON lines, JSON documents and CSV, as batches of columns; one bad record costs itself only."""
+"""Records out of JSON lines and JSON documents, as batches of columns; one bad record costs itself only."""
 
 from __future__ import annotations
 
 import codecs
-import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
 
-from tasks.corpus.encodings import Decoder, Joined, Source, as_utf8, mark_of
-from tasks.corpus.schemas import fitted, infer, merged
+from tasks.corpus.encodings import Decoder, Joined, Source, as_utf8
+from tasks.corpus.long_json import NotJson, Stored, copied, find_list, long_text
+from tasks.corpus.schemas import Columns, infer
 
 BATCH = 256
 CHUNK = 2**18
-MAX_ASIDE = 1000  # bad records after which a file is given up
-MAX_DOCUMENT = 2**29  # bytes of a JSON document that is no list of records
+MAX_DOCUMENT = 2**29  # bytes of a JSON document that is neither records nor holds a list of them
 MAX_DETAIL = 200
 _LONE = re.compile(rb"\\u[dD][89a-fA-F]")
-_SPACE = re.compile(r"[\s,]*")
+_SPACE = re.compile(r"[\s,\x00\x1e]*")
+_NEXT = re.compile(r"\}\s*,?\s*(?=\{)")
+_FRAME = b"\0\x1e \t"  # what some writers put around a record: zeros of a crash, the separator of RFC 7464
+TEXT_COLUMNS = ("text", "content", "body")
 Aside = Callable[[str, str, str, str], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is held of a file of records.
+
+    Attributes:
+        longest: bytes of a record or document that is held whole; longer ones are read from a temporary file.
+        text_column: name of the text in long records; empty = one of `TEXT_COLUMNS`.
+    """
+
+    longest: int
+    text_column: str = ""
 
 
 @dataclass(frozen=True)
@@ -34,89 +50,87 @@ class Row:
         number: its line or position in the file, from 0.
         values: its fields.
         replaced: characters that could not be decoded.
+        passage: number of the passage, where a long record was cut; None for a whole record.
     """
 
     number: int
     values: dict[str, Any]
     replaced: int = 0
-
-
-@dataclass
-class Batcher:
-    """Turns records into batches whose types only ever widen within a file."""
-
-    kinds: dict[str, pa.DataType] = field(default_factory=dict)
-
-    def batch(self, rows: Sequence[Row]) -> pa.RecordBatch:
-        """Return some records as columns."""
-        names = dict.fromkeys(name for row in rows for name in row.values)
-        columns = {name: infer([row.values.get(name) for row in rows]) for name in names}
-        for name, column in columns.items():
-            known = self.kinds.get(name)
-            self.kinds[name] = column.type if known is None else merged(known, column.type)
-        if not self.kinds:
-            return pa.RecordBatch.from_struct_array(pa.array([{}] * len(rows), pa.struct([])))
-        table = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-        return fitted(table, pa.schema(self.kinds))
+    passage: int | None = None
 
 
 def batches(rows: Iterator[Row]) -> Iterator[tuple[list[Row], pa.RecordBatch]]:
-    """Yield records in batches, as they are and as columns."""
-    batcher = Batcher()
+    """Yield records in batches, as they are and as columns, whose types only ever widen within a file."""
+    columns = Columns()
     while some := list(islice(rows, BATCH)):
-        yield some, batcher.batch(some)
+        names = dict.fromkeys(name for row in some for name in row.values)
+        yield some, columns.fitted({name: infer([row.values.get(name) for row in some]) for name in names}, len(some))
 
 
-def json_lines(stream: Source, longest: int, aside: Aside) -> Iterator[Row]:
+def json_lines(stream: Source, limits: Limits, aside: Aside) -> Iterator[Row]:
     """Yield the records of JSON lines; lines end with LF, CR LF or CR.
 
     Args:
-        stream: the lines, in UTF-8, UTF-16 or UTF-32 with a mark.
-        longest: bytes of a line; longer ones are not held.
+        stream: the lines, in UTF-8, UTF-16 or UTF-32, or in a legacy encoding that is detected.
+        limits: a longer line gives the passages of its text.
         aside: is called with the place, reason, detail and text of each line that is no record.
     """
-    bad = 0
-    for number, (line, whole) in enumerate(bounded_lines(stream, longest)):
-        if bad >= MAX_ASIDE:
-            aside("", "no JSON lines", f"{MAX_ASIDE} lines put aside; the rest is not read", "")
-            return
-        if not whole:
-            aside(f":{number + 1}", "line too long", f"more than {longest} bytes; set curation.max_line_mb", "")
-            bad += 1
-        elif line.strip():
-            found = _record(number, line)
+    decoder = Decoder()
+    for number, line in enumerate(bounded_lines(stream, limits.longest)):
+        if isinstance(line, Stored):
+            yield from _passages(number, line, limits, aside, f":{number + 1}")
+        elif line := line.strip(_FRAME):
+            found = _record(number, line, decoder)
             if isinstance(found, Row):
                 yield found
             else:
-                aside(f":{number + 1}", "not JSON", found, line.decode("utf-8", "replace"))
-                bad += 1
+                aside(f":{number + 1}", "not JSON", found, line[:65_536].decode("utf-8", "replace"))
 
 
-def without_mark(head: bytes) -> bytes:
+def _passages(number: int, stored: Stored, limits: Limits, aside: Aside, place: str) -> Iterator[Row]:
+    """Yield the passages of a long record; put it aside if it cannot be cut."""
+    try:
+        for passage, values in enumerate(long_text(stored, limits.text_column, TEXT_COLUMNS)):
+            yield Row(number, values, 0, passage)
+    except NotJson as error:
+        size = f"{stored.size} bytes, and only its text can be cut"
+        aside(place, "record too long", f"{size}: {error}; set curation.max_line_mb to hold it", "")
+    finally:
+        stored.close()
+
+
+def in_utf8(head: bytes) -> bytes:
     """Return the first bytes of a file in UTF-8 and without a byte-order mark."""
-    name, mark = mark_of(head)
-    return head[mark:].decode(name, "replace").encode("utf-8", "replace") if name else head
+    source = as_utf8(Joined(head[4:], Joined(b"", _Empty())), head[:4])
+    return source.read() if source else head.removeprefix(codecs.BOM_UTF8)
+
+
+class _Empty:
+    def read(self, _: int = -1, /) -> bytes:
+        return b""
 
 
 def begins_with_lines(head: bytes) -> bool:
     """Return whether a file begins with a whole record on its first line and goes on with another line."""
-    head = without_mark(head)
-    first, rest = [*head.replace(b"\r", b"\n").lstrip().split(b"\n", 1), b""][:2]
+    head = in_utf8(head)
+    first, rest = [*head.replace(b"\r", b"\n").lstrip(_FRAME + b"\n").split(b"\n", 1), b""][:2]
     if not rest.strip():
         return False
     try:
-        return isinstance(json.loads(first), dict)
+        return isinstance(json.loads(first.decode("utf-8", "replace")), dict)
     except (ValueError, RecursionError):
         return False
 
 
-def _record(number: int, line: bytes) -> Row | str:
+def _record(number: int, line: bytes, decoder: Decoder) -> Row | str:
     """Return the record of a line, or what is wrong with it."""
-    text, replaced = Decoder("utf-8").decode(line) if b"\0" not in line else (line.decode("utf-8", "replace"), 0)
+    text, replaced = decoder.decode(line) if b"\0" not in line else (line.decode("utf-8", "replace"), 0)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
         return str(error)[:MAX_DETAIL]
+    if isinstance(value, str):
+        value = {TEXT_COLUMNS[0]: value}
     if not isinstance(value, dict):
         return f"a {type(value).__name__}, not an object with fields"
     return Row(number, repaired(value) if _LONE.search(line) else value, replaced)
@@ -133,11 +147,12 @@ def repaired(value: Any) -> Any:
     return value
 
 
-def bounded_lines(stream: Source, longest: int) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line and whether it is complete; of a line longer than `longest` bytes nothing is kept."""
+def bounded_lines(stream: Source, longest: int) -> Iterator[bytes | Stored]:
+    """Yield each line, as bytes, or stored in a file if it is longer than `longest` bytes."""
     head = stream.read(4)
     source: Source = as_utf8(stream, head) or Joined(head.removeprefix(codecs.BOM_UTF8), stream)
-    held, size, too_long, after_cr = [b""], 0, False, False
+    held, size, after_cr = [b""], 0, False
+    stored: Stored | None = None
     while data := source.read(CHUNK):
         if after_cr and data[:1] == b"\n":
             data = data[1:]
@@ -145,69 +160,159 @@ def bounded_lines(stream: Source, longest: int) -> Iterator[tuple[bytes, bool]]:
         parts = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         for k, part in enumerate(parts):
             if k:
-                yield (b"", False) if too_long else (b"".join(held), True)
-                held, size, too_long = [], 0, False
+                yield stored or b"".join(held)
+                held, size, stored = [], 0, None
             size += len(part)
-            if size > longest:
-                held, too_long = [], True
+            if stored is None and size > longest:
+                stored = Stored()
+                stored.write(b"".join(held))
+                held = []
+            if stored is not None:
+                stored.write(part)
             else:
                 held.append(part)
     if size:
-        yield (b"", False) if too_long else (b"".join(held), True)
+        yield stored or b"".join(held)
 
 
-def json_document(stream: Source, longest: int, aside: Aside) -> Iterator[Row]:
+def json_document(stream: Source, limits: Limits, aside: Aside) -> Iterator[Row]:
     """Yield the records of a `.json` file: lines, one record, a list of records, or a table as pandas writes it.
 
-    A list of records and records one after another are read piece by piece; other documents as a whole.
+    A list of records and records one after another are read piece by piece; other documents as a whole, or from a
+    temporary file if they are long.
     """
-    values = _values(stream, longest, aside)
+    values = _values(stream, limits, aside)
     first = next(values, None)
     second = next(values, None)
     if first is None:
+        return
+    if second is None and isinstance(first, Stored):
+        yield from _long_document(first, limits, aside)
         return
     if second is None and isinstance(first, dict):
         table = _table(first)
         for number, record in enumerate([first] if table is None else table):
             yield Row(number, record)
         return
-    for number, value in enumerate(chain([first], [] if second is None else [second], values)):
-        if isinstance(value, dict):
-            yield Row(number, value)
-        else:
-            aside(f"#{number}", "not JSON", f"a {type(value).__name__}, not an object with fields", repr(value)[:1000])
+    try:
+        for number, value in enumerate(chain([first], [] if second is None else [second], values)):
+            yield from _rows(number, value, (), limits, aside)
+    except NotJson as error:
+        aside("", "not JSON", f"{error}; the rest is not read", "")
 
 
-def _values(stream: Source, longest: int, aside: Aside) -> Iterator[Any]:
-    """Yield the values of a JSON document: those of the outer list, or all that follow one another."""
+def _rows(number: int, value: Any, columns: Sequence[str], limits: Limits, aside: Aside) -> Iterator[Row]:
+    """Yield the record, or the passages of the long record, that an item of a list is."""
+    if isinstance(value, Stored):
+        yield from _passages(number, value, limits, aside, f"#{number}")
+        return
+    if isinstance(value, list) and columns:
+        value = dict(zip(columns, value, strict=False))
+    elif isinstance(value, str):
+        value = {TEXT_COLUMNS[0]: value}
+    if isinstance(value, dict):
+        yield Row(number, value)
+    else:
+        aside(f"#{number}", "not JSON", f"a {type(value).__name__}, not an object with fields", repr(value)[:1000])
+
+
+def _long_document(stored: Stored, limits: Limits, aside: Aside) -> Iterator[Row]:
+    """Yield the records of a long document: those of its list, the passages of its text, or those of its table."""
+    try:
+        found = find_list(stored)
+        if found is None:
+            yield from _passages(0, stored, limits, aside, "")
+            return
+        start, columns = found
+        for number, value in enumerate(_items(stored, start, limits)):
+            if not number and not isinstance(value, Stored | dict) and not (isinstance(value, list) and columns):
+                yield from _by_columns(stored, aside)  # all of its columns are needed
+                return
+            yield from _rows(number, value, columns, limits, aside)
+    except NotJson as error:
+        aside("", "not JSON", f"{error}; the rest is not read", "")
+    finally:
+        stored.close()
+
+
+def _by_columns(stored: Stored, aside: Aside) -> Iterator[Row]:
+    if stored.size > MAX_DOCUMENT:
+        aside("", "document too long", f"{stored.size} bytes of a table by columns; write it as JSON lines", "")
+        return
+    for number, record in enumerate(_table(repaired(stored.value(0, stored.size))) or []):
+        yield Row(number, record)
+
+
+def _values(stream: Source, limits: Limits, aside: Aside) -> Iterator[Any]:
+    """Yield the values of a JSON document: those of the outer list, or all that follow one another.
+
+    A value longer than the limit is stored; it ends the document unless it is in a list.
+    """
     head = stream.read(4)
     source: Source = as_utf8(stream, head) or Joined(head.removeprefix(codecs.BOM_UTF8), stream)
     decode, decoder = codecs.getincrementaldecoder("utf-8")("replace"), json.JSONDecoder()
-    text, at, in_list, ended, wanted = "", 0, False, False, CHUNK
+    text, at, in_list, ended, wanted, number = "", 0, False, False, CHUNK, 0
     while True:
         at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
-        if not in_list and text[at : at + 1] == "[" and not at:
+        if not in_list and not number and text[at : at + 1] == "[":
             in_list, at = True, at + 1
             continue
         if in_list and text[at : at + 1] == "]":
+            if rest := text[at + 1 :].strip():
+                aside("", "not JSON", "more behind the end of the list", rest[:1000])
             return
         if at < len(text):
             try:
                 value, end = decoder.raw_decode(text, at)
                 if end < len(text) or ended:  # a number at the end could go on
                     yield repaired(value)
-                    at, wanted = end, CHUNK
+                    at, wanted, number = end, CHUNK, number + 1
                     continue
             except (ValueError, RecursionError) as error:
-                problem = str(error)[:MAX_DETAIL]
-                if ended or len(text) - at > max(longest, MAX_DOCUMENT) or isinstance(error, RecursionError):
-                    aside("", "not JSON", problem, text[at : at + 1000])
-                    return
+                if _is_bad(error, text, ended):
+                    following = _NEXT.search(text, getattr(error, "pos", at))
+                    behind = following.end() if following else len(text)
+                    aside(f"#{number}", "not JSON", str(error)[:MAX_DETAIL], text[at : min(behind, at + 1000)])
+                    if following is None and ended:
+                        return
+                    at, number = behind, number + 1
+                    continue
         elif ended:
+            return
+        if len(text) - at > limits.longest and not ended:
+            rest = Joined(text[at:].encode("utf-8", "replace"), source)
+            if in_list:
+                with closing(copied(b"[", rest)) as stored:
+                    yield from _items(stored, 0, limits)
+            else:
+                yield copied(b"", rest)
             return
         data = source.read(wanted)
         ended = not data
-        text, at, wanted = text[at:] + decode.decode(data, ended), 0, min(2 * wanted, 2**26)
+        text, at, wanted = text[at:] + decode.decode(data, ended), 0, min(2 * wanted, max(CHUNK, limits.longest))
+
+
+def _items(stored: Stored, start: int, limits: Limits) -> Iterator[Any]:
+    """Yield the items of a stored list; each that is longer than the limit is stored itself.
+
+    Raises:
+        NotJson: the list is no JSON from here on.
+    """
+    for begin, end in stored.items(start):
+        if end - begin <= limits.longest:
+            yield repaired(stored.value(begin, end))
+            continue
+        part = Stored()
+        for at in range(begin, end, CHUNK):
+            part.write(stored.between(at, min(at + CHUNK, end)))
+        yield part
+
+
+def _is_bad(error: Exception, text: str, ended: bool) -> bool:
+    """Return whether a value is no JSON, rather than incomplete so far."""
+    if ended or not isinstance(error, json.JSONDecodeError):
+        return True
+    return not error.msg.startswith("Unterminated string") and error.pos < len(text) - 16
 
 
 def _table(value: dict[str, Any]) -> list[dict[str, Any]] | None:
@@ -215,11 +320,8 @@ def _table(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     columns, rows = value.get("columns"), value.get("data")
     if isinstance(columns, list) and isinstance(rows, list) and all(isinstance(row, list) for row in rows):
         return [dict(zip(map(str, columns), row, strict=False)) for row in rows]  # pandas, orient="split"
-    inner = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(item, dict) for item in v)]
-    if len(inner) == 1 and not any(isinstance(v, str) and len(v) > 1000 for v in value.values()):
-        names = {name for item in inner[0] for name in item}
-        if {"text", "content", "body"} & names and not {"text", "content", "body"} & set(value):
-            return [item for item in inner[0] if isinstance(item, dict)]  # {"data": [...]}
+    if (inner := _inner(value)) is not None:
+        return inner  # {"data": [...]}
     parts = list(value.values())
     if parts and all(isinstance(v, dict) for v in parts) and len({tuple(v) for v in parts}) == 1:
         keys = list(parts[0])
@@ -231,44 +333,20 @@ def _table(value: dict[str, Any]) -> list[dict[str, Any]] | None:
     return None
 
 
-def csv_rows(stream: Source, delimiter: str, longest: int, aside: Aside) -> Iterator[Row]:
-    """Yield the rows of a table with a header as records of text; an empty cell is missing.
-
-    Args:
-        stream: the table.
-        delimiter: between cells; empty = the most frequent of `, ; tab |` in the header.
-        longest: bytes of a line.
-        aside: is called with the place, reason, detail and text of each row with another number of cells.
-    """
-    decoder, asides = Decoder(), 0
-    replaced = [0]
-
-    def lines() -> Iterator[str]:
-        for line, whole in bounded_lines(stream, longest):
-            text, count = decoder.decode(line) if whole else ("", 0)
-            replaced[0] += count
-            yield text + "\n"
-
-    source = lines()
-    head = next(source, "")
-    chosen = delimiter or max(",;\t|", key=head.count)
-    csv.field_size_limit(max(longest, 2**17))
-    reader = csv.reader(chain([head], source), delimiter=chosen)
-    header = unique_columns([cell.strip() for cell in next(reader, [])])
-    try:
-        for number, cells in enumerate(reader):
-            if len(cells) == len(header):
-                found, replaced[0] = replaced[0], 0
-                yield Row(number, {name: cell or None for name, cell in zip(header, cells, strict=True)}, found)
-            elif cells:
-                detail = f"{len(cells)}, not {len(header)} as in the header"
-                aside(f":row {number + 1}", "other number of cells", detail, chosen.join(cells))
-                asides += 1
-            if asides >= MAX_ASIDE:
-                aside("", "no table", f"{MAX_ASIDE} rows put aside; the rest is not read", "")
-                return
-    except csv.Error as error:  # a quotation mark that is never closed
-        aside(f":row {reader.line_num}", "no table", f"{error}; the rest is not read", "")
+def _inner(value: dict[str, Any], depth: int = 3) -> list[dict[str, Any]] | None:
+    """Return the records inside an object that has no text itself, down to some depth."""
+    if set(TEXT_COLUMNS) & set(value) or any(isinstance(v, str) and len(v) > 1000 for v in value.values()):
+        return None
+    for part in value.values():
+        if isinstance(part, list) and part and all(isinstance(item, dict) for item in part):
+            if any(name in item for item in part for name in TEXT_COLUMNS):
+                return part
+            nested = [_inner(item, depth - 1) for item in part] if depth else []
+            if nested and all(item is not None for item in nested):
+                return [record for item in nested for record in item or ()]
+        if depth and isinstance(part, dict) and (found := _inner(part, depth - 1)) is not None:
+            return found
+    return None
 
 
 def unique_columns(names: Sequence[str]) -> list[str]:

@@ -6,7 +6,8 @@ Where two pieces have no common type the column becomes text; what was no text i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 
 TEXT = pa.string()
 MOST_FIELDS = 500  # of one structure; records with free keys become JSON text
+MOST_LEVELS = 16  # of nested types; what is deeper becomes JSON text
 
 
 def infer(values: Sequence[Any]) -> pa.Array:
@@ -31,17 +33,26 @@ def as_text(values: Iterable[Any]) -> pa.Array:
 
 
 def json_text(value: Any) -> str:
-    """Return a value as JSON; what JSON does not know as its own text."""
-    return json.dumps(value, ensure_ascii=False, default=str)
+    """Return a value as JSON; what JSON does not know as its own text, bytes as the text that they hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    except RecursionError:
+        return repr(value)
 
 
-def _storable(kind: pa.DataType) -> bool:
+def _plain(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _storable(kind: pa.DataType, levels: int = MOST_LEVELS) -> bool:
     """Return whether Parquet can hold a type: it knows no structure without fields."""
+    if pa.types.is_nested(kind) and not levels:
+        return False
     if pa.types.is_struct(kind):
         fields = [kind.field(k).type for k in range(kind.num_fields)]
-        return 0 < len(fields) <= MOST_FIELDS and all(map(_storable, fields))
+        return 0 < len(fields) <= MOST_FIELDS and all(_storable(field, levels - 1) for field in fields)
     if pa.types.is_nested(kind) and not pa.types.is_union(kind):
-        return all(_storable(kind.field(k).type) for k in range(kind.num_fields))
+        return all(_storable(kind.field(k).type, levels - 1) for k in range(kind.num_fields))
     return not (pa.types.is_union(kind) or pa.types.is_interval(kind))
 
 
@@ -99,17 +110,56 @@ def union(schemas: Iterable[pa.Schema]) -> pa.Schema:
     """Return the schema that holds the columns of all schemas, in the order in which they first occur."""
     kinds: dict[str, pa.DataType] = {}
     for schema in schemas:
-        for field in schema:
-            kinds[field.name] = merged(kinds[field.name], field.type) if field.name in kinds else field.type
+        for one in schema:
+            kinds[one.name] = merged(kinds[one.name], one.type) if one.name in kinds else one.type
     return pa.schema(kinds)
+
+
+def holds(kind: pa.DataType, column: pa.Array) -> bool:
+    """Return whether a type holds the values of a column exactly: no number is rounded, no time leaves its range."""
+    try:
+        _cast(column, kind)
+    except (pa.ArrowException, OverflowError):
+        return False
+    return True
+
+
+@dataclass
+class Columns:
+    """The columns of a table that comes in batches; their types only ever widen.
+
+    Attributes:
+        kinds: the type of each column so far.
+    """
+
+    kinds: dict[str, pa.DataType] = field(default_factory=dict)
+
+    def fitted(self, columns: Mapping[str, pa.Array], rows: int) -> pa.RecordBatch:
+        """Return some rows with all columns so far; missing ones hold nulls.
+
+        Args:
+            columns: of the rows.
+            rows: their number.
+        """
+        for name, column in columns.items():
+            kind = merged(self.kinds[name], column.type) if name in self.kinds else column.type
+            self.kinds[name] = kind if holds(kind, column) else TEXT
+        if not self.kinds:
+            return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+        table = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns)) if columns else None
+        if table is None:
+            return pa.RecordBatch.from_arrays(
+                [pa.nulls(rows, kind) for kind in self.kinds.values()], names=[*self.kinds]
+            )
+        return fitted(table, pa.schema(self.kinds))
 
 
 def fitted(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
     """Return a batch with the columns and types of a merged schema; missing columns hold nulls."""
     columns = []
-    for field in schema:
-        at = batch.schema.get_field_index(field.name)
-        columns.append(pa.nulls(len(batch), field.type) if at < 0 else _cast(batch.column(at), field.type))
+    for wanted in schema:
+        at = batch.schema.get_field_index(wanted.name)
+        columns.append(pa.nulls(len(batch), wanted.type) if at < 0 else _cast(batch.column(at), wanted.type))
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
@@ -133,4 +183,6 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
     try:
         return array.cast(kind)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        if pa.types.is_temporal(kind) or pa.types.is_floating(kind):  # a way through Python would round
+            raise
         return pa.array(array.to_pylist(), kind)

@@ -1,27 +1,28 @@
 """Text out of web pages: HTML files and WARC archives.
 
 Boilerplate (menus, footers, scripts) is left out by the rules of Resiliparse (Bevendorff et al., ECIR 2018); archives
-are read by warcio, one record in memory at a time. Codings of the payload are undone here, so that a page with a coding
-that is broken or unknown is put aside alone.
+are read one record in memory at a time, and their headers by warcio. Codings of the payload are undone here, so that a
+page with a coding that is broken or unknown is put aside alone.
 """
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import brotli
 import pyarrow as pa
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
-from warcio.archiveiterator import ArchiveIterator
 from warcio.bufferedreaders import ChunkedDataReader
 from warcio.exceptions import ArchiveLoadFailed
-from warcio.recordloader import ArcWarcRecord
+from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
 
 from tasks.corpus.encodings import decode, decode_page, is_binary
+from tasks.corpus.warc import MAX_HEADER, Bytes, records
 
 MAX_PAGE = 16 * 2**20
 HTML = ("text/html", "application/xhtml+xml")
@@ -88,26 +89,24 @@ def _keep_lists(tree: Any) -> None:
         one.replace_with(block)
 
 
-def warc_pages(stream: IO[bytes]) -> Iterator[Page]:
+def warc_pages(stream: Bytes) -> Iterator[Page]:
     """Yield the pages of an unpacked archive; responses that are no page are skipped.
 
-    Raises:
-        OSError: the archive is damaged from here on; the pages before came.
+    A damaged record is a page with a problem, and the next record follows.
     """
-    patient, cut_off = _UntilDamage(stream), False
-    try:
-        for record in ArchiveIterator(patient):
+    loader = ArcWarcRecordLoader(verify_http=False)
+    for number, one in enumerate(records(stream, MAX_PAGE + MAX_HEADER), 1):
+        place = one.address or f"record {number}"
+        if one.problem:
+            yield Page(place, "", ("damaged", one.problem))
+            continue
+        try:
+            record = loader.parse_record_stream(io.BytesIO(one.data), known_format="warc")
             page = _page(record) if record.rec_type in ("response", "resource", "conversion") else None
-            cut_off = record.raw_stream.limit > 0 and not record.raw_stream.read(1)
-            if page is not None and not cut_off:
-                yield page
-    except (ArchiveLoadFailed, AttributeError) as error:  # the second where a record has no address
-        if patient.error is None:
-            raise OSError(f"no WARC record where one should begin ({error})") from error
-    if patient.error is not None:
-        raise OSError(f"damaged: {patient.error}") from patient.error
-    if cut_off:
-        raise OSError("the file ends within a record")
+        except (ArchiveLoadFailed, EOFError, AttributeError) as error:  # the last where a record has no address
+            page = Page(place, "", ("damaged", f"{type(error).__name__}: {error}"))
+        if page is not None:
+            yield page
 
 
 def _page(record: ArcWarcRecord) -> Page | None:
@@ -214,19 +213,3 @@ def _bounded(body: bytes) -> bytes:
     if len(body) > MAX_PAGE:
         raise _TooLong
     return body
-
-
-class _UntilDamage:
-    """Ends a stream where it is damaged and keeps the error, so that what was read before it is not lost."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self.error: Exception | None = None
-
-    def read(self, size: int) -> bytes:
-        """Return at most so many bytes, none at the end or from the damage on."""
-        try:
-            return b"" if self.error is not None else self._stream.read1(size)  # type: ignore[attr-defined]
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
-            self.error = error
-            return b""

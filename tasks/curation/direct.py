@@ -123,7 +123,7 @@ def _removed(corpus: Corpus, plan: Plan) -> Removed:
 
 def _kept(corpus: Corpus, removed: Removed) -> Iterator[pa.Table]:
     """Yield the documents that stay, in the order of the corpus."""
-    schema, numbers, at = pa.schema([*KEPT, *corpus.index.given_columns()]), np.flatnonzero(corpus.stays), 0
+    schema, numbers, at = pa.schema([*KEPT, *corpus.index.given_columns]), np.flatnonzero(corpus.stays), 0
     for table in corpus.candidates():
         part = numbers[at : at + len(table)]
         at += len(table)
@@ -133,7 +133,7 @@ def _kept(corpus: Corpus, removed: Removed) -> Iterator[pa.Table]:
 
 def _dropped(corpus: Corpus, removed: Removed, filtered: Counter[str]) -> Iterator[pa.Table]:
     """Yield what rules dropped and exact copies, then the other removed documents."""
-    schema = pa.schema([*DROPPED, *corpus.index.given_columns()])
+    schema = pa.schema([*DROPPED, *corpus.index.given_columns])
     for numbers, tables in (
         (np.flatnonzero(~corpus.stays), corpus.filtered(filtered)),
         (np.flatnonzero(corpus.stays), corpus.candidates()),

@@ -80,7 +80,7 @@ def put_aside(corpus: Corpus, skipped: Mapping[str, list[Skipped]]) -> pa.Table:
     """Return what was put aside, and the files that were not read."""
     aside = corpus.aside()
     rows = [
-        {"domain": domain, "path": item.name, "reason": item.reason, "detail": item.ending, "record": ""}
+        {"domain": domain, "path": item.name, "reason": item.reason, "detail": item.ending, "record": "", "count": 1}
         for domain, some in skipped.items()
         for item in some
     ]
@@ -93,16 +93,19 @@ def check_read(options: Options, corpus: Corpus, skipped: Mapping[str, list[Skip
     for item in aside[:5]:
         log.warning("%s put aside: %s (%s)", item["path"], item["reason"], item["detail"])
     if len(aside) > 5:
-        log.warning("%d put aside in all; all of them are in the table quarantined", len(aside))
+        total = sum(item["count"] for item in aside)
+        log.warning("%d put aside in all; they are in the table quarantined", total)
     if endings := Counter(item.ending for some in skipped.values() for item in some):
         log.warning("%d files not read: %s", endings.total(), _counts(endings))
     candidates, read = corpus.domains(), corpus.total("read")
     for domain, option, _ in domains_of(options):
         if domain not in candidates:
-            why = Counter(item["reason"] for item in aside if item["domain"] == domain)
+            why = Counter[str]()
+            for item in aside:
+                why[item["reason"]] += item["count"] * (item["domain"] == domain)
             raise NoDocuments(
                 f"no usable document in the {domain} domain ({option}): {read[domain]} read, {len(skipped[domain])} "
-                f"files not read, put aside: {dict(why)}, dropped by rules: {dict(filtered)}. Name the column of the "
+                f"files not read, put aside: {dict(+why)}, dropped by rules: {dict(filtered)}. Name the column of the "
                 "text by --text-column or the format by --format, or choose --rules none"
             )
     if options.id_column and not corpus.total("named").total():

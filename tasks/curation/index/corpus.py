@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.corpus.schemas import fitted
-from tasks.curation.index.shards import ROWS, Index
+from tasks.curation.index.shards import ASIDE, ROWS, Index
 from tasks.curation.index.shingles import I64
 
 NAME = pa.large_string()
@@ -116,7 +116,7 @@ class Corpus:
 
     def candidates(self) -> Iterator[pa.Table]:
         """Yield the candidates that are no exact copies: `CANDIDATES`, then the user's columns."""
-        schema = pa.schema([*CANDIDATES, *self.index.given_columns()])
+        schema = pa.schema([*CANDIDATES, *self.index.given_columns])
         yield schema.empty_table()
         yield from self._rows(schema, np.flatnonzero(self.stays), {})
 
@@ -125,7 +125,7 @@ class Corpus:
 
         An exact copy has no reason here.
         """
-        schema = pa.schema([*FILTERED, *self.index.given_columns()])
+        schema = pa.schema([*FILTERED, *self.index.given_columns])
         yield schema.empty_table()
         rule, detail = (
             pa.concat_arrays(
@@ -158,7 +158,7 @@ class Corpus:
 
     def aside(self) -> pa.Table:
         """Return the files, rows and lines that were put aside."""
-        return pa.concat_tables([shard.aside() for shard in self.index.shards])
+        return pa.concat_tables([ASIDE.empty_table(), *(shard.aside() for shard in self.index.shards)])
 
 
 def unique_names(parts: Sequence[pa.ChunkedArray]) -> tuple[pa.ChunkedArray, int]:

@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,11 +29,11 @@ from numpy.typing import ArrayLike, NDArray
 from tasks.corpus.filters import RuleSet
 from tasks.corpus.kinds import FORMATS, PARQUET, Found, Skipped, find_files
 from tasks.corpus.read import DOCUMENTS, GIVEN, Layout, Piece, Reader
-from tasks.corpus.schemas import union
+from tasks.corpus.schemas import holds, union
 from tasks.curation.index.funnel import Candidates, Funnel
 from tasks.curation.index.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
-LAYOUT = 3  # raised when what a shard holds is computed in another way
+LAYOUT = 4  # raised when what a shard holds is computed in another way
 BATCH = 256
 WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
 F64 = NDArray[np.float64]
@@ -43,7 +44,7 @@ ROWS = pa.schema(
     | {"n_words": pa.int64(), "n_bytes": pa.int64(), "weight": pa.float64()}
 )
 READ = pa.schema({"doc_id": TEXT, "rule": TEXT, "detail": TEXT, "slot": pa.int32()})
-ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT, "record": TEXT})
+ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT, "record": TEXT, "count": pa.int64()})
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -233,7 +234,7 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
         "domain": work.domain,
         "read": funnel.read,
         "candidates": len(signatures),
-        "quarantined": len(aside),
+        "quarantined": sum(item.count for item in reader.quarantined),
         "replaced": funnel.replaced,
         "redacted": dict(funnel.redacted),
         "named": reader.named,
@@ -395,10 +396,23 @@ class Index:
         """Number of candidates."""
         return int(self.starts[-1])
 
+    @cached_property
     def given_columns(self) -> pa.Schema:
-        """Return the user's columns of all shards, with types that hold the values of all of them."""
-        schemas = (pq.read_schema(path) for shard in self.shards for path in shard.parts())
-        return union(pa.schema([f for f in schema if f.name.startswith(GIVEN)]) for schema in schemas)
+        """The user's columns of all shards, with types that hold the values of all of them exactly."""
+        schemas: dict[Path, pa.Schema] = {}
+        for path in (path for shard in self.shards for path in shard.parts()):
+            schemas[path] = pa.schema([f for f in pq.read_schema(path) if f.name.startswith(GIVEN)])
+        whole = union(schemas.values())
+        kinds = {one.name: one.type for one in whole}
+        for path, schema in schemas.items():
+            for one in schema:
+                if one.type == kinds[one.name] or pa.types.is_null(one.type) or kinds[one.name] == TEXT:
+                    continue
+                with pq.ParquetFile(path, pre_buffer=False) as file:
+                    columns = (batch.column(one.name) for batch in file.iter_batches(BATCH, columns=[one.name]))
+                    if not all(holds(kinds[one.name], column) for column in columns):
+                        kinds[one.name] = TEXT
+        return pa.schema(kinds)
 
     def gather(self, name: str) -> Any:
         """Return `weights` or `fingerprints` of all candidates."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.corpus import records
+from tasks.corpus import read, records
 from tasks.corpus.passages import MOST
 from tasks.corpus.read import GIVEN, Document, Layout, Reader
 
@@ -88,7 +88,7 @@ def test_damaged_files_are_put_aside_and_the_rest_is_read(tmp_path: Path) -> Non
     reader = Reader("base")
     found = documents(reader, tmp_path)
     assert reasons(reader) == {
-        "a.jsonl.gz": "unreadable",
+        "a.jsonl.gz:1": "not JSON",
         "b.jsonl.gz": "unreadable",
         "c.parquet": "unreadable",
         "d.parquet": "unreadable",
@@ -118,12 +118,14 @@ def test_lines_that_are_no_documents_are_put_aside_one_by_one(tmp_path: Path) ->
     }
 
 
-def test_a_file_of_nothing_but_bad_lines_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "MAX_ASIDE", 3)
-    (tmp_path / "x.jsonl").write_text("{\n" * 10)
+def test_many_bad_lines_are_counted_and_those_behind_them_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "MOST_ASIDE", 3)
+    (tmp_path / "x.jsonl").write_text("{\n" * 10 + '{"text": "fine"}\n')
     reader = Reader("base")
-    assert not documents(reader, tmp_path)
-    assert [item.reason for item in reader.quarantined] == ["not JSON"] * 3 + ["no JSON lines"]
+    assert [d.text for d in documents(reader, tmp_path)] == ["fine"]
+    assert [(item.reason, item.count) for item in reader.quarantined] == [("not JSON", 1)] * 3 + [("not JSON", 7)]
 
 
 def test_a_table_without_text_names_its_columns(tmp_path: Path) -> None:
@@ -137,12 +139,31 @@ def test_a_table_without_text_names_its_columns(tmp_path: Path) -> None:
     ]
 
 
-def test_a_huge_line_is_put_aside_without_being_held(tmp_path: Path) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text(json.dumps({"text": "y" * 5000}) + "\n" + json.dumps({"text": "after"}) + "\n")
-    reader = Reader("base", Layout(max_line=1000))
-    assert [(d.doc_id, d.text) for d in documents(reader, path)] == [("x.jsonl#0000001", "after")]
-    assert reasons(reader) == {"x.jsonl:1": "line too long"}
+@pytest.mark.parametrize(
+    ("name", "before", "between", "after"),
+    [
+        ("x.jsonl", "", "\n", "\n"),
+        ("x.json", "[", ", ", "]"),
+        ("x.json", '{"version": 1, "data": [', ", ", '], "end": {}}'),
+        ("x.json", '{"result": {"items": [', ",\n ", "]}}"),
+    ],
+)
+def test_records_beyond_the_limit_give_the_passages_of_their_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, before: str, between: str, after: str
+) -> None:
+    monkeypatch.setattr(records, "CHUNK", 5000)
+    text = "".join(f'{k} \u00e9\u4e2d\U0001f600 \\ "quoted" line\n\n' for k in range(6000))
+    rows = [{"id": 7, "text": text, "meta": {"a": [1, "]"]}}, {"id": 8, "text": "after"}, {"id": 9, "html": text}]
+    for ascii_only in (True, False):
+        (tmp_path / name).write_text(
+            before + between.join(json.dumps(r, ensure_ascii=ascii_only) for r in rows) + after
+        )
+        reader = Reader("base", Layout(max_line=10_000))
+        *parts, last = documents(reader, tmp_path)
+        assert "".join(d.text for d in parts) == text
+        assert [d.doc_id for d in parts[:2]] == ["7#00000", "7#00001"]
+        assert (last.doc_id, last.text) == ("8", "after")
+        assert [item.reason for item in reader.quarantined] == ["record too long"]
 
 
 def test_other_encodings_are_read_and_counted(tmp_path: Path) -> None:
@@ -156,7 +177,7 @@ def test_other_encodings_are_read_and_counted(tmp_path: Path) -> None:
     assert (found["b.txt"].text, found["b.txt"].replaced) == ("marked", 0)
     assert (found["c.txt"].text, found["c.txt"].replaced) == ("sixteen", 0)
     assert found["d.txt"].replaced == 0
-    assert found["e.jsonl#0000000"].replaced == 1
+    assert (found["e.jsonl#0000000"].text, found["e.jsonl#0000000"].replaced) == ("caf\u00e9", 0)
     for document in found.values():
         document.text.encode()
 

@@ -81,7 +81,8 @@ def test_a_damaged_archive_keeps_the_pages_before_the_damage(tmp_path):
     reader = Reader("base")
     documents = [document for batch in reader.read([tmp_path]) for document in batch]
     assert {"https://a.example/queue", "page.html"} <= {d.doc_id for d in documents}
-    assert [(q.path, q.reason) for q in reader.quarantined] == [("crawl.warc.gz", "unreadable")]
+    (aside,) = reader.quarantined
+    assert (aside.path.partition(":")[0], aside.reason) == ("crawl.warc.gz", "damaged")
 
 
 def test_a_page_beyond_the_limit_is_put_aside(monkeypatch):
@@ -149,4 +150,46 @@ def test_a_file_that_ends_within_a_record_is_told(tmp_path, part):
     (tmp_path / "cut.warc").write_bytes(cut)
     reader = Reader("base")
     assert [d.doc_id for batch in reader.read([tmp_path]) for d in batch] == ["https://a.example/queue"]
-    assert [(q.path, q.reason) for q in reader.quarantined] == [("cut.warc", "unreadable")]
+    assert [(q.path.partition(":")[0], q.reason) for q in reader.quarantined] == [("cut.warc", "damaged")]
+
+
+def archive(packed: bool, n: int = 5) -> tuple[bytes, list[int]]:
+    """An archive of n pages, and where each begins."""
+    parts = [response(f"https://a.example/{k}", PAGE.encode()) for k in range(n)]
+    parts = [gzip.compress(part) if packed else part for part in parts]
+    return b"".join(parts), [sum(map(len, parts[:k])) for k in range(n)]
+
+
+def pages_of(path, data):
+    path.write_bytes(data)
+    reader = Reader("base")
+    return "".join(d.doc_id[-1] for batch in reader.read([path]) for d in batch), reader.quarantined
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("damage", ["overwritten", "cut", "inserted"])
+def test_a_damaged_record_costs_itself_only(tmp_path, packed, damage):
+    whole, starts = archive(packed)
+    at = starts[2]
+    data = {
+        "overwritten": whole[:at] + b"X" * 5 + whole[at + 5 :],
+        "cut": whole[:at] + whole[at + 100 :],
+        "inserted": whole[:at] + b"garbage\r\n\r\n" * 9 + whole[at:],
+    }[damage]
+    found, asides = pages_of(tmp_path / ("x.warc.gz" if packed else "x.warc"), data)
+    assert found == ("01234" if damage == "inserted" else "0134")
+    assert [aside.reason for aside in asides] == ["damaged"]
+
+
+@pytest.mark.parametrize("length", [b"9", b"2000", b"99999999", b"none"])
+def test_a_wrong_length_costs_its_record_only(tmp_path, length):
+    whole, starts = archive(False)
+    at = whole.index(b"Content-Length: ", starts[2]) + 16
+    found, asides = pages_of(tmp_path / "x.warc", whole[:at] + length + whole[whole.index(b"\r", at) :])
+    assert found == "0134"
+    assert [(aside.path, aside.reason) for aside in asides] == [("x.warc: https://a.example/2", "damaged")]
+
+
+def test_newer_versions_of_http_are_pages(tmp_path):
+    whole, _ = archive(False, 2)
+    assert pages_of(tmp_path / "x.warc", whole.replace(b"HTTP/1.1 200", b"HTTP/2   200"))[0] == "01"
