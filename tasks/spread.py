@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from infra import settings
 from infra.energy.meter import Meter
+from infra.stopping import at_work
 from tasks.records import record_work
 from tasks.stage import Context
 
@@ -72,7 +73,7 @@ class _Recorded:
     asked_by: int
 
     def __call__(self, item: Any) -> Path:
-        with threadpool_limits(1):
+        with threadpool_limits(1), at_work(self.context.run_id):
             if os.getpid() == self.asked_by:
                 return self.function(item)
             with Meter() as meter:

@@ -12,6 +12,7 @@ from prefect import task
 
 from infra.energy.meter import Meter
 from infra.progress import forward_from_worker
+from infra.stopping import at_work
 from tasks.contract import Decision, Subtask
 from tasks.records import record_work
 from tasks.settle import run_shadow, settle
@@ -83,7 +84,8 @@ def _work(context: Context, part: str) -> Iterator[None]:
     failure: Exception | None = None
     with Meter() as meter:
         try:
-            yield
+            with at_work(context.run_id):
+                yield
         except Exception as error:  # noqa: BLE001  (work that fails is recorded, then the error is raised)
             failure = error
     record_work(context, part, meter.usage, meter.source, meter.peak_rss_mb)

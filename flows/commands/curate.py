@@ -1,7 +1,9 @@
-"""`ketcycle stage curation --corpus FILES --out DIR`: the classical method in this process, without services."""
+"""`ketcycle stage curation --corpus FILES`: the classical method in this process, without services."""
 
 from __future__ import annotations
 
+import secrets
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from infra.errors import BadInput
 from infra.settings import Settings
 
 
-def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool) -> None:
-    """Curate a corpus into a folder, show progress, and print the closing line with the energy used.
+def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+    """Curate a corpus into a folder, or into the lake; show progress, and print the closing line with the energy used.
 
     Raises:
         BadInput: an option or a file cannot be used; the message says what to do.
@@ -35,13 +37,17 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool
     except ValidationError as error:
         raise BadInput(explain(error)) from None
     own = resolve_options(config, loaded)["curation"]
-    from tasks.curation.direct import curate as curated
     from tasks.curation.options import Options
     from tasks.curation.reading import closing_line
 
     options = Options.model_validate({name: value for name, value in own.items() if name in Options.model_fields})
     with Meter() as meter:
-        facts = curated(options, out.expanduser(), loaded.home / "index" / "curation")
+        if out is None:
+            facts = _into_lake(loaded, own)
+        else:
+            from tasks.curation.direct import curate as curated
+
+            facts = curated(options, out.expanduser(), loaded.home / "index" / "curation")
     band = Coefficients.load().cpu_energy_j(meter.usage, source=meter.source)
     facts["cpu_s"], facts["energy_j"] = round(meter.usage.cpu_s, 2), [band.p5, band.p50, band.p95]
     line = (
@@ -49,4 +55,18 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool
         f"({meter.source})"
     )
     print_value(facts if as_json else line, as_json)
-    show(f"written: {out}")
+    show(f"written: {out or 'curation/kept and its other tables, in the lake of ' + str(loaded.home)}")
+
+
+def _into_lake(loaded: Settings, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Curate into the lake of the home, where later stages find it; return the facts for the closing line."""
+    from tasks.curation.stage import prepare, publish
+    from tasks.stage import Context, State
+
+    run_id = f"curation-{secrets.token_hex(4)}"
+    decided = {**own, "representatives": {**own.get("representatives", {}), "posed": 0}}  # no arm, no circuit
+    context = Context(run_id, "curation", loaded.home, 0, decided)
+    try:
+        return dict(publish(context, prepare(context, State())).facts)
+    finally:
+        shutil.rmtree(context.scratch.parents[1], ignore_errors=True)

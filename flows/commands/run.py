@@ -144,8 +144,9 @@ def stage(
     """Run one stage on the products of the run named, or on the newest in the lake.
 
     `curation` with a --corpus of your own needs no second one: it is filtered and deduplicated, and --out gets the
-    tables kept, dropped, quarantined, edges, components and decisions. With --out and without a --method or --backend
-    it is done in this process, by the classical method, without a Prefect server, MLflow or circuits.
+    tables kept, dropped, quarantined, edges, components and decisions; without --out they go into the lake. It is done
+    in this process by the classical method, without a Prefect server, MLflow or circuits, unless another --method or
+    a --backend is given.
     """
     given = {
         "rules": str(Path(rules).absolute()) if rules and Path(rules).is_file() else rules,
@@ -177,10 +178,10 @@ def stage(
         if out is not None:
             check_folder(out)
         loaded = settings.load(home=home)
-        if name == "curation" and corpus and out is not None and not (second or method or backend or resume):
+        if name == "curation" and corpus and method in (None, "classical") and not (backend or resume):
             from flows.commands.curate import curate
 
-            curate(loaded, chosen, out, as_json)
+            curate(loaded, {**chosen, "method": "classical"}, out, as_json)
             return
         run_id = _run(loaded, chosen, resume, None, as_json)
         if out is not None:

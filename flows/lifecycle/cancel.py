@@ -1,4 +1,4 @@
-"""Cancels the remote jobs of a run that is cancelled by Ctrl-C, SIGTERM, or *Cancel* on the Prefect page."""
+"""Stops the work and the remote jobs of a run that is cancelled by Ctrl-C, SIGTERM, or *Cancel* on the Prefect page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from uuid import UUID
 
 from infra import settings
 from infra.runtime.cancel import cancel_run
+from infra.stopping import stop_everywhere
 
 log = logging.getLogger("ketcycle.lifecycle")
 
@@ -21,7 +22,7 @@ _pressed: set[str] = set()  # cancelled flow runs of this process whose state is
 
 @contextmanager
 def cancellable(run_id: str) -> Iterator[None]:
-    """Watch the current flow run; if the block is interrupted, cancel the run's calls and their remote jobs.
+    """Watch the current flow run; if it is interrupted, stop the run's work and cancel its remote jobs.
 
     For a flow run without a Prefect worker *Cancel* only sets the state, so a thread polls the state.
     """
@@ -34,6 +35,7 @@ def cancellable(run_id: str) -> Iterator[None]:
         yield
     except BaseException as error:
         if not isinstance(error, Exception):
+            stop_everywhere(run_id)
             cancelled = cancel_run(settings.load(), run_id)
             log.warning("run %s is stopped; %d quantum calls cancelled", run_id, cancelled)
         raise

@@ -27,6 +27,8 @@ OURS = "ketcycle_"
 KEPT = pa.schema([("doc_id", TEXT), ("domain", TEXT), ("source", TEXT), ("text", TEXT), ("n_bytes", pa.int64())])
 DROPPED = pa.schema([*KEPT, ("reason", TEXT), ("detail", TEXT)])
 _NAMES = {"doc_id": "id", "n_bytes": "bytes"}
+_MADE = ("id", "domain", "source", "bytes", "reason", "detail", "witness", "jaccard", "text")
+MADE = frozenset(f"{OURS}{name}" for name in _MADE)  # columns of a curation
 DECISIONS = pa.schema([("removed", TEXT), ("witness", TEXT), ("similarity", pa.float64()), ("subtask", TEXT)])
 FINAL = pa.schema(
     {"removed": TEXT, "witness": TEXT, "jaccard": pa.float64(), "cosine": pa.float64(), "subtask": TEXT, "kept": TEXT}
@@ -107,7 +109,7 @@ def as_given(table: pa.Table, text: str) -> pa.Table:
     theirs = [name for name in table.column_names if name.startswith(GIVEN)]
     ours = [name for name in table.column_names if name not in theirs and name != "text"]
     columns = {name.removeprefix(GIVEN): table[name] for name in theirs}
-    columns = {name: column for name, column in columns.items() if not name.startswith(OURS)}  # of an earlier curation
+    columns = {name: column for name, column in columns.items() if name not in MADE}  # those of an earlier curation
     columns = {text: table["text"], **columns} if text not in columns else {f"{OURS}text": table["text"], **columns}
     columns |= {OURS + _NAMES.get(name, name): table[name] for name in ours}
     return pa.table(list(columns.values()), names=list(columns))

@@ -97,7 +97,7 @@ def check_read(options: Options, corpus: Corpus, skipped: Mapping[str, list[Skip
         log.warning("%d put aside in all; they are in the table quarantined", total)
     if endings := Counter(item.ending for some in skipped.values() for item in some):
         log.warning("%d files not read: %s", endings.total(), _counts(endings))
-    candidates, read = corpus.domains(), corpus.total("read")
+    candidates, read = {shard.domain for shard in corpus.index.shards if shard.size}, corpus.total("read")
     for domain, option, _ in domains_of(options):
         if domain not in candidates:
             why = Counter[str]()

@@ -1,7 +1,8 @@
 """Decontamination: training documents that repeat held-out text, found by shared word n-grams.
 
 Brown et al. 2020 (GPT-3, appendix C) compare 13-grams of lower-cased words, ignore those that many documents share, and
-cut out shared passages with 200 characters on both sides; this module does the same.
+cut out shared passages with 200 characters on both sides; this module does the same. In scripts without spaces between
+words a character counts as a word.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from unicodedata import category
 
 import numpy as np
 
-_WORD = re.compile(r"\w+")
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_MARKS = "".join(chr(point) for point in range(0x300, 0x1E900) if category(chr(point))[0] == "M")
+# A word, or a character of a script without spaces between words; marks belong to the letters before them.
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[\w{re.escape(_MARKS)}])+")
 MARGIN = 200  # characters cut on both sides of a passage; a shorter piece between two is cut too
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so that it can be inverted modulo 2^64: no factor loses information
 
@@ -62,6 +67,21 @@ class Overlap:
     nearest: str = ""
 
 
+@dataclass(frozen=True)
+class Span:
+    """A passage that a document shares with held-out documents.
+
+    Attributes:
+        start: its first character in the document.
+        end: the character behind its last one.
+        held_out: the name of the held-out document that shares most of it.
+    """
+
+    start: int
+    end: int
+    held_out: str
+
+
 class HeldOut:
     """The n-grams of all held-out documents: twelve bytes each, whatever the size of the training set."""
 
@@ -101,6 +121,20 @@ class HeldOut:
         self._first = np.searchsorted(self._hashes, self._hashes, side="left")
         self._documents = np.bincount(self._first, minlength=len(self._first))
         return ignored
+
+    def spans(self, text: str) -> list[Span]:
+        """Return the passages of a text that are in held-out documents, each with the one that shares most of it."""
+        words = [found.span() for found in _WORD.finditer(text)]
+        hashes = _in_order([text[a:b].lower() for a, b in words], self.n)
+        first = np.searchsorted(self._hashes, hashes, side="left")
+        count = np.searchsorted(self._hashes, hashes, side="right") - first
+        found: list[Span] = []
+        at = np.flatnonzero(count)
+        for run in np.split(at, np.flatnonzero(np.diff(at) > 1) + 1) if len(at) else ():
+            owners = np.concatenate([self._owners[first[k] : first[k] + count[k]] for k in run])
+            last = min(int(run[-1]) + self.n, len(words)) - 1
+            found.append(Span(words[run[0]][0], words[last][1], self._names[int(np.bincount(owners).argmax())]))
+        return found
 
     def pieces(self, text: str) -> list[str]:
         """Return the pieces of a text that remain without the passages shared with held-out documents.

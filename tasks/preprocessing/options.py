@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class Options(BaseModel):
@@ -20,6 +20,8 @@ class Options(BaseModel):
             n-grams is held out, the document is dropped; if it holds that share of one held-out document, the shared
             passages are cut.
         common: number of documents above which a shared n-gram counts as a notice or a template and is ignored.
+        evaluation: evaluation sets that must not be in the training text: file or folder of each by its name, with
+            `path::column` where the text is in no usual column. Shared passages are listed in `preprocessing/spans`.
         pieces: number of remaining pieces above which a document is dropped instead of cut.
     """
 
@@ -32,4 +34,13 @@ class Options(BaseModel):
     ngram: int = Field(13, ge=2, le=50)
     overlap: float = Field(0.3, gt=0, le=1)
     common: int = Field(10, ge=1)
+    evaluation: dict[str, str] = Field(default_factory=dict)
     pieces: int = Field(10, ge=1)
+
+    @field_validator("evaluation")
+    @classmethod
+    def _absolute(cls, given: dict[str, str]) -> dict[str, str]:
+        for name, path in given.items():
+            if not path.startswith(("/", "~")):  # workers run in other folders
+                raise ValueError(f"{name}: give an absolute path, not {path}")
+        return given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.decontaminate import HeldOut
 from tasks.preprocessing.documents import read_rows
 from tasks.preprocessing.encode import choose_encoder
+from tasks.preprocessing.evaluation import read_sets
 from tasks.preprocessing.options import Options
 from tasks.preprocessing.pack import Packer
 from tasks.preprocessing.split import SPLITS, assign_splits
@@ -37,6 +39,12 @@ BYTES_PER_TOKEN = 8  # more than any tokenizer here reaches, so this many bytes 
 HOLDOUT = pa.schema([("doc_id", pa.string()), ("domain", pa.string()), ("split", pa.string()), ("text", pa.string())])
 DROPPED = pa.schema([("doc_id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
+SPANS = pa.schema(
+    {"doc_id": pa.string(), "set": pa.string(), "record": pa.string(), "start": pa.int64(), "end": pa.int64()}
+    | {"passage": pa.string(), "document": pa.string()}
+)
+LISTED = 400  # characters of a passage in the table of spans
+
 
 def prepare(context: Context, _: State) -> State:
     """Split, decontaminate, train the tokenizer and pack."""
@@ -44,13 +52,15 @@ def prepare(context: Context, _: State) -> State:
     kept = context.require("curation/kept")
     splits = _split(context.lake, kept, minimum=BYTES_PER_TOKEN * (options.context + 1))
     holdout = context.lake.write("preprocessing/holdout", _holdout(context.lake, kept, splits))
-    dropped, contaminated, cut = _decontaminate(context.lake, kept, splits, holdout, options)
-    for doc_id in contaminated:
+    found = _decontaminate(context.lake, kept, splits, holdout, options)
+    cut = found.cut
+    for doc_id in found.dropped:
         splits[doc_id] = "dropped"
     state = State().add(
-        {"preprocessing/holdout": holdout, "preprocessing/dropped": dropped},
-        contaminated=len(contaminated),
+        {"preprocessing/holdout": holdout, **found.refs},
+        contaminated=len(found.dropped),
         cut=len(cut),
+        shared_with=dict(sorted(found.by_set.items())),
         documents=dict(sorted(Counter(splits.values()).items())),
     )
     tokenizer_ref = _tokenizer(context, options, _texts(context.lake, kept, splits, "train", cut))
@@ -85,6 +95,7 @@ def headline(state: State) -> str:
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     """Return the tables and charts of the result."""
     found = counts("Documents by split", ("split", "documents"), facts.get("documents", {}))
+    shared = counts("Passages shared with training text", ("set", "training documents"), facts.get("shared_with", {}))
     names = ("documents", "windows", "tokens", "bytes_per_token", "tokens_per_word")
     parts = facts.get("statistics", {})
     if parts:
@@ -92,7 +103,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         sentence = f"Windows of {facts['context']} tokens; {facts['vocab_size']} tokens in the vocabulary."
         header = ("domain and split", "documents", "windows", "tokens", "bytes per token", "tokens per word")
         found += (Section("Tokens", sentence, header, rows),)
-    return found
+    return found + shared
 
 
 ROAD: Road = (prepare, "state_loading")
@@ -134,37 +145,72 @@ def _holdout(lake: Lake, kept: Ref, splits: dict[str, str]) -> Iterator[pa.Table
             yield pa.Table.from_pylist(held, schema=HOLDOUT)
 
 
-def _decontaminate(
-    lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, options: Options
-) -> tuple[Ref, set[str], dict[str, str]]:
-    """Return the table of contaminated documents, the dropped documents, and the remaining text of cut documents."""
-    held = HeldOut(
-        ((row["doc_id"], row["text"]) for rows in read_rows(lake, holdout, ["doc_id", "text"]) for row in rows),
-        options.ngram,
-    )
-    for rows in read_rows(lake, kept, ["doc_id", "text"]):
-        for row in rows:
-            if splits[row["doc_id"]] == "train":
-                held.count(row["text"])
+@dataclass(frozen=True)
+class _Decontaminated:
+    """What decontamination found.
+
+    Attributes:
+        refs: the tables of contaminated documents and of shared passages.
+        dropped: ids of the documents that go.
+        cut: the remaining text of each document that was cut.
+        by_set: the number of training documents that share a passage with each set.
+    """
+
+    refs: dict[str, Ref]
+    dropped: set[str]
+    cut: dict[str, str]
+    by_set: Counter[str]
+
+
+def _decontaminate(lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, options: Options) -> _Decontaminated:
+    """Find training documents that repeat held-out text or evaluation sets; cut or drop them."""
+    set_of: dict[str, str] = {}
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for rows in read_rows(lake, holdout, ["doc_id", "split", "text"]):
+            for row in rows:
+                set_of[row["doc_id"]] = row["split"]
+                yield row["doc_id"], row["text"]
+        for name, record, text in read_sets(options.evaluation):
+            set_of[f"{name}: {record}"] = name
+            yield f"{name}: {record}", text
+
+    def training() -> Iterator[dict[str, Any]]:
+        for rows in read_rows(lake, kept, ["doc_id", "text"]):
+            yield from (row for row in rows if splits[row["doc_id"]] == "train")
+
+    held = HeldOut(documents(), options.ngram)
+    for row in training():
+        held.count(row["text"])
     ignored = held.ignore_common(options.common)
-    found_rows: list[dict[str, str]] = []
+    found_rows: list[dict[str, Any]] = []
+    spans: list[dict[str, Any]] = []
     cut: dict[str, str] = {}
-    for rows in read_rows(lake, kept, ["doc_id", "text"]):
-        for row in rows:
-            if splits[row["doc_id"]] != "train":
-                continue
-            found = held.overlap(row["text"])
-            if max(found.own, found.held_out) >= options.overlap:
-                detail = (
-                    f"{found.own:.2f} of its {options.ngram}-grams are held out; "
-                    f"it holds {found.held_out:.2f} of those of {found.nearest}"
-                )
-                pieces = held.pieces(row["text"]) if found.own < options.overlap else []
-                if 0 < len(pieces) <= options.pieces:
-                    cut[row["doc_id"]] = "\n".join(pieces)
-                    detail = f"{detail}; {len(row['text']) - sum(map(len, pieces))} characters are cut"
-                reason = "contaminated, cut" if row["doc_id"] in cut else "contaminated"
-                found_rows.append({"doc_id": row["doc_id"], "reason": reason, "detail": detail})
+    by_set: Counter[str] = Counter()
+    for row in training():
+        found = held.overlap(row["text"])
+        if not found.nearest:
+            continue
+        action = "kept"
+        if max(found.own, found.held_out) >= options.overlap:
+            detail = (
+                f"{found.own:.2f} of its {options.ngram}-grams are held out; "
+                f"it holds {found.held_out:.2f} of those of {found.nearest}"
+            )
+            pieces = held.pieces(row["text"]) if found.own < options.overlap else []
+            action = "dropped"
+            if 0 < len(pieces) <= options.pieces:
+                action, cut[row["doc_id"]] = "cut", "\n".join(pieces)
+                detail = f"{detail}; {len(row['text']) - sum(map(len, pieces))} characters are cut"
+            reason = "contaminated, cut" if action == "cut" else "contaminated"
+            found_rows.append({"doc_id": row["doc_id"], "reason": reason, "detail": detail})
+        shared = held.spans(row["text"])
+        by_set.update({set_of[span.held_out] for span in shared})
+        spans += [
+            {"doc_id": row["doc_id"], "set": set_of[span.held_out], "record": span.held_out, "start": span.start}
+            | {"end": span.end, "passage": row["text"][span.start : span.end][:LISTED], "document": action}
+            for span in shared
+        ]
     dropped = {row["doc_id"] for row in found_rows} - cut.keys()
     log.info(
         "decontamination: of training documents that repeat held-out text %d are dropped and %d cut; %d n-grams that "
@@ -174,7 +220,11 @@ def _decontaminate(
         ignored,
         options.common,
     )
-    return lake.write("preprocessing/dropped", pa.Table.from_pylist(found_rows, schema=DROPPED)), dropped, cut
+    refs = {
+        "preprocessing/dropped": lake.write("preprocessing/dropped", pa.Table.from_pylist(found_rows, schema=DROPPED)),
+        "preprocessing/spans": lake.write("preprocessing/spans", pa.Table.from_pylist(spans, schema=SPANS)),
+    }
+    return _Decontaminated(refs, dropped, cut, by_set)
 
 
 def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str, cut: Mapping[str, str]) -> Iterator[str]:

@@ -88,3 +88,27 @@ def test_a_passage_is_cut_out_of_a_long_text() -> None:
     assert held.overlap(" ".join(pieces)).own == 0.0
     assert held.pieces(before) == [before]
     assert held.pieces(words(0, 76)) == []
+
+
+def test_spans_name_the_held_out_document_that_shares_them() -> None:
+    held = HeldOut([("one", words(0, 40)), ("two", words(20, 60))])
+    text = f"{words(5000, 30)} {words(0, 20)} {words(6000, 30)} {words(30, 40)} {words(7000, 30)}"
+    first, second = held.spans(text)
+    assert (text[first.start : first.end], first.held_out) == (words(0, 20), "one")
+    assert (text[second.start : second.end], second.held_out) == (words(30, 40), "two")
+    assert held.spans(words(5000, 50)) == []
+
+
+@pytest.mark.parametrize(
+    ("held_out", "other"),
+    [
+        ("这座老桥在河上已经有三百多年了，每天早晨孩子们从桥上走过去上学", "今天天气很好，我们去公园散步吧，明天再来"),
+        ("นักเรียนเดินข้ามสะพานเก่าทุกเช้าเพื่อไปโรงเรียนในหมู่บ้าน", "วันนี้อากาศดีมากเราไปเดินเล่นในสวนกันเถอะพรุ่งนี้ค่อยมาใหม่"),
+        ("किताब की के का कि में मैं है हैं को क्या क्यों कब कहाँ कौन", "वह " * 30),
+    ],
+)
+def test_every_script_has_ngrams(held_out: str, other: str) -> None:
+    held = HeldOut([("a", held_out)])
+    assert held.overlap(f"{other} {held_out} {other}").held_out == 1.0
+    assert held.overlap(other).held_out == 0.0
+    assert len(held.spans(f"{other} {held_out} {other}")) == 1

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +96,30 @@ def test_statistics_are_counts_of_the_text(done: tuple[Context, State]) -> None:
     assert count["words"] == sum(len(text.split()) for text in texts)
     assert count["bytes_per_token"] == pytest.approx(count["n_bytes"] / count["tokens"])
     assert count["windows"] * 16 + count["tokens_left"] == count["tokens"] + count["documents"]
+
+
+def test_passages_of_evaluation_sets_are_listed_and_cut_by_the_name_of_their_set(tmp_path: Path) -> None:
+    rows = documents("base", 60) + documents("second", 40)
+    train = [row for row in rows if split_of(row["doc_id"]) == "train"]
+    for name, row in zip(("quiz", "tests"), train, strict=False):
+        question = sentences(500 + len(name), 2)
+        row["text"] += f"{sentences(600)} {question} {sentences(601)}"
+        lines = [{"question": question}, {"question": sentences(700 + len(name))}]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sets = {"quiz": str(tmp_path / "quiz.jsonl"), "tests": f"{tmp_path / 'tests.jsonl'}::question"}
+    context, state = run(tmp_path, rows, OPTIONS | {"evaluation": sets})
+    assert state.facts["cut"] == 2
+    assert state.facts["shared_with"] == {"quiz": 1, "tests": 1}
+    spans = context.lake.read(state.refs["preprocessing/spans"]).to_pylist()
+    assert [(span["doc_id"], span["set"], span["record"], span["document"]) for span in spans] == [
+        (train[0]["doc_id"], "quiz", "quiz: quiz.jsonl#0000000", "cut"),
+        (train[1]["doc_id"], "tests", "tests: tests.jsonl#0000000", "cut"),
+    ]
+    assert all(span["passage"] in row["text"][span["start"] :] for span, row in zip(spans, train, strict=False))
+    with pytest.raises(BadInput, match=r"no text in .*quiz\.jsonl; name its column"):
+        run(tmp_path, rows, OPTIONS | {"evaluation": {"quiz": f"{sets['quiz']}::nothing"}})
+    with pytest.raises(ValidationError, match="give an absolute path, not quiz"):
+        run(tmp_path, rows, OPTIONS | {"evaluation": {"quiz": "quiz.jsonl"}})
 
 
 def test_held_out_text_does_not_reach_the_tokenizer(tmp_path: Path) -> None:
