@@ -1,6 +1,7 @@
 """Independent parts of a stage's own work, in parallel on the Dask workers of the run, or one after another.
 
-The parts exchange files, so they run only on workers that share a home folder.
+The parts exchange files, so they run only on workers that share a home folder, unless the function can carry its parts
+through the lake (`Portable`): then they run on all workers.
 
 A part whose worker died is repeated on another worker. A worker in another process records what its parts used, so
 that the evidence rows of a run add up to the use of all its processes.
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import distributed
 from threadpoolctl import threadpool_limits
@@ -25,6 +26,27 @@ from tasks.records import record_work
 from tasks.stage import Context
 
 LEAST = 2  # parts or workers below which everything runs in this process
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """Work that can also be done on a machine with another home; picklable."""
+
+    def __call__(self, item: Any, /) -> Path:
+        """Do a part where the caller's folders are."""
+        ...
+
+    def send(self, items: Sequence[Any], everywhere: Callable[[Callable[[], bool]], bool], /) -> None:
+        """Put what the parts need into the lake; `everywhere` asks something of all machines with another home."""
+        ...
+
+    def there(self, item: Any, /) -> str:
+        """Do a part on another machine, put the result into the lake and return its name."""
+        ...
+
+    def fetch(self, name: str, /) -> Path:
+        """Return the result of another machine."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,11 +73,42 @@ class Spread:
             workers, alone = client.scheduler_info(n_workers=-1)["workers"], bool(settings.load().lake_url)
             here = _place(workers[distributed.get_worker().address])
             near = [address for address, about in workers.items() if not alone or _place(about) == here]
+            far = [address for address in workers if address not in near]
+            if far and isinstance(function, Portable):
+                return self._anywhere(client, function, items, near, far)
             if len(near) < LEAST:
                 return [function(item) for item in items]
             recorded = _Recorded(function, self.context, self.part, os.getpid())
             placed = {"workers": near, "allow_other_workers": not alone}
             return list(client.gather(client.map(recorded, list(items), pure=False, priority=10, **placed)))
+
+    def _anywhere(
+        self, client: distributed.Client, function: Portable, items: Sequence[Any], near: list[str], far: list[str]
+    ) -> list[Path]:
+        function.send(
+            items, lambda ask: all(client.run(ask, workers=far, on_error="return")[one] is True for one in far)
+        )
+        recorded = _Recorded(_Anywhere(function, frozenset(near)), self.context, self.part, os.getpid())
+        found = client.gather(client.map(recorded, list(items), pure=False, priority=10))
+        return [Path(name) if is_here else function.fetch(name) for is_here, name in found]
+
+
+@dataclass(frozen=True)
+class _Anywhere:
+    """Does a part on the worker where it is; picklable.
+
+    Attributes:
+        function: the work.
+        near: addresses of the workers that share the caller's home.
+    """
+
+    function: Portable
+    near: frozenset[str]
+
+    def __call__(self, item: Any) -> tuple[bool, str]:
+        if distributed.get_worker().address in self.near:
+            return True, str(self.function(item))
+        return False, self.function.there(item)
 
 
 def _place(worker: Mapping[str, Any]) -> tuple[str, Path]:
@@ -67,12 +120,12 @@ def _place(worker: Mapping[str, Any]) -> tuple[str, Path]:
 class _Recorded:
     """Runs one part and records what it used, except in the calling process, which is metered already; picklable."""
 
-    function: Callable[[Any], Path]
+    function: Callable[[Any], Any]
     context: Context
     part: str
     asked_by: int
 
-    def __call__(self, item: Any) -> Path:
+    def __call__(self, item: Any) -> Any:
         with threadpool_limits(1), at_work(self.context.run_id):
             if os.getpid() == self.asked_by:
                 return self.function(item)

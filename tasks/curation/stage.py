@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,10 +16,11 @@ from numpy.typing import NDArray
 
 from tasks.corpus.sample import sample_path
 from tasks.curation import outcome
+from tasks.curation.exchange import JoinBands, MakeShard
 from tasks.curation.index.corpus import Corpus
 from tasks.curation.index.near_duplicates import by_component, component_of
-from tasks.curation.index.search import find_edges
-from tasks.curation.index.shards import Index, Recipe, Work, make_shard
+from tasks.curation.index.search import Bands, find_edges
+from tasks.curation.index.shards import Index
 from tasks.curation.index.shingles import I64
 from tasks.curation.index.truth import agreement, found_pairs, true_pairs
 from tasks.curation.options import Options
@@ -47,12 +47,11 @@ def prepare(context: Context, _: State) -> State:
     recipe = recipe_of(options)
     root = context.home / "index" / "curation"
     work, skipped = plan_work(options, recipe)
-    folders = Spread(context, "prepare shard")(_MakeShard(root / "shards", recipe), work)
+    folders = Spread(context, "prepare shard")(MakeShard(context, recipe), work)
     index = Index.open(folders, recipe)
     with TemporaryDirectory(dir=context.scratch) as folder:
         scratch = Path(folder)
-        spread = Spread(context, "prepare bands")
-        found = find_edges(root / "searches", index, recipe, options.threshold, scratch, spread)
+        found = find_edges(root / "searches", index, recipe, options.threshold, scratch, _spread_bands(context))
         corpus = Corpus(index, found.first)
         filtered: Counter[str] = Counter()
         name = {"text": corpus.text_name(options.text_column)}
@@ -152,15 +151,9 @@ def _measured(facts: Mapping[str, Any]) -> str:
 ROAD: Road = (prepare, "representatives", "semantic_clusters", publish)
 
 
-@dataclass(frozen=True)
-class _MakeShard:
-    """Makes a shard; picklable."""
-
-    root: Path
-    recipe: Recipe
-
-    def __call__(self, work: Work) -> Path:
-        return make_shard(self.root, work, self.recipe)
+def _spread_bands(context: Context) -> Callable[[Bands, Sequence[Any]], list[Path]]:
+    spread = Spread(context, "prepare bands")
+    return lambda bands, items: spread(JoinBands(context, bands.join), items)
 
 
 def _edges(corpus: Corpus, plan: Plan, parts: list[Path], folder: Path, count: list[int]) -> Iterator[pa.Table]:

@@ -29,7 +29,7 @@ COMPARED_BEFORE, REPRESENTATIVE = 1, 2  # bits of candidates of which two need n
 class Spread(Protocol):
     """Does the same with several things: one after another, or beside each other on workers."""
 
-    def __call__(self, function: Callable[[Any], Path], items: Sequence[Any], /) -> list[Path]:
+    def __call__(self, function: Bands, items: Sequence[Any], /) -> list[Path]:
         """Return the results in the order of the things."""
         ...
 
@@ -113,7 +113,7 @@ def find_edges(root: Path, index: Index, recipe: Recipe, threshold: float, scrat
     known.tofile(scratch / "known")
     join = Join(tuple(shard.folder for shard in index.shards), recipe, threshold, scratch)
     bands = np.array_split(np.arange(recipe.bands), min(PARTITIONS, recipe.bands))
-    parts = spread(_Bands(join), [part.tolist() for part in bands]) if ((known == 0) & active).any() else []
+    parts = spread(Bands(join), [part.tolist() for part in bands]) if ((known == 0) & active).any() else []
     checked = thinned.checked + sum(int(pq.read_metadata(path).metadata[b"checked"]) for path in parts)
     draft = root / f".{uuid.uuid4().hex}"
     draft.mkdir(parents=True)
@@ -144,12 +144,13 @@ def _found(folder: Path, first: I64, checked: int, compared_before: int) -> Foun
 
 
 @dataclass(frozen=True)
-class _Bands:
+class Bands:
     """Searches some bands; picklable."""
 
     join: Join
 
     def __call__(self, bands: list[int]) -> Path:
+        """Return the file of the edges that some bands propose."""
         return join_bands(self.join, bands)
 
 

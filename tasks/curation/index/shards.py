@@ -45,6 +45,7 @@ ROWS = pa.schema(
 )
 READ = pa.schema({"doc_id": TEXT, "rule": TEXT, "detail": TEXT, "slot": pa.int32()})
 ASIDE = pa.schema({"domain": TEXT, "path": TEXT, "reason": TEXT, "detail": TEXT, "record": TEXT, "count": pa.int64()})
+UNREADABLE = "unreadable"  # begins what stands for the digest of a file that cannot be read
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -83,11 +84,13 @@ class Work:
         key: its name.
         domain: of its documents.
         pieces: its files.
+        digests: of the files, for machines that have other paths.
     """
 
     key: str
     domain: str
     pieces: tuple[Piece, ...]
+    digests: tuple[str, ...] = ()
 
 
 def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int) -> tuple[list[Work], list[Skipped]]:
@@ -115,7 +118,7 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
                 [made, *((p.file.name, p.file.kind, p.file.packing, p.groups, digest) for p, digest in group)]
             )
             key = hashlib.sha256(content.encode()).hexdigest()[:32]
-            work.append(Work(key, domain, tuple(piece for piece, _ in group)))
+            work.append(Work(key, domain, tuple(piece for piece, _ in group), tuple(digest for _, digest in group)))
         group, size = [], 0
 
     by_name = {path.name for path in paths if path.is_file()}
@@ -130,7 +133,7 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
                 )
             skipped.append(found)
             continue
-        digest, length = _digest(found.path), found.path.stat().st_size
+        digest, length = digest_of(found.path), found.path.stat().st_size
         for groups in _row_groups(found, n_bytes):
             if groups is not None or size + length > n_bytes:
                 close()
@@ -142,12 +145,13 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
     return work, skipped
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the digest of the content of a file; of one that cannot be read, why."""
     try:
         with path.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        return f"unreadable {error.errno}"
+        return f"{UNREADABLE} {error.errno}"
 
 
 def _row_groups(found: Found, n_bytes: int) -> Iterator[tuple[int, int] | None]:
