@@ -153,6 +153,8 @@ def _flat(value: Any) -> Iterator[str]:
     if isinstance(value, list):
         for item in value:
             yield from _flat(item)
+    elif isinstance(value, dict):  # a part of a chat message: text, or a picture and the like
+        yield from _flat(value.get("text"))
     elif value is not None:
         yield value
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -15,7 +14,6 @@ from tasks.corpus.records import TEXT_COLUMNS, Aside, Limits, Row, bounded_lines
 
 HEAD_LINES = 200  # from which the dialect is found out
 DELIMITERS = ",;\t|"
-MOST_ROWS = 0.8  # share of the rows that have as many cells as a header which is not the first line
 OPEN_QUOTES = 3  # quotation marks never closed from which they count as ordinary characters
 
 
@@ -58,22 +56,26 @@ def csv_rows(stream: Source, delimiter: str, limits: Limits, aside: Aside) -> It
         delimiter = head[0].strip()[4]
         next(lines)
         head = head[1:]
-    dialect, width = _dialect(head, delimiter)
+    names = (limits.text_column,) if limits.text_column else TEXT_COLUMNS
+    dialect = _dialect(head, delimiter, names)
     csv.field_size_limit(max(limits.longest, 2**17))
     header: list[str] = []
+    before: list[str] = []
+    first: list[str] = []
     number = text_at = 0
     for cells, text in _records(lines, dialect, aside):
         if not header:
-            if len(cells) == width:
-                header = unique_columns([cell.strip() for cell in cells])
-                wanted = [limits.text_column] if limits.text_column else TEXT_COLUMNS
-                text_at = next((header.index(name) for name in wanted if name in header), -1)
-                if text_at < 0:
-                    columns = f"columns: {', '.join(header)[:1000]}; name one with --text-column"
-                    aside("", "no text column", columns, text)
-                    return
+            named = [cell.strip() for cell in cells]
+            text_at = next((named.index(name) for name in names if name in named), -1)
+            if text_at >= 0:
+                header = unique_columns(named)
+                for line in before:
+                    aside("", "before the header", "", line)
             elif cells:
-                aside("", "before the header", f"{len(cells)} cells, not {width}", text)
+                before.append(text)
+                first = first or named
+                if len(before) >= HEAD_LINES:
+                    break
             continue
         if not cells:
             continue
@@ -87,10 +89,13 @@ def csv_rows(stream: Source, delimiter: str, limits: Limits, aside: Aside) -> It
             aside(f":row {number + 1}", "other number of cells", detail, text)
         lines.replaced = 0
         number += 1
+    if first and not header:
+        columns = ", ".join(first)[:1000]
+        aside("", "no text column", f"columns: {columns}; name one with --text-column", before[0])
 
 
-def _dialect(head: Sequence[str], delimiter: str) -> tuple[Dialect, int]:
-    """Return the dialect in which the most rows have the same number of cells, more than one, and that number."""
+def _dialect(head: Sequence[str], delimiter: str, names: Sequence[str]) -> Dialect:
+    """Return the dialect in which a header names the text and the most rows have its cells; of equal ones the usual."""
     options = [
         Dialect(one, quote, escape)
         for quote, escape in (('"', ""), ('"', "\\"), ("", ""), ("'", ""))
@@ -98,25 +103,25 @@ def _dialect(head: Sequence[str], delimiter: str) -> tuple[Dialect, int]:
         if quote != "'" or any(line.startswith("'") or f"{one}'" in line for line in head)
         if not escape or any('\\"' in line for line in head)
     ]
-    best, found = 0.0, (Dialect(delimiter or ","), 1)
-    for dialect in options:
-        try:
-            rows = [row for row in csv.reader(head, **dialect.options()) if row]
-        except csv.Error:
-            continue
-        if len(head) == HEAD_LINES:
-            rows = rows[:-1]  # may be cut off
-        widths = Counter(map(len, rows))
-        width, count = max(widths.items(), key=lambda item: (item[1], item[0]), default=(1, 0))
-        share = count / max(1, len(rows))
-        if width > 1 and share < MOST_ROWS and len(rows[0]) != width:  # separators within the texts of one column
-            continue
-        # A mark that is escaped in another way shows at the ends of cells.
-        odd = sum(cell.endswith('"') or '\\"' in cell for row in rows for cell in row) if dialect.quote else 0
-        score = share * min(width, 2) - odd / max(1, 10 * len(rows))
-        if score > best:
-            best, found = score, (dialect, width)
-    return found
+    return max(options, key=lambda dialect: _fit(head, dialect, names))
+
+
+def _fit(head: Sequence[str], dialect: Dialect, names: Sequence[str]) -> float:
+    """Return the share of rows with the cells of the header, doubled if it has several; 0 without a header."""
+    try:
+        rows, odd = [row for row in csv.reader(head, strict=True, **dialect.options()) if row], 0
+    except csv.Error:
+        rows, odd = [row for row in csv.reader(head, **dialect.options()) if row], 1
+    at = next((k for k, row in enumerate(rows) if any(cell.strip() in names for cell in row)), None)
+    if at is None:
+        return 0.0
+    header, rest = rows[at], rows[at + 1 : -1 if len(head) == HEAD_LINES else None]
+    text_at = next(k for k, cell in enumerate(header) if cell.strip() in names)
+    trimmed = ["\0".join(row).rstrip("\0 ").split("\0") if len(row) > len(header) else row for row in rest]
+    fits = sum(text_at < len(row) <= len(header) for row in trimmed) / max(1, len(rest) + at)
+    if dialect.quote:  # a mark that is escaped in another way shows at the ends of cells
+        odd += sum(cell.endswith('"') or '\\"' in cell for row in rest for cell in row)
+    return 1 + fits * min(len(header), 2) - min(0.5, odd / max(1, 2 * len(rest)))
 
 
 def _records(lines: _Lines, dialect: Dialect, aside: Aside) -> Iterator[tuple[list[str], str]]:
@@ -129,8 +134,7 @@ def _records(lines: _Lines, dialect: Dialect, aside: Aside) -> Iterator[tuple[li
             cells = next(reader, None)
         except csv.Error as error:
             taken = lines.taken
-            open_quote = "unexpected end" in str(error) or "field larger" in str(error)
-            if open_quote:
+            if len(taken) > 1 or "unexpected end" in str(error) or "field larger" in str(error):
                 failures += 1
                 if failures > OPEN_QUOTES:
                     dialect = Dialect(dialect.delimiter, "")

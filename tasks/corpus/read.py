@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -56,6 +56,7 @@ WHOLE_FILE = 32_768
 MAX_LINE = 32 * 2**20
 MOST_ASIDE = 1000  # records of a file that are put aside one by one; the others are counted
 BATCH = 256
+_NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 GIVEN = "given:"  # precedes the names of the user's columns
 DOCUMENTS = pa.schema(
     {
@@ -338,6 +339,12 @@ class Reader:
         ]
         kept = [n for n in schema.names if not (whole and n == path[0]) and n in (layout.columns or schema.names)]  # type: ignore[index]
         given = storable(repaired(batch.select(kept)))
+        parted = {k: v for k, v in partitions(name).items() if k not in schema.names and k in (layout.columns or (k,))}
+        if parted:
+            self.columns.update(parted)
+            kept += parted
+            own = [pa.array([value] * len(batch)) for value in parted.values()]
+            given = pa.RecordBatch.from_arrays([*given.columns, *own], names=kept)
         if texts.parents is not None:
             for row in np.setdiff1d(np.arange(len(batch)), texts.parents):
                 self._put_aside(f"{name}#{numbers[row]:07d}", "no text in the list", "curation.list_rows")
@@ -449,7 +456,12 @@ def _found(values: dict[str, Any], given: str) -> Any:
 
 
 def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str) or (isinstance(value, list) and all(map(_is_text, value)))
+    """Return whether a value is a text, or a list of texts or of the parts of a chat message."""
+    if isinstance(value, list):
+        return all(
+            _is_text(one.get("text")) if isinstance(one, dict) and "type" in one else _is_text(one) for one in value
+        )
+    return value is None or isinstance(value, str)
 
 
 @dataclass(frozen=True)
@@ -465,6 +477,18 @@ class Given:
     texts: Texts
     replaced: np.ndarray
     passages: Sequence[int | None]
+
+
+def partitions(name: str) -> dict[str, str | int | None]:
+    """Return the columns that a path holds as Spark and Hive write them: `lang=en/day=3/part-0.parquet`."""
+    found: dict[str, str | int | None] = {}
+    for part in name.split("/")[:-1]:
+        key, mark, value = part.partition("=")
+        if mark and key:
+            value = unquote(value)
+            whole = value.isdecimal() and value.isascii() and str(int(value)) == value
+            found[unquote(key)] = None if value == _NO_PARTITION else int(value) if whole else value
+    return found
 
 
 def _named(given: str, usual: Sequence[str]) -> Sequence[str]:

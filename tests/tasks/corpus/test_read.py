@@ -386,3 +386,103 @@ def test_records_of_other_types_in_later_batches_are_not_lost(tmp_path: Path) ->
     assert batches[0].schema.field(GIVEN + "n").type == pa.int64()
     assert batches[1][GIVEN + "n"].to_pylist()[-2:] == ["many", str(2**70)]
     assert batches[1][GIVEN + "meta"].to_pylist()[-2] == {"a": None, "b": [1]}
+
+
+def test_links_are_followed_and_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    corpus, other = tmp_path / "corpus", tmp_path / "other"
+    (corpus / "sub").mkdir(parents=True)
+    other.mkdir()
+    (other / "b.txt").write_text("behind a link")
+    (corpus / "linked").symlink_to(other)
+    (corpus / "sub" / "loop").symlink_to(corpus)
+    (corpus / "gone.txt").symlink_to(tmp_path / "nowhere")
+    (corpus / "folder.txt").mkdir()
+    os.mkfifo(corpus / "pipe.txt")
+    reader = Reader("base")
+    assert [d.doc_id for d in documents(reader, corpus)] == ["linked/b.txt"]
+    assert reasons(reader) == {
+        "gone.txt": "broken link",
+        "pipe.txt": "no regular file",
+        "sub/loop": "link to a folder above",
+    }
+
+
+def test_files_are_unpacked_by_their_bytes_whatever_their_ending_says(tmp_path: Path) -> None:
+    lines = b'{"text": "one"}\n{"text": "two"}\n'
+    (tmp_path / "plain.jsonl.gz").write_bytes(lines)
+    (tmp_path / "packed.jsonl").write_bytes(gzip.compress(lines))
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "x.parquet")
+    (tmp_path / "x.parquet.gz").write_bytes(gzip.compress((tmp_path / "x.parquet").read_bytes()))
+    reader = Reader("base")
+    assert [d.text for d in documents(reader, tmp_path)] == ["one", "two"] * 4
+    assert not reader.quarantined
+
+
+def test_partitions_of_a_path_are_columns(tmp_path: Path) -> None:
+    for part in ("lang=en/day=3", "lang=x%20y/day=07", "lang=__HIVE_DEFAULT_PARTITION__/day=4"):
+        (tmp_path / part).mkdir(parents=True)
+        pq.write_table(pa.table({"text": ["t"]}), tmp_path / part / "part-0.parquet")
+    found = [
+        (batch.column(GIVEN + "lang")[0].as_py(), batch.column(GIVEN + "day")[0].as_py())
+        for batch in Reader("base").batches(read.Piece(f) for f in read.find_files([tmp_path]))
+    ]
+    assert sorted(found, key=str) == [("en", 3), ("x y", "07"), (None, 4)]
+
+
+def test_a_damaged_row_group_costs_itself_only(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texts = [" ".join(map(str, rng.integers(10**6, size=40))) for _ in range(300)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "x.parquet", row_group_size=100, compression="gzip")
+    data = bytearray((tmp_path / "x.parquet").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 100] = b"\xff" * 100
+    (tmp_path / "x.parquet").write_bytes(data)
+    reader = Reader("base")
+    assert [d.text for d in documents(reader, tmp_path)] == texts[:100] + texts[200:]
+    assert reasons(reader) == {"x.parquet, row group 1": "unreadable"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "texts", "asides"),
+    [
+        ("x.jsonl", b'"one"\n"two"\n', ["one", "two"], 0),
+        ("x.json", b'["one", "two"]', ["one", "two"], 0),
+        ("x.jsonl", b'\x1e{"text": "one"}\n\0\0\0{"text": "two"}\n', ["one", "two"], 0),
+        ("x.json", b'[{"text": "one"}, {"text": bad}, {"text": "two"}]', ["one", "two"], 1),
+        ("x.json", b'[{"text": "one"}, {"text": "two"}]\n<html>', ["one", "two"], 1),
+        ("x.json", b'[{"text": "one"}, {"text": "two"}, {"tex', ["one", "two"], 1),
+        ("x.json", b'{"result": {"items": [{"text": "one"}, {"text": "two"}]}}', ["one", "two"], 0),
+        ("x.json", b'{"data": [{"p": [{"text": "one"}]}, {"p": [{"text": "two"}]}]}', ["one", "two"], 0),
+        ("x.jsonl", '{"text": "one"}\n{"text": "two"}\n'.encode("utf-16-be"), ["one", "two"], 0),
+        ("x.jsonl", '{"text": "日本語の文章を読みます"}\n'.encode("shift_jis"), ["日本語の文章を読みます"], 0),
+        ("x.jsonl", b'{"text": "a", "deep": ' + b"[" * 300 + b"]" * 300 + b"}\n", ["a"], 0),
+        ("x.jsonl", b'{"text": ["a", "b"]}\n{"text": "c"}\n', ["a\n\nb", "c"], 0),
+        ("x.jsonl", b'{"text": [{"type": "text", "text": "a"}, {"type": "image"}]}\n{"text": "c"}\n', ["a", "c"], 0),
+    ],
+)
+def test_more_shapes_of_records(tmp_path: Path, name: str, content: bytes, texts: list[str], asides: int) -> None:
+    (tmp_path / name).write_bytes(content)
+    reader = Reader("base")
+    assert [d.text for d in documents(reader, tmp_path)] == texts
+    assert len(reader.quarantined) == asides
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("iso2022_jp", "これは古い文字コードで保存された日本語の文書です。"),
+        ("hz", "这是一篇用旧编码保存的中文文章。程序必须只看字节就能猜出编码。"),
+        (
+            "koi8-u",
+            "Це досить довгий український текст, який збережено у старому кодуванні. Їжак і п'ять яблук. ",
+        ),
+        (
+            "mac_roman",
+            "Dies ist ein längerer deutscher Text mit Umlauten wie ä, ö und ü sowie ß, vor langer Zeit. ",
+        ),
+        ("cp850", "Voici un long texte français enregistré dans un ancien codage, avec des accents é, è, à et ç. "),
+        ("cp852", "Zażółć gęślą jaźń. To jest długi polski tekst zapisany w starym kodowaniu, który trzeba odgadnąć. "),
+    ],
+)
+def test_encodings_of_older_systems_are_detected(tmp_path: Path, encoding: str, text: str) -> None:
+    (tmp_path / "x.txt").write_bytes((text * 3).encode(encoding))
+    assert [d.text for d in documents(Reader("base"), tmp_path)] == [text * 3]
