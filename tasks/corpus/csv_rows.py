@@ -25,18 +25,20 @@ class Dialect:
         delimiter: between cells.
         quote: around cells; empty = none.
         escape: before a quotation mark within quotation marks; empty = it is doubled.
+        space: whether a space follows each delimiter.
     """
 
     delimiter: str
     quote: str = '"'
     escape: str = ""
+    space: bool = False
 
     def options(self) -> dict[str, Any]:
         """Return the options of `csv.reader`."""
         if not self.quote:
             return {"delimiter": self.delimiter, "quoting": csv.QUOTE_NONE}
         escape = {"escapechar": self.escape, "doublequote": False} if self.escape else {}
-        return {"delimiter": self.delimiter, "quotechar": self.quote, **escape}
+        return {"delimiter": self.delimiter, "quotechar": self.quote, "skipinitialspace": self.space, **escape}
 
 
 def csv_rows(stream: Source, delimiter: str, limits: Limits, aside: Aside) -> Iterator[Row]:
@@ -97,8 +99,14 @@ def csv_rows(stream: Source, delimiter: str, limits: Limits, aside: Aside) -> It
 def _dialect(head: Sequence[str], delimiter: str, names: Sequence[str]) -> Dialect:
     """Return the dialect in which a header names the text and the most rows have its cells; of equal ones the usual."""
     options = [
-        Dialect(one, quote, escape)
-        for quote, escape in (('"', ""), ('"', "\\"), ("", ""), ("'", ""))
+        Dialect(one, quote, escape, space)
+        for quote, escape, space in (
+            ('"', "", False),
+            ('"', "", True),
+            ('"', "\\", False),
+            ("", "", False),
+            ("'", "", False),
+        )
         for one in (delimiter or DELIMITERS)
         if quote != "'" or any(line.startswith("'") or f"{one}'" in line for line in head)
         if not escape or any('\\"' in line for line in head)
@@ -108,10 +116,11 @@ def _dialect(head: Sequence[str], delimiter: str, names: Sequence[str]) -> Diale
 
 def _fit(head: Sequence[str], dialect: Dialect, names: Sequence[str]) -> float:
     """Return the share of rows with the cells of the header, doubled if it has several; 0 without a header."""
+    penalty = 0.0
     try:
-        rows, odd = [row for row in csv.reader(head, strict=True, **dialect.options()) if row], 0
+        rows = [row for row in csv.reader(head, strict=True, **dialect.options()) if row]
     except csv.Error:
-        rows, odd = [row for row in csv.reader(head, **dialect.options()) if row], 1
+        rows, penalty = [row for row in csv.reader(head, **dialect.options()) if row], 0.25
     at = next((k for k, row in enumerate(rows) if any(cell.strip() in names for cell in row)), None)
     if at is None:
         return 0.0
@@ -119,9 +128,12 @@ def _fit(head: Sequence[str], dialect: Dialect, names: Sequence[str]) -> float:
     text_at = next(k for k, cell in enumerate(header) if cell.strip() in names)
     trimmed = ["\0".join(row).rstrip("\0 ").split("\0") if len(row) > len(header) else row for row in rest]
     fits = sum(text_at < len(row) <= len(header) for row in trimmed) / max(1, len(rest) + at)
-    if dialect.quote:  # a mark that is escaped in another way shows at the ends of cells
-        odd += sum(cell.endswith('"') or '\\"' in cell for row in rest for cell in row)
-    return 1 + fits * min(len(header), 2) - min(0.5, odd / max(1, 2 * len(rest)))
+    cells = [cell for row in rest for cell in row]
+    if not dialect.quote:  # whole cells in quotation marks
+        penalty += 0.5 * sum(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in cells) / max(1, len(cells))
+    elif any('\\"' in line for line in head):  # a mark that is escaped in another way shows at the ends of cells
+        penalty += min(0.5, sum(cell.endswith('"') or '\\"' in cell for cell in cells) / max(1, 2 * len(rest)))
+    return 1 + fits * min(len(header), 2) - penalty
 
 
 def _records(lines: _Lines, dialect: Dialect, aside: Aside) -> Iterator[tuple[list[str], str]]:

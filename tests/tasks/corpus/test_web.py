@@ -193,3 +193,8 @@ def test_a_wrong_length_costs_its_record_only(tmp_path, length):
 def test_newer_versions_of_http_are_pages(tmp_path):
     whole, _ = archive(False, 2)
     assert pages_of(tmp_path / "x.warc", whole.replace(b"HTTP/1.1 200", b"HTTP/2   200"))[0] == "01"
+
+
+def test_records_without_the_empty_lines_between_them(tmp_path):
+    parts = [response(f"https://a.example/{k}", PAGE.encode()) for k in range(3)]
+    assert pages_of(tmp_path / "x.warc", b"\r\n".join(part.rstrip(b"\r\n") for part in parts)) == ("012", [])
