@@ -265,7 +265,7 @@ class Utf8Stream:
         return whole[:cut]
 
 
-_WIDE = {
+_WIDE: dict[tuple[bool, ...], str] = {
     (False, True, False, True): "utf-16-le",
     (True, False, True, False): "utf-16-be",
     (False, True, True, True): "utf-32-le",

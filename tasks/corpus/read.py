@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -48,7 +49,7 @@ from tasks.corpus.kinds import (
 from tasks.corpus.passages import passages
 from tasks.corpus.records import TEXT_COLUMNS, Limits, Row, unique_columns
 from tasks.corpus.schemas import json_text, storable
-from tasks.corpus.warc import Members
+from tasks.corpus.warc import Bytes, Members
 from tasks.corpus.web import MAX_PAGE, html_text, warc_pages
 
 ID_COLUMNS = ("doc_id", "id")
@@ -389,7 +390,9 @@ class Reader:
         yield Document(file.name, self.domain, file.name, "", text, bad)
 
     def _archive(self, file: Found) -> Iterator[Document]:
-        with Members(file.path) if file.packing == "gzip" else unpacked(file.path, file.packing) as stream:
+        packed = file.packing == "gzip"
+        opened: AbstractContextManager[Bytes] = Members(file.path) if packed else unpacked(file.path, file.packing)
+        with opened as stream:
             for page in warc_pages(stream):
                 if page.problem is not None:
                     self._put_aside(f"{file.name}: {page.address}", *page.problem)

@@ -21,11 +21,13 @@ import pyarrow.parquet as pq
 
 from tasks.corpus.filters import choose_rules
 from tasks.corpus.read import Layout
+from tasks.curation.direct import curate
 from tasks.curation.index.corpus import Corpus
 from tasks.curation.index.near_duplicates import by_component, choose_bands, component_of
 from tasks.curation.index.search import find_edges
 from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
 from tasks.curation.index.shingles import PERMUTATIONS
+from tasks.curation.options import Options
 from tasks.curation.outcome import EXACT, OURS, as_given
 from tasks.curation.removals import Plan
 
@@ -101,6 +103,54 @@ def deduplicate(
             aside = "; ".join(f"{row['path']}: {row['detail']}" for row in corpus.aside().slice(0, 3).to_pylist())
             raise ValueError(f"no document can be read ({aside or f'{len(skipped)} files of unknown formats'})")
         return _result(corpus, plan, parts, recipe.layout.text_column)
+
+
+def deduplicate_into(
+    source: Any,
+    out: Path | str,
+    *,
+    threshold: float = 0.7,
+    layout: Layout | None = None,
+    rules: str = "none",
+    languages: Sequence[str] = (),
+    ignore_case: bool = False,
+) -> dict[str, Any]:
+    """Do the same with a source of any size: the tables are written into a folder batch by batch.
+
+    Args:
+        source: as for `deduplicate`.
+        out: gets `kept.parquet`, `dropped.parquet`, `edges.parquet`, `components.parquet`, `decisions.parquet` and
+            `quarantined.parquet`; it is made if it is not there.
+        threshold: as for `deduplicate`.
+        layout: as for `deduplicate`.
+        rules: as for `deduplicate`.
+        languages: as for `deduplicate`.
+        ignore_case: as for `deduplicate`.
+
+    Returns:
+        How many documents were read, kept, dropped by each rule and removed, and what was put aside.
+
+    Raises:
+        BadInput: options or files that cannot be used.
+    """
+    where = layout or Layout(code=rules == "code")
+    names = ("text_column", "id_column", "weight_column", "columns", "list_rows", "form")
+    target = Path(out).expanduser()
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="ketcycle-", dir=target) as name:
+        folder = Path(name)
+        given: dict[str, Any] = {name: getattr(where, name) for name in names}
+        options = Options(
+            corpus=tuple(str(path.absolute()) for path in _paths(source, folder / "table.parquet")),
+            alone=True,
+            threshold=threshold,
+            rules=rules,
+            languages=tuple(languages),
+            ignore_case=ignore_case,
+            max_line_mb=max(1, where.max_line >> 20),
+            **given,
+        )
+        return curate(options, target, folder / "index")
 
 
 def _one_by_one(function: Any, items: Sequence[Any]) -> list[Path]:

@@ -1,14 +1,16 @@
 """Deduplication as a function, without a service."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tasks.corpus.read import Layout
-from tasks.curation.deduplicate import deduplicate
+from tasks.curation.deduplicate import deduplicate, deduplicate_into
 
 
 def texts(count: int) -> list[str]:
@@ -60,3 +62,31 @@ def test_what_is_no_table_or_has_no_text_is_refused() -> None:
         deduplicate(5)
     with pytest.raises(ValueError, match=r"no document can be read .*columns: a; name one"):
         deduplicate(pa.table({"a": [1]}))
+
+
+def test_the_same_into_a_folder(table: pa.Table, tmp_path: Path) -> None:
+    facts = deduplicate_into(table.to_reader(2), tmp_path / "out")
+    assert facts["documents_kept"] == {"base": 3}
+    found = deduplicate(table)
+    kept, dropped = (pq.read_table(tmp_path / "out" / f"{name}.parquet") for name in ("kept", "dropped"))
+    assert kept.to_pylist() == found.kept.to_pylist()
+    assert dropped["n"].to_pylist() == found.dropped["n"].to_pylist()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}.parquet" for name in ("kept", "dropped", "edges", "components", "decisions", "quarantined")
+    }
+
+
+@pytest.mark.parametrize("library", ["duckdb", "datasets", "polars"])
+def test_the_examples_of_the_page(table: pa.Table, library: str) -> None:
+    module = pytest.importorskip(library)
+    if library == "duckdb":
+        source = module.sql("select * from rows", connection=holding(module, table))
+    else:
+        source = module.Dataset(table) if library == "datasets" else module.from_arrow(table)
+    assert deduplicate(source).kept["n"].to_pylist() == [0, 3, 4]
+
+
+def holding(duckdb: Any, table: pa.Table) -> Any:
+    connection = duckdb.connect()
+    connection.register("rows", table)
+    return connection
