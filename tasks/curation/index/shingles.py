@@ -24,7 +24,6 @@ from unicodedata import category, decomposition, is_normalized, normalize
 import numba
 import numpy as np
 import pyarrow as pa
-from datasketch import MinHash
 from numpy.typing import NDArray
 
 WORDS = 5
@@ -124,8 +123,10 @@ def intersection_over_union(values: U64, ends: I64, pairs: I64, threshold: float
 
 @lru_cache(maxsize=8)
 def _permutations(number: int, seed: int) -> tuple[U32, U32]:
-    a, b = MinHash(num_perm=number, seed=seed, scheme="affine32").permutations
-    return np.asarray(a, np.uint32), np.asarray(b, np.uint32)
+    """Return the factors, all odd, and the summands of `datasketch.MinHash(number, seed, scheme="affine32")`."""
+    generator = np.random.RandomState(seed)  # as datasketch, whose import takes a second
+    factors = generator.randint(0, 1 << 31, number, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
+    return factors, generator.randint(0, 1 << 32, number, dtype=np.uint32)
 
 
 @cache
