@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.corpus import read, records
+from tasks.corpus.kinds import Found, find_files
 from tasks.corpus.passages import MOST
-from tasks.corpus.read import GIVEN, Document, Layout, Reader
+from tasks.corpus.read import GIVEN, Document, Layout, Piece, Reader
 
 
 def documents(reader: Reader, *paths: Path) -> list[Document]:
@@ -424,7 +425,7 @@ def test_partitions_of_a_path_are_columns(tmp_path: Path) -> None:
         pq.write_table(pa.table({"text": ["t"]}), tmp_path / part / "part-0.parquet")
     found = [
         (batch.column(GIVEN + "lang")[0].as_py(), batch.column(GIVEN + "day")[0].as_py())
-        for batch in Reader("base").batches(read.Piece(f) for f in read.find_files([tmp_path]))
+        for batch in Reader("base").batches(Piece(f) for f in find_files([tmp_path]) if isinstance(f, Found))
     ]
     assert sorted(found, key=str) == [("en", 3), ("x y", "07"), (None, 4)]
 
