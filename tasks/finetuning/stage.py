@@ -112,7 +112,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return found
 
 
-ROAD: Road = (measure, adapt, "adapter", align)
+ROAD: Road = (measure, adapt, "adapter", align, "head")
 
 
 @dataclass(frozen=True)

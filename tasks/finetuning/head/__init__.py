@@ -1,0 +1,1 @@
+"""Which classifier is put on frozen features when few examples have labels."""
