@@ -32,7 +32,10 @@ def apart(n: int = 12, m: int = 20) -> FewShot:
     return FewShot(train, labels.astype(np.int64), test, tuple(truth.tolist()), components=3, layers=1, steps=40)
 
 
-@pytest.mark.parametrize("name", ["logistic-8", "logistic", "svm", "svm-8", "nearest-mean", "circuit", "circuit-exact"])  # fmt: skip
+HEADS = ("logistic-8", "logistic", "svm", "svm-8", "nearest-mean", "circuit", "circuit-exact")
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_heads_tell_clouds_apart_that_a_line_separates(name: str, bench: Any) -> None:
     problem = apart()
     assert quality(problem, HEAD.arm(name).solve(problem, bench()))[0] >= 0.9
