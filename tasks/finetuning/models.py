@@ -1,7 +1,7 @@
 """Small byte-level models behind the banks of this stage: one for each source of text, trained once and kept.
 
 A model has about 0.2 M weights in four blocks of width 64. Its training text is the beginning of its source; banks take
-their own text from behind it. Training is deterministic on one machine; the folder is named by text, seed and recipe.
+their own text from behind it. Training is deterministic on one machine; the folder is named by text and recipe.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ CONTEXT = 64
 TRAINED = 1500  # windows
 RECIPE = Recipe(tokens=TRAINED * CONTEXT, batch=16, matrix_lr=0.05)
 WIDTH, DEPTH = 64, 4
+SEED = 0  # of all of them, so that the banks of several decisions share the models
 
 
 def byte_config(width: int = WIDTH, depth: int = DEPTH) -> LlamaConfig:
@@ -63,14 +64,14 @@ def joined(texts: Sequence[str]) -> bytes:
     return "\n\n".join(texts).encode()
 
 
-def source_model(texts: Sequence[str], seed: int, folder: Path) -> Path:
+def source_model(texts: Sequence[str], folder: Path) -> Path:
     """Return the folder of the model of a source, trained when it is requested first."""
     windows = byte_windows(joined(texts), 0, TRAINED)
-    about = f"{byte_config().to_json_string()}{RECIPE}{seed}"
+    about = f"{byte_config().to_json_string()}{RECIPE}{SEED}"
     name = hashlib.sha256(about.encode() + windows.tokens.tobytes()).hexdigest()[:16]
 
     def make() -> Any:
-        model = new_model(byte_config(), seed)
+        model = new_model(byte_config(), SEED)
         train(model, windows, RECIPE)
         return model
 

@@ -112,7 +112,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return found
 
 
-ROAD: Road = (measure, adapt, "adapter", align, "head")
+ROAD: Road = (measure, "low_rank", adapt, "adapter", align, "head")
 
 
 @dataclass(frozen=True)

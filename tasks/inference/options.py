@@ -19,6 +19,9 @@ class Options(BaseModel):
         threads: number of torch threads.
         evaluation_windows: held-out windows on which each loss is measured, None = all.
         speed_s: CPU seconds of each measurement of the reading speed.
+        forms_s: CPU seconds of each measurement of a number format (fp32, bfloat16, INT8); 0 = none is measured.
+        forms_loss: bits per byte that a number format may lose against fp32.
+        licences: licence of each domain, for the model card, e.g. {base: PSF-2.0}.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
         alias: alias that points to the new version; the promotion gate decides whether that version may serve.
@@ -36,6 +39,9 @@ class Options(BaseModel):
     threads: int = Field(1, ge=1)
     evaluation_windows: int | None = Field(96, ge=1)
     speed_s: float = Field(1.0, gt=0)
+    forms_s: float = Field(1.0, ge=0)
+    forms_loss: float = Field(0.01, ge=0)
+    licences: dict[str, str] = Field(default_factory=dict)
     register_model: bool = True
     name: str = "ketcycle"
     alias: str = "challenger"

@@ -15,8 +15,11 @@ import numpy as np
 import torch
 
 from infra import events
+from infra.energy.model import Coefficients
 from infra.lake import Ref
 from infra.tracking import register_model
+from tasks.inference.card import data_sources, describe_energy, form_rows, model_card, read_rows
+from tasks.inference.forms import choose_form, measure_forms
 from tasks.inference.options import Options
 from tasks.inference.pruning.blocks import without_blocks
 from tasks.inference.pruning.options import Options as PruningOptions
@@ -80,13 +83,44 @@ def prune(context: Context, state: State) -> State:
         return _prune_and_save(context, state, options)
 
 
+def compare_forms(context: Context, state: State) -> State:
+    """Measure the number formats of the model on this machine, and choose one; fp32 may be the choice."""
+    options = context.parsed(Options)
+    if not options.forms_s:
+        return state
+    domain = next(iter(domains_with(context, "test")))
+    text = read_windows(
+        context.lake, context.require("preprocessing/shards"), domain, "test", options.evaluation_windows
+    )
+    with torch_threads(options.threads):
+        folder = context.lake.folder(state.refs["inference/model"])
+        found = measure_forms(folder, text, options.forms_s, context.home / "machines")
+    chosen = choose_form(found["rows"], options.forms_loss)
+    log.info("number format with the least energy on this machine: %s", chosen)
+    return state.add(forms={**found, "chosen": chosen, "domain": domain})
+
+
+def write_card(context: Context, state: State) -> State:
+    """Write the model card: lineage, quality by domain, energy of making the model, licences."""
+    options = context.parsed(Options)
+    energy = describe_energy(read_rows(context), Coefficients.load())
+    inputs = {name: str(ref) for name, ref in {**context.inputs, **state.refs}.items()}
+    about = {"run": context.run_id, "inputs": inputs, "sources": data_sources(context), "energy": energy}
+    card = model_card(options.name, state.facts, about, options.licences)
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        (Path(folder) / "README.md").write_text(card, encoding="utf-8")
+        ref = context.lake.put_folder("inference/card", Path(folder), {"model": str(state.refs["inference/model"])})
+    return state.add({"inference/card": ref}, lifecycle=energy)
+
+
 def register(context: Context, state: State) -> State:
     """Register the model in MLflow under an alias that does not serve yet."""
     options = context.parsed(Options)
     if not options.register_model:
         return state
     ref = state.refs["inference/model"]
-    meta = {"ketcycle_run": context.run_id, "lake": str(ref), "source": str(state.facts["source"])}
+    card = str(state.refs.get("inference/card", ""))
+    meta = {"ketcycle_run": context.run_id, "lake": str(ref), "source": str(state.facts["source"]), "card": card}
     version = register_model(options.name, context.lake.folder(ref), options.alias, meta)
     registered = {"name": options.name, "version": version, "source": str(ref), "run_id": context.run_id}
     events.emit("model.registered", registered, once=str(version))
@@ -126,9 +160,37 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             "units removed, the least missed first", "bits per byte", curve, (("whole model", curve[0].points[0][1]),)
         )
         found += (Section("Pruning curve", chart=chart),)
+    if forms := facts.get("forms"):
+        table = form_rows(forms)
+        sentence = (
+            f"Measured on this machine, {forms['domain']} text; joules are modelled, with their 5 % and 95 % points. "
+            f"Least energy at the quality of fp32: {forms['chosen']}."
+        )
+        found += (Section("Number formats", sentence, tuple(table[0]), tuple(tuple(row.values()) for row in table)),)
+    if lifecycle := facts.get("lifecycle"):
+        found += _ledger(lifecycle, facts)
     if served := facts.get("served"):
         rows = ((served["prompt"], served["text"]),)
         found += (Section("What the served model writes", header=("prompt", "completion"), rows=rows),)
+    return found
+
+
+def _ledger(lifecycle: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return the lifecycle ledger: joules of each part, added up in the order of the stages."""
+    rows: tuple[tuple[Any, ...], ...] = ()
+    total = 0.0
+    for stage, part, joules, cpu_s in lifecycle["entries"]:
+        total += joules[1]
+        rows += ((stage, part, joules[1], joules[0], joules[2], total, cpu_s),)
+    sentence = lifecycle["sentence"]
+    if forms := facts.get("forms"):
+        served = forms["rows"][forms["chosen"]]["j_per_1000_written"][1]
+        tokens = 1000 * lifecycle["made_j"][1] / served
+        sentence += f" Writing 1,000 tokens takes {served:.3g} J; what making took is that of {tokens:,.0f} tokens."
+    header = ("stage", "part", "J", "5 %", "95 %", "J up to here", "CPU s")
+    found: tuple[Section, ...] = (Section("Lifecycle ledger", sentence, header, rows),) if rows else ()
+    if steps := line("joules up to here", [(i + 1, row[5]) for i, row in enumerate(rows)]):
+        found += (Section("Lifecycle waterfall", chart=Chart("row of the lifecycle ledger", "J", steps)),)
     return found
 
 
@@ -141,7 +203,7 @@ def _what_went(facts: Mapping[str, Any]) -> str:
     return f"Removed: {', '.join(removed)}" + (f": {share:.1%} of the weights." if share is not None else ".")
 
 
-ROAD: Road = (measure, "pruning", prune, register, serve)
+ROAD: Road = (measure, "pruning", prune, compare_forms, write_card, register, serve)
 
 
 def _prune_and_save(context: Context, state: State, options: Options) -> State:

@@ -45,23 +45,21 @@ RANK_SHARE = 0.25
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Adaptation]]:
     """Yield the cells, the sources alternating; a model is trained when its first cell is posed."""
     names = sorted(material.texts)
-    seeds = {name: int(rng.integers(2**31)) for name in names}
-    yield from in_turns([_of_source(name, names, seeds, material) for name in names])
+    first = int(rng.integers(TRAIN))
+    yield from in_turns([_of_source(name, names, first, material) for name in names])
 
 
-def _of_source(
-    source: str, names: list[str], seeds: dict[str, int], material: Material
-) -> Iterator[Instance[Adaptation]]:
+def _of_source(source: str, names: list[str], first: int, material: Material) -> Iterator[Instance[Adaptation]]:
     others = [name for name in names if name != source]
     for number in range(CELLS_OF_SOURCE):
         setting = SETTINGS[number % len(SETTINGS)]
         target = others[number // len(SETTINGS) % len(others)] if setting == "domain" else source
-        pose = partial(_pose, material, source, target, setting, number, seeds[source])
+        pose = partial(_pose, material, source, target, setting, number, first)
         yield Instance(source, f"cell {number}: {setting}, text of {target}", TEST * CONTEXT, pose)
 
 
-def _pose(material: Material, source: str, target: str, setting: str, number: int, seed: int) -> Adaptation:
-    base = source_model(material.texts[source], seed, material.folder)
+def _pose(material: Material, source: str, target: str, setting: str, number: int, first: int) -> Adaptation:
+    base = source_model(material.texts[source], material.folder)
     model = base
     if setting != "domain":
         make = partial(truncated, base, RANK_SHARE) if setting == "svd" else partial(without_block, base, 1)
@@ -70,7 +68,7 @@ def _pose(material: Material, source: str, target: str, setting: str, number: in
     # A source with little text gives overlapping cells; the settings of one text differ all the same.
     count = TRAIN + VALIDATION + TEST
     room = len(text) // (CONTEXT + 1) - count - TRAINED
-    start = TRAINED + (number * count % max(1, room))
+    start = TRAINED + ((first + number * count) % max(1, room))
     windows = byte_windows(text, start, count)
     train, validation, test = (
         windows.take(slice(a, b)) for a, b in ((0, TRAIN), (TRAIN, TRAIN + VALIDATION), (TRAIN + VALIDATION, count))

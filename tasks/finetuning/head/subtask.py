@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tasks.contract import INSTANCES, Subtask
+from tasks.contract import CELLS, Subtask
 from tasks.finetuning.head.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.finetuning.head.bank import bank, example, few_shot
 from tasks.finetuning.head.options import Options
@@ -59,7 +59,7 @@ HEAD: Subtask[FewShot, Labels] = Subtask(
     example=example,
     oracle=lambda problem: (1.0,) if problem.truth else (),
     floor=0.6,
-    design=INSTANCES,
+    design=CELLS,
     options=Options,
     pose=pose,
     apply=apply,

@@ -225,6 +225,21 @@ def test_the_server_is_asked_and_the_model_registered(
     assert "recovered" not in state.facts["bits_per_byte"]
 
 
+def test_number_formats_are_measured_and_the_card_is_written(context: Context, published: State) -> None:
+    options = replace(context, options={**context.options, "forms_s": 0.01, "licences": {"base": "PSF-2.0"}})
+    state = stage.write_card(options, stage.compare_forms(options, published))
+    assert state.facts["forms"]["chosen"] in ("fp32", "bf16", "int8")
+    fp32 = state.facts["forms"]["rows"]["fp32"]
+    assert fp32["bytes"] == 4 * state.facts["parameters"]["stored"]
+    card = (context.lake.folder(state.refs["inference/card"]) / "README.md").read_text()
+    assert f"Made by run `{context.run_id}`." in card
+    assert str(state.refs["inference/model"]) in card
+    assert "Number formats" in card or "formats" in card
+    titles = [section.title for section in stage.sections(state.facts)]
+    assert "Number formats" in titles
+    assert stage.compare_forms(replace(context, options={**context.options, "forms_s": 0.0}), published) == published
+
+
 def test_equal_windows_of_each_domain(context: Context) -> None:
     mixed: Windows = mixed_windows(context, "train", 10)
     assert len(mixed) == 10

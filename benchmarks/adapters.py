@@ -1,0 +1,226 @@
+"""Adapters of one projection of a pretrained model: recovery of a compressed model, noise, and the price of a QPU pass.
+
+    python -m benchmarks.adapters MODEL VALID TEST    # texts of WikiText-2: trained on VALID, measured on TEST
+
+Prints the perplexity of the model on the first 8 windows of 1,024 tokens of TEST (29.2 for SmolLM2-135M-Instruct), then
+degrades the model (rank-k factors of the feed-forward matrices of its last blocks), trains each adapter of one late
+projection with the same tokens and learning rates, and prints perplexity and recovery
+`(degraded - adapted) / (degraded - whole)`. Then the rotations with blocks of 4, 8, 16 and 64 under shots and
+depolarising noise, and what one pass costs on a QPU. Everything but the price is measured; noise is drawn from the
+exact probabilities of the circuits, `(1 - l) p + l / 2^n` with l the share of depolarised executions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from infra.runtime.backends.usage import usage_s
+from tasks.contract import Bench, Budget
+from tasks.finetuning.adapter import maps
+from tasks.finetuning.adapter.maps import Attach
+from tasks.finetuning.adapter.problem import Adaptation, parts
+from tasks.finetuning.adapter.training import Text, cache_states, fit, site_inputs
+from tasks.finetuning.models import kept
+from tasks.model.causal import load_model, load_tokenizer
+from tasks.model.score import nll
+from tasks.model.windows import Windows
+from tasks.quantum.rotations import exact_frequencies, read
+
+WINDOW, BASELINE_WINDOWS = 1024, 8
+CONTEXT, TRAIN, VALIDATION, TEST = 128, 32, 4, 8  # tokens and windows of the study
+LATE = 2  # blocks from the end that are degraded; the site is in the first of them
+RANK_SHARE = 0.1
+DURATION_S, KW = 4e-6, 18.0  # of one 2-qubit execution on a superconducting device; its whole system
+
+ARMS: dict[str, Attach] = {
+    "cayley 4": maps.rotation(4),
+    "oft 4 (peft)": maps.oft(4),
+    "magnitudes 4": maps.rotation(4, magnitudes=True),
+    "cayley 8": maps.rotation(8),
+    "cayley 16": maps.rotation(16),
+    "cayley 64": maps.rotation(64),
+    "blocks 4": maps.wrapped(lambda inner, _: maps.Blocks(inner, 4)),
+    "scale": maps.wrapped(lambda inner, _: maps.Scale(inner)),
+    "bias": maps.wrapped(lambda inner, _: maps.Bias(inner)),
+    "random rotation": maps.wrapped(lambda inner, seed: maps.RandomRotation(inner, 4, seed)),
+    "lora r=1": maps.lora(1),
+    "lora r=3": maps.lora(3),
+    "vera": maps.vera(64),
+    "fourierft": maps.fourier(864),
+    "boft": maps.wrapped(lambda inner, _: maps.Butterfly(inner, 4)),
+    "hra": maps.householder(2),
+    "norms": maps.attach_norms,
+    "dense": maps.attach_dense,
+}
+
+
+def windows(folder: Path, path: Path, context: int, count: int) -> Windows:
+    """Return the first windows of a text, each of `context` predicted tokens."""
+    text = path.read_text(encoding="utf-8")[: 12 * count * (context + 1)]
+    ids = np.array(load_tokenizer(folder).encode(text, add_special_tokens=False), np.int64)
+    tokens = ids[: count * (context + 1)].reshape(count, context + 1)
+    return Windows(tokens, np.full(count, context, np.int64))
+
+
+def perplexity_of_tokens(model: Any, text: Windows) -> float:
+    return math.exp(nll(model, text).sum() / text.n_predicted)
+
+
+def baseline(folder: Path, path: Path) -> float:
+    """Return the perplexity on the first 8 windows of 1,024 tokens, the first token of each only read."""
+    text = path.read_text(encoding="utf-8")[: 8 * BASELINE_WINDOWS * WINDOW]
+    ids = np.array(load_tokenizer(folder).encode(text, add_special_tokens=False), np.int64)
+    tokens = ids[: BASELINE_WINDOWS * WINDOW].reshape(BASELINE_WINDOWS, WINDOW)
+    return perplexity_of_tokens(load_model(folder), Windows(tokens, np.full(len(tokens), WINDOW - 1, np.int64)))
+
+
+def degraded(folder: Path) -> Any:
+    """Return the model with the feed-forward matrices of its last blocks cut to a share of their rank."""
+    model: Any = load_model(folder)
+    with torch.no_grad():
+        for layer in model.model.layers[-LATE:]:
+            for matrix in layer.mlp.modules():
+                if isinstance(matrix, nn.Linear):
+                    u, s, v = torch.linalg.svd(matrix.weight, full_matrices=False)
+                    rank = max(1, round(RANK_SHARE * len(s)))
+                    matrix.weight.copy_(u[:, :rank] * s[:rank] @ v[:rank])
+    return model
+
+
+def bench(seed: int) -> Bench:
+    cache: dict[str, Any] = {}
+
+    def once(key: str, make: Callable[[], Any], /) -> Any:
+        return cache[key] if key in cache else cache.setdefault(key, make())
+
+    none: Any = None
+    return Bench(np.random.default_rng(seed), none, none, none, once, Path())
+
+
+def perplexity(model: Any, text: Text, outputs: torch.Tensor | None = None, site: str = "") -> float:
+    """Return the perplexity of a text from its hidden states on, the outputs of the site replaced if given."""
+    handle = None
+    if outputs is not None:
+        holder, name = parts(model, site)
+        handle = getattr(holder, name).register_forward_hook(lambda *_: outputs)
+    with torch.inference_mode():
+        logits = model(inputs_embeds=text.hidden, use_cache=False).logits
+        loss = cross_entropy(logits.flatten(0, 1), text.windows.labels().flatten())
+    if handle:
+        handle.remove()
+    return math.exp(float(loss))
+
+
+def under_noise(
+    matrices: np.ndarray, vectors: np.ndarray, shots: int, noise: float, signed: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the rotated vectors as circuits with depolarising noise give them; shots 0 = exact probabilities."""
+    size = matrices.shape[1]
+    pieces = vectors.reshape(len(vectors), -1, size)
+    found = np.zeros_like(pieces)
+    for n, matrix in enumerate(matrices):
+        p = exact_frequencies(matrix, pieces[:, n], signed=signed)
+        p = (1 - noise) * p + noise / p.shape[1]
+        p /= p.sum(axis=1, keepdims=True)
+        found[:, n] = read(rng.multinomial(shots, p) / shots if shots else p, pieces[:, n], signed=signed)
+    return found.reshape(vectors.shape)
+
+
+def price(tokens: int, width: int, block: int, shots: int) -> str:
+    """Return what one pass over a text costs: circuits, executions, seconds, energy (projected)."""
+    circuits = tokens * width // block
+    seconds = usage_s(circuits * shots, DURATION_S)
+    return (
+        f"{tokens} tokens, width {width}, blocks of {block}, {shots} shots: {circuits:,} circuits, "
+        f"{circuits * shots:,} executions, {seconds:,.0f} QPU s, {seconds * KW / 3600:,.1f} kWh (projected)"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("valid", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument("--cache", type=Path, default=Path("degraded"), help="folder of the degraded model")
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--skip-baseline", action="store_true")
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    if not given.skip_baseline:
+        found = baseline(given.model, given.test)
+        print(f"baseline perplexity, first {BASELINE_WINDOWS} x {WINDOW} tokens: {found:.2f}", flush=True)
+    study(given)
+    print()
+    for line in (price(1024, 4096, 4, 8192), price(1024, 576, 4, 1024), price(1024, 576, 64, 1024)):
+        print(line)
+
+
+def study(given: argparse.Namespace) -> None:
+    folder = kept(given.cache, lambda: degraded(given.model))
+    held = windows(given.model, given.valid, CONTEXT, TRAIN + VALIDATION)
+    test = windows(given.model, given.test, CONTEXT, TEST)
+    depth = int(load_model(folder).config.num_hidden_layers)
+    problem = Adaptation(
+        model=folder,
+        site=f"layers.{depth - LATE}.self_attn.v_proj",
+        train=held.take(slice(0, TRAIN)),
+        validation=held.take(slice(TRAIN, None)),
+        test=test,
+        steps=given.steps,
+        batch=4,
+        rates=tuple(given.rates),
+        block=4,
+        shots=1024,
+        budget=Budget(),
+    )
+    whole, low = (perplexity_of_tokens(load_model(path), test) for path in (given.model, folder))
+    print(f"\n{problem.site}; whole {whole:.3f}, degraded {low:.3f}; {given.steps} steps of 4 x {CONTEXT} tokens, "
+          f"rates {given.rates}, {given.seeds} seed(s)\n")  # fmt: skip
+    print(f"{'adapter':18s} {'weights':>8s} {'perplexity':>11s} {'recovery':>9s} {'rate':>7s} {'CPU s':>7s}")
+    states = cache_states(problem, shared := bench(0))
+    for name in given.arms:
+        for seed in range(given.seeds):
+            began = time.process_time()
+            fitted = fit(problem, replace(shared, rng=np.random.default_rng(seed)), ARMS[name])
+            spent, found = time.process_time() - began, perplexity(fitted.model, states["test"])
+            print(f"{name:18s} {fitted.trained:8d} {found:11.3f} {(low - found) / (low - whole):8.1%} "
+                  f"{fitted.rate:7.3f} {spent:7.1f}", flush=True)  # fmt: skip
+            if name.startswith("cayley") and seed == 0:
+                sweep(problem, replace(shared), fitted)
+
+
+def sweep(problem: Adaptation, hands: Bench, fitted: Any) -> None:
+    """Print the perplexity of a rotation executed with shots and depolarising noise, in both forms of reading."""
+    holder, name = parts(fitted.model, fitted.site)
+    rotation = getattr(holder, name)
+    matrices = maps.cayley(rotation.angles.detach().double(), rotation.block).numpy()
+    inputs = site_inputs(problem, hands)
+    vectors, rng = inputs.flatten(0, 1).double().numpy(), np.random.default_rng(0)
+    text = cache_states(problem, hands)["test"]
+    qubits = rotation.block.bit_length() - 1
+    for signed in (True, False):
+        cells = []
+        for noise, shots in ((0, 256), (0, 1024), (0, 8192), (0.03, 8192), (0.119, 8192)):
+            turned = under_noise(matrices, vectors, shots, noise, signed, rng)
+            outputs = rotation.inner(torch.from_numpy(turned.astype(np.float32)).view_as(inputs)).detach()
+            cells.append(f"{shots} shots, l={noise}: {perplexity(fitted.model, text, outputs, fitted.site):.3f}")
+        form = "signed" if signed else "magnitudes"
+        print(f"    {form}, {qubits + signed} qubits: {'; '.join(cells)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The instance bank of `low_rank`: projections of small models, one of each source of text, with what they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import nn
+
+from tasks.contract import Instance, Material, in_turns
+from tasks.finetuning.low_rank.problem import FloatArray, Matrix
+from tasks.finetuning.models import DEPTH, TRAINED, WIDTH, byte_windows, joined, source_model
+from tasks.model.causal import load_model
+from tasks.model.windows import Windows
+
+SITES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+SHARE = 0.25
+WINDOWS = 8  # half of their positions weight the error, half measure it
+
+
+def bank(material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
+    """Yield the projections in random order, the sources alternating; a model is trained when it is first needed."""
+    names = sorted(material.texts)
+    yield from in_turns([_of_source(name, material, rng) for name in names])
+
+
+def _of_source(source: str, material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
+    sites = [f"layers.{layer}.{name}" for layer in range(DEPTH) for name in SITES]
+    for number in rng.permutation(len(sites)):
+        yield Instance(source, sites[number], WIDTH, partial(_pose, material, source, sites[number]))
+
+
+def _pose(material: Material, source: str, site: str) -> Matrix:
+    texts = material.texts[source]
+    model = load_model(source_model(texts, material.folder))
+    return at_site(model, site, byte_windows(joined(texts), TRAINED, WINDOWS), SHARE)
+
+
+def at_site(model: Any, site: str, text: Windows, share: float, **sizes: int) -> Matrix:
+    """Return the problem of a projection of a model with the inputs that it reads from a text."""
+    module: nn.Linear = model.model.get_submodule(site)
+    seen: list[torch.Tensor] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.inference_mode():
+        model(**text.inputs(), use_cache=False)
+    handle.remove()
+    read = _array(seen[0].flatten(0, 1))
+    weight = _array(module.weight)
+    rank = max(1, round(share * min(weight.shape)))
+    return Matrix(weight, read[0::2], read[1::2], rank, **sizes)
+
+
+def example(rng: Generator) -> Matrix:
+    """Return a matrix of 8 x 16 with falling singular values and correlated inputs."""
+    u, v = np.linalg.qr(rng.standard_normal((8, 8)))[0], np.linalg.qr(rng.standard_normal((16, 8)))[0]
+    weight = u * 0.6 ** np.arange(8) @ v.T
+    inputs = rng.standard_normal((96, 16)) @ (np.eye(16) + 0.5 * rng.standard_normal((16, 16)))
+    return Matrix(weight, inputs[:48], inputs[48:], rank=3, block=4, layers=3, steps=25, shots=128)
+
+
+def _array(tensor: torch.Tensor) -> FloatArray:
+    return np.asarray(tensor.detach().double().numpy(), np.float64)

@@ -1,0 +1,167 @@
+"""The model card of a registered model, and the lifecycle ledger it quotes: what making the model took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from infra.energy.derive import energy_draws
+from infra.energy.model import Band, Coefficients
+from infra.evidence import EvidenceRow
+from infra.shared import open_evidence
+from tasks.contract import STAGES
+from tasks.stage import Context
+
+TOKENS = 1000
+CLASSICAL, QUANTUM, OVERHEAD = "classical", "quantum", "overhead"
+OPENING = {CLASSICAL: "own work and classical arms", QUANTUM: "quantum arms, simulated", OVERHEAD: "orchestration"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Joules of one part of the lifecycle, modelled or measured as its rows say.
+
+    Attributes:
+        stage: the stage, or empty for orchestration.
+        part: `classical`, `quantum` (CPU that simulated circuits, never a QPU's energy) or `overhead`.
+        joules: p5, p50, p95; narrow boundary.
+        cpu_s: CPU seconds.
+    """
+
+    stage: str
+    part: str
+    joules: tuple[float, float, float]
+    cpu_s: float
+
+
+def lifecycle(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> list[Entry]:
+    """Return what the stages of a run took, in lifecycle order, split into classical, quantum and overhead."""
+    found = []
+    for stage in (*STAGES, ""):
+        for part in OPENING:
+            chosen = [row for row in rows if row.stage == stage and _part(row) == part]
+            if chosen:
+                band = Band.of(energy_draws(chosen, coefficients))
+                cpu_s = sum(row.total.cpu_s for row in chosen)
+                found.append(Entry(stage, part, (band.p5, band.p50, band.p95), cpu_s))
+    return found
+
+
+def chosen_only(rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
+    """Return the rows without which the model would not exist: own work of the stages and the chosen arms."""
+    return [row for row in rows if not row.subtask or row.chosen]
+
+
+def read_rows(context: Context) -> list[EvidenceRow]:
+    """Return the evidence of the run so far."""
+    return list(open_evidence(context.home).read(run_id=context.run_id))
+
+
+def data_sources(context: Context) -> list[dict[str, Any]]:
+    """Return documents and bytes by domain and source of the text that was kept; empty for a pretrained model alone."""
+    if "curation/kept" not in context.inputs:
+        return []
+    query = (
+        "select domain, source, count(*) as documents, sum(n_bytes) as bytes from kept group by all "
+        "order by domain, bytes desc, source limit 50"
+    )
+    rows: list[dict[str, Any]] = context.lake.sql(query, kept=context.inputs["curation/kept"]).to_pylist()
+    return [{**row, "bytes": int(row["bytes"])} for row in rows]
+
+
+def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], licences: Mapping[str, str]) -> str:
+    """Return the card in Markdown with the metadata block that model hubs read.
+
+    Args:
+        name: of the registered model.
+        facts: of the stage `inference`.
+        about: `run`, `inputs` (name to lake reference), `sources` and `energy` (see `describe`).
+        licences: licence of each domain, as the user states them.
+    """
+    stated = sorted(set(licences.values()))
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation",
+             f"license: {stated[0].lower() if len(stated) == 1 else 'other'}", "tags: [ketcycle]", "---", "",
+             f"# {name}", "", f"Made by run `{about['run']}`.", "", "## Lineage", ""]  # fmt: skip
+    lines += [f"* `{key}`: `{ref}`" for key, ref in sorted(about["inputs"].items())]
+    lines += ["", "## Text it learned from", ""]
+    lines += _table(("domain", "source", "documents", "bytes"), about["sources"]) or ["Not known: the model was given."]
+    domains = sorted({row["domain"] for row in about["sources"]})
+    named = "; ".join(f"{d}: {licences.get(d, 'not stated')}" for d in domains) or "not stated"
+    advice = "" if domains and all(d in licences for d in domains) else "; state them with `inference.licences`"
+    lines += ["", f"Licences: {named}{advice}."]
+    lines += ["", "## Quality", "", "Bits per byte of held-out text, lower is better.", ""]
+    scores = facts.get("bits_per_byte", {})
+    rows = [{"model": key.replace("_", " "), **{d: f"{v:.4f}" for d, v in row.items()}} for key, row in scores.items()]
+    lines += _table(("model", *dict.fromkeys(d for row in scores.values() for d in row)), rows)
+    lines += ["", "## Energy", "", about["energy"]["sentence"], ""]
+    lines += _table(("stage", "part", "J", "5 %", "95 %", "CPU s"), about["energy"]["rows"])
+    forms = facts.get("forms")
+    if forms:
+        lines += ["", "## Number formats on the machine that made it", "", f"Chosen: {forms['chosen']}.", ""]
+        lines += _table(("format", "bits per byte", "tokens read / CPU s", "tokens written / CPU s",
+                         "J / 1,000 read", "J / 1,000 written", "MB"), form_rows(forms))  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def form_rows(forms: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the table of number formats with printed names; joules as median [5 %, 95 %]."""
+
+    def joules(band: Sequence[float]) -> str:
+        return f"{band[1]:.3g} [{band[0]:.2g}, {band[2]:.2g}]"
+
+    return [
+        {
+            "format": name,
+            "bits per byte": f"{row['bits_per_byte']:.4f}",
+            "tokens read / CPU s": f"{row['read_tokens_per_cpu_s']:.0f}",
+            "tokens written / CPU s": f"{row['written_tokens_per_cpu_s']:.0f}",
+            "J / 1,000 read": joules(row["j_per_1000_read"]),
+            "J / 1,000 written": joules(row["j_per_1000_written"]),
+            "MB": f"{row['bytes'] / 1e6:.1f}",
+        }
+        for name, row in forms["rows"].items()
+    ]
+
+
+def describe_energy(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
+    """Return the ledger as rows and a sentence with the totals."""
+    entries = lifecycle(rows, coefficients)
+    made, all_of = (Band.of(energy_draws(part, coefficients)) for part in (chosen_only(rows), rows))
+    sources = " and ".join(sorted({row.energy_source for row in rows})) or "none"
+    sentence = (
+        f"Making the model took {made.p50:.0f} J [{made.p5:.0f}, {made.p95:.0f}] ({sources}; CPU and memory); with the "
+        f"arms that ran beside for comparison and the orchestration recorded so far, {all_of.p50:.0f} J "
+        f"[{all_of.p5:.0f}, {all_of.p95:.0f}]."
+    )
+    printed = [
+        {
+            "stage": entry.stage or "run",
+            "part": OPENING[entry.part],
+            "J": f"{entry.joules[1]:.1f}",
+            "5 %": f"{entry.joules[0]:.1f}",
+            "95 %": f"{entry.joules[2]:.1f}",
+            "CPU s": f"{entry.cpu_s:.2f}",
+        }
+        for entry in entries
+    ]
+    return {
+        "sentence": sentence,
+        "rows": printed,
+        "entries": [[e.stage or "run", e.part, list(e.joules), e.cpu_s] for e in entries],
+        "made_j": [made.p5, made.p50, made.p95],
+    }
+
+
+def _part(row: EvidenceRow) -> str:
+    if row.arm == "orchestration":
+        return OVERHEAD
+    return QUANTUM if row.kind == "quantum" else CLASSICAL
+
+
+def _table(header: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    lines = [" | ".join(header), " | ".join("---" for _ in header)]
+    lines += [" | ".join(str(row.get(name, "")) for name in header) for row in rows]
+    return [f"| {line} |" for line in lines]
