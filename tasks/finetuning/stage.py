@@ -103,6 +103,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     if curves := tuple(one for title, values in figures.items() for one in line(title, values.get("curve", ()))):
         chart = Chart("tokens seen", "bits per byte (validation text of the new domain)", curves)
         found += (Section("Fine-tuning curve", chart=chart),)
+    found += _decided(facts)
     if preference := facts.get("preference"):
         read = tuple((name.replace("_", " "), preference[name]) for name in ("pairs", "steps", "loss", "accuracy"))
         sentence = (
@@ -110,6 +111,34 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         )
         found += (Section("Preference tuning", sentence, ("figure", "value"), read),)
     return found
+
+
+def _decided(facts: Mapping[str, Any]) -> tuple[Section, ...]:
+    """Return what the decisions of the stage came to."""
+    found: tuple[Section, ...] = ()
+    header = ("figure", "value")
+    if low_rank := facts.get("low_rank"):
+        sentence = (
+            f"{low_rank['site']} as a product of rank {low_rank['rank']}; the model itself is left as it is. "
+            "The weight error is a multiple of the least possible one (Eckart and Young)."
+        )
+        names = ("stored_share", "output_error", "weight_error", "before", "after")
+        said = ("share of the stored values", "relative output error", "weight error", "bits per byte before", "after")
+        found += (Section("Low-rank projection", sentence, header, _named(said, names, low_rank)),)
+    if site := facts.get("site"):
+        sentence = f"Adapter of {site['name']}; kept if it lowers the loss of held-out text."
+        said = ("bits per byte before", "bits per byte after", "trained weights")
+        found += (Section("Adapter of one projection", sentence, header,
+                          _named(said, ("before", "after", "trained"), site)),)  # fmt: skip
+    if head := facts.get("head"):
+        sentence = "Which domain a short held-out passage comes from, by a classifier of few labels."
+        said = ("share of right labels", "labels", "tested")
+        found += (Section("Few-shot head", sentence, header, _named(said, ("right", "labels", "tested"), head)),)
+    return found
+
+
+def _named(said: tuple[str, ...], names: tuple[str, ...], values: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((title, values[name]) for title, name in zip(said, names, strict=True))
 
 
 ROAD: Road = (measure, "low_rank", adapt, "adapter", align, "head")
