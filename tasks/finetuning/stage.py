@@ -141,7 +141,7 @@ def _named(said: tuple[str, ...], names: tuple[str, ...], values: Mapping[str, A
     return tuple((title, values[name]) for title, name in zip(said, names, strict=True))
 
 
-ROAD: Road = (measure, "low_rank", adapt, "adapter", align, "head")
+ROAD: Road = (measure, "low_rank", adapt, "adapter", align, "head", "distillation")
 
 
 @dataclass(frozen=True)

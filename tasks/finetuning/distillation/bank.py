@@ -1,0 +1,76 @@
+"""The instance bank of `distillation`: the model of each source teaches students of half its width and depth."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import cache, partial
+from importlib import resources
+from pathlib import Path
+
+from numpy.random import Generator
+
+from tasks.contract import Instance, Material, in_turns
+from tasks.finetuning.distillation.problem import Distillation
+from tasks.finetuning.models import (
+    CONTEXT,
+    DEPTH,
+    TRAINED,
+    WIDTH,
+    byte_config,
+    byte_windows,
+    joined,
+    new_model,
+    source_model,
+)
+from tasks.model.causal import save_model
+from tasks.model.train import Recipe, train
+
+CELLS_OF_SOURCE = 6
+TOKENS = 30_000, 60_000  # settings: little and more arithmetic
+TEST = 64  # windows
+
+
+def bank(material: Material, rng: Generator) -> Iterator[Instance[Distillation]]:
+    """Yield the cells, the sources alternating; a teacher is trained when it is first needed."""
+    first = int(rng.integers(CONTEXT))
+    yield from in_turns([_of_source(name, first, material) for name in sorted(material.texts)])
+
+
+def _of_source(source: str, first: int, material: Material) -> Iterator[Instance[Distillation]]:
+    for number in range(CELLS_OF_SOURCE):
+        tokens = TOKENS[number % len(TOKENS)]
+        pose = partial(_pose, material, source, number, tokens, first)
+        yield Instance(source, f"cell {number}: {tokens} tokens", WIDTH // 2, pose)
+
+
+def _pose(material: Material, source: str, number: int, tokens: int, first: int) -> Distillation:
+    text = joined(material.texts[source])
+    count = tokens // CONTEXT + TEST
+    room = max(1, len(text) // (CONTEXT + 1) - count)
+    windows = byte_windows(text, (TRAINED + first + number * count) % room, count)
+    teacher = source_model(material.texts[source], material.folder)
+    train_on, test = windows.take(slice(0, count - TEST)), windows.take(slice(count - TEST, None))
+    return Distillation(teacher, WIDTH // 2, DEPTH // 2, train_on, test, tokens)
+
+
+def example(rng: Generator) -> Distillation:
+    """Return the distillation of a model of 8,000 weights, trained for a fraction of a second on a licence."""
+    text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
+    windows = byte_windows(text, int(rng.integers(8)), 40)
+    teacher = _example_teacher(int(rng.integers(2**31)), text)
+    return Distillation(
+        teacher, 8, 1, windows.take(slice(0, 32)), windows.take(slice(32, None)), 4096, batch=8, draws=4, shots=32
+    )
+
+
+@cache
+def _example_teacher(seed: int, text: bytes) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    model = new_model(byte_config(16, 2), seed)
+    train(model, byte_windows(text, 0, 64), Recipe(tokens=8192, batch=16, matrix_lr=0.05))
+    save_model(model, folder)
+    return folder
