@@ -136,7 +136,7 @@ def damaged(base: str, kind: str, share: float) -> Draw:
         if kind == "cut":
             texts = [" ".join(text.split()[: max(1, len(text.split()) // 2)]) for text in texts]
         else:
-            texts = TEXT_SHIFTS["typos"](texts, (), (), rng)
+            texts = TEXT_SHIFTS["typos"](texts, (), rng)
         return own[:n], np.vstack([embed(texts), own[n + len(texts) : 2 * n]]), own[2 * n :]
 
     return make

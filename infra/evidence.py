@@ -71,7 +71,8 @@ class EvidenceRow:
         qualities: one value for each independent instance of the problem, higher is better.
         oracle: the best possible value for each of them, where known.
         usage: mean usage of one solve, without what arms share.
-        prepare: usage of what arms share, booked in full to each arm that uses it.
+        prepare: usage of what arms share, charged to each arm that uses it: in full, or this problem's part of it where
+            it serves many problems (`Subtask.serves`).
         total: everything that this execution really spent: all loops, and the sharing it was the first to need.
         loops: looped runs behind `usage`, 0 for a single cold run.
         energy_source: `measured`, `attributed` or `modelled`.

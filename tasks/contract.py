@@ -50,6 +50,10 @@ class OverBudget(Exception):
     """An arm has used more than the budget of its problem allows."""
 
 
+class NothingToGain(Exception):
+    """A test that an arm makes before its costly part says that the arm cannot gain anything; the arm is skipped."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """What each arm may use on a problem; a problem that has one keeps it in its field `budget`.
@@ -200,10 +204,13 @@ class Material:
     Attributes:
         texts: real texts by the name of their source.
         folder: cache for values that are expensive to compute, named by content and kept for later studies.
+        works: for each source, the name of the work that each of its texts is from: manual page, licence, module. A
+            source that is not listed is one work.
     """
 
     texts: Mapping[str, Sequence[str]]
     folder: Path
+    works: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -276,6 +283,8 @@ class Subtask(Generic[P, S]):
         options: model of the decision's settings, `<stage>.<name>.<option>`.
         pose: makes the problem from the stage's context, its state and the options; None = nothing to decide.
         apply: applies the chosen solution, given context, state, problem and solution; returns the new state.
+        serves: problems of this size that what arms share (`Bench.once`) serves, such as a trained codebook; each
+            problem is charged with its part.
     """
 
     stage: str
@@ -296,6 +305,7 @@ class Subtask(Generic[P, S]):
     options: type[BaseModel] | None = None
     pose: Callable[[Any, Any, Any], P | None] = _on_no_road
     apply: Callable[[Any, Any, P, S], Any] = _on_no_road
+    serves: Callable[[P], float] = lambda _: 1.0
 
     @property
     def arms(self) -> tuple[Arm[P, S], ...]:

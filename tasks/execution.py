@@ -20,7 +20,7 @@ from infra.evidence import Status
 from infra.runtime.backends.registry import open_backend
 from infra.runtime.queue import Scope, dispatched_usage
 from tasks.budget import BudgetWatch
-from tasks.contract import Arm, Bench, Kind, OverBudget, Subtask
+from tasks.contract import Arm, Bench, Kind, NothingToGain, OverBudget, Subtask
 from tasks.parallel import map_on_free_workers
 from tasks.workbench import Workbench
 
@@ -306,7 +306,7 @@ def status_of(error: Exception) -> Status:
             return "refused"
         case StillQueued():
             return "pending"
-        case LeftOut():
+        case LeftOut() | NothingToGain():
             return "skipped"
         case OverBudget():
             return "stopped"

@@ -37,7 +37,7 @@ def record(
     bench: Workbench,
 ) -> None:
     """Score the solutions (charged to nobody) and append one evidence row for each arm."""
-    oracle = subtask.oracle(problem) if subtask.oracle else ()
+    oracle, part = subtask.oracle(problem) if subtask.oracle else (), 1 / subtask.serves(problem)
     rows = [
         EvidenceRow(
             run_id=bench.run_id,
@@ -63,7 +63,7 @@ def record(
             twin=subtask.arm(name).twin,
             hit_rates=hit_rates(subtask, problem, execution.drawn, oracle),
             usage=execution.usage,
-            prepare=execution.prepare,
+            prepare=execution.prepare.scaled(part),
             total=execution.total,
             loops=execution.measured.loops,
             energy_source=execution.source,

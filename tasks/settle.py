@@ -13,14 +13,14 @@ from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
 from infra.shared import open_lake
 from tasks import policy
-from tasks.contract import Artifact, Decision, Method, Outcome, OverBudget, Subtask, content_key
+from tasks.contract import Artifact, Decision, Method, NothingToGain, Outcome, OverBudget, Subtask, content_key
 from tasks.execution import executed, resume_folder, status_of
 from tasks.records import record, trials
 from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.settle")
 
-FALL_BACK = (BudgetExceeded, BackendFailed, StillQueued, OverBudget)
+FALL_BACK = (BudgetExceeded, BackendFailed, StillQueued, OverBudget, NothingToGain)
 
 P = TypeVar("P")
 S = TypeVar("S")

@@ -20,23 +20,26 @@ DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")
 
 def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
     """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
-    from tasks.text.docstrings import LIBRARIES, library_docstrings
+    from tasks.text.docstrings import LIBRARIES, library_docstrings, library_modules
     from tasks.text.samples import sample_documents
 
     texts: dict[str, Sequence[str]] = {name: library_docstrings(name) for name in LIBRARIES}
+    works: dict[str, Sequence[str]] = {name: library_modules(name) for name in LIBRARIES}
     for option, given in (("corpus", corpus), ("second", second)):
         name, domain = DOMAINS[option]
-        texts[option if given else name] = (
-            _read(option, given) if given else tuple(text for _, text in sample_documents(domain))
-        )
-    return Material(texts, loaded.home / "studies" / "cache")
+        found = _read(option, given) if given else sample_documents(domain)
+        texts[option if given else name] = tuple(text for _, text in found)
+        works[option if given else name] = tuple(label for label, _ in found)
+    return Material(texts, loaded.home / "studies" / "cache", works)
 
 
-def _read(domain: str, paths: Sequence[str]) -> tuple[str, ...]:
+def _read(domain: str, paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Return (work, text) of each document; one without a label of its own is a work of its own."""
     from tasks.corpus.read import Reader
 
     reader = Reader(domain)
-    found = tuple(d.text for batch in reader.read([Path(p).expanduser() for p in paths]) for d in batch)
+    documents = (d for batch in reader.read([Path(p).expanduser() for p in paths]) for d in batch)
+    found = tuple((d.label or d.doc_id, d.text) for d in documents)
     if not found:
         raise BadInput(f"no document can be read from {', '.join(paths)}; give text files, JSON lines or Parquet")
     return found

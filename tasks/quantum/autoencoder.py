@@ -11,6 +11,7 @@ of the mean state to the kept qubits, and its loss is the weight of the other ei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ClassicalRegister, ParameterVector
 from qiskit.primitives import BaseSamplerV2
 
-from tasks.quantum.encodings import amplitude_angles, amplitude_circuit
+from tasks.quantum.encodings import amplitude_angles, amplitude_circuit, qubits_for
 
 FloatArray = NDArray[np.float64]
 
@@ -70,26 +71,63 @@ def trash_rates(
     return np.asarray((outcomes != 0).any(axis=-1).mean(axis=-1), np.float64)
 
 
+def exact_trash_rates(states: NDArray[np.floating[Any]], angles: FloatArray, trash: int, layers: int) -> FloatArray:
+    """Return what `trash_rates` estimates at infinitely many shots: (k, m), from all amplitudes, without circuits."""
+    unit = np.asarray(states, np.float64) / np.linalg.norm(states, axis=1, keepdims=True)
+    qubits = qubits_for(unit.shape[1])
+    index = np.arange(1 << qubits)
+    signs = np.ones(1 << qubits)
+    for qubit in range(qubits if qubits > 2 else 1):
+        signs *= 1.0 - 2.0 * ((index >> qubit & 1) & (index >> (qubit + 1) % qubits & 1))
+    clean = index & ((1 << trash) - 1) == 0
+    found = []
+    for row in angles:
+        encoded = np.zeros((len(unit), 1 << qubits))
+        encoded[:, : unit.shape[1]] = unit
+        for layer in range(layers + 1):
+            for qubit in range(qubits):
+                encoded = _turned(encoded, qubit, row[layer * qubits + qubit])
+            encoded = encoded * signs if layer < layers else encoded
+        found.append(1 - np.square(encoded[:, clean]).sum(axis=1))
+    return np.clip(np.stack(found), 0.0, 1.0)
+
+
+def _turned(states: FloatArray, qubit: int, angle: float) -> FloatArray:
+    """Return the states (m, 2^n) after RY on a qubit."""
+    parts = states.reshape(len(states), -1, 2, 1 << qubit)
+    zero, one = parts[:, :, 0], parts[:, :, 1]
+    cosine, sine = np.cos(angle / 2), np.sin(angle / 2)
+    turned = np.stack([cosine * zero - sine * one, sine * zero + cosine * one], axis=2)
+    return np.asarray(turned.reshape(states.shape))
+
+
 def train_autoencoder(
     states: NDArray[np.floating[Any]],
-    trash: int,
     layers: int,
-    sampler: BaseSamplerV2,
+    rates: Callable[[NDArray[np.floating[Any]], FloatArray], FloatArray],
     rng: np.random.Generator,
     *,
     steps: int,
     batch: int,
-    shots: int,
 ) -> FloatArray:
-    """Return angles (a,) trained by SPSA on batches of the states; `2 * batch` circuits a step."""
-    qubits = int(amplitude_angles(states[:1]).shape[1] + 1).bit_length() - 1
+    """Return angles (a,) trained by SPSA on batches of the states.
+
+    Args:
+        states: (m, d).
+        layers: layers of the encoder.
+        rates: estimates the rates (k, m) of k sets of angles and m states; `2 * batch` of them are asked for in a step.
+        rng: source of batches and directions.
+        steps: number of steps.
+        batch: states of a step.
+    """
+    qubits = qubits_for(states.shape[1])
     angles = rng.uniform(-0.1, 0.1, angles_for(qubits, layers))
     for step in range(steps):
         chosen = states[rng.permutation(len(states))[:batch]]
         width, rate = 0.25 / (step + 1) ** 0.101, 0.6 / (step + 1 + steps / 10) ** 0.602
         direction = rng.choice((-1.0, 1.0), len(angles))
         both = np.stack([angles + width * direction, angles - width * direction])
-        up, down = trash_rates(chosen, both, trash, layers, sampler, shots).mean(axis=1)
+        up, down = rates(chosen, both).mean(axis=1)
         angles = angles - rate * (up - down) / (2 * width) * direction
     return angles
 

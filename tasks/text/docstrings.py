@@ -27,25 +27,37 @@ LIBRARIES = {
 }
 
 
-@cache
 def library_docstrings(source: str) -> tuple[str, ...]:
     """Return the docstrings of at least 50 words of the libraries of a source, in the order of the files.
 
     Raises:
         ValueError: the source does not exist.
     """
+    return tuple(_found(source))
+
+
+def library_modules(source: str) -> tuple[str, ...]:
+    """Return the module of each of `library_docstrings`: library and path of the file."""
+    return tuple(_found(source).values())
+
+
+@cache
+def _found(source: str) -> dict[str, str]:
     if source not in LIBRARIES:
         raise ValueError(f"docstrings come from {', '.join(LIBRARIES)}, not from {source!r}")
-    found: dict[str, None] = {}
+    found: dict[str, str] = {}
     for library, pattern in LIBRARIES[source]:
         spec = find_spec(library)
         if spec is None or spec.origin is None:
             continue
         root = Path(spec.origin).parent
         for path in sorted(root.glob(pattern)):
-            if "test" not in path.relative_to(root).as_posix():
-                found |= dict.fromkeys(text for text in _docstrings(path) if len(text.split()) >= SHORTEST)
-    return tuple(found)
+            name = path.relative_to(root).as_posix()
+            if "test" not in name:
+                for text in _docstrings(path):
+                    if len(text.split()) >= SHORTEST:
+                        found.setdefault(text, f"{library}/{name}")
+    return found
 
 
 def _docstrings(path: Path) -> Iterator[str]:

@@ -51,6 +51,16 @@ def exact_components(texts: Sequence[str], thresholds: Sequence[float]) -> list[
     return parts
 
 
+def exact_pairs(texts: Sequence[str], least: float) -> NDArray[np.int64]:
+    """Return the pairs (m, 2) of texts, i < j, whose Jaccard coefficient, as above, is at least `least`."""
+    found = sketch(texts)
+    rows = np.flatnonzero(found.n_words >= WORDS)
+    if len(rows) < 2:
+        return np.zeros((0, 2), np.int64)
+    left, right, _ = _similar(found, rows, least)
+    return np.stack([rows[left], rows[right]], axis=1)
+
+
 def _similar(
     found: Sketches, rows: NDArray[np.int64], least: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:

@@ -19,13 +19,12 @@ class Clustering:
     """Documents among which semantic duplicates are looked for.
 
     Attributes:
-        vectors: (n, d) embeddings; scaled to unit length here.
-        threshold: cosine from which two documents are duplicates.
-        clusters: number of clusters.
-        iterations: assignments of Lloyd's algorithm at most.
-        start: seed of the first centroids, which all Lloyd arms share.
-        weights: (n,) value of each document; of two duplicates the heavier stays; empty: the first stays.
-        shots: for each circuit.
+        vectors: (n, d) embeddings; scaled to unit length here. threshold: cosine from which two documents are
+        duplicates. clusters: number of clusters. iterations: assignments of Lloyd's algorithm at most. start: seed of
+        the first centroids, which all Lloyd arms share. weights: (n,) value of each document; of two duplicates the
+        heavier stays; empty: the first stays. shots: for each circuit. truth: group of each document, equal for
+        documents that repeat each other, judged without the vectors; empty where
+            that is not known. No arm looks at it.
         names: ids of the documents, where they have some; no part of the problem's identity.
 
     Raises:
@@ -40,6 +39,7 @@ class Clustering:
     start: int = 0
     weights: NDArray[np.floating[Any]] = field(default_factory=lambda: np.zeros(0))
     shots: int = 256
+    truth: tuple[int, ...] = ()
     names: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
@@ -48,6 +48,8 @@ class Clustering:
             raise ValueError(f"a matrix with at least 2 documents expected, got {self.vectors.shape}")
         if len(self.weights) not in (0, n):
             raise ValueError(f"{len(self.weights)} weights should be as many as the documents ({n})")
+        if len(self.truth) not in (0, n):
+            raise ValueError(f"{len(self.truth)} groups should be as many as the documents ({n})")
         if not 0 < self.threshold <= 1:
             raise ValueError(f"the threshold is a cosine above 0 and up to 1, not {self.threshold}")
         if not 1 <= self.clusters <= min(n, d):
@@ -95,12 +97,15 @@ def remove_within(problem: Clustering, labels: Labels, lost_signs: int = 0) -> D
 
 
 def quality(problem: Clustering, solution: Duplicates) -> tuple[float, ...]:
-    """F1 of the removed documents against those that all pairs remove; 1 where rightly nothing is removed.
+    """F1 of the removals against what is known to repeat what; empty where that is not known.
 
-    Documents, not pairs: they are what leaves the corpus, and a chain of copies counts once for each member.
+    A removal is right if the kept witness repeats the removed document: precision is the share of right removals,
+    recall their number over the removals that leave one document of each group. 1 where rightly nothing is removed.
     """
-    truth = {item for item, _, _ in remove_within(problem, np.zeros(len(problem.vectors), np.intp)).removed}
-    found = {item for item, _, _ in solution.removed}
-    if not truth and not found:
+    if not problem.truth:
+        return ()
+    right = sum(problem.truth[item] == problem.truth[witness] for item, witness, _ in solution.removed)
+    removable = len(problem.truth) - len(set(problem.truth))
+    if not removable and not solution.removed:
         return (1.0,)
-    return (2 * len(truth & found) / (len(truth) + len(found)),)
+    return (2 * right / (removable + len(solution.removed)),)

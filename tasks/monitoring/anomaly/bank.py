@@ -1,8 +1,10 @@
 """The instance bank of `anomaly`: windows in which every fifth request is anomalous.
 
-Each instance deals disjoint passages of one source to reference and window; 8 of the 40 passages of the window are
-anomalous. The kinds alternate between instances: `other` passages of another source, `scrambled` words, one `repeated`
-phrase, `encoded` bytes, or passages `cut` to a few words.
+Each instance deals passages of its own works (manual pages, licences, modules) of one source to reference and window,
+and no two instances share a work: each is a unit of its own. 8 of the 40 passages of the window are anomalous. The
+kinds alternate between instances: `other` passages of another source, from works that are kept apart, `scrambled`
+words, one `repeated` phrase, `encoded` bytes, or passages `cut` to a few words. Bandwidths are tuned on instances of
+works that the bank never uses.
 """
 
 from __future__ import annotations
@@ -19,36 +21,58 @@ from tasks.contract import Instance, Material, in_turns
 from tasks.monitoring.anomaly.problem import Anomaly
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
-from tasks.text.windows import passages, spread
+from tasks.text.windows import passages
+from tasks.text.works import dealt, works_of
 
 WORDS = 48
 REFERENCE, WINDOW, STRANGE = 60, 40, 8
-LONGEST = 12  # instances of a source
+LONGEST = 60  # instances of a source
+MOST = 40  # passages of one work, so that an instance has several
+KEPT = 100  # passages of a source that are the strange ones of others
 
 Texts = tuple[str, ...]
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:
     """Yield windows with known anomalies, the sources alternating."""
-    names = sorted(material.texts)
-    cut = {name: [passages(text, WORDS) for text in material.texts[name]] for name in names}
-    yield from in_turns([_of_source(name, cut, rng) for name in names])
+    yield from _planted(material, rng, tuning=False)
 
 
-def _of_source(source: str, cut: dict[str, list[list[str]]], rng: Generator) -> Iterator[Instance[Anomaly]]:
-    own = spread(cut[source], sum(map(len, cut[source])))
-    others = [name for name in cut if name != source]
-    dealt = [own[i] for i in rng.permutation(len(own))]
+def tuning(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:
+    """Yield instances of works that the bank never uses, for choosing bandwidths."""
+    yield from _planted(material, rng, tuning=True)
+
+
+def _planted(material: Material, rng: Generator, *, tuning: bool) -> Iterator[Instance[Anomaly]]:
+    parts: dict[str, list[list[str]]] = {}
+    kept: dict[str, list[str]] = {}
+    for name in sorted(material.texts):
+        works = works_of(material, name, tuning=tuning)
+        cut = [[p for text in works[i] for p in passages(text, WORDS)] for i in rng.permutation(len(works))]
+        cut, kept[name] = [part[:MOST] for part in cut if part], []
+        while len(cut) > 1 and len(kept[name]) < KEPT:
+            kept[name] += cut.pop()
+        parts[name] = cut
+    yield from in_turns([_of_source(name, parts[name], kept, rng) for name in parts])
+
+
+def _of_source(
+    source: str, works: list[list[str]], kept: dict[str, list[str]], rng: Generator
+) -> Iterator[Instance[Anomaly]]:
+    others = [name for name in kept if name != source and kept[name]]
     need, kinds = REFERENCE + WINDOW, cycle(KINDS)
-    for number in range(min(LONGEST, len(dealt) // need)):
-        mine = dealt[number * need : (number + 1) * need]
+    for number, hand in zip(range(LONGEST), dealt(works, need), strict=False):
         kind, seed = next(kinds), int(rng.integers(2**31))
-        other = [text for part in cut[others[number % len(others)]] for text in part]
+        if kind == "other" and not others:
+            kind = next(kinds)
         draw = np.random.default_rng(seed)
+        mine = [hand[i] for i in draw.permutation(len(hand))[:need]]
+        other = kept[others[number % len(others)]] if others else []
         strange = KINDS[kind](mine[REFERENCE : REFERENCE + STRANGE], other, draw)
         window = [*strange, *mine[REFERENCE + STRANGE :]]
         pose = partial(_pose, tuple(mine[:REFERENCE]), tuple(window))
-        yield Instance(source, f"{number}: {kind}, seed {seed}", need, pose)
+        name = f"{number}: {kind}, seed {seed}"
+        yield Instance(source, name, need, pose, unit=f"{source} {name}")
 
 
 def _pose(reference: Texts, window: Texts) -> Anomaly:
@@ -90,4 +114,4 @@ def example(rng: Generator) -> Anomaly:
     vectors = embed([*texts[:24], *_scrambled(texts[24:28], (), rng), *texts[28:]])
     axes = np.linalg.svd(vectors[:24] - vectors[:24].mean(axis=0), full_matrices=False)[2][:16].T
     reduced = np.asarray(vectors @ axes, np.float32)
-    return Anomaly(reduced[:24], reduced[24:], tuple(i < 4 for i in range(12)), shots=64)
+    return Anomaly(reduced[:24], reduced[24:], tuple(i < 4 for i in range(12)), shots=64, components=3)

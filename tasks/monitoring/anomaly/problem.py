@@ -40,6 +40,7 @@ class Anomaly:
         requests: (m, d) embeddings to be scored.
         truth: whether each request is anomalous; empty if that is not known.
         shots: samples of each circuit.
+        components: principal components that the projected kernel encodes, a qubit each.
 
     Raises:
         ValueError: the shapes do not match, or the reference has fewer than eight requests.
@@ -49,6 +50,7 @@ class Anomaly:
     requests: Vectors
     truth: tuple[bool, ...] = ()
     shots: int = 128
+    components: int = 8
 
     def __post_init__(self) -> None:
         if self.truth and len(self.truth) != len(self.requests):

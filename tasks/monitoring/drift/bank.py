@@ -1,19 +1,23 @@
 """The instance bank of drift: single windows of known truth, without drift or with one of five planted shifts.
 
-Each instance deals disjoint passages of one source to reference, window and background, so a window without drift is
-exchangeable with its reference. Every second instance has none; the others take turns in
+Each instance deals passages of its own works (manual pages, licences, modules) of one source to reference and window,
+so a window without drift is exchangeable with its reference, and no two instances share a work: each is a unit of its
+own. Background, and foreign passages, come from works that are kept apart for all instances of a source. Every second
+instance has no drift; the others take turns in
 
 * `half other`: half of the window's passages are from another source, as in the default replay;
 * `quarter other`: a quarter of them;
-* `topic`: the window is one stretch of the source, a few manual pages or modules;
+* `topic`: reference and window are from different works of the source;
 * `cut`: every second passage ends after a fifth of its words, as prompts do when a client truncates them;
 * `typos`: in every third word two letters are exchanged, as recorded in the name of the instance by its seed.
+
+Bandwidths are tuned on the same kinds of instances of works that the bank never uses (`tuning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 
@@ -28,73 +32,90 @@ from tasks.monitoring.two_sample import (
 )
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
-from tasks.text.windows import passages, spread
+from tasks.text.windows import passages
+from tasks.text.works import dealt, works_of
 
 WORDS = 48
-WINDOW, BACKGROUND = 40, 200
+WINDOW, BACKGROUND, FOREIGNERS = 40, 200, 400
 FOREIGN = {"half other": 0.5, "quarter other": 0.25}
-LONGEST = 12  # instances of a source
+LONGEST = 60  # instances of a source
+MOST = 40  # passages of one work, so that an instance has several
 
 Texts = tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Source:
+    """Passages of a source: those kept for all instances, and those of each other work, in order."""
+
+    background: Texts
+    foreign: Texts
+    works: tuple[Texts, ...]
+
+
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Drift]]:
     """Yield single windows, sources in turns; sizes as in the default replay (40 + 40, background 200)."""
-    names = sorted(material.texts)
-    cut = {name: [passages(text, WORDS) for text in material.texts[name]] for name in names}
-    yield from in_turns([_of_source(name, cut, rng) for name in names])
+    yield from _planted(material, rng, tuning=False)
 
 
-def _of_source(source: str, cut: dict[str, list[list[str]]], rng: Generator) -> Iterator[Instance[Drift]]:
-    parts = cut[source]
-    own = spread(parts, sum(map(len, parts)))
-    others = [name for name in cut if name != source]
-    in_order = [text for part in parts for text in part]
-    dealt = [own[i] for i in rng.permutation(len(own))]
-    need = 2 * WINDOW + BACKGROUND
+def tuning(material: Material, rng: Generator) -> Iterator[Instance[Drift]]:
+    """Yield instances of works that the bank never uses, for choosing bandwidths."""
+    yield from _planted(material, rng, tuning=True)
+
+
+def _planted(material: Material, rng: Generator, *, tuning: bool) -> Iterator[Instance[Drift]]:
+    found = {name: _source(works_of(material, name, tuning=tuning), rng) for name in sorted(material.texts)}
+    found = {name: source for name, source in found.items() if source.works}
+    yield from in_turns([_of_source(name, found, rng) for name in found])
+
+
+def _source(works: Sequence[Texts], rng: Generator) -> _Source:
+    cut = [tuple(p for text in texts for p in passages(text, WORDS)) for texts in works]
+    parts = [cut[i] for i in rng.permutation(len(cut)) if cut[i]]
+    kept: list[str] = []
+    while parts and len(kept) < min(BACKGROUND + FOREIGNERS, sum(map(len, cut)) // 4):
+        kept += parts.pop()[:MOST]
+    share = max(1, len(kept) * BACKGROUND // (BACKGROUND + FOREIGNERS))
+    return _Source(tuple(kept[:share]), tuple(kept[share:]), tuple(parts))
+
+
+def _of_source(source: str, found: Mapping[str, _Source], rng: Generator) -> Iterator[Instance[Drift]]:
+    mine, others = found[source], [other for name, other in found.items() if name != source]
     kinds = cycle((*FOREIGN, "topic", "cut", "typos"))
-    for number in range(min(LONGEST, len(dealt) // need)):
-        mine = dealt[number * need : (number + 1) * need]
-        reference, window, background = mine[:WINDOW], mine[WINDOW : 2 * WINDOW], mine[2 * WINDOW :]
-        kind = "no drift" if number % 2 == 0 else next(kinds)
-        seed = int(rng.integers(2**31))
-        other = cut[others[number // 2 % len(others)]]
-        taken = set(mine)
-        stretches = [text for text in in_order if text not in taken]
-        shifted = SHIFTS[kind](window, stretches, other, np.random.default_rng(seed))
-        pose = partial(_pose, tuple(reference), tuple(shifted), tuple(background), kind != "no drift")
-        yield Instance(source, f"{number}: {kind}, seed {seed}", 2 * WINDOW, pose)
+    hands = dealt([part[:MOST] for part in mine.works], 2 * WINDOW)
+    for number, hand in zip(range(LONGEST), hands, strict=False):
+        kind, seed = "no drift" if number % 2 == 0 or not others else next(kinds), int(rng.integers(2**31))
+        draw = np.random.default_rng(seed)
+        own = hand if kind == "topic" else [hand[i] for i in draw.permutation(len(hand))]
+        reference, window = own[:WINDOW], own[-WINDOW:]
+        foreign = others[number // 2 % len(others)].foreign if others else ()
+        shifted = SHIFTS[kind](window, foreign, draw)
+        pose = partial(_pose, tuple(reference), tuple(shifted), mine.background, kind != "no drift")
+        name = f"{number}: {kind}, seed {seed}"
+        yield Instance(source, name, 2 * WINDOW, pose, unit=f"{source} {name}")
 
 
 def _pose(reference: Texts, window: Texts, background: Texts, drifted: bool) -> Drift:
     return Drift(embed(reference), (embed(window),), embed(background), (drifted,))
 
 
-Shift = Callable[[Sequence[str], Sequence[str], Sequence[Sequence[str]], Generator], list[str]]
+Shift = Callable[[Sequence[str], Sequence[str], Generator], list[str]]
 
 
-def _none(window: Sequence[str], _stretches: object, _other: object, _rng: Generator) -> list[str]:
+def _as_dealt(window: Sequence[str], _foreign: object, _rng: Generator) -> list[str]:
     return list(window)
 
 
-def _foreign(
-    share: float, window: Sequence[str], _stretches: object, other: Sequence[Sequence[str]], rng: Generator
-) -> list[str]:
-    alien = [text for part in other for text in part]
+def _foreign(share: float, window: Sequence[str], foreign: Sequence[str], rng: Generator) -> list[str]:
     count = round(share * len(window))
-    return [*window[count:], *(alien[i] for i in rng.permutation(len(alien))[:count])]
+    return [*window[count:], *(foreign[i] for i in rng.permutation(len(foreign))[:count])]
 
 
-def _topic(window: Sequence[str], stretches: Sequence[str], _other: object, rng: Generator) -> list[str]:
-    begin = int(rng.integers(len(stretches) - len(window)))
-    return list(stretches[begin : begin + len(window)])
-
-
-def _cut(window: Sequence[str], _stretches: object, _other: object, _rng: Generator) -> list[str]:
+def _cut(window: Sequence[str], _foreign: object, _rng: Generator) -> list[str]:
     return [" ".join(text.split()[: WORDS // 5]) if i % 2 else text for i, text in enumerate(window)]
 
 
-def _typos(window: Sequence[str], _stretches: object, _other: object, rng: Generator) -> list[str]:
+def _typos(window: Sequence[str], _foreign: object, rng: Generator) -> list[str]:
     return [" ".join(_mistyped(word, rng) if i % 3 == 0 else word for i, word in enumerate(t.split())) for t in window]
 
 
@@ -106,9 +127,9 @@ def _mistyped(word: str, rng: Generator) -> str:
 
 
 SHIFTS: dict[str, Shift] = {
-    "no drift": _none,
+    "no drift": _as_dealt,
     **{name: partial(_foreign, share) for name, share in FOREIGN.items()},
-    "topic": _topic,
+    "topic": _as_dealt,
     "cut": _cut,
     "typos": _typos,
 }
@@ -191,4 +212,4 @@ def example(rng: np.random.Generator) -> Drift:
     axes = np.linalg.svd(background - background.mean(axis=0), full_matrices=False)[2][:8].T
     parts = [base[:12], base[12:24], second[:12], second[12:24], background, second[24:64]]
     reference, same, other, another, calm, alien = (np.asarray(part @ axes, np.float32) for part in parts)
-    return Drift(reference, (same, other, another), calm, truth=(False, True, True), alien=alien)
+    return Drift(reference, (same, other, another), calm, truth=(False, True, True), components=3, alien=alien)

@@ -13,7 +13,6 @@ separates the two.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +23,15 @@ from tasks.contract import Arm, Bench, Kind
 from tasks.preprocessing.state_loading.codes import (
     FloatArray,
     bond_for,
+    codebooks,
+    component_bounds,
     leading_components,
     matrix_product_coded,
     principal_axes,
     product_quantised,
     rounded,
     transform_coded,
+    transform_levels,
 )
 from tasks.preprocessing.state_loading.problem import Loaded, Loading
 from tasks.quantum.encodings import (
@@ -45,25 +47,29 @@ from tasks.quantum.qram import qram_angles, qram_circuit, qram_parameters, qram_
 from tasks.quantum.staircase import fit_staircase, staircase_circuit, staircase_states
 from tasks.text.embeddings import normalised
 
-Codec = Callable[["Loading", FloatArray, FloatArray], FloatArray]
-
 
 @dataclass(frozen=True)
 class _Turned:
-    """Unit vectors and background on the principal axes of the background."""
+    """Unit vectors on the principal axes of the background."""
 
     axes: FloatArray
     vectors: FloatArray
-    background: FloatArray
+
+
+def _learnt(problem: Loading, bench: Bench) -> tuple[FloatArray, FloatArray]:
+    """Return the principal axes of the background and the background on them; they serve every vector that follows."""
+
+    def make() -> tuple[FloatArray, FloatArray]:
+        background = np.asarray(normalised(problem.background), np.float64)
+        axes = principal_axes(background)
+        return axes, background @ axes
+
+    return bench.once("principal axes", make)
 
 
 def _turned(problem: Loading, bench: Bench) -> _Turned:
-    def make() -> _Turned:
-        background = np.asarray(normalised(problem.background), np.float64)
-        axes = principal_axes(background)
-        return _Turned(axes, np.asarray(normalised(problem.vectors), np.float64) @ axes, background @ axes)
-
-    return bench.once("principal axes", make)
+    axes, _ = _learnt(problem, bench)
+    return _Turned(axes, np.asarray(normalised(problem.vectors), np.float64) @ axes)
 
 
 def _unit(rows: FloatArray) -> FloatArray:
@@ -79,18 +85,38 @@ def _result(problem: Loading, turned: _Turned, decoded: FloatArray, **about: Any
     return Loaded(back, tuple(map(float, np.minimum(fidelities, 1.0))), **{"size": problem.size, **about})
 
 
-def _coded(codec: Codec) -> Callable[[Loading, Bench], Loaded]:
-    def arm(problem: Loading, bench: Bench) -> Loaded:
-        turned = _turned(problem, bench)
-        return _result(problem, turned, codec(problem, turned.vectors, turned.background))
+def solve_product(problem: Loading, bench: Bench) -> Loaded:
+    """Product quantisation; the codebooks are learnt once."""
+    _, background = _learnt(problem, bench)
+    books = bench.once("codebooks", lambda: codebooks(background, problem.size, problem.start))
+    turned = _turned(problem, bench)
+    return _result(problem, turned, product_quantised(turned.vectors, books))
 
-    return arm
+
+def solve_transform(problem: Loading, bench: Bench) -> Loaded:
+    """Transform coding: bits by variance, levels by component, learnt once."""
+    _, background = _learnt(problem, bench)
+    levels = bench.once("transform levels", lambda: transform_levels(background, problem.size))
+    turned = _turned(problem, bench)
+    return _result(problem, turned, transform_coded(turned.vectors, levels))
 
 
-def _matrix_product(problem: Loading, vectors: FloatArray, _: FloatArray) -> FloatArray:
+def solve_components(problem: Loading, bench: Bench) -> Loaded:
+    """The leading principal components, a byte each."""
+    _, background = _learnt(problem, bench)
+    bounds = bench.once("component bounds", lambda: component_bounds(background, problem.size))
+    turned = _turned(problem, bench)
+    return _result(problem, turned, leading_components(turned.vectors, bounds))
+
+
+def solve_matrix_product(problem: Loading, bench: Bench) -> Loaded:
+    """Truncated matrix products, each vector by itself."""
+    turned = _turned(problem, bench)
+    vectors = turned.vectors
     padded = np.zeros((len(vectors), 1 << problem.qubits))
     padded[:, : vectors.shape[1]] = vectors
-    return matrix_product_coded(padded, bond_for(problem.qubits, problem.size))[:, : vectors.shape[1]]
+    decoded = matrix_product_coded(padded, bond_for(problem.qubits, problem.size))[:, : vectors.shape[1]]
+    return _result(problem, turned, decoded)
 
 
 def _byte_angles(angles: FloatArray) -> FloatArray:
@@ -99,15 +125,11 @@ def _byte_angles(angles: FloatArray) -> FloatArray:
 
 
 def _staircase(problem: Loading, bench: Bench) -> FloatArray:
-    """Angles of the staircases, compiled once for the circuits and their twin."""
-
-    def make() -> FloatArray:
-        rng = np.random.default_rng(problem.start)
-        padded = np.zeros((len(problem.vectors), 1 << problem.qubits))
-        padded[:, : problem.vectors.shape[1]] = _turned(problem, bench).vectors
-        return _byte_angles(fit_staircase(padded, problem.layers, problem.passes, rng)[0])
-
-    return bench.once("staircase angles", make)
+    """Angles of the staircases, compiled for each vector; nothing of that serves another one."""
+    rng = np.random.default_rng(problem.start)
+    padded = np.zeros((len(problem.vectors), 1 << problem.qubits))
+    padded[:, : problem.vectors.shape[1]] = _turned(problem, bench).vectors
+    return _byte_angles(fit_staircase(padded, problem.layers, problem.passes, rng)[0])
 
 
 def solve_staircase(problem: Loading, bench: Bench) -> Loaded:
@@ -137,15 +159,28 @@ def _staircase_vectors(problem: Loading, angles: FloatArray) -> FloatArray:
     return staircase_states(angles, problem.qubits, problem.layers)[:, : problem.vectors.shape[1]]
 
 
-def solve_amplitude(problem: Loading, bench: Bench) -> Loaded:
-    """Exact amplitude encoding of the leading components, as many as the bytes have angles for."""
+def _tree(problem: Loading, bench: Bench) -> tuple[_Turned, FloatArray, int]:
+    """Return the turned vectors, what the tree with an angle in a byte prepares, and its number of components."""
     turned = _turned(problem, bench)
     head = 1 << ((problem.size + 1).bit_length() - 1)
-    true = turned.vectors[:, :head]
-    *upper, last = tree_angles(true)  # the last angles carry the signs
+    *upper, last = tree_angles(turned.vectors[:, :head])  # the last angles carry the signs
     levels = [*(rounded(angles, 0.0, np.pi) for angles in upper), rounded(last, -2 * np.pi, 2 * np.pi)]
     kept = np.zeros_like(turned.vectors)
     kept[:, :head] = tree_states(levels)
+    return turned, kept, head
+
+
+def solve_amplitude_exact(problem: Loading, bench: Bench) -> Loaded:
+    """The states that exact amplitude encoding prepares, without device and shots: products of cosines and sines."""
+    turned, kept, head = _tree(problem, bench)
+    fidelities = np.square((kept * turned.vectors).sum(axis=1))
+    return _result(problem, turned, kept, fidelities=fidelities, size=head - 1)
+
+
+def solve_amplitude(problem: Loading, bench: Bench) -> Loaded:
+    """Exact amplitude encoding of the leading components, as many as the bytes have angles for."""
+    turned, kept, head = _tree(problem, bench)
+    true = turned.vectors[:, :head]
     n = len(true)
     pairs = np.stack([np.arange(n), n + np.arange(n)], axis=1)
     measured = estimate_pairs(np.vstack([kept[:, :head], true]), pairs, bench.sampler, problem.shots)
@@ -165,13 +200,25 @@ def solve_qram(problem: Loading, bench: Bench) -> Loaded:
     loaded = (data.flag.array == 1).all(axis=-1) & (data.tree.array == 0).all(axis=-1)
     zeros = loaded & (data.address.array == 0).all(axis=-1)
     measured = zeros.sum(axis=-1) / np.maximum(1, loaded.sum(axis=-1))
-    kept = np.zeros_like(turned.vectors)
-    kept[:, :cells] = qram_values(angles)
-    preparations = float(np.mean(1 / success_probability(angles)))
     fidelities = measured * np.square(true).sum(axis=1)
-    return _result(
-        problem, turned, kept, fidelities=fidelities, size=cells, preparations=preparations, **_gates(circuit)
-    )
+    return _of_memory(problem, turned, angles, fidelities, **_gates(circuit))
+
+
+def solve_qram_exact(problem: Loading, bench: Bench) -> Loaded:
+    """The states that the memory of the leading components prepares, in closed form: no device, no shots."""
+    turned = _turned(problem, bench)
+    true = turned.vectors[:, : problem.cells]
+    angles = rounded(qram_angles(true), -np.pi, np.pi)
+    fidelities = np.square((qram_values(angles) * true).sum(axis=1))
+    return _of_memory(problem, turned, angles, fidelities)
+
+
+def _of_memory(problem: Loading, turned: _Turned, angles: FloatArray, fidelities: FloatArray, **gates: int) -> Loaded:
+    kept = np.zeros_like(turned.vectors)
+    kept[:, : problem.cells] = qram_values(angles)
+    preparations = float(np.mean(1 / success_probability(angles)))
+    about = {"fidelities": fidelities, "size": problem.cells, "preparations": preparations}
+    return _result(problem, turned, kept, **about, **gates)
 
 
 def _gates(circuit: QuantumCircuit) -> dict[str, int]:
@@ -198,30 +245,20 @@ def solve_random_components(problem: Loading, bench: Bench) -> Loaded:
     kept = np.zeros_like(vectors)
     kept[:, chosen] = rounded(vectors[:, chosen], -1.0, 1.0)
     same = np.eye(vectors.shape[1])
-    return _result(problem, _Turned(same, vectors, vectors[:0]), kept)
+    return _result(problem, _Turned(same, vectors), kept)
 
 
-INCUMBENT: Arm[Loading, Loaded] = Arm(
-    "product-quantisation",
-    Kind.CLASSICAL,
-    _coded(lambda problem, vectors, learnt: product_quantised(vectors, learnt, problem.size, problem.start)),
-)
-CHALLENGER: Arm[Loading, Loaded] = Arm("staircase", Kind.QUANTUM, solve_staircase, twin="staircase-exact")
+INCUMBENT: Arm[Loading, Loaded] = Arm("product-quantisation", Kind.CLASSICAL, solve_product, version="2")
+CHALLENGER: Arm[Loading, Loaded] = Arm("staircase", Kind.QUANTUM, solve_staircase, version="2", twin="staircase-exact")
 OTHERS: tuple[Arm[Loading, Loaded], ...] = (
-    Arm("staircase-exact", Kind.TWIN, solve_staircase_exact),
-    Arm("matrix-product", Kind.DEQUANTISED, _coded(_matrix_product)),
-    Arm("amplitude", Kind.QUANTUM, solve_amplitude),
-    Arm("qram", Kind.QUANTUM, solve_qram, version="2"),
-    Arm(
-        "pca",
-        Kind.CLASSICAL,
-        _coded(lambda problem, vectors, learnt: leading_components(vectors, learnt, problem.size)),
-    ),
-    Arm(
-        "transform-coding",
-        Kind.CLASSICAL,
-        _coded(lambda problem, vectors, learnt: transform_coded(vectors, learnt, problem.size)),
-    ),
-    Arm("first-axis", Kind.CONTROL, solve_first_axis),
+    Arm("staircase-exact", Kind.TWIN, solve_staircase_exact, version="2"),
+    Arm("matrix-product", Kind.DEQUANTISED, solve_matrix_product, version="2"),
+    Arm("amplitude", Kind.QUANTUM, solve_amplitude, version="2", twin="amplitude-exact"),
+    Arm("amplitude-exact", Kind.TWIN, solve_amplitude_exact),
+    Arm("qram", Kind.QUANTUM, solve_qram, version="3", twin="qram-exact"),
+    Arm("qram-exact", Kind.TWIN, solve_qram_exact),
+    Arm("pca", Kind.CLASSICAL, solve_components, version="2"),
+    Arm("transform-coding", Kind.CLASSICAL, solve_transform, version="2"),
+    Arm("first-axis", Kind.CONTROL, solve_first_axis, version="2"),
     Arm("random-components", Kind.CONTROL, solve_random_components),
 )

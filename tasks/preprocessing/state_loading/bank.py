@@ -15,37 +15,38 @@ from tasks.preprocessing.state_loading.codes import (
 from tasks.preprocessing.state_loading.problem import Loading
 from tasks.text.embeddings import embed, normalised
 from tasks.text.samples import sample_passages
+from tasks.text.works import dealt, works_of
 
 VECTORS, BACKGROUND = 16, 1024  # vectors of an instance, as in a run of the default profile
-
-
 PIECE = 2000  # characters
-
-
-LONGEST = 12  # instances of a source
+LONGEST = 60  # instances of a source
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Loading]]:
-    """Yield groups of documents of each source, no document twice, with the sizes of the default profile.
+    """Yield groups of documents of each source, with the sizes of the default profile.
 
-    Long texts are cut after the characters that are embedded, and the rest becomes a separate document. The background
-    of a source is the same for all its groups and contains none of their documents.
+    Long texts are cut after the characters that are embedded, and the rest becomes a separate document. No two groups
+    share a work (manual page, licence, module): each is a unit of its own. The background of a source is the same for
+    all its groups and is from works that none of them has.
     """
-    yield from in_turns([_of_source(name, texts, rng) for name, texts in sorted(material.texts.items())])
+    yield from in_turns([_of_source(name, works_of(material, name), rng) for name in sorted(material.texts)])
 
 
-def _of_source(source: str, texts: Sequence[str], rng: Generator) -> list[Instance[Loading]]:
-    pieces = [
-        text[start : start + PIECE] for text in texts for start in range(0, max(1, len(text) - PIECE // 2), PIECE)
-    ]
-    dealt = [pieces[k] for k in rng.permutation(len(pieces))]
-    background, rest = tuple(dealt[:BACKGROUND]), dealt[BACKGROUND:]
-    instances = []
-    for number in range(min(LONGEST, len(rest) // VECTORS)):
-        mine = tuple(rest[number * VECTORS : (number + 1) * VECTORS])
-        pose = partial(_posed, mine, background, int(rng.integers(2**31)))
-        instances.append(Instance(source, f"{number}: {VECTORS} pieces at random", VECTORS, pose))
-    return instances
+def _of_source(source: str, works: Sequence[Sequence[str]], rng: Generator) -> Iterator[Instance[Loading]]:
+    cut = [[text[at : at + PIECE] for text in work for at in _starts(text)] for work in works]
+    pieces = [cut[i] for i in rng.permutation(len(cut))]
+    background: list[str] = []
+    while len(pieces) > 1 and len(background) < BACKGROUND:
+        background += pieces.pop()
+    for number, hand in zip(range(LONGEST), dealt(pieces, VECTORS), strict=False):
+        mine = tuple(hand[k] for k in rng.permutation(len(hand))[:VECTORS])
+        pose = partial(_posed, mine, tuple(background[:BACKGROUND]), int(rng.integers(2**31)))
+        name = f"{number}: {VECTORS} pieces at random"
+        yield Instance(source, name, VECTORS, pose, unit=f"{source} {name}")
+
+
+def _starts(text: str) -> range:
+    return range(0, max(1, len(text) - PIECE // 2), PIECE)
 
 
 def _posed(texts: tuple[str, ...], background: tuple[str, ...], start: int) -> Loading:

@@ -1,11 +1,13 @@
 """Classical codes of dense vectors: principal components, transform and product quantisation, matrix products.
 
-Each function takes unit vectors and further vectors to learn from, and returns the vectors restored from `size` bytes
-each. Data shared by all vectors (axes, codebooks, scales) is not counted in these bytes.
+What a code learns (axes, bounds, levels, codebooks) is learnt once from further vectors and serves all that follow; the
+other functions take unit vectors with it and return them restored from `size` bytes each, which do not count what was
+learnt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -33,16 +35,21 @@ def rounded(values: NDArray[np.floating[Any]], low: Any, high: Any) -> FloatArra
     return np.asarray(low + (number + 0.5) * step)
 
 
-def leading_components(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
-    """Keep the first `size` components, a byte each, clipped to the largest value of the background."""
-    bound = np.abs(learnt[:, :size]).max(axis=0)
+def component_bounds(learnt: FloatArray, size: int) -> FloatArray:
+    """Return the largest absolute value of each of the first `size` components."""
+    return np.asarray(np.abs(learnt[:, :size]).max(axis=0))
+
+
+def leading_components(vectors: FloatArray, bounds: FloatArray) -> FloatArray:
+    """Keep the components that have bounds, a byte each, clipped to them."""
+    size = len(bounds)
     kept = np.zeros_like(vectors)
-    kept[:, :size] = rounded(vectors[:, :size], -bound, bound)
+    kept[:, :size] = rounded(vectors[:, :size], -bounds, bounds)
     return kept
 
 
-def transform_coded(vectors: FloatArray, learnt: FloatArray, size: int) -> FloatArray:
-    """Distribute the bits over the components by variance, with separate levels for each component (Lloyd 1982).
+def transform_levels(learnt: FloatArray, size: int) -> dict[int, FloatArray]:
+    """Distribute the bits over the components by variance; return the levels of each that got some (Lloyd 1982).
 
     Each bit goes to the component with the largest error and reduces that error to a quarter: reverse water-filling
     (Cover and Thomas, chapter 10) in whole bits.
@@ -53,10 +60,14 @@ def transform_coded(vectors: FloatArray, learnt: FloatArray, size: int) -> Float
         chosen = int(np.where(bits < BITS, error, 0.0).argmax())
         bits[chosen] += 1
         error[chosen] /= 4
+    return {int(c): _levels(np.sort(learnt[:, c]), 1 << int(bits[c])) for c in np.flatnonzero(bits)}
+
+
+def transform_coded(vectors: FloatArray, levels: Mapping[int, FloatArray]) -> FloatArray:
+    """Round each component that has levels to the nearest one."""
     decoded = np.zeros_like(vectors)
-    for component in np.flatnonzero(bits):
-        levels = _levels(np.sort(learnt[:, component]), 1 << int(bits[component]))
-        decoded[:, component] = levels[np.searchsorted(_borders(levels), vectors[:, component])]
+    for component, its in levels.items():
+        decoded[:, component] = its[np.searchsorted(_borders(its), vectors[:, component])]
     return decoded
 
 
@@ -74,22 +85,30 @@ def _borders(levels: FloatArray) -> FloatArray:
     return np.asarray((levels[1:] + levels[:-1]) / 2)
 
 
-def product_quantised(vectors: FloatArray, learnt: FloatArray, size: int, seed: int) -> FloatArray:
-    """Quantise `size` groups of components by k-means with 256 centroids each (Jegou, Douze, Schmid, TPAMI 2011).
+def codebooks(learnt: FloatArray, size: int, seed: int) -> list[tuple[NDArray[np.intp], FloatArray]]:
+    """Return `size` groups of components, each with 256 centroids by k-means (Jegou, Douze, Schmid, TPAMI 2011).
 
     Components are dealt to the groups in turns by their strength, so that every group has about the same variance.
     """
     from sklearn.cluster import KMeans  # imported here because the other codes do not need it
     from threadpoolctl import threadpool_limits
 
-    decoded = np.zeros_like(vectors)
+    books = []
     with threadpool_limits(1):
-        for group in range(min(size, vectors.shape[1])):
-            own = np.arange(group, vectors.shape[1], size)
+        for group in range(min(size, learnt.shape[1])):
+            own = np.arange(group, learnt.shape[1], size)
             distinct = len(np.unique(learnt[:, own], axis=0))
             model = KMeans(min(LEVELS, distinct), n_init=1, max_iter=KMEANS_STEPS, random_state=seed)
-            model.fit(learnt[:, own])
-            decoded[:, own] = model.cluster_centers_[model.predict(np.ascontiguousarray(vectors[:, own]))]
+            books.append((own, np.asarray(model.fit(learnt[:, own]).cluster_centers_, np.float64)))
+    return books
+
+
+def product_quantised(vectors: FloatArray, books: Sequence[tuple[NDArray[np.intp], FloatArray]]) -> FloatArray:
+    """Replace each group of components by the nearest centroid of its codebook."""
+    decoded = np.zeros_like(vectors)
+    for own, centres in books:
+        part = vectors[:, own]
+        decoded[:, own] = centres[(np.square(centres).sum(axis=1) - 2 * part @ centres.T).argmin(axis=1)]
     return decoded
 
 

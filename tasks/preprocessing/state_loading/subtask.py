@@ -79,6 +79,7 @@ def _heads(lake: Lake, kept: Ref, chosen: set[str]) -> dict[str, str]:
 
 
 LEAST_BACKGROUND = 32  # fewer documents do not determine useful axes
+FUNCTIONAL_UNIT = 1_000_000  # vectors kept, that axes and codebooks serve before they are learnt anew
 
 
 STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
@@ -99,4 +100,5 @@ STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
     options=Options,
     pose=pose,
     apply=apply,
+    serves=lambda problem: max(1.0, FUNCTIONAL_UNIT / len(problem.vectors)),
 )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from tasks.monitoring.anomaly.arms import (
 from tasks.monitoring.anomaly.bank import KINDS, example
 from tasks.monitoring.anomaly.problem import Anomaly, Scores, quality
 from tasks.monitoring.anomaly.subtask import ANOMALY
-from tasks.quantum.autoencoder import best_loss, train_autoencoder, trash_rates
+from tasks.quantum.autoencoder import best_loss, exact_trash_rates, train_autoencoder, trash_rates
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
 
@@ -80,17 +81,36 @@ def test_no_encoder_undercuts_the_subspace_and_a_trained_one_comes_near() -> Non
     least = best_loss(states, 1)[1]
     sampler = SamplerV2(seed=1)
     start = trash_rates(states, np.zeros((1, 6)), 1, 2, sampler, 512).mean()
-    angles = train_autoencoder(states, 1, 2, sampler, rng, steps=120, batch=16, shots=128)
+
+    def rates(some: np.ndarray, angles: np.ndarray) -> np.ndarray:
+        return trash_rates(some, angles, 1, 2, sampler, 128)
+
+    angles = train_autoencoder(states, 2, rates, rng, steps=120, batch=16)
     loss = trash_rates(states, angles[None], 1, 2, sampler, 4096).mean()
+    assert exact_trash_rates(states, angles[None], 1, 2).mean() == pytest.approx(loss, abs=0.02)
     assert least - 0.02 < loss < 0.5 * start
     assert loss < least + 0.12
+
+
+def test_exact_trash_rates_are_those_of_the_circuit_at_three_qubits_and_two_of_trash() -> None:
+    rng = np.random.default_rng(5)
+    states, angles = rng.normal(size=(5, 8)), rng.uniform(-2, 2, size=(2, 9))
+    found = trash_rates(states, angles, 2, 2, StatevectorSampler(seed=0), 20_000)
+    np.testing.assert_allclose(exact_trash_rates(states, angles, 2, 2), found, atol=0.02)
+
+
+def test_machines_on_circuits_come_to_their_twins() -> None:
+    problem = replace(example(np.random.default_rng(1)), shots=4096)
+    for name in ("projected-one-class-svm",):
+        found = [ANOMALY.arm(arm).solve(problem, bench(0)).values for arm in (name, f"{name}-exact")]
+        assert np.corrcoef(*found)[0, 1] > 0.98
 
 
 def test_the_subspace_scores_are_the_weights_that_are_left_out() -> None:
     problem = example(np.random.default_rng(3))
     values = np.array(solve_subspace(problem, bench(0)).values)
     assert ((values > -1e-9) & (values < 1)).all()
-    assert len(ANOMALY.arms) == 9
+    assert len(ANOMALY.arms) == 12
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSampler
 
-from tasks.contract import Bench, Kind, content_key
+from tasks.contract import Bench, Kind, NothingToGain, content_key
 from tasks.monitoring.drift.arms import (
     BIAS,
     kernel_pairs,
@@ -22,6 +23,7 @@ from tasks.monitoring.drift.arms import (
     solve_twin,
 )
 from tasks.monitoring.drift.bank import example, probes
+from tasks.monitoring.drift.iqp_arms import solve_hamming, solve_iqp, solve_iqp_twin, solve_projected
 from tasks.monitoring.drift.problem import Drift, quality
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.two_sample import memberships, mmd_statistics
@@ -68,7 +70,7 @@ def second() -> np.ndarray:
     return embed([text for _, text in sample_passages("second")])
 
 
-CLASSICAL = (solve_pool, solve_twin, solve_linear_twin, solve_mmd_rbf, solve_ks)
+CLASSICAL = (solve_pool, solve_twin, solve_linear_twin, solve_iqp_twin, solve_mmd_rbf, solve_ks)
 
 
 def test_the_false_alarm_rate_of_every_detector_is_the_level(base: np.ndarray) -> None:
@@ -144,6 +146,34 @@ def test_the_quantum_kernel_comes_to_its_twin_with_shots() -> None:
     assert quantum.alerts == twin.alerts
 
 
+@pytest.mark.parametrize("name", ["iqp-kernel", "hamming-kernel", "projected-kernel"])
+def test_kernels_of_iqp_states_come_to_their_twins_with_shots(name: str) -> None:
+    problem = example(np.random.default_rng(3))
+    one = replace(problem, windows=problem.windows[1:2], truth=(True,), shots=4096)
+    found, twin = (DRIFT.arm(arm).solve(one, bench(5)) for arm in (name, f"{name}-exact"))
+    np.testing.assert_allclose(found.statistics, twin.statistics, atol=0.03)
+    np.testing.assert_allclose(found.p_values, twin.p_values, atol=0.15)
+
+
+def test_the_hamming_kernel_runs_no_circuits_of_its_own_and_the_projected_one_three_a_text() -> None:
+    problem = replace(example(np.random.default_rng(3)), permutations=19, shots=8)
+    sampler = Counting()
+    tools = bench(0, sampler)
+    for solve in (solve_iqp, solve_hamming):
+        solve(problem, tools)
+    assert sampler.jobs == [(1, len(kernel_pairs(problem)))]
+    solve_projected(problem, tools)
+    assert sampler.jobs[1:] == [(3, 3 * 48)]
+
+
+def test_a_kernel_that_can_gain_nothing_is_skipped_before_it_runs_a_circuit() -> None:
+    problem, sampler = example(np.random.default_rng(3)), Counting()
+    for solve in (solve_quantum, solve_quantum_linear, solve_iqp, solve_hamming, solve_projected):
+        with pytest.raises(NothingToGain, match=r"geometric difference of the \w+ kernel .* would be needed"):
+            solve(replace(problem, least_gain=1.0), bench(0, sampler))
+    assert not sampler.jobs
+
+
 def test_the_example_is_decided_by_every_kernel_and_by_no_control() -> None:
     for seed in range(5):
         problem = example(np.random.default_rng(seed))
@@ -154,7 +184,7 @@ def test_the_example_is_decided_by_every_kernel_and_by_no_control() -> None:
 
 def test_every_arm_is_deterministic_by_the_seed_and_returns_the_same_type() -> None:
     problem = example(np.random.default_rng(0))
-    small = Drift(problem.reference, problem.windows[:1], problem.background, (False,), permutations=49, shots=16)
+    small = replace(problem, windows=problem.windows[:1], truth=(False,), permutations=49, shots=16)
     for arm in DRIFT.arms:
         first, second = arm.solve(small, bench(9)), arm.solve(small, bench(9))
         assert first == second

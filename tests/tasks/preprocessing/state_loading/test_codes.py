@@ -3,6 +3,8 @@ import pytest
 
 from tasks.preprocessing.state_loading.codes import (
     bond_for,
+    codebooks,
+    component_bounds,
     leading_components,
     matrix_product_coded,
     matrix_product_size,
@@ -10,6 +12,7 @@ from tasks.preprocessing.state_loading.codes import (
     product_quantised,
     rounded,
     transform_coded,
+    transform_levels,
 )
 
 
@@ -38,7 +41,7 @@ def test_the_axes_are_orthonormal_and_sorted_by_strength() -> None:
 def test_leading_components_lose_what_the_others_hold() -> None:
     learnt, rows = gaussian(2000), gaussian(500, 1)
     expected = np.square(rows[:, 8:]).sum(axis=1).mean()
-    assert error(rows, leading_components(rows, learnt, 8)) == pytest.approx(expected, rel=0.02)
+    assert error(rows, leading_components(rows, component_bounds(learnt, 8))) == pytest.approx(expected, rel=0.02)
 
 
 def test_transform_coding_comes_near_the_rate_of_a_gaussian_source() -> None:
@@ -49,13 +52,13 @@ def test_transform_coding_comes_near_the_rate_of_a_gaussian_source() -> None:
     learnt, rows = gaussian(20_000), gaussian(4000, 1)
     variances = 0.8 ** (2 * np.arange(16))
     bound = 16 * np.exp(np.log(variances).mean()) * 2.0 ** (-2 * 4)
-    assert bound < error(rows, transform_coded(rows, learnt, 8)) < 2.9 * bound
+    assert bound < error(rows, transform_coded(rows, transform_levels(learnt, 8))) < 2.9 * bound
 
 
 def test_product_quantisation_beats_leading_components_at_the_same_bytes() -> None:
     learnt, rows = gaussian(2000), gaussian(300, 1)
-    quantised = product_quantised(rows, learnt, 4, seed=0)
-    assert error(rows, quantised) < 0.5 * error(rows, leading_components(rows, learnt, 4))
+    quantised = product_quantised(rows, codebooks(learnt, 4, seed=0))
+    assert error(rows, quantised) < 0.5 * error(rows, leading_components(rows, component_bounds(learnt, 4)))
     assert len(np.unique(quantised[:, :1])) <= 256
 
 

@@ -1,0 +1,44 @@
+"""Works: the texts that belong together, and the division of a source's works among the instances of a bank.
+
+Texts of one manual page, licence or module resemble each other more than texts of different ones. Instances that share
+no work are therefore the units of independence of the banks that deal texts; they still share the source.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from tasks.contract import Material
+
+T = TypeVar("T")
+TUNING = 5  # every fifth work, by the hash of its name, is kept for tuning and is in no bank
+
+
+def works_of(material: Material, source: str, *, tuning: bool = False) -> list[tuple[str, ...]]:
+    """Return the texts of each work of a source, in the order in which the works begin.
+
+    Args:
+        material: the texts and their works.
+        source: the source; one without known works is one work, and nothing of it is kept for tuning.
+        tuning: return the works that are kept for tuning instead of those of the banks.
+    """
+    texts = material.texts[source]
+    names = material.works.get(source)
+    if names is None:
+        return [] if tuning else [tuple(texts)]
+    found: dict[str, list[str]] = {}
+    for name, text in zip(names, texts, strict=True):
+        found.setdefault(name, []).append(text)
+    return [tuple(its) for name, its in found.items() if (zlib.crc32(name.encode()) % TUNING == 0) == tuning]
+
+
+def dealt(works: Sequence[Sequence[T]], need: int) -> Iterator[list[T]]:
+    """Yield runs of whole works with at least `need` items each; what is left at the end is not used."""
+    hand: list[T] = []
+    for work in works:
+        hand += work
+        if len(hand) >= need:
+            yield hand
+            hand = []
