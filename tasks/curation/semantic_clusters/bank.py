@@ -39,52 +39,16 @@ OMITTED = (0.0, 0.12)
 EXCHANGED = 0.4
 SYNONYMS = dict(
     pair.split(":")
-    for pair in [
-        "use:employ",
-        "uses:employs",
-        "used:employed",
-        "return:give",
-        "returns:gives",
-        "function:routine",
-        "method:routine",
-        "value:quantity",
-        "values:quantities",
-        "example:instance",
-        "create:make",
-        "creates:makes",
-        "created:made",
-        "must:should",
-        "may:can",
-        "file:document",
-        "files:documents",
-        "software:program",
-        "copy:duplicate",
-        "copies:duplicates",
-        "change:alter",
-        "changes:alterations",
-        "begin:start",
-        "begins:starts",
-        "end:finish",
-        "number:count",
-        "object:item",
-        "objects:items",
-        "permission:leave",
-        "granted:given",
-        "notice:note",
-        "conditions:terms",
-        "warranty:guarantee",
-        "liable:responsible",
-        "damages:losses",
-        "default:standard",
-        "specify:state",
-        "specified:stated",
-        "contains:holds",
-        "contain:hold",
-        "show:display",
-        "shows:displays",
-        "large:big",
-        "small:little",
-    ]
+    for line in (
+        "use:employ uses:employs used:employed return:give returns:gives function:routine method:routine",
+        "value:quantity values:quantities example:instance create:make creates:makes created:made must:should may:can",
+        "file:document files:documents software:program copy:duplicate copies:duplicates change:alter",
+        "changes:alterations begin:start begins:starts end:finish number:count object:item objects:items",
+        "permission:leave granted:given notice:note conditions:terms warranty:guarantee liable:responsible",
+        "damages:losses default:standard specify:state specified:stated contains:holds contain:hold show:display",
+        "shows:displays large:big small:little",
+    )
+    for pair in line.split()
 )
 
 Labelled = tuple[str, str]  # text and label of what it repeats, empty where no one knows
