@@ -1,6 +1,6 @@
 """Kernels of drift and anomaly: what their bandwidths are worth, and whether a quantum one can gain anything.
 
-`python -m benchmarks.kernels` prints, on texts of works that no bank uses,
+`python -m benchmarks.kernels [KERNEL ...]` prints, on texts of works that no bank uses,
 
 * for each kernel nine bandwidths with the mean standardised statistic over windows with drift (exact kernels, 99
   permutations): the largest is what `TUNED` and `RBF_FACTOR` hold;
@@ -119,9 +119,16 @@ def tune(problems: Sequence[Drift], write: Callable[[str], object] = sys.stdout.
     """Print the mean standardised statistic of every trial, the best marked."""
     write(f"mean standardised statistic over {len(problems)} windows with drift\n")
     for name, settings_of in trials().items():
+        if not any(name.startswith(wanted) for wanted in wanted_of(sys.argv)):
+            continue
         found = {label: _mean(problems, gram) for label, gram in settings_of.items()}
         _print(name, found, write)
     write(f"amplitude, nothing to tune: {_mean(problems, arms.amplitude_gram):.2f}\n")
+
+
+def wanted_of(argv: Sequence[str]) -> Sequence[str]:
+    """Return the beginnings of the names of the kernels that are asked for; without any, all kernels."""
+    return [name for name in argv[1:] if not name.startswith("--")] or [""]
 
 
 def _mean(problems: Sequence[Drift], gram: Gram) -> float:

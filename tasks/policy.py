@@ -152,7 +152,7 @@ def pair(subtask: Subtask[Any, Any], setting: Setting, trials: Sequence[Trial], 
         difference=np.array([a.quality - b.quality for a, b in pairs], dtype=np.float64),
         cost=np.array([np.broadcast_to(a.cost, draws) for a, _ in pairs]).reshape(len(pairs), draws),
         champion_cost=np.array([np.broadcast_to(b.cost, draws) for _, b in pairs]).reshape(len(pairs), draws),
-        spent=sum(t.spent for t in trials if t.arm == arm and _counts(t, subtask, setting)),
+        spent=sum(t.spent for t in trials if t.arm == arm and counts(t, subtask, setting)),
         tolerance=subtask.tolerance,
         units=tuple(a.unit for a, _ in pairs),
         objective=setting.objective,
@@ -222,12 +222,13 @@ def _first(
 ) -> dict[str, tuple[int, Trial]]:
     found: dict[str, tuple[int, Trial]] = {}
     for i, trial in enumerate(trials):
-        if trial.arm == arm and _counts(trial, subtask, setting):
+        if trial.arm == arm and counts(trial, subtask, setting):
             found.setdefault(trial.instance, (i, trial))
     return found
 
 
-def _counts(trial: Trial, subtask: Subtask[Any, Any], setting: Setting) -> bool:
+def counts(trial: Trial, subtask: Subtask[Any, Any], setting: Setting) -> bool:
+    """Return whether a trial is evidence for a setting: of this arm version, backend, size bucket and data."""
     return (
         trial.arm_version == subtask.arm(trial.arm).version
         and trial.backend in ("", setting.backend)

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 from infra import events
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed, BudgetExceeded, StillQueued
-from infra.shared import open_lake
+from infra.shared import open_lake, shipped_evidence
 from tasks import policy
 from tasks.contract import Artifact, Decision, Method, NothingToGain, Outcome, OverBudget, Subtask, content_key
 from tasks.execution import executed, resume_folder, status_of
@@ -137,13 +137,23 @@ def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbenc
         data=bench.data,
         objective=bench.objective,
     )
-    rows = bench.evidence.read(stage=subtask.stage, subtask=subtask.name, backend=bench.backend)
+    asked = {"stage": subtask.stage, "subtask": subtask.name, "backend": bench.backend}
+    own = bench.evidence.read(**asked)
     # Evidence of an interrupted attempt of this run must not change its decision.
-    rows = [row for row in rows if (row.run_id, row.problem) != (bench.run_id, problem_id)]
-    choice = policy.choose(
-        subtask, setting, trials(rows, bench.objective), bench.generator(subtask.key, "reverse shadow")
-    )
-    return choice.decision, choice.explore
+    own = [row for row in own if (row.run_id, row.problem) != (bench.run_id, problem_id)]
+    known = {row.row_id for row in own}
+    shipped = [row for row in shipped_evidence().read(**asked) if row.row_id not in known]
+    found = trials([*shipped, *own], bench.objective)
+    choice = policy.choose(subtask, setting, found, bench.generator(subtask.key, "reverse shadow"))
+    used = sum(policy.counts(trial, subtask, setting) for trial in trials(shipped, bench.objective))
+    return _said(choice.decision, used), choice.explore
+
+
+def _said(decision: Decision, shipped: int) -> Decision:
+    """Add to the reason how much of the evidence was shipped and not collected by this installation."""
+    if not shipped or decision.rule == "no alternative":
+        return decision
+    return replace(decision, reason=f"{decision.reason}; {shipped} executions of the evidence that ships were used")
 
 
 def _by_least_evidence(subtask: Subtask[P, S], bench: Workbench) -> list[str]:

@@ -36,6 +36,7 @@ from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.study")
 
+LOOPED_S = 20.0  # seconds that each short arm is looped over all instances of a large study
 Done = frozenset[tuple[str, str, int]]
 
 
@@ -89,13 +90,13 @@ def study(config: StudyConfig) -> dict[str, Any]:
         "%s: %d instances from %s", config.subtask, len(instances), ", ".join(sorted({i.source for i in instances}))
     )
     with cluster(loaded):
-        for result in _run_all(config, instances, _bench(config, loaded)):
+        for result in _run_all(config, instances, _bench(config, loaded, len(instances))):
             known = {item["problem"] for item in record["instances"]}
             if result["problem"] not in known:
                 record["instances"].append({k: result[k] for k in ("problem", "source", "name", "size")})
             _write(loaded.home, record)
         if config.noisy:
-            _run_noisy(config, instances, record, _bench(config, loaded))
+            _run_noisy(config, instances, record, _bench(config, loaded, len(instances)))
     record |= {"status": "done", "wall_s": record["wall_s"] + time.monotonic() - began}
     _write(loaded.home, record)
     open_evidence(loaded.home).compact()
@@ -158,7 +159,8 @@ def _run_noisy(
             run_instance.submit(f"noisy: {instance.name}", config.subtask, instance, arms, 1, done, noisy).result()
 
 
-def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
+def _bench(config: StudyConfig, loaded: Settings, instances: int) -> Workbench:
+    """Return what the arms work with; a short arm is looped to a second an instance, or to 20 seconds over them all."""
     return Workbench(
         run_id=config.study_id,
         home=loaded.home,
@@ -169,6 +171,7 @@ def _bench(config: StudyConfig, loaded: Settings) -> Workbench:
         objective=config.objective,
         projection_device=loaded.projection_device,
         simulation_limit_s=loaded.simulation_limit_s,
+        minimum_s=min(1.0, LOOPED_S / instances),
         probe=True,
         data=completion.digest(corpus=config.corpus, second=config.second),
     )

@@ -34,6 +34,7 @@ Row = Mapping[str, Any]
 T = TypeVar("T", int, str)
 
 STATISTICS = (
+    "Short arms are looped in five interleaved blocks on every instance, to 1 s an instance or 20 s over more than 20. "
     "n is the number of instances; repetitions are nested in them and averaged. Intervals are two-sided 95 % Student "
     "intervals, clustered by the unit of independence. Difference: paired on the same instance. Verdict: "
     "tasks/evaluation/rules.py at once, twice and four times the smallest n that can certify, with alpha .025, .0125, "

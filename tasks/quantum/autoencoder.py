@@ -89,7 +89,7 @@ def exact_trash_rates(states: NDArray[np.floating[Any]], angles: FloatArray, tra
                 encoded = _turned(encoded, qubit, row[layer * qubits + qubit])
             encoded = encoded * signs if layer < layers else encoded
         found.append(1 - np.square(encoded[:, clean]).sum(axis=1))
-    return np.clip(np.stack(found), 0.0, 1.0)
+    return np.asarray(np.clip(np.stack(found), 0.0, 1.0))
 
 
 def _turned(states: FloatArray, qubit: int, angle: float) -> FloatArray:
@@ -102,9 +102,9 @@ def _turned(states: FloatArray, qubit: int, angle: float) -> FloatArray:
 
 
 def train_autoencoder(
-    states: NDArray[np.floating[Any]],
+    states: FloatArray,
     layers: int,
-    rates: Callable[[NDArray[np.floating[Any]], FloatArray], FloatArray],
+    rates: Callable[[FloatArray, FloatArray], FloatArray],
     rng: np.random.Generator,
     *,
     steps: int,

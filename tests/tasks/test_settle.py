@@ -16,6 +16,7 @@ from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
 from infra.runtime.figures.inspect import list_calls
+from infra.shared import open_evidence
 from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
 from tasks.settle import run_shadow, settle
 from tasks.workbench import Workbench
@@ -247,6 +248,24 @@ def test_auto_switches_to_what_is_as_good_and_cheaper_even_if_it_does_nothing(tm
     outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
     assert outcome.decision.arm == "nothing"
     assert outcome.decision.n >= 20
+
+
+def test_auto_uses_evidence_that_ships_where_data_and_version_fit_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped, home = tmp_path / "shipped", tmp_path / "home"
+    put_evidence(shipped, 130, "argmax", 0.0, 50.0)
+    put_evidence(shipped, 130, "nothing", 0.0, 0.01)
+    monkeypatch.setattr("tasks.settle.shipped_evidence", lambda: open_evidence(shipped))
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(home, Method.AUTO))
+    assert outcome.decision.arm == "nothing"
+    assert outcome.decision.reason.endswith("; 260 executions of the evidence that ships were used")
+    other, _ = settle(SUBTASK, PROBLEM, replace(bench(home, Method.AUTO), data="of somebody else"))
+    assert other.decision.arm == "argmax"
+    assert "ships" not in other.decision.reason
+    put_evidence(home, 130, "nothing", 0.0, 0.01)  # the same executions at home do not count twice
+    again, _ = settle(SUBTASK, PROBLEM, bench(home, Method.AUTO))
+    assert again.decision.reason.endswith("; 130 executions of the evidence that ships were used")
 
 
 def test_auto_never_takes_a_control_that_guesses(tmp_path: Path) -> None:

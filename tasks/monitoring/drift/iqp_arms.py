@@ -40,11 +40,11 @@ class Bandwidths:
         components: bandwidth of the Gaussian kernel on the components, against the median distance.
     """
 
-    iqp: float = 0.25
+    iqp: float = 0.6
     hamming: float = 0.5
     projected: float = 0.25
     gamma: float = 1.0
-    components: float = 1.0
+    components: float = 0.35
 
 
 TUNED = Bandwidths()
