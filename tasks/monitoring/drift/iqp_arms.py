@@ -41,9 +41,9 @@ class Bandwidths:
     """
 
     iqp: float = 0.6
-    hamming: float = 0.5
-    projected: float = 0.25
-    gamma: float = 1.0
+    hamming: float = 0.7
+    projected: float = 0.2
+    gamma: float = 2.0
     components: float = 0.35
 
 
