@@ -283,6 +283,7 @@ class Subtask(Generic[P, S]):
         options: model of the decision's settings, `<stage>.<name>.<option>`.
         pose: makes the problem from the stage's context, its state and the options; None = nothing to decide.
         apply: applies the chosen solution, given context, state, problem and solution; returns the new state.
+        counts: what the size counts, in the plural, where joules for a million of them are worth saying; else empty.
         serves: problems of this size that what arms share (`Bench.once`) serves, such as a trained codebook; each
             problem is charged with its part.
     """
@@ -305,6 +306,7 @@ class Subtask(Generic[P, S]):
     options: type[BaseModel] | None = None
     pose: Callable[[Any, Any, Any], P | None] = _on_no_road
     apply: Callable[[Any, Any, P, S], Any] = _on_no_road
+    counts: str = ""
     serves: Callable[[P], float] = lambda _: 1.0
 
     @property

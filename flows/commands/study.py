@@ -168,9 +168,11 @@ def _closing(found: dict[str, Any]) -> Any:
 
     from flows.reports.study import (
         ARM_HEADER,
+        DEVICE_HEADER,
         ENERGY_HEADER,
         NOISY_HEADER,
         arm_cells,
+        device_cells,
         energy_cells,
         noisy_cells,
         notes,
@@ -183,6 +185,7 @@ def _closing(found: dict[str, Any]) -> Any:
         table("Arms", ARM_HEADER, arm_cells(found)),
         table("Three energies of a mean solve", ENERGY_HEADER, energy_cells(found)),
         *([table("With the noise of a device", NOISY_HEADER, noisy_cells(found))] if found["noisy"] else []),
+        table("Joules of a QPU by class of device, modelled", DEVICE_HEADER, device_cells(found)),
         *map(Text, notes(found)),
         Text(found["break_even"]),
         Text(found["statistics"]),

@@ -3,7 +3,7 @@
 `docs/evidence` is laid out like a state folder (`evidence/*.parquet`, `studies/<id>/record.json`,
 `runs/<id>/report.json`), so the figures are computed by the same code. A page marks what is generated:
 
-    <!-- table: STUDY arms -->          arms, energies or notes, as `ketcycle study --show STUDY` prints them
+    <!-- table: STUDY arms -->          arms, energies, devices or notes, as `ketcycle study --show STUDY` prints them
     <!-- /table -->
     <!-- figure: STUDY PATH FORMAT -->  one value of the study's table by its dotted path, e.g. `needed {}`
     <!-- /figure -->
@@ -27,7 +27,15 @@ from typing import Any
 import flows
 from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
 from flows.reports.outlook.tables import MAKERS
-from flows.reports.study import ARM_HEADER, ENERGY_HEADER, arm_cells, energy_cells, notes
+from flows.reports.study import (
+    ARM_HEADER,
+    DEVICE_HEADER,
+    ENERGY_HEADER,
+    arm_cells,
+    device_cells,
+    energy_cells,
+    notes,
+)
 from flows.reports.text import pipes
 from flows.study.config import load_record, record_path
 from flows.study.table import build_study
@@ -188,9 +196,11 @@ class _Tables:
                 return pipes(ARM_HEADER, arm_cells(found))
             case "energies":
                 return pipes(ENERGY_HEADER, energy_cells(found))
+            case "devices":
+                return pipes(DEVICE_HEADER, device_cells(found))
             case "notes":
                 return "\n".join(f"* {line}" for line in notes(found))
-        raise BadInput(f"{block.page}: no table {block.what!r}; there are arms, energies and notes")
+        raise BadInput(f"{block.page}: no table {block.what!r}; there are arms, energies, devices and notes")
 
     def _of_outlook(self, block: Block) -> str:
         if block.kind == "figure" and block.what.split()[0] == "cost":

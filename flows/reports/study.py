@@ -14,6 +14,11 @@ ARM_HEADER = ("arm", "kind", "n (sources)", "quality [95 %]", "difference [95 %]
 ENERGY_HEADER = ("arm", "QPU J, projected or billed", "simulation J", "best classical J", "circuits", "shots",
                  "QPU s, projected", "break-even")  # fmt: skip
 
+DEVICE_HEADER = ("arm", "superconducting, projected", "trapped ion, swept", "neutral atom, swept", "qubits used",
+                 "superconducting x qubits used", "two-qubit gates a circuit", "surviving fidelity",
+                 "J over fidelity")  # fmt: skip
+SWEPT = ("trapped_ion", "neutral_atom")
+
 
 NOISY_HEADER = ("arm", "backend", "size", "quality with noise", "noiseless", "best", "circuits", "shots",
                 "two-qubit gates a circuit", "surviving fidelity")  # fmt: skip
@@ -84,13 +89,58 @@ def energy_cells(found: Row) -> list[tuple[str, ...]]:
     return cells
 
 
+def device_cells(found: Row) -> list[tuple[str, ...]]:
+    """Return the cells of the joules by class of device: one row for each arm that ran circuits, a mean solve each.
+
+    The classes beside the projected one are a sweep over powers and shot periods; nothing was compiled for them. The
+    whole system is attributed to the job, and beside it the share of the qubits that the circuits use.
+    """
+    cells: list[tuple[str, ...]] = []
+    for row in found["arms"]:
+        qpu = row["energy"]["qpu"]
+        if not qpu:
+            continue
+        share, survives = qpu["qubit_share"], qpu["surviving_fidelity"]
+        gates = row["two_qubit_gates"] / row["circuits"] if row["circuits"] else None
+        over = qpu["narrow_over_fidelity"]
+        cells.append(
+            (
+                f"{row['arm']} ({row['kind']})",
+                band(qpu["narrow"]),
+                *(band(qpu["classes"][name]) for name in SWEPT),
+                "-" if share is None else number(share),
+                "-" if share is None else number(share * qpu["narrow"][1]),
+                "-" if gates is None else number(gates),
+                "-" if survives is None else number(survives),
+                band(over) if over else "nothing arrives" if not qpu["arrives"] else "-",
+            )
+        )
+    return cells
+
+
 def notes(found: Row) -> list[str]:
     """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
     beside = [
         f"{a['arm']} against {a['other']}: {_spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
         for a in found["against"]
     ]
-    return [*beside, *_bank_notes(found), *_headroom_notes(found), *_routing_notes(found), *_prediction_notes(found)]
+    return [
+        *beside,
+        *_unit_notes(found),
+        *_bank_notes(found),
+        *_headroom_notes(found),
+        *_routing_notes(found),
+        *_prediction_notes(found),
+    ]
+
+
+def _unit_notes(found: Row) -> list[str]:
+    """Return the joules of every arm for a million of what the size counts, the cheapest first."""
+    if not found["counts"]:
+        return []
+    joules = {a["arm"]: a["energy"]["spent"]["narrow"][1] * 1e6 / found["mean_size"] for a in found["arms"]}
+    said = ", ".join(f"{arm} {number(j)}" for arm, j in sorted(joules.items(), key=lambda item: item[1]))
+    return [f"J per million {found['counts']}: {said}"]
 
 
 def _headroom_notes(found: Row) -> list[str]:
@@ -199,6 +249,8 @@ def markdown(found: Row) -> str:
         "A projection is no measurement; quality reached on an ideal simulator is that of a noiseless device.",
         pipes(ENERGY_HEADER, energy_cells(found)),
         *_noisy_part(found),
+        "## Joules of a QPU by class of device, modelled",
+        pipes(DEVICE_HEADER, device_cells(found)),
         "## What it means",
         "\n".join(f"* {line}" for line in notes(found)),
         found["statistics"],

@@ -87,6 +87,8 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
             for bucket, n in _count(policy.size_bucket(item["size"]) for item in about.values()).items()
         },
         "repeats": config["repeats"],
+        "counts": subtask.counts,
+        "mean_size": float(np.mean([item["size"] for item in about.values()])),
         "statistics": STATISTICS,
         "needed": policy.needed(pairs),
         "best_classical": report["best_classical"],

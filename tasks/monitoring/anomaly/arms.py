@@ -106,9 +106,12 @@ def solve_quantum_svm_twin(problem: Anomaly, _: Bench) -> Scores:
 
 
 def _encoded(problem: Anomaly, bandwidth: float) -> tuple[FloatArray, FloatArray]:
-    """Return the phases of reference and requests on the leading principal axes of the reference."""
+    """Return the phases of reference and requests: the leading axes of the reference and the residual.
+
+    Without the residual the AUROC was .15 to .33: what is strange lies outside the axes and seems ordinary on them.
+    """
     reference, requests = unit_vectors(problem)
-    parts = (standard_components(reference, part, problem.components) for part in (reference, requests))
+    parts = (standard_components(reference, part, problem.components, residual=True) for part in (reference, requests))
     first, second = (iqp_phases(part, bandwidth) for part in parts)
     return first, second
 

@@ -40,7 +40,7 @@ class Anomaly:
         requests: (m, d) embeddings to be scored.
         truth: whether each request is anomalous; empty if that is not known.
         shots: samples of each circuit.
-        components: principal components that the projected kernel encodes, a qubit each.
+        components: features that the projected kernel encodes, a qubit each: principal components and the residual.
 
     Raises:
         ValueError: the shapes do not match, or the reference has fewer than eight requests.

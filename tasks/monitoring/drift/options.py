@@ -16,6 +16,8 @@ class Options(BaseModel):
             windows follow one another and each is a chance of a false alarm.
         permutations: permutations of each two-sample test.
         shots: samples of each circuit.
+        least_gain: a quantum kernel is skipped, before it runs a circuit, where its geometric difference to the Gaussian
+            kernel is below this share of the square root of the number of background texts; 0 = none is skipped.
         minimum: minimum number of requests of a window; a smaller window is not tested.
         debounce: consecutive drifted windows that raise an alert.
         recovery: consecutive windows without drift that end an alert.
@@ -31,6 +33,7 @@ class Options(BaseModel):
     alarm_level: float = Field(0.01, gt=0, lt=1)
     permutations: int = Field(499, ge=19)
     shots: int = Field(128, ge=1)
+    least_gain: float = Field(0.1, ge=0, le=1)
     minimum: int = Field(20, ge=1)
     debounce: int = Field(2, ge=1)
     recovery: int = Field(2, ge=1)

@@ -63,6 +63,7 @@ def pose(context: Context, state: State, options: Options) -> Drift:
         level=options.level,
         permutations=options.permutations,
         shots=options.shots,
+        least_gain=options.least_gain,
         alien=vectors_of(table, ALIEN),
     )
 

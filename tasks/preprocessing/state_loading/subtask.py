@@ -100,5 +100,6 @@ STATE_LOADING: Subtask[Loading, Loaded] = Subtask(
     options=Options,
     pose=pose,
     apply=apply,
+    counts="vectors kept",
     serves=lambda problem: max(1.0, FUNCTIONAL_UNIT / len(problem.vectors)),
 )

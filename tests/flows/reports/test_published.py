@@ -27,6 +27,9 @@ One needs <!-- figure: s1 needed {} --><!-- /figure --> units; greedy keeps
 
 <!-- table: s1 notes -->
 <!-- /table -->
+
+<!-- table: s1 devices -->
+<!-- /table -->
 """
 
 
@@ -73,7 +76,8 @@ def test_published_tables_verify_and_a_changed_cell_is_named(root: Path, loaded:
     text = page.read_text()
     assert "| greedy | classical | 6 (3) | 0.925 [" in text
     assert "greedy keeps\n<!-- figure: s1 arms.greedy.quality {:.3f} -->0.925<!-- /figure -->." in text
-    assert verify(loaded, root) == (4, [])
+    assert "| 3.47e+05 [8.2e+04, 1.5e+06] | " in text  # trapped ion: (7.83 s + 256 x .18 s) x 6.3 kW
+    assert verify(loaded, root) == (5, [])
     assert publish(loaded, ["s1"], root) == []  # again changes nothing
     page.write_text(text.replace("-->0.925<", "-->0.935<").replace("| 6 (3) | 0.925 [", "| 9 (3) | 0.925 [", 1))
     _, found = verify(loaded, root)
