@@ -14,9 +14,8 @@ class Options(BaseModel):
         level: false-alarm probability at which the arms are compared.
         alarm_level: p-value at which a window counts as drifted for the state; stricter than `level`, because
             windows follow one another and each is a chance of a false alarm.
-        permutations: permutations of each two-sample test.
-        shots: samples of each circuit.
-        least_gain: a quantum kernel is skipped, before it runs a circuit, where its geometric difference to the Gaussian
+        permutations: permutations of each two-sample test. shots: samples of each circuit. least_gain: a quantum kernel
+        is skipped, before it runs a circuit, where its geometric difference to the Gaussian
             kernel is below this share of the square root of the number of background texts; 0 = none is skipped.
         minimum: minimum number of requests of a window; a smaller window is not tested.
         debounce: consecutive drifted windows that raise an alert.
