@@ -23,7 +23,7 @@ from tasks.monitoring.watch import Step, walk
 from tasks.settle import run_arms
 from tasks.workbench import Workbench
 
-CIRCUITS = 5_000  # an arm that needs more runs only when it is asked for by name
+CIRCUITS = 5_000  # an arm that needs more of them runs only when it is asked for by name
 LOOP_S, BLOCKS = 0.1, 2
 DETECTORS = tuple(arm for arm in DRIFT.arms if arm.kind is not Kind.CONTROL)
 
@@ -60,9 +60,11 @@ def compare_tables(
 
     def judge(problems: Mapping[str, Drift]) -> dict[str, float]:
         for name, problem in problems.items():
-            few = [arm for arm in chosen if arms or _circuits(arm, problem) <= CIRCUITS]
+            few = [arm for arm in chosen if arms or _costly(arm, problem) <= CIRCUITS]
             skipped.extend(
-                f"{name}: {arm.name} would take {_circuits(arm, problem):,} circuits; ask for it with --arms {arm.name}"
+                f"{name}: {arm.name} would take {_costly(arm, problem):,} "
+                f"{'circuits' if arm.kind is Kind.QUANTUM else 'sums over all amplitudes'}; "
+                f"ask for it with --arms {arm.name}"
                 for arm in chosen
                 if arm not in few
             )
@@ -106,12 +108,16 @@ def _arms(names: Sequence[str]) -> tuple[Arm[Drift, Verdicts], ...]:
     return tuple(arm for arm in DRIFT.arms if arm.name in {*names, DRIFT.incumbent.name})
 
 
-def _circuits(arm: Arm[Drift, Verdicts], problem: Drift) -> int:
-    if arm.kind is not Kind.QUANTUM:
+def _costly(arm: Arm[Drift, Verdicts], problem: Drift) -> int:
+    """Return how many circuits an arm runs, or how many sums over all amplitudes its twin takes for them."""
+    if arm.kind is not Kind.QUANTUM and arm.name != "hamming-kernel-exact":
         return 0
-    return (
-        len(kernel_pairs(problem)) if arm is DRIFT.challenger else sum(4 * len(q) for q in linear_quadruples(problem))
-    )
+    match arm.name:
+        case "quantum-kernel-linear":
+            return sum(4 * len(q) for q in linear_quadruples(problem))
+        case "projected-kernel":
+            return 3 * (len(problem.reference) + sum(map(len, problem.windows)))
+    return len(kernel_pairs(problem))
 
 
 def _judge(name: str, problem: Drift, arms: Sequence[Arm[Drift, Verdicts]], views: int, bench: Workbench) -> Row:

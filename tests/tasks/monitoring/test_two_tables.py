@@ -50,7 +50,8 @@ def test_every_arm_says_what_it_found_and_what_it_spent(tables: Path) -> None:
     rows = {row["arm"]: row for row in view["arms"]}
     assert set(rows) == {
         "kernel-pool", "mmd-rbf", "ks-bonferroni", "quantum-kernel-exact", "quantum-kernel-linear",
-        "quantum-kernel-linear-exact",
+        "quantum-kernel-linear-exact", "iqp-kernel-exact", "projected-kernel", "projected-kernel-exact",
+        "mmd-rbf-components",
     }  # fmt: skip
     assert rows["kernel-pool"]["p_value"] == 1 / 500
     assert rows["kernel-pool"]["energy_j"][1] > 0
