@@ -30,7 +30,7 @@ from scipy.stats import beta
 
 from infra.errors import BadInput
 from tasks.contract import Bench
-from tasks.monitoring.drift import arms
+from tasks.monitoring.drift import arms, mmd
 from tasks.monitoring.drift.bank import SHIFTS as TEXT_SHIFTS
 from tasks.monitoring.drift.problem import Drift
 from tasks.monitoring.states import Rules, average_run_length, follow
@@ -359,7 +359,7 @@ def queue(corpora: Corpora, trials: int = 20, n: int = 40) -> None:
             name = shifts[trial % len(shifts)]
             problem = posed(SHIFTS[name](corpora, n, rng))
             sampler = runtime.sampler(Scope("bench", "monitoring", "drift", str(trial), "quantum-kernel", 0, 0))
-            pairs = arms.kernel_pairs(problem)
+            pairs = mmd.kernel_pairs(problem)
             states = arms.kernel_states(problem)
             began = time.process_time()
             found = estimate_pairs(states, pairs, cast("Any", sampler), SHOTS)

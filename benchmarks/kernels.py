@@ -27,7 +27,7 @@ from tasks.monitoring.anomaly.arms import exact_projected, gaussian_machine
 from tasks.monitoring.anomaly.bank import tuning as anomaly_tuning
 from tasks.monitoring.anomaly.problem import Anomaly, Scores
 from tasks.monitoring.anomaly.problem import quality as auroc
-from tasks.monitoring.drift import arms, iqp_arms
+from tasks.monitoring.drift import arms, iqp_arms, mmd
 from tasks.monitoring.drift.bank import tuning
 from tasks.monitoring.drift.iqp_arms import TUNED
 from tasks.monitoring.drift.problem import Drift, Vectors
@@ -146,14 +146,14 @@ def pretest(instances: Sequence[Instance[Drift]], write: Callable[[str], object]
         "IQP": iqp_arms.iqp_gram,
         "Hamming": iqp_arms.hamming_gram,
         "projected": iqp_arms.projected_gram,
-        "Gaussian, half the bandwidth": partial(gaussian, arms.RBF_FACTOR / 2),
+        "Gaussian, half the bandwidth": partial(gaussian, mmd.RBF_FACTOR / 2),
         "Gaussian on the components": partial(on_components, TUNED.components),
         "identity": lambda _, texts: np.eye(len(texts)),
     }
-    root = np.sqrt(arms.SAMPLED)
+    root = np.sqrt(mmd.SAMPLED)
     write("geometric difference to the Gaussian kernel (share of sqrt m)\n")
     for name, gram in kernels.items():
-        found = {i.source: arms.gain(i.pose(), gram) for i in instances}
+        found = {i.source: mmd.gain(i.pose(), gram) for i in instances}
         write(f"{name}: " + ", ".join(f"{s} {g:.2f} ({g / root:.2f})" for s, g in found.items()) + "\n")
 
 

@@ -14,7 +14,8 @@ from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.contract import Arm, Kind, content_key
 from tasks.monitoring.compare import Comparison, Question, compare, finite
-from tasks.monitoring.drift.arms import kernel_pairs, linear_quadruples
+from tasks.monitoring.drift.arms import linear_quadruples
+from tasks.monitoring.drift.mmd import kernel_pairs
 from tasks.monitoring.drift.problem import Drift, Verdicts
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.service import service_bench

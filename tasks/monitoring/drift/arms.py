@@ -16,14 +16,32 @@ alone: of prompts cut to half, 16 in 40, it noticed .03-.05, the pool .17 (400 t
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.contract import Bench, NothingToGain
+from tasks.contract import Arm, Bench, Kind
+from tasks.monitoring.drift.iqp_arms import (
+    solve_hamming,
+    solve_hamming_twin,
+    solve_iqp,
+    solve_iqp_twin,
+    solve_projected,
+    solve_projected_twin,
+    solve_rbf_components,
+)
+from tasks.monitoring.drift.mmd import (
+    RBF_FACTOR,
+    blocks,
+    by_kernels,
+    by_pairs,
+    check_gain,
+    distances,
+    judge,
+    kernel_pairs,
+)
 from tasks.monitoring.drift.problem import Drift, Vectors, Verdicts
 from tasks.monitoring.two_sample import (
     FloatArray,
@@ -40,53 +58,24 @@ from tasks.monitoring.two_sample import (
     squared_distances,
 )
 from tasks.quantum.encodings import qubits_for
-from tasks.quantum.gain import geometric_difference
 from tasks.quantum.kernels import estimate_pairs, exact_fidelities
 from tasks.text.embeddings import normalised
 
-log = logging.getLogger("ketcycle.monitoring")
-
 BIAS = 0.1
-RBF_FACTOR = 0.71  # of the median distance; tuned by `python -m benchmarks.kernels --tune`
-SAMPLED = 100  # texts of the background that the geometric difference is computed on
 BANDWIDTHS = (0.5, 1.0, 2.0)
 SPARE = 64  # dimensions from which one may be left out for the constant; of a few columns each counts
 
 
-def _judge(problem: Drift, tests: Sequence[tuple[float, float]]) -> Verdicts:
-    """Turn (p, statistic) of every window into decisions at the level."""
-    p_values = tuple(float(p) for p, _ in tests)
-    return Verdicts(p_values, tuple(p <= problem.level for p in p_values), tuple(float(s) for _, s in tests))
-
-
-def _by_kernels(problem: Drift, grams: Iterator[list[FloatArray]], rng: np.random.Generator) -> Verdicts:
-    """Judge every window by the MMD of its Gram matrices of the pooled sample; several are pooled by `fuse`."""
-    tests = []
-    for window, members_of in zip(problem.windows, grams, strict=True):
-        splits = memberships(len(problem.reference), len(window), problem.permutations, rng)
-        statistics = [mmd_statistics(gram, splits) for gram in members_of]
-        joint = fuse(statistics) if len(statistics) > 1 else statistics[0]
-        tests.append((permutation_p(joint), float(joint[0])))
-    return _judge(problem, tests)
-
-
-def _distances(problem: Drift) -> list[FloatArray]:
-    """Squared distances within each pooled sample; the reference's block is computed once."""
-    reference = problem.reference
-    block = squared_distances(reference)
-    return [pooled(block, squared_distances(reference, w), squared_distances(w)) for w in problem.windows]
-
-
 def solve_ks(problem: Drift, _: Bench) -> Verdicts:
     """Kolmogorov-Smirnov on every dimension, Bonferroni over the dimensions (Rabanser et al., arXiv 1810.11953)."""
-    return _judge(problem, [ks_bonferroni(problem.reference, window) for window in problem.windows])
+    return judge(problem, [ks_bonferroni(problem.reference, window) for window in problem.windows])
 
 
 def solve_mmd_rbf(problem: Drift, bench: Bench) -> Verdicts:
     """MMD with the Gaussian kernel, its bandwidth tuned against the median distance."""
     bandwidth = RBF_FACTOR * bench.once("median-distance", lambda: median_distance(problem.calm))
-    distances = bench.once("squared-distances", lambda: _distances(problem))
-    return _by_kernels(problem, ([rbf(d, bandwidth)] for d in distances), bench.rng)
+    squared = bench.once("squared-distances", lambda: distances(problem))
+    return by_kernels(problem, ([rbf(d, bandwidth)] for d in squared), bench.rng)
 
 
 def solve_pool(problem: Drift, bench: Bench) -> Verdicts:
@@ -96,14 +85,14 @@ def solve_pool(problem: Drift, bench: Bench) -> Verdicts:
     44 pools on the odd rows of the corpora of `benchmarks/drift.py`.
     """
     bandwidth = bench.once("median-distance", lambda: median_distance(problem.calm))
-    distances = bench.once("squared-distances", lambda: _distances(problem))
-    return _by_kernels(problem, _pool_grams(problem, bandwidth, distances), bench.rng)
+    squared = bench.once("squared-distances", lambda: distances(problem))
+    return by_kernels(problem, pool_grams(problem, bandwidth, squared), bench.rng)
 
 
-def _pool_grams(problem: Drift, bandwidth: float, distances: Sequence[FloatArray]) -> Iterator[list[FloatArray]]:
+def pool_grams(problem: Drift, bandwidth: float, squared: Sequence[FloatArray]) -> Iterator[list[FloatArray]]:
     """Gram matrices of the kernels of the pool for each window."""
     pool = ReferencePool(problem.reference, problem.calm, bandwidth)
-    return map(pool.grams, problem.windows, distances)
+    return map(pool.grams, problem.windows, squared)
 
 
 class ReferencePool:
@@ -165,41 +154,11 @@ def _encoded(problem: Drift, texts: Vectors, bias: float) -> FloatArray:
     return np.hstack([np.full((len(unit), 1), np.sqrt(bias)), unit])
 
 
-def _blocks(problem: Drift) -> list[NDArray[np.intp]]:
-    """Rows of `kernel_states` in the pooled sample of each window."""
-    r = len(problem.reference)
-    ends = r + np.cumsum([len(window) for window in problem.windows])
-    return [np.r_[0:r, end - len(w) : end] for w, end in zip(problem.windows, ends, strict=True)]
-
-
-def kernel_pairs(problem: Drift) -> NDArray[np.intp]:
-    """Return the pairs (p, 2) of rows that the tests need: the block of the reference once for all windows."""
-    r = len(problem.reference)
-    pairs = [np.stack(np.triu_indices(r, 1), axis=1)]
-    for block in _blocks(problem):
-        upper = block[np.stack(np.triu_indices(len(block), 1), axis=1)]
-        pairs.append(upper[upper[:, 1] >= r])
-    return np.vstack(pairs)
-
-
 def solve_quantum(problem: Drift, bench: Bench) -> Verdicts:
     """MMD with fidelities by compute-uncompute; all overlaps of all windows are one job."""
     check_gain(problem, "amplitude", amplitude_gram)
     states, pairs = kernel_states(problem), kernel_pairs(problem)
     return by_pairs(problem, pairs, estimate_pairs(states, pairs, bench.sampler, problem.shots), bench.rng)
-
-
-def by_pairs(problem: Drift, pairs: NDArray[np.intp], values: FloatArray, rng: np.random.Generator) -> Verdicts:
-    """Judge every window by the kernel values (p,) of `kernel_pairs`."""
-    size = len(problem.reference) + sum(map(len, problem.windows))
-    gram = np.zeros((size, size))
-    gram[pairs[:, 0], pairs[:, 1]] = gram[pairs[:, 1], pairs[:, 0]] = values
-    return by_gram(problem, gram, rng)
-
-
-def by_gram(problem: Drift, gram: FloatArray, rng: np.random.Generator) -> Verdicts:
-    """Judge every window by the Gram matrix of reference and windows, in turn."""
-    return _by_kernels(problem, ([gram[np.ix_(block, block)]] for block in _blocks(problem)), rng)
 
 
 def amplitude_gram(problem: Drift, texts: Vectors) -> FloatArray:
@@ -208,35 +167,11 @@ def amplitude_gram(problem: Drift, texts: Vectors) -> FloatArray:
     return exact_fidelities(states, states)
 
 
-def check_gain(problem: Drift, name: str, gram: Callable[[Drift, Vectors], FloatArray]) -> None:
-    """Skip an arm whose kernel can gain nothing over the Gaussian kernel, before it runs a circuit.
-
-    The test takes exact values of the quantum kernel on up to 100 texts of the background.
-
-    Raises:
-        NothingToGain: the geometric difference is below the share of its square root that the problem asks for.
-    """
-    if problem.least_gain <= 0:
-        return
-    found, least = gain(problem, gram), problem.least_gain * np.sqrt(len(problem.calm[:SAMPLED]))
-    said = f"geometric difference of the {name} kernel to the Gaussian kernel {found:.2f}, {least:.2f} would be needed"
-    log.info("%s", said)
-    if found < least:
-        raise NothingToGain(f"nothing to gain: {said}")
-
-
-def gain(problem: Drift, gram: Callable[[Drift, Vectors], FloatArray]) -> float:
-    """Return the geometric difference of a quantum kernel to the Gaussian kernel on texts of the background."""
-    texts = problem.calm[:SAMPLED]
-    gaussian = rbf(squared_distances(texts), RBF_FACTOR * median_distance(problem.calm))
-    return geometric_difference(gram(problem, texts), gaussian)
-
-
 def solve_twin(problem: Drift, bench: Bench) -> Verdicts:
     """The quantum kernel without shot noise, as one matrix product."""
     states = kernel_states(problem)
-    grams = ([exact_fidelities(states[block], states[block])] for block in _blocks(problem))
-    return _by_kernels(problem, grams, bench.rng)
+    grams = ([exact_fidelities(states[block], states[block])] for block in blocks(problem))
+    return by_kernels(problem, grams, bench.rng)
 
 
 def linear_quadruples(problem: Drift) -> list[NDArray[np.intp]]:
@@ -246,7 +181,7 @@ def linear_quadruples(problem: Drift) -> list[NDArray[np.intp]]:
     quadruple, and what one sample has more than the other is not used.
     """
     found = []
-    for block in _blocks(problem):
+    for block in blocks(problem):
         r, count = len(problem.reference), min(len(problem.reference), len(block) - len(problem.reference)) // 2
         x, y = block[: 2 * count].reshape(count, 2), block[r : r + 2 * count].reshape(count, 2)
         pairs = (x, y, np.stack([x[:, 0], y[:, 1]], axis=1), np.stack([x[:, 1], y[:, 0]], axis=1))
@@ -260,7 +195,7 @@ def _by_quadruples(problem: Drift, fidelities: Sequence[FloatArray], rng: np.ran
     for values in fidelities:
         statistics = sign_flips(linear_time_terms(values), problem.permutations, rng)
         tests.append((permutation_p(statistics), float(statistics[0])))
-    return _judge(problem, tests)
+    return judge(problem, tests)
 
 
 def solve_quantum_linear(problem: Drift, bench: Bench) -> Verdicts:
@@ -283,9 +218,29 @@ def solve_linear_twin(problem: Drift, bench: Bench) -> Verdicts:
 
 def solve_always_ok(problem: Drift, _: Bench) -> Verdicts:
     """Never alert."""
-    return _judge(problem, [(1.0, 0.0)] * len(problem.windows))
+    return judge(problem, [(1.0, 0.0)] * len(problem.windows))
 
 
 def solve_coin(problem: Drift, bench: Bench) -> Verdicts:
     """Alert at random with the probability of the level."""
-    return _judge(problem, [(float(p), 0.0) for p in bench.rng.uniform(size=len(problem.windows))])
+    return judge(problem, [(float(p), 0.0) for p in bench.rng.uniform(size=len(problem.windows))])
+
+
+INCUMBENT: Arm[Drift, Verdicts] = Arm("kernel-pool", Kind.CLASSICAL, solve_pool, version="2")
+CHALLENGER: Arm[Drift, Verdicts] = Arm("quantum-kernel", Kind.QUANTUM, solve_quantum, twin="quantum-kernel-exact")
+OTHERS: tuple[Arm[Drift, Verdicts], ...] = (
+    Arm("quantum-kernel-exact", Kind.TWIN, solve_twin),
+    Arm("quantum-kernel-linear", Kind.QUANTUM, solve_quantum_linear, twin="quantum-kernel-linear-exact"),
+    Arm("quantum-kernel-linear-exact", Kind.TWIN, solve_linear_twin),
+    Arm("iqp-kernel", Kind.QUANTUM, solve_iqp, twin="iqp-kernel-exact"),
+    Arm("iqp-kernel-exact", Kind.TWIN, solve_iqp_twin),
+    Arm("hamming-kernel", Kind.QUANTUM, solve_hamming, twin="hamming-kernel-exact"),
+    Arm("hamming-kernel-exact", Kind.TWIN, solve_hamming_twin),
+    Arm("projected-kernel", Kind.QUANTUM, solve_projected, twin="projected-kernel-exact"),
+    Arm("projected-kernel-exact", Kind.TWIN, solve_projected_twin),
+    Arm("mmd-rbf", Kind.CLASSICAL, solve_mmd_rbf, version="2"),
+    Arm("mmd-rbf-components", Kind.CLASSICAL, solve_rbf_components),
+    Arm("ks-bonferroni", Kind.CLASSICAL, solve_ks),
+    Arm("always-ok", Kind.CONTROL, solve_always_ok, does_nothing=True),
+    Arm("coin", Kind.CONTROL, solve_coin),
+)

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.random import Generator
 
 from tasks.contract import Instance, Material, in_turns
-from tasks.monitoring.drift.arms import _by_kernels, _distances, _pool_grams
+from tasks.monitoring.drift.arms import pool_grams
+from tasks.monitoring.drift.mmd import by_kernels, distances
 from tasks.monitoring.drift.problem import Drift, Vectors
 from tasks.monitoring.two_sample import (
     median_distance,
@@ -172,8 +173,8 @@ def measured_power(problem: Drift, rng: np.random.Generator, trials: int) -> dic
     alerts = np.zeros(len(RATES))
     for _ in range(trials):
         (planted,) = probes(problem, rng, count=1)
-        grams = _pool_grams(planted, median_distance(planted.calm), _distances(planted))
-        alerts += _by_kernels(planted, grams, rng).alerts
+        grams = pool_grams(planted, median_distance(planted.calm), distances(planted))
+        alerts += by_kernels(planted, grams, rng).alerts
     found = {rate: [a / trials for r, a in zip(RATES, alerts, strict=True) if r == rate] for rate in sorted(set(RATES))}
     return {rate: float(np.mean(shares)) for rate, shares in found.items()}
 

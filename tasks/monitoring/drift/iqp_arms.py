@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.contract import Bench
 from tasks.monitoring.components import standard_components
-from tasks.monitoring.drift.arms import by_gram, by_pairs, check_gain, kernel_pairs
+from tasks.monitoring.drift.mmd import by_gram, by_pairs, check_gain, kernel_pairs
 from tasks.monitoring.drift.problem import Drift, Vectors, Verdicts
 from tasks.monitoring.two_sample import FloatArray, median_distance, rbf, squared_distances
 from tasks.quantum.iqp import (

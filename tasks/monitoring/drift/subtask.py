@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from tasks.contract import Subtask
-from tasks.monitoring.drift.all_arms import CHALLENGER, INCUMBENT, OTHERS
+from tasks.monitoring.drift.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.monitoring.drift.bank import bank, example, measured_power
 from tasks.monitoring.drift.options import Options
 from tasks.monitoring.drift.problem import Drift, Verdicts, quality

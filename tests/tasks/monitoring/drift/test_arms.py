@@ -9,7 +9,6 @@ from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSa
 from tasks.contract import Bench, Kind, NothingToGain, content_key
 from tasks.monitoring.drift.arms import (
     BIAS,
-    kernel_pairs,
     kernel_states,
     linear_quadruples,
     solve_always_ok,
@@ -24,6 +23,7 @@ from tasks.monitoring.drift.arms import (
 )
 from tasks.monitoring.drift.bank import example, probes
 from tasks.monitoring.drift.iqp_arms import solve_hamming, solve_iqp, solve_iqp_twin, solve_projected
+from tasks.monitoring.drift.mmd import kernel_pairs
 from tasks.monitoring.drift.problem import Drift, quality
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.two_sample import memberships, mmd_statistics
