@@ -227,7 +227,7 @@ def _at(found: Mapping[str, Any], path: str, block: Block) -> Any:
     value: Any = found
     for name in path.split("."):
         if isinstance(value, list):
-            value = {str(item.get("arm", i)): item for i, item in enumerate(value)}
+            value = {str(item.get("arm", i) if isinstance(item, Mapping) else i): item for i, item in enumerate(value)}
         if not isinstance(value, Mapping) or name not in value:
             raise BadInput(f"{block.page}: study {block.study} has no value {path}")
         value = value[name]

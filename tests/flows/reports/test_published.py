@@ -23,7 +23,8 @@ PAGE = """# Page
 <!-- /table -->
 
 One needs <!-- figure: s1 needed {} --><!-- /figure --> units; greedy keeps
-<!-- figure: s1 arms.greedy.quality {:.3f} --><!-- /figure -->.
+<!-- figure: s1 arms.greedy.quality {:.3f} --><!-- /figure -->. It took
+<!-- figure: s1 arms.greedy.energy.spent.narrow.1 {:.2g} --><!-- /figure --> J.
 
 <!-- table: s1 notes -->
 <!-- /table -->
@@ -75,9 +76,9 @@ def test_published_tables_verify_and_a_changed_cell_is_named(root: Path, loaded:
     assert publish(loaded, ["s1"], root) == [page]
     text = page.read_text()
     assert "| greedy | classical | 6 (3) | 0.925 [" in text
-    assert "greedy keeps\n<!-- figure: s1 arms.greedy.quality {:.3f} -->0.925<!-- /figure -->." in text
+    assert "greedy keeps\n<!-- figure: s1 arms.greedy.quality {:.3f} -->0.925<!-- /figure -->. It took" in text
     assert "| 3.47e+05 [8.2e+04, 1.5e+06] | " in text  # trapped ion: (7.83 s + 256 x .18 s) x 6.3 kW
-    assert verify(loaded, root) == (5, [])
+    assert verify(loaded, root) == (6, [])
     assert publish(loaded, ["s1"], root) == []  # again changes nothing
     page.write_text(text.replace("-->0.925<", "-->0.935<").replace("| 6 (3) | 0.925 [", "| 9 (3) | 0.925 [", 1))
     _, found = verify(loaded, root)
