@@ -19,12 +19,15 @@ class Clustering:
     """Documents among which semantic duplicates are looked for.
 
     Attributes:
-        vectors: (n, d) embeddings; scaled to unit length here. threshold: cosine from which two documents are
-        duplicates. clusters: number of clusters. iterations: assignments of Lloyd's algorithm at most. start: seed of
-        the first centroids, which all Lloyd arms share. weights: (n,) value of each document; of two duplicates the
-        heavier stays; empty: the first stays. shots: for each circuit. truth: group of each document, equal for
-        documents that repeat each other, judged without the vectors; empty where
-            that is not known. No arm looks at it.
+        vectors: (n, d) embeddings; scaled to unit length here.
+        threshold: cosine from which two documents are duplicates.
+        clusters: number of clusters.
+        iterations: assignments of Lloyd's algorithm at most.
+        start: seed of the first centroids, which all Lloyd arms share.
+        weights: (n,) value of each document; of two duplicates the heavier stays; empty: the first stays.
+        shots: for each circuit.
+        truth: group of each document, equal for documents that repeat each other, judged without the vectors; empty
+            where that is not known. No arm looks at it.
         names: ids of the documents, where they have some; no part of the problem's identity.
 
     Raises:

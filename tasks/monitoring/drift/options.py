@@ -14,9 +14,10 @@ class Options(BaseModel):
         level: false-alarm probability at which the arms are compared.
         alarm_level: p-value at which a window counts as drifted for the state; stricter than `level`, because
             windows follow one another and each is a chance of a false alarm.
-        permutations: permutations of each two-sample test. shots: samples of each circuit. least_gain: a quantum kernel
-        is skipped, before it runs a circuit, where its geometric difference to the Gaussian
-            kernel is below this share of the square root of the number of background texts; 0 = none is skipped.
+        permutations: permutations of each two-sample test.
+        shots: samples of each circuit.
+        least_gain: share of the square root of the number of background texts that the geometric difference of a
+            quantum kernel to the Gaussian one must reach; else its arm is skipped before a circuit runs. 0 = never.
         minimum: minimum number of requests of a window; a smaller window is not tested.
         debounce: consecutive drifted windows that raise an alert.
         recovery: consecutive windows without drift that end an alert.

@@ -20,11 +20,13 @@ class Drift:
         windows: one (m, d) for each window.
         background: (b, d) further embeddings of normal traffic, in neither sample; empty: reference and windows
             together serve.
-        truth: whether each window has drifted, or empty where that is not known. level: false-alarm probability of one
-        decision. permutations: of each test. shots: for each circuit of the quantum kernel. components: principal
-        components that the IQP kernels encode, a qubit each. least_gain: share of the square root of the number of
-        background texts that the geometric difference of a quantum
-            kernel must reach, or its arm is skipped; 0 = no kernel is skipped.
+        truth: whether each window has drifted, or empty where that is not known.
+        level: false-alarm probability of one decision.
+        permutations: of each test.
+        shots: for each circuit of the quantum kernel.
+        components: principal components that the IQP kernels encode, a qubit each.
+        least_gain: share of the square root of the number of background texts that the geometric difference of a
+            quantum kernel must reach, or its arm is skipped; 0 = no kernel is skipped.
         alien: (a, d) embeddings of other traffic, in no window, from which probes plant mixtures; no arm looks at
             them. Empty: the windows known to have drifted serve.
 
