@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.console import err, print_value
-from infra import progress
+from flows.commands.display import Manner, shown
 from infra.errors import BadInput
 from infra.settings import Settings
 
 
-def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool) -> None:
+def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool, manner: Manner) -> None:
     """Curate a corpus into a folder, show progress, and print the closing line with the energy used.
 
     Raises:
@@ -25,7 +25,6 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool
     from infra.energy.model import Coefficients
     from tasks.options import merge, parse_assignment
 
-    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     given = {name: value for name, value in chosen.items() if value is not None}
     if any(value == "" or (isinstance(value, tuple) and "" in value) for value in given.values()):
         raise BadInput("an option was given nothing; give it a value or leave it out")
@@ -40,7 +39,7 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool
     from tasks.curation.reading import closing_line
 
     options = Options.model_validate({name: value for name, value in own.items() if name in Options.model_fields})
-    with Meter() as meter:
+    with shown(f"curating into {out}", manner), Meter() as meter:
         facts = curated(options, out.expanduser(), loaded.home / "index" / "curation")
     band = Coefficients.load().cpu_energy_j(meter.usage, source=meter.source)
     facts["cpu_s"], facts["energy_j"] = round(meter.usage.cpu_s, 2), [band.p5, band.p50, band.p95]
@@ -49,4 +48,4 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path, as_json: bool
         f"({meter.source})"
     )
     print_value(facts if as_json else line, as_json)
-    show(f"written: {out}")
+    err.print(f"written: {out}", highlight=False, markup=False, soft_wrap=True)
