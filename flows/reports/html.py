@@ -14,11 +14,14 @@ import jinja2
 
 from flows.reports import charts
 from flows.reports.closing import HEADER, summarise
+from flows.reports.meanings import MEANINGS, anchor, used
 from flows.reports.merged import merged_documents, saved_training
+from flows.reports.overview import overview
 from flows.reports.text import (
     ARM_HEADER,
     QUEUE_HEADER,
     RECORD_HEADER,
+    STAGE_HEADER,
     arm_rows,
     band,
     best_arm,
@@ -38,6 +41,8 @@ from infra.shared import open_evidence, open_lake
 
 Row = Mapping[str, Any]
 
+QUANTUM_HEADER = ("decision", "quantum arm", "QPU s", "QPU J", "simulation J", "best classical J", "break-even")
+
 
 def templates() -> jinja2.Environment:
     """Return the templates of all pages, with the filters that write figures."""
@@ -49,7 +54,7 @@ def templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "band": band, "break_even": break_even, "qpu_joules": qpu_joules}
-    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy}
+    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy, "anchor": anchor}
     return environment
 
 
@@ -77,6 +82,11 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "gate": gate(report),
         "closing": summarise(report),
         "closing_header": HEADER,
+        "overview": overview(report),
+        "stage_header": STAGE_HEADER,
+        "quantum_header": QUANTUM_HEADER,
+        "meanings": MEANINGS,
+        "explained": used((HEADER, STAGE_HEADER, RECORD_HEADER, ARM_HEADER, QUANTUM_HEADER, QUEUE_HEADER)),
         "stage_energy": charts.energy_by_stage(report),
         "three_energies": charts.three_energies(report),
         "queue_header": QUEUE_HEADER,
