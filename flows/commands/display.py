@@ -34,6 +34,7 @@ WIDTH = 100
 PER_SECOND = 2.0  # times that the picture is drawn anew
 EVERY_S = 10.0  # between two plain lines about the same bar
 LINGERS_S = 3.0  # that a finished bar stays
+IDLE_S = 10.0  # without news, after which a bar without a known total goes
 MARKS = {"done": "green", "reused": "green", "running": "bold cyan", "failed": "bold red", "skipped": "yellow"}
 
 
@@ -122,11 +123,12 @@ class Picture:
             TextColumn("{task.description}"), BarColumn(28), _Done(), _Rate(), TimeRemainingColumn(compact=True)
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._finished: dict[TaskID, float] = {}
+        self._ended: dict[TaskID, float] = {}  # when a bar was full, or when one without a total last grew
+        self._workers: dict[str, int] = {}  # numbers of the workers, in the order in which they were heard of
 
     def take(self, record: logging.LogRecord) -> None:
         """Take a record into the picture."""
-        text, worker = record.getMessage(), _worker(record)
+        text, worker = record.getMessage(), self._number(record)
         if record.levelno >= logging.WARNING:
             self._warnings = [*self._warnings, text][-3:]
         if stage := getattr(record, "stage", None):
@@ -166,6 +168,10 @@ class Picture:
             return
         stage.ended, stage.line = at, text.removeprefix(f"{name}: ")
 
+    def _number(self, record: logging.LogRecord) -> str:
+        name = _worker(record)
+        return str(self._workers.setdefault(name, len(self._workers) + 1)) if name else ""
+
     def _advance(self, key: tuple[str, str], done: float, total: float) -> None:
         known = self._tasks.get(key)
         if known is not None and done < self._task(known).completed:
@@ -173,7 +179,8 @@ class Picture:
             known = None
         if known is None:
             known = self._tasks[key] = self._bars.add_task(key[1], total=total or None)
-        self._bars.update(known, completed=done, total=total or None)
+        self._ended.pop(known, None)
+        self._bars.update(known, completed=done, total=total or None, visible=True)
 
     def _add(self, what: str, done: float, total: float) -> None:
         known = self._tasks.get(("", what))
@@ -188,13 +195,11 @@ class Picture:
         return next(task for task in self._bars.tasks if task.id == task_id)
 
     def _drop_finished(self, now: float) -> None:
-        for task_id in self._tasks.values():
-            task = self._task(task_id)
-            if task.total is None or task.completed < task.total:
-                self._finished.pop(task_id, None)
-                self._bars.update(task_id, visible=True)
-            elif now - self._finished.setdefault(task_id, now) >= LINGERS_S:
-                self._bars.update(task_id, visible=False)
+        for task in self._bars.tasks:
+            if task.total is None or task.completed >= task.total:
+                idle_s = now - self._ended.setdefault(task.id, now)
+                if idle_s >= (IDLE_S if task.total is None else LINGERS_S):
+                    self._bars.update(task.id, visible=False)
 
     def _stage_table(self, now: float) -> Table:
         table = _grid(max(map(len, self._stages)) + 2, 7, 6)

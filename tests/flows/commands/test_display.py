@@ -94,9 +94,18 @@ def test_the_last_line_of_each_worker_and_warnings() -> None:
         picture.take(record(text, worker=worker))
     picture.take(record("qaoa failed: no reason", level=logging.WARNING, worker="1"))
     lines = screen(picture)
-    assert line_of(lines, "worker 0").endswith("third")
+    assert line_of(lines, "worker 1").endswith("third")
     assert "first" not in "\n".join(lines)
     assert "! qaoa failed: no reason" in lines
+
+
+def test_a_count_without_a_total_goes_when_it_no_longer_grows() -> None:
+    picture = begun()
+    picture.take(record("", count=("documents", 1280, 0)))
+    assert "1,280" in line_of(screen(picture, after_s=60), "documents")
+    assert "documents" not in "\n".join(line for line in screen(picture, after_s=75) if "1,280" in line)
+    picture.take(record("", count=("documents", 20, 0)))
+    assert "1,300" in line_of(screen(picture, after_s=76), "documents")
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
