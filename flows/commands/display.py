@@ -132,7 +132,8 @@ class Picture:
         if record.levelno >= logging.WARNING:
             self._warnings = [*self._warnings, text][-3:]
         if stage := getattr(record, "stage", None):
-            self._enter(*stage, record.created, text)
+            name, state = stage
+            self._enter(name, state, record.created, text)
         if bar := getattr(record, "bar", None):
             self._advance((worker, bar[0]), bar[1], bar[2])
         elif count := getattr(record, "count", None):
