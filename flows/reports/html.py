@@ -6,11 +6,13 @@ Made only from the stored report, the run's record and data sets of the lake, so
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from flows.reports import charts
 from flows.reports.closing import HEADER, summarise
@@ -54,8 +56,13 @@ def templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "band": band, "break_even": break_even, "qpu_joules": qpu_joules}
-    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy, "anchor": anchor}
+    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy, "anchor": anchor, "code": code}
     return environment
+
+
+def code(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  (escaped before)
 
 
 def page(home: Path, report: Row) -> str:
