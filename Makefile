@@ -13,7 +13,9 @@ UV = UV_INDEX_URL="$(call SETTING,index-url)" UV_FIND_LINKS="$(call SETTING,find
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
 INSTALL = $(PIP) uv && $(UV) -e $(1) || { $(PIP) torch && $(PIP) -e $(1); }
 
-.PHONY: setup dev run test test-faults lint up down bench models
+comma := ,
+
+.PHONY: setup dev run test test-faults lint docs up down bench models
 
 setup: $(STAMP)
 
@@ -27,7 +29,7 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 	touch $(STAMP)
 
 $(DEV): $(BIN)/python pyproject.toml constraints.txt
-	$(call INSTALL,'.[dev]')
+	$(call INSTALL,'.[dev$(comma)docs]')
 	touch $(STAMP) $(DEV)
 
 run: setup
@@ -44,6 +46,10 @@ lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --num-workers 2
+
+# The site is in docs/_build; a link that leads nowhere, or a page that no list names, is an error.
+docs: dev
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 up: setup
 	$(BIN)/ketcycle up

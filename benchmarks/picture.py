@@ -1,63 +1,16 @@
-"""Quality against energy for the arms of all decisions of one run, as an SVG file for the README.
-
-Both axes are relative to the best classical arm of the decision, so that decisions with different units share one
-picture: energy as a factor, quality as a difference in tolerances. Energies are those of this machine, simulation
-included, with the source that the report names.
-"""
+"""The picture of a run's report, quality against energy of all arms, as an SVG file for the README."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.figure import Figure
-
-from flows.reports.charts import COLOURS, MARKERS, style, svg_of
-from flows.reports.closing import best_arm, spent_j
+from flows.reports.charts import style
+from flows.reports.overview import overview
 from infra.lake import write_atomic
-
-Row = Mapping[str, Any]
-LINEAR = 2.0  # tolerances around the best classical quality that are drawn on a linear scale
-
-
-def points(report: Row) -> Iterator[tuple[str, float, float]]:
-    """Yield kind, energy factor and quality difference in tolerances of every scored arm."""
-    for stage in report["stages"]:
-        for subtask in stage["subtasks"]:
-            best = best_arm(subtask)
-            if best is None or not spent_j(best):
-                continue
-            reference = next(r for r in subtask["rows"] if r["arm"] == subtask["best_classical"]["reference"])
-            for row in subtask["rows"]:
-                if row["quality"] is not None and row["n"] == reference["n"]:
-                    lost = (row["quality"] - reference["quality"]) / subtask["tolerance"]
-                    yield row["kind"], spent_j(row) / spent_j(best), lost
-
-
-def draw(report: Row) -> str:
-    """Return the picture of a run's report as SVG text."""
-    arms = list(points(report))
-    sources = sorted({s for stage in report["stages"] for subtask in stage["subtasks"] for s in subtask["sources"]})
-    with style():
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-        ax = figure.subplots()
-        ax.axhspan(-1, 1, color="#eef3f7", lw=0)
-        for kind, colour in COLOURS.items():
-            if its := [point for point in arms if point[0] == kind]:
-                x, y = [p[1] for p in its], [p[2] for p in its]
-                ax.scatter(x, y, color=colour, marker=MARKERS[kind], s=34, label=kind, alpha=0.85, lw=0)
-        ax.set_xscale("log")
-        ax.set_yscale("symlog", linthresh=LINEAR)
-        ax.set_xlabel(f"energy / energy of the best classical arm ({', '.join(sources)}, simulation included)")
-        ax.set_ylabel("quality - best classical,\nin tolerances")
-        ax.set_title("Arms of all decisions of one run; in the band: as good within the tolerance", fontsize=9.5)
-        ax.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-        found = svg_of(figure, "quality against energy of all arms of one run")
-    return found.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)  # a file needs it, a page does not
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -66,7 +19,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("report", type=Path, help="report.json of a run")
     parser.add_argument("--out", type=Path, default=Path("docs/decisions.svg"))
     given = parser.parse_args(arguments)
-    write_atomic(given.out, draw(json.loads(given.report.read_text(encoding="utf-8"))))
+    with style():
+        found = overview(json.loads(given.report.read_text(encoding="utf-8")), "wide")
+    if found is None:
+        parser.error(f"{given.report} compares no arms; give the report of a run with --method shadow")
+    # A file needs the name space, a page does not.
+    write_atomic(given.out, found.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1))
     sys.stdout.write(f"{given.out}\n")
 
 

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module, metadata, resources
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -21,8 +21,9 @@ import yaml
 
 from deployments.automations import TAG, automations
 from deployments.notify import message
+from deployments.project import project_file
 from infra.compute import TRAINERS
-from infra.errors import BadInput, KetcycleError
+from infra.errors import KetcycleError
 from infra.flow_runs import POOL
 from infra.settings import NotifyKind, Settings, environment, hand_on
 
@@ -68,14 +69,10 @@ class Change:
     detail: str = ""
 
 
-def project_file() -> Path | None:
-    """Return the prefect.yaml beside the packages, where they are a repository."""
-    path = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
-    return path if path.exists() else None
-
-
 def version(folder: Path) -> str:
     """Return the version of the code: the state of its git repository, else the package's version."""
+    if not (folder / "pyproject.toml").exists():  # installed from a wheel, perhaps inside another repository
+        return metadata.version("ketcycle")
     asked = ["git", "-C", str(folder), "describe", "--always", "--tags", "--dirty"]
     try:
         return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
@@ -95,15 +92,12 @@ def deploy(
         reset: whether parameters that people changed get the values of the repository again.
 
     Raises:
-        BadInput: there is no prefect.yaml beside the packages.
         KetcycleError: the server refused something or did not answer; what was changed before stays.
     """
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectHTTPStatusError
 
     path = project_file()
-    if path is None:
-        raise BadInput("there is no prefect.yaml beside the packages; deploy from a clone of the repository")
     named = environment("KETCYCLE_VERSION") or version(path.parent)  # an image without git sets the variable
     hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # flows run in the folder with the settings
     try:

@@ -1,14 +1,21 @@
-"""Progress lines: what the tasks log on any Dask worker reaches the console and the log file of their run."""
+"""Progress of a run: what tasks log on any Dask worker reaches the display and the log file of their run.
+
+A log record may carry figures beside its text, given as `extra`, so that a display can draw them:
+
+* `extra={"bar": (what, done, total)}`: how much of something long is done.
+* `extra={"count": (what, done, total)}`: the same for what several processes do: the numbers are added up.
+* `extra={"stage": (name, state)}`: a stage is `running`, `done`, `reused`, `failed` or `skipped`.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 TOPIC = "ketcycle-progress"
+FIGURES = ("bar", "count", "stage")
 
 Take = Callable[[logging.LogRecord], object]
 _takers: list[tuple[Take, str]] = []  # of this process: who takes the workers' records, and of which run
@@ -18,26 +25,29 @@ class _Forward(logging.Handler):
     """Sends the records of a worker process to the clients of its cluster."""
 
     run_id = ""
+    worker: Any = None  # of the task that began to forward: its other threads have none of their own
 
     def emit(self, record: logging.LogRecord) -> None:
-        import distributed
-
+        if self.worker is None:  # not on a worker: this process shows its records itself
+            return
         said = {"message": record.getMessage(), "level": record.levelno, "name": record.name, "at": record.created}
-        with contextlib.suppress(ValueError):  # not on a worker: the console handler of this process shows it
-            distributed.get_worker().log_event(TOPIC, said | {"run": self.run_id})
+        said |= {name: getattr(record, name) for name in FIGURES if hasattr(record, name)}
+        self.worker.log_event(TOPIC, said | {"run": self.run_id, "worker": str(self.worker.name)})
 
 
-class _Show(logging.Handler):
-    def __init__(self, show: Callable[[str], None]) -> None:
+class _Shown(logging.Handler):
+    def __init__(self, take: Take) -> None:
         super().__init__()
-        self._show = show
+        self._take = take
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._show(record.getMessage())
+        self._take(record)
 
 
 def forward_from_worker(run_id: str = "") -> None:
     """Send the project's log records of this worker process to the process that follows its run."""
+    import distributed
+
     logger = logging.getLogger("ketcycle")
     logger.setLevel(logging.INFO)
     forward = next((handler for handler in logger.handlers if isinstance(handler, _Forward)), None)
@@ -45,6 +55,8 @@ def forward_from_worker(run_id: str = "") -> None:
         forward = _Forward()
         logger.addHandler(forward)
     forward.run_id = run_id
+    with contextlib.suppress(ValueError):  # not on a worker
+        forward.worker = distributed.get_worker()
 
 
 @contextlib.contextmanager
@@ -58,9 +70,9 @@ def followed(take: Take, run_id: str) -> Iterator[None]:
         _takers.remove((take, run_id))
 
 
-def listen(show: Callable[[str], None]) -> None:
-    """Show the progress lines of the current Dask cluster's workers, of any run."""
-    _takers.append((lambda record: show(record.getMessage()), ""))
+def listen(take: Take) -> None:
+    """Hand the records of the current Dask cluster's workers, of any run, to a function."""
+    _takers.append((take, ""))
     _subscribe()
 
 
@@ -72,6 +84,7 @@ def _subscribe() -> None:
         if said["level"] < logging.INFO:
             return
         made = {"name": said["name"], "levelno": said["level"], "levelname": logging.getLevelName(said["level"])}
+        made |= {name: said[name] for name in (*FIGURES, "worker") if name in said}
         record = logging.makeLogRecord(made | {"msg": said["message"], "created": said["at"]})
         record.msecs = said["at"] % 1 * 1000
         for take, run_id in _takers:
@@ -81,16 +94,15 @@ def _subscribe() -> None:
     distributed.get_client().subscribe_topic(TOPIC, received)
 
 
-def console(show: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that shows a line with the seconds since now, and use it for this process' log lines."""
-    began = time.monotonic()
-
-    def timed(message: str) -> None:
-        show(f"{time.monotonic() - began:6.1f} s  {message}")
-
+@contextlib.contextmanager
+def own(take: Take) -> Iterator[None]:
+    """Hand the project's records of this process to a function."""
     logger = logging.getLogger("ketcycle")
+    before, handler = logger.level, _Shown(take)
     logger.setLevel(logging.INFO)
-    for earlier in [each for each in logger.handlers if isinstance(each, _Show)]:
-        logger.removeHandler(earlier)
-    logger.addHandler(_Show(timed))
-    return timed
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

@@ -17,13 +17,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 
 import httpx
 import psutil
 
+from deployments.project import PACKAGE, project_file
 from infra import versions
 from infra.access import Certificate, shown
 from infra.compute import free_port, prefect_command, read_note, stop_families, wait_for_prefect, write_note
@@ -187,23 +187,19 @@ class Services:
         self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
 
     def worker(self, url: str, settings: Settings) -> None:
-        """Register the deployments of the repository and start a Prefect worker, where the package is a repository."""
-        project = Path(str(resources.files("deployments"))).parent / "prefect.yaml"
-        if not project.exists():
-            self.show("no prefect.yaml beside the package: no deployments, no worker")
-            return
+        """Register the deployments and start a Prefect worker."""
         command = ["prefect", "worker", "start", "--type", "process", "--pool", POOL, "--name", f"{POOL}-worker"]
         self.start("worker", [sys.executable, "-m", "infra.child", *command], self.home / "prefect" / "worker.log")
         self.wait("worker", f"{url}/work_pools/{POOL}")
-        self._register(project, settings)
+        self._register(settings)
         self.addresses["worker"] = f"pool {POOL}: runs and stages can be started from the page (Deployments)"
 
-    def _register(self, project: Path, settings: Settings) -> None:
+    def _register(self, settings: Settings) -> None:
         """Run `ketcycle deploy`, unless this home's server has the deployments of this code and these settings."""
         note = self.home / "prefect" / "deployed"
         own = hashlib.sha256(f"{settings.notify_url} {settings.notify_kind} {Path.cwd()}".encode()).hexdigest()
-        automated = sha256(project.parent / "deployments" / "automations.py")
-        now = f"{versions.installed()['ketcycle']} {sha256(project)} {automated} {own}"
+        automated = sha256(PACKAGE / "automations.py")
+        now = f"{versions.installed()['ketcycle']} {sha256(project_file())} {automated} {own}"
         if note.exists() and note.read_text() == now:
             return
         self.show("registering the deployments of this version")

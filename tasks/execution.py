@@ -106,9 +106,20 @@ def executed(
             minimum_s=bench.minimum_s,
             loopable={name for name, handle in handles.items() if handle.arm.kind is not Kind.QUANTUM},
             foreign=lambda: dispatched_usage() + shared.spent,
+            around=lambda name: _told(subtask.key, name),
         )
         in_order = [arm.name for arm in subtask.arms if arm.name in handles]
         yield {name: _finish(handles[name], measured[name]) for name in in_order}
+
+
+@contextmanager
+def _told(subtask: str, arm: str) -> Iterator[None]:
+    """Log that an arm runs, and that it ran; the latter counts for the display."""
+    log.info("%s: arm %s runs", subtask, arm)
+    began = time.monotonic()
+    yield
+    took_s = time.monotonic() - began
+    log.info("%s: arm %s ran for %.3g s", subtask, arm, took_s, extra={"count": ("arms", 1, 0)})
 
 
 def resume_root(bench: Workbench, stage: str) -> Path:

@@ -43,7 +43,7 @@ def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcom
             subtask.incumbent.name, "fallback", f"{decision.arm} {status_of(error)}: {type(error).__name__}: {error}"
         )
         solution = _solve(subtask, problem, problem_id, decision, bench)
-    log.info("%s: %s (%s)", subtask.key, decision.arm, decision.reason)
+    log.info("%s: %s (%s)", subtask.key, decision.arm, decision.reason, extra={"count": ("arms", 0, 1)})
     left = tuple(name for name in beside if name != decision.arm)
     return Outcome(solution, decision, problem_id), left
 

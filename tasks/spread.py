@@ -10,6 +10,7 @@ that the evidence rows of a run add up to the use of all its processes.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from threadpoolctl import threadpool_limits
 
 from infra import settings
 from infra.energy.meter import Meter
+from infra.progress import forward_from_worker
 from infra.stopping import at_work
 from tasks.records import record_work
 from tasks.stage import Context
+
+log = logging.getLogger("ketcycle.steps")
 
 LEAST = 2  # parts or workers below which everything runs in this process
 
@@ -77,10 +81,28 @@ class Spread:
             if far and isinstance(function, Portable):
                 return self._anywhere(client, function, items, near, far)
             if len(near) < LEAST:
-                return [function(item) for item in items]
+                return self._here(function, items)
             recorded = _Recorded(function, self.context, self.part, os.getpid())
             placed = {"workers": near, "allow_other_workers": not alone}
-            return list(client.gather(client.map(recorded, list(items), pure=False, priority=10, **placed)))
+            self._tell(0, len(items))
+            futures = client.map(recorded, list(items), pure=False, priority=10, **placed)
+            for future in distributed.as_completed(futures):
+                if future.status != "finished":
+                    break  # its error is raised at once
+                self._tell(1, 0)
+            return list(client.gather(futures))
+
+    def _here(self, function: Callable[[Any], Path], items: Sequence[Any]) -> list[Path]:
+        self._tell(0, len(items))
+        found = []
+        for item in items:
+            found.append(function(item))
+            self._tell(1, 0)
+        return found
+
+    def _tell(self, done: int, more: int) -> None:
+        what = f"{self.context.stage}: {self.part}"
+        log.info("%s: %s", what, f"{more} parts" if more else "a part is done", extra={"count": (what, done, more)})
 
     def _anywhere(
         self, client: distributed.Client, function: Portable, items: Sequence[Any], near: list[str], far: list[str]
@@ -126,6 +148,7 @@ class _Recorded:
     asked_by: int
 
     def __call__(self, item: Any) -> Any:
+        forward_from_worker(self.context.run_id)
         with threadpool_limits(1), at_work(self.context.run_id):
             if os.getpid() == self.asked_by:
                 return self.function(item)

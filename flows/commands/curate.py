@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.console import err, print_value
-from infra import progress
+from flows.commands.display import Manner, shown
 from infra.errors import BadInput
 from infra.settings import Settings
 
 
-def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_json: bool) -> None:
+def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_json: bool, manner: Manner) -> None:
     """Curate a corpus into a folder, or into the lake; show progress, and print the closing line with the energy used.
 
     Raises:
@@ -27,7 +27,6 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_jso
     from infra.energy.model import Coefficients
     from tasks.options import merge, parse_assignment
 
-    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     given = {name: value for name, value in chosen.items() if value is not None}
     if any(value == "" or (isinstance(value, tuple) and "" in value) for value in given.values()):
         raise BadInput("an option was given nothing; give it a value or leave it out")
@@ -41,7 +40,8 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_jso
     from tasks.curation.reading import closing_line
 
     options = Options.model_validate({name: value for name, value in own.items() if name in Options.model_fields})
-    with Meter() as meter:
+    into = str(out) if out else f"the lake of {loaded.home}"
+    with shown(f"curating into {into}", manner), Meter() as meter:
         if out is None:
             facts = _into_lake(loaded, own)
         else:
@@ -55,7 +55,8 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_jso
         f"({meter.source})"
     )
     print_value(facts if as_json else line, as_json)
-    show(f"written: {out or 'curation/kept and its other tables, in the lake of ' + str(loaded.home)}")
+    written = str(out) if out else f"curation/kept and its other tables, in the lake of {loaded.home}"
+    err.print(f"written: {written}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _into_lake(loaded: Settings, own: Mapping[str, Any]) -> dict[str, Any]:

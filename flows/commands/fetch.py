@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import AsJson, Home, clear_errors, err, out, print_value
+from flows.commands.display import Lines
 from infra import settings
 
 
@@ -45,7 +46,6 @@ def fetch(
     robots.txt is obeyed, a host gets one request at a time, and only hosts named by the list or by the address of a
     sitemap are requested. Links are not followed. urls.csv in the folder has the outcome of each address.
     """
-    from infra import progress
     from tasks.corpus.fetch import Order, fetch, render
 
     with clear_errors():
@@ -59,9 +59,9 @@ def fetch(
             "max_total": max_total,
             "loopback": allow_loopback,
         }
-        show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+        lines = Lines(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
         chosen = loaded.contact if contact is None else contact
-        found = fetch(Order(out_folder, chosen, urls, tuple(sitemap or ()), limits), show)
+        found = fetch(Order(out_folder, chosen, urls, tuple(sitemap or ()), limits), lines.say)
         if as_json:
             print_value(found, as_json)
         else:

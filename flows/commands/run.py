@@ -12,6 +12,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_value
+from flows.commands.display import Manner, Plain, Verbose, shown
 from infra import runs, settings
 from infra.errors import BadInput, StageFailed
 from infra.settings import Settings
@@ -87,6 +88,8 @@ def run(
         str | None, typer.Option(help="Continue this run where it stopped.", autocompletion=complete.runs)
     ] = None,
     run_id: Annotated[str | None, typer.Option("--run", help="Name of the new run.")] = None,
+    verbose: Verbose = False,
+    plain: Plain = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -108,7 +111,7 @@ def run(
         "seed": seed,
     }
     with clear_errors():
-        _run(settings.load(home=home), chosen, resume, run_id, as_json)
+        _run(settings.load(home=home), chosen, resume, run_id, as_json, Manner(verbose, plain))
 
 
 def stage(
@@ -138,6 +141,8 @@ def stage(
     resume: Annotated[
         str | None, typer.Option(help="Take the inputs of this run.", autocompletion=complete.runs)
     ] = None,
+    verbose: Verbose = False,
+    plain: Plain = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -181,9 +186,9 @@ def stage(
         if name == "curation" and corpus and method in (None, "classical") and not (backend or resume):
             from flows.commands.curate import curate
 
-            curate(loaded, {**chosen, "method": "classical"}, out, as_json)
+            curate(loaded, {**chosen, "method": "classical"}, out, as_json, Manner(verbose, plain))
             return
-        run_id = _run(loaded, chosen, resume, None, as_json)
+        run_id = _run(loaded, chosen, resume, None, as_json, Manner(verbose, plain))
         if out is not None:
             for path in export_tables(loaded.home, run_id, name, out):
                 err.print(f"written: {path}", highlight=False, soft_wrap=True)
@@ -194,7 +199,9 @@ def _absolute(paths: list[str] | None) -> tuple[str, ...] | None:
     return tuple(path and str(Path(path).expanduser().absolute()) for path in paths) if paths else None
 
 
-def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool) -> str:
+def _run(
+    loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool, manner: Manner
+) -> str:
     settings.quiet_libraries(loaded.home)
     from pydantic import ValidationError
 
@@ -226,22 +233,24 @@ def _run(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: s
     else:
         check_run(config, loaded)
         _take_name(loaded.home, config)
-    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
-    show(f"run {name} begins (home {loaded.home})")
-    from infra.compute import services
-
     since = datetime.now(UTC).isoformat(timespec="microseconds")
     failure: StageFailed | None = None
-    with services(loaded, config.modules) as running:
-        progress.listen(show)
-        show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.lifecycle.lifecycle import close_books, lifecycle
+    title = f"run {name}: profile {Path(config.profile).stem}, method {config.method}, backend {config.backend}"
+    output = runs.folder(loaded.home, name) / "output.txt"
+    with shown(title, manner, config.stages, output) as display:
+        display.say(f"run {name} begins (home {loaded.home})")
+        from infra.compute import services
 
-        try:
-            lifecycle(config)
-        except StageFailed as error:
-            failure = error
-    found = close_books(name, since)
+        with services(loaded, config.modules) as running:
+            progress.listen(display.take)
+            display.say(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+            from flows.lifecycle.lifecycle import close_books, lifecycle
+
+            try:
+                lifecycle(config)
+            except StageFailed as error:
+                failure = error
+        found = close_books(name, since)
     page = runs.report_files(loaded.home, name)[-1]
     print_value(found if as_json else render(summarise(found, page)), as_json)
     if failure:

@@ -10,6 +10,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
+from flows.commands.display import Manner, Plain, Verbose, shown
 from infra import settings
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -45,6 +46,8 @@ def study(
     ] = None,
     show: Annotated[str | None, typer.Option(help="Print the table of this study, also while it runs.")] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the decisions and their instance banks.")] = False,
+    verbose: Verbose = False,
+    plain: Plain = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -71,7 +74,7 @@ def study(
         if show:
             _show(loaded, show, as_json)
             return
-        _study(loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json)
+        _study(loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json, Manner(verbose, plain))
 
 
 def _list(loaded: Settings, as_json: bool) -> None:
@@ -117,7 +120,7 @@ def _record(loaded: Settings, study_id: str) -> dict[str, Any]:
     return record
 
 
-def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool) -> None:
+def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool, manner: Manner) -> None:
     from pydantic import ValidationError
 
     from flows.study.config import StudyConfig
@@ -143,18 +146,19 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     canonical_name(config.backend)
     if config.noisy and not canonical_name(config.noisy).startswith("noisy:"):
         raise BadInput(f"--noisy takes noisy:<fake device>, e.g. noisy:fake_torino, not {config.noisy!r}")
-    show = progress.console(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
-    show(f"study {name} begins (home {loaded.home})")
-    from infra.compute import services
+    folder = loaded.home / "studies" / name
+    with shown(f"study {name} of {config.subtask}", manner, output=folder / "output.txt") as display:
+        display.say(f"study {name} begins (home {loaded.home})")
+        from infra.compute import services
 
-    with services(loaded) as running:
-        progress.listen(show)
-        show(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-        from flows.study.study import study as flow  # prefect reads its address when it is imported
+        with services(loaded) as running:
+            progress.listen(display.take)
+            display.say(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+            from flows.study.study import study as flow  # prefect reads its address when it is imported
 
-        found = flow(config)
+            found = flow(config)
     print_value(found if as_json else _closing(found), as_json)
-    show(f"study: {loaded.home / 'studies' / name / 'study.md'}")
+    err.print(f"study: {folder / 'study.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _name(subtask: str) -> str:

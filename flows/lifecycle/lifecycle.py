@@ -171,7 +171,9 @@ def _run_stages(
         if failure:
             failed = next(stage for stage in config.stages if run["stages"][stage]["status"] == "failed")
             run["stages"][name] = {"status": "skipped", "reason": f"{failed} failed"}
+            log.info("%s: skipped, %s failed", name, failed, extra={"stage": (name, "skipped")})
             continue
+        log.info("%s begins", name, extra={"stage": (name, "running")})
         try:
             result = _stage_flow(name)(config, inputs if whole else None, join_shadows=False)
         except BadInput as error:
@@ -182,13 +184,16 @@ def _run_stages(
             log.exception("%s failed", name)
             failure = StageFailed(f"{name}: {type(error).__name__}: {error}")
         if failure:
+            log.error("%s", failure, extra={"stage": (name, "failed")})
             run["stages"][name] = {"status": "failed", "reason": str(failure).removeprefix(f"{name}: ")}
             note()
             continue
         run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
         note()
         inputs |= result.refs
-        pending += start_shadows(result.shadows, budget)
+        pending += (begun := start_shadows(result.shadows, budget))
+        if arms := sum(len(item.shadow.arms) for item in begun):
+            log.info("%s: %d arms run beside", name, arms, extra={"count": ("arms", 0, arms)})
     _say_what_ran({name: run["stages"][name] for name in config.stages})
     if pending:
         log.info("waiting for the arms that run beside: %d decisions", len(pending))

@@ -102,7 +102,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
         context, bench = context_of(loaded, config.run_id, name, parts), bench_of(loaded, config.run_id, parts, data)
         reason = _changed(lake, found, parts) if found else ""
         if found and not reason:
-            log.info("%s: done already, nothing to do", name)
+            log.info("%s: done already, nothing to do", name, extra={"stage": (name, "reused")})
             shadows = (shadow.left() for shadow in shadows_of(found, context, bench))
             left = tuple(shadow for shadow in shadows if shadow.arms)
             result = StageResult(**{**found.result, "reused": True, "reason": "", "shadows": left})
@@ -206,7 +206,7 @@ def _walk(context: Context, seen: Outline, bench: Workbench) -> StageResult:
             chosen[item] = asdict(decided.decision) | {"problem": decided.beside.problem}
             shadows.append(decided.beside)
     line = _on_a_worker(headline, context.stage, state)
-    log.info("%s: %s", context.stage, line)
+    log.info("%s: %s", context.stage, line, extra={"stage": (context.stage, "done")})
     state = state.add(headline=line)
     return StageResult(
         stage=context.stage,

@@ -6,19 +6,24 @@ Made only from the stored report, the run's record and data sets of the lake, so
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup, escape
 
 from flows.reports import charts
 from flows.reports.closing import HEADER, summarise
+from flows.reports.meanings import MEANINGS, anchor, used
 from flows.reports.merged import merged_documents, saved_training
+from flows.reports.overview import overview
 from flows.reports.text import (
     ARM_HEADER,
     QUEUE_HEADER,
     RECORD_HEADER,
+    STAGE_HEADER,
     arm_rows,
     band,
     best_arm,
@@ -38,6 +43,8 @@ from infra.shared import open_evidence, open_lake
 
 Row = Mapping[str, Any]
 
+QUANTUM_HEADER = ("decision", "quantum arm", "QPU s", "QPU J", "simulation J", "best classical J", "break-even")
+
 
 def templates() -> jinja2.Environment:
     """Return the templates of all pages, with the filters that write figures."""
@@ -49,8 +56,13 @@ def templates() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": number, "band": band, "break_even": break_even, "qpu_joules": qpu_joules}
-    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy}
+    environment.filters |= {"best_arm": best_arm, "too_easy": too_easy, "anchor": anchor, "code": code}
     return environment
+
+
+def code(text: str) -> Markup:
+    """Return a text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  (escaped before)
 
 
 def page(home: Path, report: Row) -> str:
@@ -77,6 +89,11 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "gate": gate(report),
         "closing": summarise(report),
         "closing_header": HEADER,
+        "overview": overview(report),
+        "stage_header": STAGE_HEADER,
+        "quantum_header": QUANTUM_HEADER,
+        "meanings": MEANINGS,
+        "explained": used((HEADER, STAGE_HEADER, RECORD_HEADER, ARM_HEADER, QUANTUM_HEADER, QUEUE_HEADER)),
         "stage_energy": charts.energy_by_stage(report),
         "three_energies": charts.three_energies(report),
         "queue_header": QUEUE_HEADER,

@@ -131,7 +131,10 @@ def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Wor
             log.error("%d/%d %s failed: %s", number, len(instances), label, result)
             continue
         left_s = (time.monotonic() - began) / number * (len(instances) - number)
-        log.info("%d/%d %s, %d executed, about %.0f s left", number, len(instances), label, result["executed"], left_s)
+        log.info(
+            "%d/%d %s, %d executed, about %.0f s left", number, len(instances), label, result["executed"], left_s,
+            extra={"bar": ("instances", number, len(instances))},
+        )  # fmt: skip
         yield result
     if failed:
         raise StageFailed(f"{failed}; continue with: ketcycle study {config.subtask} --resume {config.study_id}")

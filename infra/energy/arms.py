@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -67,6 +68,7 @@ def measure_arms(
     loopable: Collection[str] = (),
     foreign: Callable[[], Usage] = Usage,
     meter: Callable[[], Meter] = Meter,
+    around: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> dict[str, Measured[T]]:
     """Run every function once cold, then loop the short ones in interleaved blocks (PROTOCOL section 1).
 
@@ -82,12 +84,16 @@ def measure_arms(
         foreign: function that returns the total usage so far of work for other callers; its increase during a block is
             subtracted from the block.
         meter: function that creates the meter of a block.
+        around: what to enter, with the name of an arm, around its cold run; it is not metered.
 
     Raises:
         MeterBusy: a metered block is open in this process.
     """
     names = list(functions)
-    measured = {name: _cold(functions[name], foreign, meter) for name in names}
+    measured: dict[str, Measured[T]] = {}
+    for name in names:
+        with around(name):
+            measured[name] = _cold(functions[name], foreign, meter)
     again = [n for n in names if n in loopable and measured[n].error is None and measured[n].cold.wall_s < AGAIN_S]
     sums = {name: _Loops() for name in again}
     for name in again:

@@ -335,6 +335,8 @@ class Rounds:
             self._note_others(standing)
         bill = self._bill(standing, track)
         reason = f"job {job} is {found.state}" + (f": {found.reason}" if found.reason else "")
+        if not self._backend.local:
+            log.info("%s on %s", reason, self._backend.name, extra={"count": ("queue jobs", 1, 0)})
         if found.state is JobState.DONE and not standing.duplicate_of:
             self._fetch(standing, track, bill)
         elif found.state is JobState.CANCELLED and (track.cancelled or standing.unwanted or standing.duplicate_of):

@@ -113,6 +113,7 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
         lane.close(batch.tag, FAILED, sentence(error))
         return None
     pause.end()
+    log.info("job %s is sent to %s", job_id, backend.name, extra={"count": ("queue jobs", 0, 1)})
     return _followed(lane, backend, standing, job_id)
 
 

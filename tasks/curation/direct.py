@@ -37,7 +37,7 @@ log = logging.getLogger("ketcycle.curation")
 TEXT = pa.string()
 EDGES = pa.schema({"i": TEXT, "j": TEXT, "jaccard": pa.float64()})
 COMPONENTS = pa.schema({"doc_id": TEXT, "component": pa.int64(), "decided": TEXT})
-TELL_S = 2.0
+TELL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def _with_progress(what: str, items: Sequence[Any], function: Callable[[Any], Pa
         now = time.monotonic()
         if now - told > TELL_S and k < len(items):
             told, left = now, (now - began) / k * (len(items) - k)
-            log.info("%s: %d of %d parts, about %.0f s left", what, k, len(items), left)
+            bar = {"bar": (f"{what}, parts", k, len(items))}
+            log.info("%s: %d of %d parts, about %.0f s left", what, k, len(items), left, extra=bar)
     return found
 
 

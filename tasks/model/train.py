@@ -281,7 +281,8 @@ def _report(log: logging.Logger, progress: Progress, steps: int, clock: _Clock) 
     if progress.step % 10 == 0 or progress.step == steps:
         row = progress.history[-1]
         speed = clock.tokens / clock.seconds if clock.seconds else 0.0
-        log.info("step %d/%d: loss %.3f, %.0f tokens/s", progress.step, steps, row["loss"], speed)
+        bar = {"bar": ("training steps", progress.step, steps)}
+        log.info("step %d/%d: loss %.3f, %.0f tokens/s", progress.step, steps, row["loss"], speed, extra=bar)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from importlib import import_module
+import subprocess
+import tomllib
+from importlib import import_module, metadata
 from pathlib import Path
 from uuid import uuid4
 
@@ -9,7 +11,9 @@ import yaml
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
+from deployments import project
 from deployments.automations import ANSWERS, WHOLE_PAYLOAD, automations
+from deployments.deploy import version
 from infra.events import PAYLOADS
 
 DEPLOYMENTS = yaml.safe_load((Path(__file__).parents[2] / "prefect.yaml").read_text())["deployments"]
@@ -64,3 +68,17 @@ def test_automations_are_only_of_deployments_that_are_there() -> None:
 def test_names_of_deployments_are_their_own() -> None:
     names = [entry["name"] for entry in DEPLOYMENTS]
     assert len(set(names)) == len(names), "prefect deploys some of them by these names"
+
+
+def test_a_wheel_holds_the_list_of_deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert included["force-include"] == {"prefect.yaml": "deployments/prefect.yaml"}
+    assert project.project_file() == root / "prefect.yaml"
+    monkeypatch.setattr(project, "PACKAGE", tmp_path / "deployments")
+    assert project.project_file() == tmp_path / "deployments" / "prefect.yaml"
+
+
+def test_the_version_of_a_wheel_is_the_packages_own_also_inside_another_repository(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    assert version(tmp_path) == metadata.version("ketcycle")

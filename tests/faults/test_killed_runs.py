@@ -50,7 +50,7 @@ class Reference:
 def start(home: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("KETCYCLE_", "PREFECT_"))}
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", *arguments, "--home", str(home)],
+        [sys.executable, "-m", "flows.cli", "run", *arguments, "--home", str(home), "--verbose"],
         cwd=ROOT, env=environment, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).parents[2]
 RUN = "two"
-RUNNING = ("run", "--profile", "smoke", "--run", RUN)
+RUNNING = ("run", "--profile", "smoke", "--run", RUN, "--verbose")
 SERVER, WORKERS = "127.0.0.2", ("127.0.0.3", "127.0.0.4")
 START_S = 180.0
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,6 +35,9 @@ from tasks.corpus.schemas import holds, union
 from tasks.curation.index.funnel import Candidates, Funnel
 from tasks.curation.index.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
+log = logging.getLogger("ketcycle.curation")
+
+TELL_S = 0.5
 LAYOUT = 4  # raised when what a shard holds is computed in another way
 BATCH = 256
 WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
@@ -207,7 +212,8 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
     names: list[pa.Array] = []
     small: dict[str, list[Any]] = {"weights": [], "fingerprints": [], "ends": []}
     signed: list[U32] = []
-    filled = 0
+    filled = read = told = 0
+    at = time.monotonic()
     with _Rows(folder) as rows, (folder / "sets").open("wb") as sets:
         for batch in reader.batches(work.pieces):
             texts = funnel.redacted_texts(batch.column("text"))
@@ -222,6 +228,10 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
             signed.append(found.signatures)
             if recipe.texts:
                 rows.write(_row_batch(batch, texts, found, weights))
+            read += batch.num_rows
+            if time.monotonic() - at > TELL_S:
+                log.info("%s: %d documents read", work.domain, read, extra={"count": ("documents", read - told, 0)})
+                at, told = time.monotonic(), read
     empty = {"weights": np.float64, "ends": np.int64, "fingerprints": np.uint64}
     for name, parts in small.items():
         shape = (0, 2) if name == "fingerprints" else (0,)

@@ -202,7 +202,8 @@ def announce(what: str, done: int, total: int, began: float) -> None:
     """Log the progress of a long evaluation and the seconds left, estimated from the rate so far."""
     spent = time.monotonic() - began
     if spent >= ANNOUNCED_S and done < total:
-        log.info("%s: %d of %d evaluated, about %.0f s left", what, done, total, spent / done * (total - done))
+        left_s, bar = spent / done * (total - done), {"bar": (what, done, total)}
+        log.info("%s: %d of %d evaluated, about %.0f s left", what, done, total, left_s, extra=bar)
 
 
 def examine_surrogate(problem: Pruning, masks: int, rng: Generator) -> dict[str, Any]:

@@ -54,7 +54,8 @@ def leave_one_out(model: Path, depth: int, text: Windows, threads: int, notes: P
         partial.replace(note)
         fresh += 1
         left = (time.monotonic() - began) / fresh * (len(text) - row - 1)
-        log.info("leaving out each of %d blocks: window %d of %d, about %.0f s left", depth, row + 1, len(text), left)
+        said, bar = "leaving out each of %d blocks: window %d of %d, about %.0f s left", ("windows", row + 1, len(text))
+        log.info(said, depth, row + 1, len(text), left, extra={"bar": bar})
     losses: NDArray[np.float64] = sums / (math.log(2) * text.n_bytes.sum())
     return losses
 

@@ -242,7 +242,7 @@ def continued(finished: Finished) -> Continued:
     before = calls_of(finished.home)
     products = json.loads((finished.home / "runs" / RUN / "run.json").read_text())["stages"]["curation"]["refs"]
     begun = subprocess.Popen(
-        command("run", "--resume", RUN, "--seed", "1", "--stages", "curation", "--home", str(finished.home)),
+        command("run", "--resume", RUN, "--seed=1", "--stages=curation", "--home", str(finished.home), "--verbose"),
         cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert begun.stderr is not None

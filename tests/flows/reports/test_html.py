@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 from flows.reports import charts as html_charts
-from flows.reports.html import page
+from flows.reports.closing import HEADER
+from flows.reports.html import QUANTUM_HEADER, page
+from flows.reports.meanings import MEANINGS, anchor
 from flows.reports.merged import side_by_side
 from flows.reports.run import build_report
-from flows.reports.text import markdown
+from flows.reports.text import ARM_HEADER, QUEUE_HEADER, RECORD_HEADER, STAGE_HEADER, markdown
 from infra import runs
 from infra.settings import Settings
 from tasks.sections import Chart, Section, Series, plain
@@ -72,15 +74,18 @@ def test_the_page_needs_nothing_but_itself(text: str) -> None:
 def test_every_part_is_there(text: str) -> None:
     headings = " ".join(Outline(text).headings)
     for name in (
-        "Stages",
-        "Decisions",
+        "Did a quantum method help?",
+        "What did it cost?",
+        "Pictures",
+        "Tables",
+        "What the columns mean",
         "Three energies",
         "Merged",
         "Results",
         "Provenance",
     ):
         assert name in headings
-    assert text.count("<svg") == 6  # stages, two of the decision, three energies, training, drift
+    assert text.count("<svg") == 7  # all arms, stages, two of the decision, three energies, training, drift
     for title in (
         "training: Training curve",
         "training: What the model writes",
@@ -92,6 +97,22 @@ def test_every_part_is_there(text: str) -> None:
     assert "-0.05 [-0.1, 0.01]" in text
     assert "drift.detected" in text
     assert "modelled, time projected" in text
+
+
+def test_the_page_opens_with_the_answer_then_pictures_then_tables(text: str) -> None:
+    found = [text.index(part) for part in ("Did a quantum method help?", "What did it cost?", "<svg", "<table")]
+    assert found == sorted(found)
+    assert 0 < text.index("<h2") - text.index("<h1") < 500, "nothing but a line stands before the answer"
+
+
+def test_a_column_with_a_unit_or_a_term_is_explained(text: str) -> None:
+    """Every column of the main tables but plain names has a tooltip and a place at the end of the page."""
+    plain_names = {"arm", "quantum arm", "status", "stage", "decision", "result", "chosen", "reason", "backend"}
+    headers = {*HEADER, *STAGE_HEADER, *RECORD_HEADER, *ARM_HEADER, *QUANTUM_HEADER, *QUEUE_HEADER}
+    assert headers - plain_names <= MEANINGS.keys()
+    for name in MEANINGS.keys() & headers - set(QUEUE_HEADER):
+        assert f'id="{anchor(name)}"' in text
+        assert f'href="#{anchor(name)}" title="' in text, name
 
 
 def test_texts_of_models_and_documents_are_escaped(text: str) -> None:
