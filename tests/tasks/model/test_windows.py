@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from infra.lake import Lake, Ref
-from tasks.model.windows import Windows, read_windows
+from tasks.model.windows import Windows, read_windows, store_windows
 
 
 def shard(lake: Lake, rows: list[tuple[str, str]], context: int = 4) -> Ref:
@@ -39,6 +39,19 @@ def test_a_limit_takes_evenly_spaced_windows(tmp_path: Path) -> None:
     ref = shard(lake, [("base", "train")] * 10)
     assert read_windows(lake, ref, "base", "train", limit=4).n_bytes.tolist() == [0, 2, 5, 7]
     assert len(read_windows(lake, ref, "base", "train", limit=99)) == 10
+
+
+@pytest.mark.parametrize("limit", [None, 4, 99])
+def test_stored_windows_are_the_same_windows(tmp_path: Path, limit: int | None) -> None:
+    lake = Lake(tmp_path)
+    ref = shard(lake, [("base", "train"), ("second", "train")] * 10)
+    read = read_windows(lake, ref, "base", "train", limit)
+    stored = store_windows(lake, ref, "base", "train", tmp_path / "windows", limit)
+    assert (len(stored), stored.context) == (len(read), read.context)
+    some = np.array([3, 0, 2])
+    assert np.array_equal(stored.rows(some), read.rows(some))
+    assert stored.rows(some).dtype == np.int64
+    assert stored.digest() == read.digest()
 
 
 def test_missing_windows_are_an_error_that_says_what_there_is(tmp_path: Path) -> None:
