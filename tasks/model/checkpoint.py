@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from infra.errors import LakeError
 from tasks.contract import content_key
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ class Checkpoints:
 
     def restore(self, model: torch.nn.Module, optimizers: dict[str, torch.optim.Optimizer]) -> Progress | None:
         """Load the last readable checkpoint into model, optimisers and torch's generator; None if there is none."""
+        from infra.errors import LakeError  # arms train without a lake and import nothing of it
+
         for ref in reversed(self.list()):
             try:
                 folder = self._lake.folder(ref)

@@ -12,9 +12,9 @@ Precision = Literal["auto", "fp32", "bf16"]
 class Recipe:
     """How to train.
 
-    `tokens` is the budget; `steps`, `core_minutes` and `joules` limit it further, the smallest counts. The two limits
-    that depend on the machine become a number of steps after the first `TIMED` steps; checkpoints store that number,
-    so a resumed run ends where an uninterrupted one would.
+    `tokens` is the budget; `steps` and `core_minutes` limit it further, the smallest counts. Core-minutes become a
+    number of steps after the first steps; checkpoints store that number, so a resumed run ends where an uninterrupted
+    one would.
 
     Attributes:
         tokens: budget: number of tokens predicted in training.
@@ -39,7 +39,6 @@ class Recipe:
         keep: number of latest checkpoints that are kept.
         steps: limit in optimiser steps, None = none.
         core_minutes: limit in CPU minutes of this process, evaluation included, None = none.
-        joules: limit in modelled joules of the CPU, None = none.
     """
 
     tokens: int
@@ -63,7 +62,6 @@ class Recipe:
     keep: int = 2
     steps: int | None = None
     core_minutes: float | None = None
-    joules: float | None = None
 
     def most_steps(self, context: int) -> int:
         """Return the number of steps of the budget in tokens and steps, at least one."""
@@ -73,14 +71,6 @@ class Recipe:
     def reach(self, context: int) -> int:
         """Return the number of windows of `context` tokens that the budget covers: no more are read from disk."""
         return self.batch * self.most_steps(context)
-
-    def cpu_limit_s(self, joules_per_cpu_s: float) -> float | None:
-        """Return the limit in CPU seconds that the budgets in core-minutes and joules make, or None."""
-        limits = [
-            60 * self.core_minutes if self.core_minutes is not None else None,
-            self.joules / joules_per_cpu_s if self.joules is not None else None,
-        ]
-        return min((limit for limit in limits if limit is not None), default=None)
 
     def rate(self, step: int, steps: int) -> float:
         """Return the share of the peak learning rate at a step: linear warm-up, then linear decay."""

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch.nn.functional import dropout
 
-from tasks.budget import joules_per_cpu_s
 from tasks.model.checkpoint import Checkpoints, Place, Progress
 from tasks.model.loss import next_token_loss
 from tasks.model.muon import Muon
@@ -105,6 +104,7 @@ class Watch:
         stop: is called after each step with the number of steps done; true ends the training.
         log: receives progress messages.
         publish: receives the new rows of the training curve every few seconds.
+        joules_per_cpu_s: modelled joules of a CPU second, for the watts in messages; 0 = not known.
     """
 
     held_out: Windows | None = None
@@ -112,6 +112,7 @@ class Watch:
     stop: Callable[[int], bool] | None = None
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("ketcycle.model"))
     publish: Callable[[Sequence[Row]], None] | None = None
+    joules_per_cpu_s: float = 0.0
 
 
 @dataclass
@@ -196,8 +197,7 @@ class _Loop:
         self.trained = [p for o in self.optimizers.values() for group in o.param_groups for p in group["params"]]
         self.clock, self.progress = _Clock(), Progress()
         self.most = recipe.most_steps(windows.context)
-        limited = recipe.core_minutes is not None or recipe.joules is not None
-        self.limit_s = recipe.cpu_limit_s(joules_per_cpu_s()) if limited else None
+        self.limit_s = None if recipe.core_minutes is None else 60 * recipe.core_minutes
 
     @property
     def steps(self) -> int:
@@ -286,13 +286,14 @@ class _Loop:
         if self.peers.rank or not clock.steps or (now - clock.said_at < SAID_S and not last):
             return
         loss = next(row["loss"] for row in reversed(progress.history) if "loss" in row)
+        watts = self.watch.joules_per_cpu_s * clock.cpu_s / clock.seconds
         self.watch.log.info(
-            "step %d/%d: loss %.3f, %.0f tokens/s, %.1f W (modelled), %.0f s left",
+            "step %d/%d: loss %.3f, %.0f tokens/s, %s%.0f s left",
             progress.step,
             self.steps,
             loss,
             clock.tokens / clock.seconds,
-            joules_per_cpu_s() * clock.cpu_s / clock.seconds,
+            f"{watts:.1f} W (modelled), " if watts else "",
             (self.steps - progress.step) * clock.seconds / len(clock.steps),
         )
         if self.watch.publish is not None:

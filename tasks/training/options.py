@@ -70,13 +70,18 @@ class Options(BaseModel):
     prompt_words: int = Field(6, ge=1)
     samples: int = Field(2, ge=0)
 
-    def recipe(self, seed: int, separator: int | None = None) -> Recipe:
-        """Return the recipe of the training loop; `separator` is the token between documents."""
+    def recipe(self, seed: int, separator: int | None = None, joules_per_cpu_s: float = 1.0) -> Recipe:
+        """Return the recipe of the training loop.
+
+        Args:
+            seed: seed of the run.
+            separator: token between documents.
+            joules_per_cpu_s: modelled joules of a CPU second, by which a budget in joules becomes one in core-minutes.
+        """
         from tasks.model.recipe import Recipe
 
-        shared = {field.name for field in fields(Recipe)} & set(type(self).model_fields)
-        return Recipe(
-            seed=seed,
-            separator=separator if self.isolate else None,
-            **{name: getattr(self, name) for name in shared},
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(Recipe) if hasattr(self, field.name)}
+        if self.joules is not None:
+            minutes = self.joules / joules_per_cpu_s / 60
+            values["core_minutes"] = min(minutes, self.core_minutes or minutes)
+        return Recipe(seed=seed, separator=separator if self.isolate else None, **values)

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from infra.errors import BadInput
 from infra.progress import publish_curve
+from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_model, load_tokenizer, save_model, separator
 from tasks.model.checkpoint import Place
 from tasks.model.generate import Sampling, complete
@@ -92,7 +93,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return found
 
 
-ROAD: Road = (measure, "batch_selection", train_model)
+ROAD: Road = (measure, "batch_selection", "gradients", train_model)
 
 
 def _measure(context: Context, options: Options) -> State:
@@ -131,10 +132,11 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
     watch = Watch(
         read_split(context, options.domain, "validation", 64),
         sample if prompts else None,
-        log,
-        lambda rows: publish_curve(context.run_id, context.stage, rows),
+        log=log,
+        publish=lambda rows: publish_curve(context.run_id, context.stage, rows),
+        joules_per_cpu_s=joules_per_cpu_s(),
     )
-    recipe = options.recipe(context.seed, separator(tokenizer))
+    recipe = options.recipe(context.seed, separator(tokenizer), joules_per_cpu_s())
     run = train(model, store_training(context, state, options), recipe, watch, place)
     if run.stopped:
         log.info("stopped before the end of the budget: %s", run.stopped)

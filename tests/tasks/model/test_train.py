@@ -11,7 +11,6 @@ import torch
 from transformers import LlamaForCausalLM
 
 from infra.lake import Lake
-from tasks.budget import joules_per_cpu_s
 from tasks.model import train as training
 from tasks.model.checkpoint import Place
 from tasks.model.recipe import Recipe
@@ -243,12 +242,10 @@ def test_a_budget_in_steps_is_kept(tiny: Make, counting: Data) -> None:
     assert run.tokens == 3 * 8 * 16
 
 
-@pytest.mark.parametrize("unit", ["core_minutes", "joules"])
 def test_a_budget_in_time_is_kept_and_resumed_to_the_same_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data, unit: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data
 ) -> None:
-    budget = 0.6 if unit == "core_minutes" else 36 * joules_per_cpu_s()
-    recipe = replace(RECIPE, tokens=10_000 * 8 * 16, evaluate_every=0, checkpoint_every=6, **{unit: budget})
+    recipe = replace(RECIPE, tokens=10_000 * 8 * 16, evaluate_every=0, checkpoint_every=6, core_minutes=0.6)
     clock = iter(np.arange(0, 1e6, 1.0))
     monkeypatch.setattr(training.time, "process_time", lambda: float(next(clock)))  # each step takes a second
     kill_at(9, monkeypatch)
@@ -297,6 +294,8 @@ def test_new_rows_of_the_curve_are_published_once(
     monkeypatch.setattr(training, "SAID_S", 0.0)
     published: list[Mapping[str, float]] = []
     with caplog.at_level(logging.INFO):
-        run = train(tiny(), counting(), RECIPE, Watch(held_out=counting(8), publish=published.extend))
+        run = train(
+            tiny(), counting(), RECIPE, Watch(held_out=counting(8), publish=published.extend, joules_per_cpu_s=3)
+        )
     assert published == list(run.history)
     assert re.search(r"step 12/12: loss [\d.]+, [\d,]+ tokens/s, [\d.]+ W \(modelled\), 0 s left", caplog.text)

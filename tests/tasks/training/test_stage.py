@@ -21,6 +21,7 @@ from tasks.model.score import bits_per_byte
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 from tasks.training import stage
+from tasks.training.options import Options
 
 
 def run(context: Context, run_id: str = "r", **options: Any) -> State:
@@ -121,6 +122,14 @@ def test_checkpoints_and_samples_can_be_switched_off(context: Context) -> None:
     assert state.facts["samples"] == {}
     assert state.facts["tokens"] == 128
     assert len(state.facts["curve"]) == 2
+
+
+def test_a_budget_in_joules_becomes_one_in_core_minutes() -> None:
+    assert Options(joules=360.0).recipe(0, joules_per_cpu_s=3.0).core_minutes == pytest.approx(2.0)
+    assert Options(joules=360.0, core_minutes=1.0).recipe(0, joules_per_cpu_s=3.0).core_minutes == 1.0
+    assert Options(core_minutes=1.0).recipe(0).core_minutes == 1.0
+    assert Options(isolate=True).recipe(0, separator=7).separator == 7
+    assert Options().recipe(0, separator=7).separator is None
 
 
 def test_what_is_missing_is_named(context: Context) -> None:

@@ -1,0 +1,72 @@
+"""Processes that train one model together: sums over all of them by gloo, on CPUs, over TCP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+import torch
+from torch.distributed import ProcessGroupGloo, Store, TCPStore
+
+
+class LostPeer(Exception):
+    """A process of the group has ended or does not answer."""
+
+
+class GlooPeers:
+    """One process of a group.
+
+    The group belongs to this object and not to the process, so trainings can follow each other in a Dask worker.
+
+    Attributes:
+        rank: number of this process.
+        world: number of processes.
+        every: steps between two exchanges.
+        bytes_sent: bytes that this process has sent: gloo's ring sends each value `2 (world - 1) / world` times.
+    """
+
+    def __init__(self, store: Store, rank: int, world: int, every: int = 1, timeout_s: float = 300.0) -> None:
+        """Join a group.
+
+        Args:
+            store: where the processes find each other.
+            rank: number of this process.
+            world: number of processes.
+            every: steps between two exchanges.
+            timeout_s: seconds that an exchange waits for the others, an evaluation by process 0 included.
+
+        Raises:
+            LostPeer: the others do not come.
+        """
+        self.rank, self.world, self.every, self.bytes_sent = rank, world, every, 0
+        try:
+            self._group = ProcessGroupGloo(store, rank, world, timedelta(seconds=timeout_s))
+        except RuntimeError as error:
+            raise LostPeer(f"process {rank} of {world} does not find the others: {error}") from error
+
+    def sum(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Replace each tensor by its sum over all processes, in one exchange.
+
+        Raises:
+            LostPeer: another process has ended or does not answer.
+        """
+        flat = torch.cat([tensor.flatten() for tensor in tensors])
+        try:
+            self._group.allreduce([flat]).wait()
+        except RuntimeError as error:
+            raise LostPeer(f"process {self.rank} of {self.world}: an exchange failed: {error}") from error
+        self.bytes_sent += round(flat.numel() * flat.element_size() * 2 * (self.world - 1) / self.world)
+        for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(part.view_as(tensor))
+
+
+def open_store(host: str, timeout_s: float, port: int = 0) -> TCPStore:
+    """Return the store of a group: a new one on this host (port 0, the free port is `store.port`), or that of another.
+
+    Raises:
+        LostPeer: no store answers there.
+    """
+    try:
+        return TCPStore(host, port, None, port == 0, timedelta(seconds=timeout_s), wait_for_workers=False)
+    except RuntimeError as error:
+        raise LostPeer(f"no store answers at {host}:{port}: {error}") from error
