@@ -122,7 +122,7 @@ def speed() -> None:
     def before(steps: int) -> None:
         net, pair = nets["before"].train(), owners["before"]
         for step in range(steps):
-            tokens = torch.from_numpy(windows.rows(batch_rows(len(windows), BATCH, step, 0)))
+            tokens = torch.from_numpy(windows.tokens[batch_rows(len(windows), BATCH, step, 0)])
             for optimizer in pair.values():
                 optimizer.zero_grad(set_to_none=True)
             logits = net(input_ids=tokens[:, :-1], use_cache=False).logits

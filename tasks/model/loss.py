@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
+from tasks.model.windows import UNSCORED
+
+if TYPE_CHECKING:
+    from tasks.model.windows import Windows
+
 CHUNK = 128  # tokens whose logits are in memory at once: with a vocabulary of 4,096 they fit the second-level cache
 
 
-def next_token_loss(
-    model: torch.nn.Module, tokens: torch.Tensor, *, separator: int | None = None, bf16: bool = False
-) -> torch.Tensor:
-    """Return the mean loss of predicting `tokens[:, 1:]` from `tokens[:, :-1]`, in nats.
+def next_token_loss(model: torch.nn.Module, batch: Windows, *, bf16: bool = False) -> torch.Tensor:
+    """Return the mean loss of the scored tokens of some windows, in nats.
 
     Args:
         model: a causal language model of transformers.
-        tokens: int64, (windows, context + 1).
-        separator: token between documents; tokens attend to their own document alone. None = to all before them.
+        batch: the windows.
         bf16: make matrix products in bfloat16 (inside `tasks.model.precision.fp32_attention`).
     """
-    read, wanted = tokens[:, :-1], tokens[:, 1:].flatten()
-    given: dict[str, Any] = {"input_ids": read, "use_cache": False}
-    if separator is not None:
-        given["attention_mask"] = document_mask(read, separator)
+    given, wanted = batch.inputs() | {"use_cache": False}, batch.labels().flatten()
     llama = find_llama(model)
     if llama is None or type(llama.lm_head) is not torch.nn.Linear:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -44,21 +43,6 @@ def find_llama(model: torch.nn.Module) -> LlamaForCausalLM | None:
     return next((module for module in model.modules() if type(module) is LlamaForCausalLM), None)
 
 
-def document_mask(tokens: torch.Tensor, separator: int) -> torch.Tensor:
-    """Return which tokens attend to which: to themselves and to earlier ones since the last separator, inclusive.
-
-    Args:
-        tokens: (windows, tokens).
-        separator: token that starts a document.
-
-    Returns:
-        bool, (windows, 1, tokens, tokens).
-    """
-    documents = (tokens == separator).cumsum(1)
-    same = documents[:, :, None] == documents[:, None, :]
-    return (same & torch.ones(same.shape[1:], dtype=torch.bool).tril())[:, None]
-
-
 class ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of `hidden @ weight.T`, forward and backward chunk by chunk.
 
@@ -69,22 +53,24 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, wanted: torch.Tensor, bf16: bool) -> torch.Tensor:
-        """Return the loss of (n, width) states, (vocabulary, width) weights and n target tokens."""
-        n = len(hidden)
+        """Return the loss of (n, width) states, (vocabulary, width) weights and n target tokens, -100 = not scored."""
+        n = int((wanted != UNSCORED).sum())
         states, head = (hidden.bfloat16(), weight.bfloat16()) if bf16 else (hidden, weight)
         states, head = states.detach(), head.detach()
         to_hidden = torch.empty_like(hidden)
         to_weight = torch.zeros_like(weight) if weight.requires_grad else None
         total = torch.zeros((), dtype=torch.float64)
-        for start in range(0, n, CHUNK):
+        for start in range(0, len(hidden), CHUNK):
             rows, targets = states[start : start + CHUNK], wanted[start : start + CHUNK, None]
+            scored = targets != UNSCORED
+            targets = targets.clamp(min=0)
             values = (rows @ head.T).float()
             values -= values.amax(1, keepdim=True)
             at_target = values.gather(1, targets)
             sums = values.exp_().sum(1, keepdim=True)
-            total += (sums.log() - at_target).sum()
-            values /= sums * n
-            values.scatter_add_(1, targets, torch.full_like(at_target, -1 / n))
+            total += ((sums.log() - at_target) * scored).sum()
+            values *= scored / (sums * n)
+            values.scatter_add_(1, targets, scored * (-1 / n))
             gradient = values.to(rows.dtype)
             to_hidden[start : start + CHUNK] = gradient @ head
             if to_weight is not None and bf16:

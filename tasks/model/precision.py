@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from tasks.model.loss import find_llama
 from tasks.model.recipe import Precision
@@ -73,3 +74,4 @@ def _fp32_attention(
 
 
 AttentionInterface.register(FP32_ATTENTION, _fp32_attention)
+AttentionMaskInterface.register(FP32_ATTENTION, sdpa_mask)

@@ -19,7 +19,8 @@ class Recipe:
     Attributes:
         tokens: budget: number of tokens predicted in training.
         batch: windows per step.
-        accumulate: parts that a step's windows are read in, one after another; more parts need less memory.
+        parts: parts that a step's windows are read in: one after another, for less memory, or by several processes. Two
+            parts give the same bits in one process and in two.
         matrix_lr: learning rate of Muon (two-dimensional weights inside the blocks).
         other_lr: learning rate of AdamW (embeddings, norms, head; every weight where `muon` is off).
         muon: use Muon for the matrices; off for adapters, whose thin factors AdamW trains better.
@@ -43,7 +44,7 @@ class Recipe:
 
     tokens: int
     batch: int = 8
-    accumulate: int = 1
+    parts: int = 1
     matrix_lr: float = 0.02
     other_lr: float = 0.03
     muon: bool = True

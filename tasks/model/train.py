@@ -245,7 +245,7 @@ class _Loop:
         tokens = recipe.batch * self.windows.context
         with self.clock.step(tokens):
             rate = recipe.rate(progress.step, self.steps)
-            row = _step(self, self.windows.rows(numbers[self.peers.rank :: self.peers.world]), rate)
+            row = _step(self, self.windows.take(numbers), rate)
         progress.step += 1
         progress.history.append({"step": progress.step, "tokens": progress.step * tokens} | row)
 
@@ -347,19 +347,21 @@ def fingerprint(model: torch.nn.Module, windows: TrainingText, recipe: Recipe) -
     return digest.hexdigest()[:16]
 
 
-def _step(loop: _Loop, tokens: np.ndarray, rate: float) -> Row:
-    """Make one optimiser step on this process' share of a batch."""
+def _step(loop: _Loop, batch: Windows, rate: float) -> Row:
+    """Make one optimiser step on the parts of a batch that are this process' share."""
     recipe, peers = loop.recipe, loop.peers
     loop.model.train()
     for optimizer in loop.optimizers.values():
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * rate
         optimizer.zero_grad(set_to_none=True)
-    whole = recipe.batch if peers.every == 1 else len(tokens)
+    if recipe.separator is not None:
+        batch = batch.split_at(recipe.separator)
+    parts = [batch.take(slice(first, None, recipe.parts)) for first in range(recipe.parts)][peers.rank :: peers.world]
+    scored = sum(part.n_scored for part in parts) if peers.every > 1 else batch.n_scored
     total = torch.zeros(1)
-    for part in np.array_split(tokens, min(recipe.accumulate, len(tokens))):
-        loss = next_token_loss(loop.model, torch.from_numpy(part), separator=recipe.separator, bf16=loop.bf16)
-        loss = loss * (len(part) / whole)
+    for part in parts:
+        loss = next_token_loss(loop.model, part, bf16=loop.bf16) * (part.n_scored / scored)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     if peers.every == 1:

@@ -24,7 +24,7 @@ class Options(BaseModel):
         core_minutes: limit in CPU minutes of the training, None = none.
         joules: limit in modelled joules of the training, None = none.
         batch: windows per training step; small batches learn more per token, and a step is cheap.
-        accumulate: parts that the windows of a step are read in, one after another; more parts need less memory.
+        parts: parts that the windows of a step are read in, one after another (for less memory) or by several processes.
         matrix_lr: learning rate of Muon, which updates matrices.
         other_lr: learning rate of AdamW, which updates all other weights.
         weight_decay: weight decay of matrices; larger where the text is read many times.
@@ -53,7 +53,7 @@ class Options(BaseModel):
     core_minutes: float | None = Field(None, gt=0)
     joules: float | None = Field(None, gt=0)
     batch: int = Field(8, ge=1)
-    accumulate: int = Field(1, ge=1)
+    parts: int = Field(1, ge=1)
     matrix_lr: float = Field(0.02, gt=0)
     other_lr: float = Field(0.03, gt=0)
     weight_decay: float = Field(0.0, ge=0)

@@ -1,15 +1,23 @@
 from collections.abc import Callable
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM
 
 from tasks.model import loss
-from tasks.model.lora import add_lora
-from tasks.model.loss import document_mask, find_llama, next_token_loss
+from tasks.model.adapters import Adapter, add_adapter
+from tasks.model.loss import find_llama, next_token_loss
+from tasks.model.precision import FP32_ATTENTION
+from tasks.model.windows import Windows
 
 Make = Callable[..., LlamaForCausalLM]
+
+
+def batch(tokens: torch.Tensor, scored: np.ndarray | None = None) -> Windows:
+    return Windows(tokens.numpy(), np.full(len(tokens), 16), scored)
 
 
 def plain(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
@@ -31,7 +39,7 @@ def test_loss_and_gradients_are_those_of_the_whole_logits(
     monkeypatch.setattr(loss, "CHUNK", chunk)
     model = tiny(tie_word_embeddings=tied)
     tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(0))
-    ours = next_token_loss(model, tokens)
+    ours = next_token_loss(model, batch(tokens))
     found = gradients(model, 2 * ours)
     expected = gradients(model, 2 * plain(model, tokens))
     assert ours.item() == pytest.approx(plain(model, tokens).item(), rel=1e-6)
@@ -41,10 +49,10 @@ def test_loss_and_gradients_are_those_of_the_whole_logits(
 
 
 def test_adapters_are_trained_through_the_model_that_they_are_in(tiny: Make) -> None:
-    model = add_lora(tiny(), rank=2, alpha=4, dropout=0.0, seed=0)
+    model = add_adapter(tiny(), Adapter("lora", 2, 4, 0.0), 0)
     tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(0))
     assert find_llama(model) is not None
-    found = gradients(model, next_token_loss(model, tokens))
+    found = gradients(model, next_token_loss(model, batch(tokens)))
     expected = gradients(model, plain(model, tokens))
     assert found.keys() == expected.keys()
     assert all("lora" in name for name in found)
@@ -52,25 +60,36 @@ def test_adapters_are_trained_through_the_model_that_they_are_in(tiny: Make) -> 
         assert torch.allclose(found[name], value, atol=1e-6), name
 
 
-def test_a_document_does_not_see_the_one_before(tiny: Make) -> None:
-    model, separator = tiny(), 0
-    first, other, second = [5, 9, 4], [31, 7, 8], [0, 12, 3, 44, 9]
+@pytest.mark.parametrize("implementation", ["sdpa", FP32_ATTENTION])
+def test_a_text_does_not_see_the_one_before(tiny: Make, implementation: str) -> None:
+    model, second = tiny(), [0, 12, 3, 44, 9, 7]
+    model.set_attn_implementation(implementation)
+    only_second = np.array([[False] * 3 + [True] * 5] * 2)
+    pairs = replace(batch(torch.tensor([[5, 9, 4, *second], [31, 7, 8, *second]]), only_second), n_bytes=np.ones(2))
     with torch.no_grad():
-        alone = next_token_loss(model, torch.tensor([[*second, 7]]), separator=separator)
-        # Equal second documents after different first ones: the losses differ by the first documents' own alone.
-        pairs = [torch.tensor([[*start, *second, 7]]) for start in (first, other)]
-        masks = [document_mask(pair[:, :-1], separator) for pair in pairs]
-        logits = [
-            model(input_ids=pair[:, :-1], attention_mask=mask).logits[0, 3:]
-            for pair, mask in zip(pairs, masks, strict=True)
-        ]
-    assert torch.allclose(*logits, atol=1e-5)
-    together = cross_entropy(logits[0], torch.tensor([12, 3, 44, 9, 7]))
-    assert together.item() == pytest.approx(alone.item(), abs=1e-5)  # rotary positions are relative
-    assert masks[0].int().tolist()[0][0][3:5] == [[0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 0, 0, 0]]
+        alone = next_token_loss(model, batch(torch.tensor([second])))
+        seen = [next_token_loss(model, pairs.take(slice(row, row + 1)).split_at(0)) for row in range(2)]
+        mixed = [next_token_loss(model, pairs.take(slice(row, row + 1))) for row in range(2)]
+    assert seen[0].item() == pytest.approx(alone.item(), abs=1e-5)
+    assert seen[1].item() == pytest.approx(alone.item(), abs=1e-5)
+    assert mixed[0].item() != pytest.approx(mixed[1].item(), abs=1e-3)
+
+
+def test_tokens_that_are_not_scored_count_neither_in_loss_nor_in_gradients(tiny: Make) -> None:
+    model = tiny()
+    tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(0))
+    scored = np.random.default_rng(0).random((3, 16)) < 0.5
+    windows = batch(tokens, scored)
+    found = gradients(model, next_token_loss(model, windows))
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    expected = gradients(model, cross_entropy(logits.flatten(0, 1), windows.labels().flatten()))
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, atol=1e-6), name
 
 
 def test_bfloat16_is_close(tiny: Make) -> None:
     model = tiny()
     tokens = torch.randint(0, 64, (3, 17), generator=torch.Generator().manual_seed(0))
-    assert next_token_loss(model, tokens, bf16=True).item() == pytest.approx(plain(model, tokens).item(), rel=0.01)
+    assert next_token_loss(model, batch(tokens), bf16=True).item() == pytest.approx(
+        plain(model, tokens).item(), rel=0.01
+    )

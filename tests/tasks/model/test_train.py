@@ -227,7 +227,7 @@ def test_training_ends_after_the_step_that_is_told_to_be_the_last(tiny: Make, co
 def test_parts_of_a_step_add_up_to_the_step(tiny: Make, counting: Data) -> None:
     whole, parts = tiny(), tiny()
     runs = [
-        train(model, counting(), replace(RECIPE, accumulate=count, tokens=3 * 8 * 16))
+        train(model, counting(), replace(RECIPE, parts=count, tokens=3 * 8 * 16))
         for model, count in ((whole, 1), (parts, 3))
     ]
     assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-5)

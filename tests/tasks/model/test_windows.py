@@ -49,8 +49,8 @@ def test_stored_windows_are_the_same_windows(tmp_path: Path, limit: int | None) 
     stored = store_windows(lake, ref, "base", "train", tmp_path / "windows", limit)
     assert (len(stored), stored.context) == (len(read), read.context)
     some = np.array([3, 0, 2])
-    assert np.array_equal(stored.rows(some), read.rows(some))
-    assert stored.rows(some).dtype == np.int64
+    assert np.array_equal(stored.take(some).tokens, read.take(some).tokens)
+    assert stored.take(some).tokens.dtype == np.int64
     assert stored.digest() == read.digest()
 
 
@@ -66,3 +66,9 @@ def test_shapes_are_checked() -> None:
         Windows(np.zeros(3, np.int64), np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="one value for each"):
         Windows(np.zeros((3, 4), np.int64), np.zeros(2, np.int64))
+
+
+def test_split_texts_count_their_own_positions() -> None:
+    windows = Windows(np.array([[0, 5, 6, 0, 7, 8], [3, 4, 0, 0, 9, 1]]), np.zeros(2, np.int64)).split_at(0)
+    assert windows.positions is not None
+    assert windows.positions.tolist() == [[0, 1, 2, 0, 1], [0, 1, 0, 0, 1]]
