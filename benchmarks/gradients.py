@@ -84,10 +84,10 @@ def trials(name: str) -> list[Gains]:
     return [replace(first, rate=rate, texts=t, shots=s) for rate, (t, s) in product(RATES, BATCHES)]
 
 
-def tune(runtime: Runtime) -> None:
-    """Print the final training loss of every setting, the best of each arm last."""
+def tune(runtime: Runtime, arms: Sequence[str]) -> None:
+    """Print the final training loss of every setting of some arms, the best last."""
     problem = tuning_task()
-    for name in TUNED:
+    for name in arms:
         found = []
         for number, gains in enumerate(trials(name)):
             bench = make_bench(runtime, f"tune {name} {number}", 1)
@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradients", description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="*", default=["table"])
     parser.add_argument("--backend", default="aer")
+    parser.add_argument("--arm", action="append", choices=TUNED, help="of `tune`; default all")
     parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--target", type=float, default=0.5, help="training loss, nats")
     given = parser.parse_args(arguments)
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runtime = Runtime(Path(folder) / "ledger.db", given.backend)
         for what in given.what:
             if what == "tune":
-                tune(runtime)
+                tune(runtime, given.arm or list(TUNED))
             else:
                 table(runtime, given.cells, given.target)
 

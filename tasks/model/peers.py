@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import torch
-from torch.distributed import ProcessGroupGloo, Store, TCPStore
+from torch.distributed import AllreduceOptions, ProcessGroupGloo, Store, TCPStore
 
 
 class LostPeer(Exception):
@@ -25,7 +25,9 @@ class GlooPeers:
         bytes_sent: bytes that this process has sent: gloo's ring sends each value `2 (world - 1) / world` times.
     """
 
-    def __init__(self, store: Store, rank: int, world: int, every: int = 1, timeout_s: float = 300.0) -> None:
+    def __init__(
+        self, store: Store, rank: int, world: int, every: int = 1, gather_s: float = 60.0, exchange_s: float = 600.0
+    ) -> None:
         """Join a group.
 
         Args:
@@ -33,14 +35,16 @@ class GlooPeers:
             rank: number of this process.
             world: number of processes.
             every: steps between two exchanges.
-            timeout_s: seconds that an exchange waits for the others, an evaluation by process 0 included.
+            gather_s: seconds that the processes wait for each other here.
+            exchange_s: seconds that an exchange waits for the others, an evaluation by process 0 included.
 
         Raises:
             LostPeer: the others do not come.
         """
         self.rank, self.world, self.every, self.bytes_sent = rank, world, every, 0
+        self._exchange = timedelta(seconds=exchange_s)
         try:
-            self._group = ProcessGroupGloo(store, rank, world, timedelta(seconds=timeout_s))
+            self._group = ProcessGroupGloo(store, rank, world, timedelta(seconds=gather_s))
         except RuntimeError as error:
             raise LostPeer(f"process {rank} of {world} does not find the others: {error}") from error
 
@@ -50,9 +54,11 @@ class GlooPeers:
         Raises:
             LostPeer: another process has ended or does not answer.
         """
+        options = AllreduceOptions()
+        options.timeout = self._exchange
         flat = torch.cat([tensor.flatten() for tensor in tensors])
         try:
-            self._group.allreduce([flat]).wait()
+            self._group.allreduce([flat], options).wait()
         except RuntimeError as error:
             raise LostPeer(f"process {self.rank} of {self.world}: an exchange failed: {error}") from error
         self.bytes_sent += round(flat.numel() * flat.element_size() * 2 * (self.world - 1) / self.world)

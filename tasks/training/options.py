@@ -24,13 +24,17 @@ class Options(BaseModel):
         core_minutes: limit in CPU minutes of the training, None = none.
         joules: limit in modelled joules of the training, None = none.
         batch: windows per training step; small batches learn more per token, and a step is cheap.
-        parts: parts that the windows of a step are read in, one after another (for less memory) or by several processes.
+        parts: parts that the windows of a step are read in, one after another or by several processes.
         matrix_lr: learning rate of Muon, which updates matrices.
         other_lr: learning rate of AdamW, which updates all other weights.
         weight_decay: weight decay of matrices; larger where the text is read many times.
         dropout: share of the outputs of attention and feed-forward parts that are dropped.
         isolate: no token attends to another document of its window.
         precision: `bf16` multiplies matrices in bfloat16, `auto` does so where the processor has instructions for it.
+        workers: number of Dask workers that train together, as far as they are free; 1 = the one that has the task. Two
+            give the same bits as one with `parts` 2.
+        exchange_every: training steps between two exchanges. 1 = gradients are summed in every step; more = each worker
+            steps on its own and the weights are averaged, for slow networks.
         threads: number of torch threads; results are bit-identical for the same processor and number of threads.
         evaluate_every: training steps between evaluations, 0 = none.
         patience: evaluations without a new lowest bits per byte after which training stops, 0 = never.
@@ -60,6 +64,8 @@ class Options(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     isolate: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    workers: int = Field(1, ge=1)
+    exchange_every: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
     evaluate_every: int = Field(100, ge=0)
     patience: int = Field(0, ge=0)

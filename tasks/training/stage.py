@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -24,13 +24,17 @@ from tasks.model.checkpoint import Place
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Run, Watch, train
+from tasks.model.train import Run, Watch
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.options import Options
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
-from tasks.training.text import count_training, counts, read_split, read_training, store_training
+from tasks.training.text import count_training, counts, read_split, read_training
+from tasks.training.together import train_together
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("ketcycle.training")
 
@@ -120,24 +124,22 @@ def _measure(context: Context, options: Options) -> State:
 
 
 def _train_and_save(context: Context, state: State, options: Options) -> State:
-    model = load_model(context.lake.folder(context.require("architecture/model")))
     tokenizer = load_tokenizer(context.lake.folder(context.require("preprocessing/tokenizer")))
     prompts = _prompts(context, options)
 
-    def sample() -> str:
+    def sample(model: PreTrainedModel) -> str:
         continued = (complete(model, tokenizer, prompt, Sampling(max_tokens=24)).text for prompt in prompts)
         return "\n".join(prompt + text for prompt, text in zip(prompts, continued, strict=True))
 
     place = Place.of(context) if options.checkpoint_every else None
     watch = Watch(
         read_split(context, options.domain, "validation", 64),
-        sample if prompts else None,
         log=log,
         publish=lambda rows: publish_curve(context.run_id, context.stage, rows),
         joules_per_cpu_s=joules_per_cpu_s(),
     )
     recipe = options.recipe(context.seed, separator(tokenizer), joules_per_cpu_s())
-    run = train(model, store_training(context, state, options), recipe, watch, place)
+    model, run, shared = train_together(context, state, recipe, watch, sample if prompts else None, place)
     if run.stopped:
         log.info("stopped before the end of the budget: %s", run.stopped)
     write_history(context.scratch / "history.csv", run.history)
@@ -160,6 +162,7 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
         {"training/model": trained, "training/curve": context.lake.write("training/curve", curve(run.history))},
         after=after,
         domains={options.domain: after["test"], **domains},
+        shared=shared,
         **_facts(run),
     )
 

@@ -5,8 +5,8 @@ the loss of each window under a trigram model (informativeness) and charges the 
 (diversity); `exact-on-blocks` solves it by enumeration. Circuits of all blocks are one job. `k-means` and
 `facility-location` see the whole pool at once.
 
-Angles, the weight of diversity and the annealer's sweeps were each tuned with 16 trials on pools that are in no bank
-(`python -m benchmarks.selection tune`).
+Angles and the annealer's reads and sweeps were chosen among sixteen settings each, on a pool that is in no bank; the
+weight of diversity, which all arms with a QUBO share, among four (`python -m benchmarks.selection`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 BUCKETS = 512  # of the hashed token pairs that describe a window
 DIVERSITY = 1.0
 LAYERS, GAMMA, BETA = 2, 1.0, 0.6
-READS, SWEEPS = 8, 40
+READS, SWEEPS = 2, 5
 MEANS_ROUNDS = 5
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 QUBITS, LAYERS = 6, 2
 TRAINING, HELD_OUT = 48, 48  # texts of each kind
 WORDS = 40
-EXECUTIONS = 60_000
+EXECUTIONS = 20_000
 LONGEST = 5  # cells of a source
 
 

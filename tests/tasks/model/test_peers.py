@@ -44,7 +44,7 @@ def test_processes_that_share_a_batch_train_as_one(tiny: Make, counting: Data, w
     models = [tiny() for _ in range(world)]
 
     def work(rank: int, store: Any) -> tuple[Run, int]:
-        peers = GlooPeers(store, rank, world, timeout_s=20)
+        peers = GlooPeers(store, rank, world)
         return train(models[rank], counting(), recipe, peers=peers), peers.bytes_sent
 
     found = together(world, work)
@@ -62,7 +62,7 @@ def test_local_steps_exchange_less_and_end_with_the_same_weights(tiny: Make, cou
     models = [tiny() for _ in range(2)]
 
     def work(rank: int, store: Any) -> int:
-        peers = GlooPeers(store, rank, 2, every=3, timeout_s=20)
+        peers = GlooPeers(store, rank, 2, every=3)
         train(models[rank], counting(200), RECIPE, peers=peers)
         return peers.bytes_sent
 
@@ -75,7 +75,7 @@ def test_local_steps_exchange_less_and_end_with_the_same_weights(tiny: Make, cou
 
 def test_a_lost_process_is_noticed(tiny: Make, counting: Data) -> None:
     def work(rank: int, store: Any) -> str:
-        peers = GlooPeers(store, rank, 2, timeout_s=3)
+        peers = GlooPeers(store, rank, 2, exchange_s=3)
         recipe = RECIPE if rank == 0 else replace(RECIPE, steps=2)  # the second process leaves after two steps
         try:
             train(tiny(), counting(), recipe, peers=peers)
@@ -90,6 +90,6 @@ def test_a_lost_process_is_noticed(tiny: Make, counting: Data) -> None:
 
 def test_a_process_that_never_comes_does_not_hang_the_others() -> None:
     with pytest.raises(LostPeer, match="process 0 of 2 does not find the others"):
-        GlooPeers(HashStore(), 0, 2, timeout_s=1)
+        GlooPeers(HashStore(), 0, 2, gather_s=1)
     with pytest.raises(LostPeer, match="no store answers"):
         open_store("127.0.0.1", 1, port=1)
