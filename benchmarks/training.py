@@ -146,9 +146,9 @@ def speed() -> None:
         "loop, fp32": ours("fp32"),
         "loop, auto": ours("auto"),
     }
-    few, many = 3, 13
+    few, many = 2, 8
     rates: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(4):
+    for turn in range(3):
         for name, way in ways.items():
             spent = []
             for steps in (few, many):  # the difference leaves out what a training costs once

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import LlamaForCausalLM
 
 from tasks.model.windows import UNSCORED
 
 if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
     from tasks.model.windows import Windows
 
 CHUNK = 128  # tokens whose logits are in memory at once: with a vocabulary of 4,096 they fit the second-level cache
@@ -40,6 +41,8 @@ def find_llama(model: torch.nn.Module) -> LlamaForCausalLM | None:
 
     Other models may scale or cap their logits, or mix attention in another way.
     """
+    from transformers import LlamaForCausalLM
+
     return next((module for module in model.modules() if type(module) is LlamaForCausalLM), None)
 
 

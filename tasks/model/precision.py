@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from tasks.model.loss import find_llama
 from tasks.model.recipe import Precision
@@ -40,6 +38,7 @@ def fp32_attention(model: torch.nn.Module, bf16: bool) -> Iterator[None]:
     llama = find_llama(model)
     before = llama.config._attn_implementation if llama else None  # noqa: SLF001  (there is no public way to read it)
     if llama:
+        register_fp32_attention()
         llama.set_attn_implementation(FP32_ATTENTION)
     try:
         yield
@@ -73,5 +72,10 @@ def _fp32_attention(
     return mixed.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(FP32_ATTENTION, _fp32_attention)
-AttentionMaskInterface.register(FP32_ATTENTION, sdpa_mask)
+def register_fp32_attention() -> None:
+    """Make `FP32_ATTENTION` known to transformers, with the masks of its scaled dot product."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(FP32_ATTENTION, _fp32_attention)
+    AttentionMaskInterface.register(FP32_ATTENTION, sdpa_mask)

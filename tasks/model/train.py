@@ -362,7 +362,7 @@ def _step(loop: _Loop, batch: Windows, rate: float) -> Row:
     total = torch.zeros(1)
     for part in parts:
         loss = next_token_loss(loop.model, part, bf16=loop.bf16) * (part.n_scored / scored)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.detach()
     if peers.every == 1:
         peers.sum([total, *(p.grad for p in loop.trained if p.grad is not None)])

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ketcycle.training")
 
-GATHER_S = 60.0  # that the processes wait for each other before the first step
+GATHER_S = 180.0  # that the processes wait for each other before the first step
 EXCHANGE_S = 600.0  # that an exchange waits, an evaluation by process 0 included
 ENDED_S = 30.0  # after which a process that should have ended is given up
 

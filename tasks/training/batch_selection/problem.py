@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.contract import content_key
 from tasks.model.recipe import Recipe
@@ -80,6 +79,8 @@ class _Key:
 
 @lru_cache(maxsize=4096)
 def _trained(key: _Key) -> float:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     problem = key.problem
     assert problem.held_out is not None  # noqa: S101  (for mypy)
     tokens = np.asarray(problem.tokens, np.int64)[list(key.rows)]

@@ -54,11 +54,11 @@ class Gains:
 
 
 TUNED: dict[str, Gains] = {
-    "adjoint": Gains(rate=0.1, texts=16, shots=0),
+    "adjoint": Gains(rate=0.1, texts=16, shots=32),
     "parameter-shift": Gains(rate=0.2, texts=4, shots=8),
     "spsa": Gains(rate=0.05, texts=8, shots=32),
     "qn-spsa": Gains(rate=0.05, texts=8, shots=32),
-    "forward-adaptive": Gains(rate=0.1, texts=8, shots=16),
+    "forward-adaptive": Gains(rate=0.1, texts=8, shots=16, share=0.03),
     "block-natural": Gains(rate=0.1, texts=4, shots=8),
 }
 

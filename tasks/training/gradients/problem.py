@@ -109,7 +109,7 @@ def exact_gradient(
     found = expectations(shift + free[: (layers + 1) * n].view(layers + 1, n), free[(layers + 1) * n :].view(layers, n))
     labels = torch.from_numpy(problem.labels[rows].astype(np.float64))
     value = torch.nn.functional.softplus(-GAIN * labels * found.mean(-1)).mean()
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     assert free.grad is not None  # noqa: S101  (for mypy)
     return value.item(), free.grad.numpy()
 

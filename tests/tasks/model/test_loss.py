@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM
 from tasks.model import loss
 from tasks.model.adapters import Adapter, add_adapter
 from tasks.model.loss import find_llama, next_token_loss
-from tasks.model.precision import FP32_ATTENTION
+from tasks.model.precision import FP32_ATTENTION, register_fp32_attention
 from tasks.model.windows import Windows
 
 Make = Callable[..., LlamaForCausalLM]
@@ -27,7 +27,7 @@ def plain(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 def gradients(model: torch.nn.Module, value: torch.Tensor) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    value.backward()  # type: ignore[no-untyped-call]
+    value.backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
@@ -63,6 +63,7 @@ def test_adapters_are_trained_through_the_model_that_they_are_in(tiny: Make) -> 
 @pytest.mark.parametrize("implementation", ["sdpa", FP32_ATTENTION])
 def test_a_text_does_not_see_the_one_before(tiny: Make, implementation: str) -> None:
     model, second = tiny(), [0, 12, 3, 44, 9, 7]
+    register_fp32_attention()
     model.set_attn_implementation(implementation)
     only_second = np.array([[False] * 3 + [True] * 5] * 2)
     pairs = replace(batch(torch.tensor([[5, 9, 4, *second], [31, 7, 8, *second]]), only_second), n_bytes=np.ones(2))

@@ -35,11 +35,11 @@ def workers_of(client: Any) -> list[str]:
     return sorted(client.scheduler_info(n_workers=-1)["workers"])
 
 
-@pytest.mark.engine
+@pytest.mark.faults
 def test_two_workers_train_the_model_that_one_trains(context: Context, client: Any) -> None:
     first = workers_of(client)[0]
     place = {"workers": [first], "allow_other_workers": False, "pure": False}
-    both = client.submit(_two, context, "both", **place).result(timeout=120)
+    both = client.submit(_two, context, "both", **place).result(timeout=280)
     alone = trained(context, "alone")
     assert both.facts["shared"]["workers"] == 2
     assert len(both.facts["shared"]["bytes_sent"]) == 2

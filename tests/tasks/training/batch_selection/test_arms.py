@@ -49,7 +49,7 @@ def test_the_block_problem_is_the_published_sum(pool: Pool, bench: Bench) -> Non
     qubo = arms.block_qubos(pool, bench)[1]
     chosen = np.array([6, 9])
     bits = np.isin(np.arange(6, 12), chosen)
-    expected = -informative[chosen].sum() / pool.keep + float(vectors[6] @ vectors[9])
+    expected = -informative[chosen].sum() / pool.keep + arms.DIVERSITY * float(vectors[6] @ vectors[9])
     assert qubo.energies(bits)[0] == pytest.approx(expected, abs=1e-6)
 
 
