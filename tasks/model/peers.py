@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch.distributed import AllreduceOptions, ProcessGroupGloo, Store, TCPStore
+from torch._C._distributed_c10d import TCPStore  # torch.distributed does not export it to type checkers
+from torch.distributed import AllreduceOptions, ProcessGroupGloo, Store
 
 
 class LostPeer(Exception):
@@ -44,7 +46,7 @@ class GlooPeers:
         self.rank, self.world, self.every, self.bytes_sent = rank, world, every, 0
         self._exchange = timedelta(seconds=exchange_s)
         try:
-            self._group = ProcessGroupGloo(store, rank, world, timedelta(seconds=gather_s))
+            self._group: Any = ProcessGroupGloo(store, rank, world, timedelta(seconds=gather_s))
         except RuntimeError as error:
             raise LostPeer(f"process {rank} of {world} does not find the others: {error}") from error
 

@@ -38,18 +38,26 @@ Row = dict[str, float]
 
 
 class Peers(Protocol):
-    """The processes that train one model together.
+    """The processes that train one model together."""
 
-    Attributes:
-        rank: number of this process; process 0 evaluates and writes the checkpoints.
-        world: number of processes.
-        every: steps between two exchanges. 1 = gradients are summed in every step, as one process would compute them;
-            more = each process steps on its own and the weights are averaged (local SGD, Stich 2019).
-    """
+    @property
+    def rank(self) -> int:
+        """Number of this process; process 0 evaluates and writes the checkpoints."""
+        ...
 
-    rank: int
-    world: int
-    every: int
+    @property
+    def world(self) -> int:
+        """Number of processes."""
+        ...
+
+    @property
+    def every(self) -> int:
+        """Steps between two exchanges.
+
+        1 = gradients are summed in every step, as one process would compute them; more = each process steps on its own
+        and the weights are averaged (local SGD, Stich 2019).
+        """
+        ...
 
     def sum(self, tensors: Sequence[torch.Tensor]) -> None:
         """Replace each tensor by its sum over all processes."""
@@ -205,7 +213,8 @@ class _Loop:
         return self.progress.steps or self.most
 
     def run(self, checkpoints: Checkpoints | None) -> Run:
-        recipe, resumed_at, stopped = self.recipe, None, ""
+        recipe, stopped = self.recipe, ""
+        resumed_at: int | None = None
         if checkpoints and (found := checkpoints.restore(self.model, self.optimizers)):
             self.progress, resumed_at = found, found.step
             self.clock.published = len(found.history)

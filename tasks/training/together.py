@@ -93,7 +93,7 @@ def train_together(
     attempts = 0
     while True:
         attempts += 1
-        others = []
+        others: list[str] = []
         if options.workers > 1:
             others = [address for address in free_workers() if address not in avoided][: options.workers - 1]
         model = load_model(context.lake.folder(context.require("architecture/model")))

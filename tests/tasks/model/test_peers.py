@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed import HashStore
+from torch._C._distributed_c10d import HashStore
 from transformers import LlamaForCausalLM
 
 from tasks.model.peers import GlooPeers, LostPeer, open_store
