@@ -56,7 +56,7 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     threads: int = 1
-    precision: Precision = "auto"
+    precision: Precision = "fp32"
     evaluate_every: int = 0
     patience: int = 0
     checkpoint_every: int = 0
