@@ -50,8 +50,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of `hidden @ weight.T`, forward and backward chunk by chunk.
 
     The gradients are made in the forward pass, so the logits of a chunk are used while they are in the cache and never
-    stored. `torch.nn.functional.linear_cross_entropy` does the same; on a CPU it is slower than the plain product
-    (`python -m benchmarks training` prints both).
+    stored. `torch.nn.functional.linear_cross_entropy` does the same; on a CPU it was not faster than the plain product
+    (`python -m benchmarks.training speed` prints both).
     """
 
     @staticmethod

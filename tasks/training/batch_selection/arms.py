@@ -17,6 +17,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from qiskit import QuantumCircuit
+from qiskit.circuit import ParameterVector
 from scipy.cluster.vq import kmeans2
 
 from tasks.combinatorial.annealing import cardinality_annealing
@@ -24,7 +26,8 @@ from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Bits, Qubo
 from tasks.combinatorial.repair import marginal_bits, project, uniform_subsets
 from tasks.contract import Arm, Bench, Kind
-from tasks.quantum.qaoa import dicke_qaoa_circuit, linear_ramp
+from tasks.quantum.dicke import prepare_dicke
+from tasks.quantum.qaoa import linear_ramp, round_robin, sector_scale
 from tasks.quantum.statevector import dicke_qaoa_probabilities, draw
 from tasks.training.batch_selection.problem import Pool, Rows
 from tasks.training.reference import KneserNey
@@ -84,6 +87,36 @@ def block_qubos(problem: Pool, bench: Bench, diversity: float = DIVERSITY) -> li
         return qubos
 
     return bench.once(f"block problems {diversity:g}", make)
+
+
+def template(n: int, k: int, betas: NDArray[np.float64]) -> QuantumCircuit:
+    """Return the circuit of `tasks.quantum.qaoa.dicke_qaoa_circuit` with parameters for the angles of its phases.
+
+    All blocks have the same circuit with other angles, so it is transpiled once for all of them.
+    """
+    pairs = round_robin(n)
+    angles = ParameterVector("phase", len(betas) * (n + len(pairs)))
+    values = iter(angles)
+    circuit = prepare_dicke(n, k)
+    for beta in betas:
+        for qubit in range(n):
+            circuit.rz(next(values), qubit)
+        for pair in pairs:
+            circuit.rzz(next(values), *pair)
+        for pair in pairs:
+            circuit.rxx(-2 * float(beta) / n, *pair)
+            circuit.ryy(-2 * float(beta) / n, *pair)
+    circuit.measure_all()
+    return circuit
+
+
+def phases(qubo: Qubo, k: int, gammas: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the parameters of `template` for the problem of a block."""
+    fields, couplings, _ = qubo.ising()
+    deviation = sector_scale(qubo, k)
+    factor = np.sqrt(qubo.size) / (2 * deviation) if deviation > 0 else 0.0
+    layer = np.concatenate([fields, [couplings[i, j] for i, j in round_robin(qubo.size)]])
+    return np.concatenate([2 * factor * gamma * layer for gamma in gammas])
 
 
 def read_all(problem: Pool, _: Bench) -> Rows:
@@ -164,9 +197,10 @@ def _anneal(problem: Pool, bench: Bench, qubos: list[Qubo]) -> list[Bits]:
 def _qaoa(problem: Pool, bench: Bench, qubos: list[Qubo]) -> list[Bits]:
     def make() -> list[Bits]:
         ramp = linear_ramp(LAYERS, GAMMA, BETA)
-        circuits = [dicke_qaoa_circuit(qubo, problem.keep, *ramp) for qubo in qubos]
-        results = bench.sampler.run(circuits, shots=problem.shots).result()
-        return [result.data.meas.to_bool_array(order="little").astype(np.uint8) for result in results]
+        circuit = template(problem.block, problem.keep, ramp[1])
+        angles = np.stack([phases(qubo, problem.keep, ramp[0]) for qubo in qubos])
+        [result] = bench.sampler.run([(circuit, angles)], shots=problem.shots).result()
+        return list(result.data.meas.to_bool_array(order="little").astype(np.uint8))
 
     return bench.once("qaoa samples", make)
 

@@ -17,7 +17,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    pool: int = Field(4096, ge=0)
+    pool: int = Field(1024, ge=0)
     share: float = Field(0.5, gt=0, lt=1)
     block: int = Field(10, ge=4, le=20)
     shots: int = Field(64, ge=1)

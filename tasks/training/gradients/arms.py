@@ -2,8 +2,9 @@
 
 All arms start from the same weights, may use the same number of executions (circuits times shots), and step by Adam
 but for the two natural gradients. `adjoint` differentiates the simulated circuit: it needs no execution and is a bound,
-since it ends where the circuit can no longer be simulated. Texts and shots of a step and the learning rate of each arm
-were chosen by the same number of trials, twelve, on a task that is in no bank (`python -m benchmarks.gradients tune`).
+since it ends where the circuit can no longer be simulated. Each arm has twelve trials of its settings on a task that is
+in no bank (`python -m benchmarks.gradients tune`); `adjoint` and `forward-adaptive` hold the best of theirs, the other
+arms still hold their first settings.
 """
 
 from __future__ import annotations
