@@ -232,6 +232,27 @@ def retention() -> None:
     main()
 
 
+def training() -> None:
+    """The training loop against the transformers Trainer: tokens per CPU second, quality, memory."""
+    from benchmarks.training import main
+
+    main([])
+
+
+def gradients() -> None:
+    """Executions that each way to train a circuit takes to the same loss."""
+    from benchmarks.gradients import main
+
+    main([])
+
+
+def selection() -> None:
+    """Settings of the arms of batch selection, tuned with equal trials."""
+    from benchmarks.selection import main
+
+    main([])
+
+
 def overhead() -> None:
     """CPU seconds of a smoke run and of one stage by component, of imports and of metering."""
     from benchmarks.overhead import main
@@ -252,6 +273,9 @@ BENCHMARKS = {
     "decoder": (decoder,),
     "near_duplicates": (near_duplicates,),
     "serve": (serve,),
+    "training": (training,),
+    "gradients": (gradients,),
+    "selection": (selection,),
     "tokenizer": (tokenizer,),
 }
 

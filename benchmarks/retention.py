@@ -29,8 +29,9 @@ from tasks.combinatorial.independent_set import Graph, branch_and_bound, greedy,
 from tasks.corpus.sample import sample_path
 from tasks.curation.index.near_duplicates import normalised_words
 from tasks.curation.index.shards import length_weights
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import Recipe, train
+from tasks.model.train import train
 from tasks.model.windows import Windows
 from tasks.preprocessing.bpe import END_OF_TEXT, train_bpe
 from tasks.preprocessing.encode import choose_encoder
@@ -162,7 +163,7 @@ def main() -> None:
                 first = kept["keep-one"].decided_s + packed["keep-one"][1]
                 fewer[way] = TOKENS - round((before - first) / (spent["keep-one"][0] / TOKENS))
             recipe = Recipe(tokens=fewer[way], batch=BATCH)
-            same = recipe.steps(windows) == Recipe(tokens=TOKENS, batch=BATCH).steps(windows)
+            same = recipe.most_steps(windows.context) == Recipe(tokens=TOKENS, batch=BATCH).most_steps(windows.context)
             results["joules", way].append(value if same else scored(windows, test, fewer[way], seed)[0])
             sys.stdout.write(f"  seed {seed} {way}: {value:.4f} bits per byte, {cpu_s:.1f} CPU s\n")
             sys.stdout.flush()

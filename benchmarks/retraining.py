@@ -34,8 +34,9 @@ from infra import settings
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from tasks.architecture.config import Shape, build_model
+from tasks.model.recipe import Recipe
 from tasks.model.score import nll
-from tasks.model.train import Recipe, train
+from tasks.model.train import train
 from tasks.model.windows import Windows
 from tasks.monitoring.harm import estimate_performance
 from tasks.monitoring.standing import Standing

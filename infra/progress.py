@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 TOPIC = "ketcycle-progress"
+CURVES = "ketcycle-curves"
 FIGURES = ("bar", "count", "stage")
 
 Take = Callable[[logging.LogRecord], object]
@@ -68,6 +70,37 @@ def followed(take: Take, run_id: str) -> Iterator[None]:
         yield
     finally:
         _takers.remove((take, run_id))
+
+
+def publish_curve(run_id: str, stage: str, rows: Sequence[Mapping[str, float]]) -> None:
+    """Send rows of a training curve to the process that follows the run; without a Dask worker they go nowhere."""
+    import distributed
+
+    with contextlib.suppress(ValueError):
+        said = {"run": run_id, "stage": stage, "rows": [dict(row) for row in rows], "at": time.time()}
+        distributed.get_worker().log_event(CURVES, said)
+
+
+@contextlib.contextmanager
+def curves(run_id: str, take: Callable[[Mapping[str, Any]], object]) -> Iterator[None]:
+    """Hand the training curves that the workers of the current Dask cluster publish for a run to a function.
+
+    Args:
+        run_id: the run.
+        take: is given `run`, `stage`, `rows` and `at`, seconds since the epoch.
+    """
+    import distributed
+
+    def received(event: tuple[float, dict[str, Any]]) -> None:
+        if event[1]["run"] == run_id:
+            take(event[1])
+
+    client = distributed.get_client()
+    client.subscribe_topic(CURVES, received)
+    try:
+        yield
+    finally:
+        client.unsubscribe_topic(CURVES)
 
 
 def listen(take: Take) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,6 +128,25 @@ class Tracking:
         ]
         for start in range(0, len(rows), 1000):
             self._client.log_batch(run, metrics=rows[start : start + 1000])
+
+    def curve(self, run: str, rows: Sequence[Mapping[str, float]], at_s: float) -> None:
+        """Log rows of a training curve as `training/<column>` at their step.
+
+        Args:
+            run: id of the MLflow run.
+            rows: each has `step` and the values of that step.
+            at_s: when they were made, seconds since the epoch.
+        """
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(f"training/{name}", float(value), round(at_s * 1000), int(row["step"]))
+            for row in rows
+            for name, value in row.items()
+            if name != "step" and math.isfinite(value)
+        ]
+        for start in range(0, len(points), 1000):
+            self._client.log_batch(run, metrics=points[start : start + 1000])
 
     def artifact(self, run: str, path: Path) -> None:
         """Attach a file to a run."""

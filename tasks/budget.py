@@ -110,7 +110,7 @@ class BudgetWatch:
             {
                 "tokens": self._tokens,
                 "cpu_s": cpu_s,
-                "joules": cpu_s * _joules_per_cpu_s() if self._budget.joules is not None else 0.0,
+                "joules": cpu_s * joules_per_cpu_s() if self._budget.joules is not None else 0.0,
                 "executions": used.shots,
             }
         )
@@ -127,7 +127,8 @@ def _cpu_s() -> float:
 
 
 @cache
-def _joules_per_cpu_s() -> float:
+def joules_per_cpu_s() -> float:
+    """Return the modelled joules of a CPU second (narrow boundary, median)."""
     return Coefficients.load().cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
 
 

@@ -23,7 +23,7 @@ def map_on_free_workers(function: Callable[[T], U], items: Sequence[T]) -> tuple
     Outside a Dask worker, with a single item, or while every other worker is busy, all of it happens here. A worker
     that is lost has its items done here. The results do not depend on where an item was done.
     """
-    others = _free_workers() if len(items) > 1 else []
+    others = free_workers() if len(items) > 1 else []
     share = len(others) + 1
     sent: dict[int, Any] = {}
     client = distributed.get_client() if others else None
@@ -44,7 +44,7 @@ def map_on_free_workers(function: Callable[[T], U], items: Sequence[T]) -> tuple
     return [results[index] for index in range(len(items))], used
 
 
-def _free_workers() -> list[str]:
+def free_workers() -> list[str]:
     """Return the addresses of the other workers that have no task."""
     try:
         here = distributed.get_worker().address

@@ -18,6 +18,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.lifecycle.cancel import cancellable, on_cancellation, on_crashed
 from flows.lifecycle.config import RunConfig
+from flows.lifecycle.curves import curves_in_mlflow
 from flows.lifecycle.gate import GATE, Gate, judge_run
 from flows.lifecycle.pending import complete_run
 from flows.lifecycle.walk import ShadowBudget, Started, join, run_name, start_shadows
@@ -70,7 +71,8 @@ def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
         tree = ProcessTree(near, lambda: _workers()[1] if far else {})
         run = _begun(loaded.home, config)
         try:
-            failure = _run_stages(config, loaded, run, lambda: _note(loaded.home, run))
+            with curves_in_mlflow(config, tracking, background):
+                failure = _run_stages(config, loaded, run, lambda: _note(loaded.home, run))
         except BaseException:
             _note(loaded.home, run | {"status": "stopped"})
             raise

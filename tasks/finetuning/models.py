@@ -19,7 +19,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.model.causal import load_model, save_model
-from tasks.model.train import Recipe, train
+from tasks.model.recipe import Recipe
+from tasks.model.train import train
 from tasks.model.windows import Windows
 
 CONTEXT = 64

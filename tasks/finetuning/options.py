@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
-    from tasks.model.train import Recipe
+    from tasks.model.recipe import Recipe
 
 TuningMethod = Literal["full", "lora", "rslora", "dora", "pissa", "vera", "oft", "hra", "road"]
 
@@ -83,7 +83,7 @@ class Options(BaseModel):
 
     def recipe(self, seed: int, method: str, tokens: int) -> Recipe:
         """Return the recipe of the training loop for full fine-tuning or an adapter."""
-        from tasks.model.train import Recipe  # imports torch, which checking options does not need
+        from tasks.model.recipe import Recipe  # imports torch, which checking options does not need
 
         full = method == "full"
         return Recipe(

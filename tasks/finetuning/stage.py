@@ -16,6 +16,7 @@ from tasks.finetuning.preference import tune_preferences
 from tasks.finetuning.target import Target, domain_windows, read_target
 from tasks.model.adapters import Adapter, AdapterKind, add_adapter, count_trainable, merge, save_adapter
 from tasks.model.causal import load_model, load_tokenizer, save_model
+from tasks.model.checkpoint import Place
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Run, Watch, train
@@ -54,6 +55,7 @@ def adapt(context: Context, state: State) -> State:
         log.info("gain on %s %.3f, forgetting on %s %.3f bits per byte", target.name, figures["gain"], options.base,
                  figures["forgetting"])  # fmt: skip
         ref = _save(context, tuned.model, {"domain": target.name, "method": options.method})
+        Place.of(context).clear()
         state = _with_adapter(state, tuned).add({"finetuning/model": ref}, **{options.method: figures})
         if tuned.adapter:
             state = state.add({"finetuning/adapter": tuned.adapter})
@@ -173,8 +175,8 @@ def _tune(context: Context, options: Options, target: Target, method: TuningMeth
     counts = count_trainable(model)
     log.info("%s trains %d of %d weights", _title(method), *counts)
     recipe = options.recipe(context.seed, method, target.tokens)
-    folder = context.scratch / f"checkpoints-{method}" if recipe.checkpoint_every else None
-    run = train(model, target.train, recipe, Watch(target.validation, log=log), folder)
+    place = Place.of(context, method) if recipe.checkpoint_every else None
+    run = train(model, target.train, recipe, Watch(target.validation, log=log), place)
     if method == "full":
         return _Tuned(method, model, run, counts, None)
     with TemporaryDirectory(dir=context.scratch) as saved:

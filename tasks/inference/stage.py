@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import copytree, rmtree
+from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -29,9 +29,11 @@ from tasks.inference.pruning.units import BLOCK, Unit, zero_units
 from tasks.inference.pruning.walk import unit_sizes
 from tasks.inference.texts import SOURCES, context_length, domains_with, mixed_windows
 from tasks.model.causal import load_model, save_model
+from tasks.model.checkpoint import Place
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Recipe, Watch, train
+from tasks.model.train import Watch, train
 from tasks.model.windows import read_windows
 from tasks.sections import Chart, Section, line
 from tasks.serving.client import complete, running_server
@@ -222,8 +224,7 @@ def _prune_and_save(context: Context, state: State, options: Options) -> State:
     if kept:
         expand(model, kept, full)
     ref = _save(context, full if kept else model, state.facts.get("removed", ()))
-    for left in context.scratch.glob("checkpoints-*"):  # large and no longer needed
-        rmtree(left)
+    Place.of(context).clear()  # large and no longer needed
     log.info("bits per byte: %s", "; ".join(f"{name} {_line(scores)}" for name, scores in figures.items()))
     active = active_parameters(model)
     return state.add(
@@ -269,7 +270,7 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
             threads=options.threads,
         )
         windows = mixed_windows(context, "train", recipe.reach(context_length(context)))
-        train(trained, windows, recipe, Watch(log=log), context.scratch / f"checkpoints-{name}")
+        train(trained, windows, recipe, Watch(log=log), Place.of(context, name))
         scores[name] = _scores(context, trained)
     return scores
 

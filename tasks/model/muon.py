@@ -1,10 +1,10 @@
-"""Muon (K. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks") in fp32."""
+"""Muon (K. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"), batched by shape."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,30 +12,40 @@ import torch
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(matrices: torch.Tensor, iterations: int = 5) -> torch.Tensor:
+def orthogonalise(matrices: torch.Tensor, iterations: int = 5, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Replace the singular values of each matrix by values near 1 (quintic Newton-Schulz).
 
     Args:
         matrices: (..., rows, columns).
         iterations: 5 bring singular values above 1 % of the largest into about 0.7..1.2.
+        dtype: type of the matrix products.
     """
     a, b, c = COEFFICIENTS
     tall = matrices.size(-2) > matrices.size(-1)
     x = matrices.reshape(-1, *matrices.shape[-2:])
     x = x.mT if tall else x
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
+    x = (x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)).to(dtype)
     for _ in range(iterations):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if tall else x).reshape(matrices.shape)
+    return (x.mT if tall else x).reshape(matrices.shape).to(matrices.dtype)
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with its hyper-parameters and state, but the Newton-Schulz iteration in fp32 and batched.
+    """`torch.optim.Muon` with its hyper-parameters and state; all matrices of a shape make one Newton-Schulz iteration.
 
-    torch casts to bfloat16, which a CPU without bfloat16 instructions emulates ten times slower and which rounds
-    differently from machine to machine.
+    torch iterates one matrix after another in bfloat16, which costs twice as much where the CPU has bfloat16
+    instructions and ten times as much where it emulates them.
+
+    Args:
+        params: two-dimensional parameters.
+        bf16: iterate in bfloat16; else in fp32.
+        options: as `torch.optim.Muon` takes them.
     """
+
+    def __init__(self, params: Iterable[torch.nn.Parameter], *, bf16: bool = False, **options: Any) -> None:
+        super().__init__(params, **options)
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -60,7 +70,7 @@ class Muon(torch.optim.Muon):
             update = parameter.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
             by_shape[parameter.shape].append((parameter, update))
         for (rows, columns), pairs in by_shape.items():
-            updates = orthogonalise(torch.stack([update for _, update in pairs]), group["ns_steps"])
+            updates = orthogonalise(torch.stack([update for _, update in pairs]), group["ns_steps"], self._dtype)
             rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)

@@ -1,4 +1,4 @@
-"""Training: train the model from scratch on the base domain, in fp32, resumable, and compare it with references.
+"""Training: train the model from scratch on the base domain, resumable, and compare it with references.
 
 A pretrained model is not trained; it is scored on the held-out text of the run and on a text of the user.
 """
@@ -12,22 +12,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from infra.errors import BadInput
-from tasks.model.causal import load_model, load_tokenizer, save_model
+from infra.progress import publish_curve
+from tasks.budget import joules_per_cpu_s
+from tasks.model.causal import load_model, load_tokenizer, save_model, separator
+from tasks.model.checkpoint import Place
 from tasks.model.generate import Sampling, complete
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Run, Watch, train
-from tasks.model.windows import Windows, read_windows
+from tasks.model.train import Run, Watch
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.options import Options
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
+from tasks.training.text import count_training, counts, read_split, read_training
+from tasks.training.together import train_together
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 log = logging.getLogger("ketcycle.training")
 
@@ -75,6 +82,9 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         )
         sentence = "Bits per byte of the model and of simpler models of the same text, lower is better."
         found += (Section("Held-out text", sentence, ("split", "before", "after", *names), rows),)
+    if len(domains := facts.get("domains", {})) > 1:
+        header = ("domain", "bits per byte")
+        found += (Section("Test text by domain", "Lower is better.", header, tuple(domains.items())),)
     if curve := line("held-out bits per byte", facts.get("curve", ())):
         levels = tuple(references.get("validation", {}).items())
         chart = Chart("tokens seen", "bits per byte (validation text)", curve, levels)
@@ -87,13 +97,13 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return found
 
 
-ROAD: Road = (measure, train_model)
+ROAD: Road = (measure, "batch_selection", "gradients", train_model)
 
 
 def _measure(context: Context, options: Options) -> State:
     folder = context.lake.folder(context.require("architecture/model"))
-    training = _training(context, options)
-    held_out = {split: _windows(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
+    training = read_training(context, options, options.reference_windows)
+    held_out = {split: read_split(context, options.domain, split, options.evaluation_windows) for split in SPLITS}
     model = load_model(folder)
     recipe = options.recipe(context.seed)
     vocab_size = int(model.config.vocab_size)
@@ -109,40 +119,50 @@ def _measure(context: Context, options: Options) -> State:
         before={split: bits_per_byte(model, windows) for split, windows in held_out.items()},
         references=references,
         held_out_windows={split: len(windows) for split, windows in held_out.items()},
-        epochs=0.0 if options.model else recipe.steps(training) * recipe.batch / len(training),
+        epochs=0.0 if options.model else recipe.reach(training.context) / count_training(context, options),
     )
 
 
 def _train_and_save(context: Context, state: State, options: Options) -> State:
-    model = load_model(context.lake.folder(context.require("architecture/model")))
     tokenizer = load_tokenizer(context.lake.folder(context.require("preprocessing/tokenizer")))
     prompts = _prompts(context, options)
 
-    def sample() -> str:
+    def sample(model: PreTrainedModel) -> str:
         continued = (complete(model, tokenizer, prompt, Sampling(max_tokens=24)).text for prompt in prompts)
         return "\n".join(prompt + text for prompt, text in zip(prompts, continued, strict=True))
 
-    watch = Watch(_windows(context, options.domain, "validation", 64), sample if prompts else None, log=log)
-    run = train(
-        model,
-        _training(context, options),
-        options.recipe(context.seed),
-        watch,
-        context.scratch / "checkpoints" if options.checkpoint_every else None,
+    place = Place.of(context) if options.checkpoint_every else None
+    watch = Watch(
+        read_split(context, options.domain, "validation", 64),
+        log=log,
+        publish=lambda rows: publish_curve(context.run_id, context.stage, rows),
+        joules_per_cpu_s=joules_per_cpu_s(),
     )
+    recipe = options.recipe(context.seed, separator(tokenizer), joules_per_cpu_s())
+    model, run, shared = train_together(context, state, recipe, watch, sample if prompts else None, place)
+    if run.stopped:
+        log.info("stopped before the end of the budget: %s", run.stopped)
     write_history(context.scratch / "history.csv", run.history)
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
         copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
         trained = context.lake.put_folder("training/model", Path(folder), {"tokens": run.tokens})
     after = {
-        split: bits_per_byte(model, _windows(context, options.domain, split, options.evaluation_windows))
+        split: bits_per_byte(model, read_split(context, options.domain, split, options.evaluation_windows))
         for split in SPLITS
     }
     log.info("held-out bits per byte: %s", ", ".join(f"{split} {value:.3f}" for split, value in after.items()))
+    domains = {
+        domain: bits_per_byte(model, read_split(context, domain, "test", options.evaluation_windows))
+        for domain in sorted({domain for domain, split in counts(context) if split == "test"} - {options.domain})
+    }
+    if place:
+        place.clear()
     return state.add(
         {"training/model": trained, "training/curve": context.lake.write("training/curve", curve(run.history))},
         after=after,
+        domains={options.domain: after["test"], **domains},
+        shared=shared,
         **_facts(run),
     )
 
@@ -220,6 +240,9 @@ def _facts(run: Run) -> dict[str, Any]:
     return {
         "tokens": run.tokens,
         "tokens_per_s": run.tokens_per_s,
+        "tokens_per_cpu_s": run.tokens_per_cpu_s,
+        "precision": "bf16" if run.bf16 else "fp32",
+        "stopped": run.stopped,
         "resumed_at": run.resumed_at,
         "samples": {str(step): text for step, text in run.samples.items()},
         "curve": [[int(r["tokens"]), r["bits_per_byte"]] for r in run.history if "bits_per_byte" in r],
@@ -231,19 +254,6 @@ def _thinned(points: Sequence[list[float]]) -> list[list[float]]:
     """Return at most about `LOSS_POINTS` of the points, evenly spaced, the last one included."""
     apart = -(-len(points) // LOSS_POINTS) or 1
     return list(points[::-1][::apart])[::-1]
-
-
-def _windows(context: Context, domain: str, split: str, limit: int | None) -> Windows:
-    try:
-        return read_windows(context.lake, context.require("preprocessing/shards"), domain, split, limit)
-    except ValueError as error:
-        raise BadInput(f"{error}; give more text of domain {domain}, or choose another training.domain") from error
-
-
-def _training(context: Context, options: Options) -> Windows:
-    """Return the windows that the token budget covers, so that references learn from the same text as the model."""
-    length = int(context.lake.meta(context.require("preprocessing/shards"))["context"])
-    return _windows(context, options.domain, "train", options.recipe(context.seed).reach(length))
 
 
 def _texts(context: Context, domain: str, split: str) -> list[str]:

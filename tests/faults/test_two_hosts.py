@@ -195,7 +195,7 @@ def test_a_run_on_two_hosts_with_workers_killed_ends_as_on_one_undisturbed(
             assert process.poll() is None, said(hosts.first, *RUNNING)
             return said(hosts.first, *RUNNING)
 
-        shards, checkpoints = "index/curation/shards/*", f"runs/{RUN}/scratch/training/checkpoints/[0-9a-f]*"
+        shards, checkpoints = "index/curation/shards/*", "**/lake/training/checkpoints/*/*/*.json"
         victim = until(lambda: progress() and hosts.where(shards), "a worker reads the corpus")
         address = next(name for name in hosts.client.scheduler_info(n_workers=-1)["workers"] if f"//{victim}:" in name)
         (pid,) = hosts.client.run(os.getpid, workers=[address]).values()

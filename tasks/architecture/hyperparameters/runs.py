@@ -17,8 +17,9 @@ import numpy as np
 
 from tasks.architecture.config import Shape, build_model
 from tasks.architecture.hyperparameters.space import values
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import Recipe, Watch, train
+from tasks.model.train import Watch, train
 from tasks.model.windows import Windows
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Real:
             weight_decay=chosen["weight_decay"],
             seed=self.seed,
         )
-        steps = recipe.steps(self.training)
+        steps = recipe.most_steps(self.training.context)
         losses: list[float] = []
         cpu_s: list[float] = []
         began = time.process_time()

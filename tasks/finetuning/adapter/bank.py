@@ -33,7 +33,8 @@ from tasks.finetuning.models import (
     without_block,
 )
 from tasks.model.causal import save_model
-from tasks.model.train import Recipe, train
+from tasks.model.recipe import Recipe
+from tasks.model.train import train
 
 SETTINGS = ("domain", "svd", "removed")
 CELLS_OF_SOURCE = 6

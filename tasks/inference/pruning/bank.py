@@ -30,7 +30,8 @@ from tasks.contract import Instance, Material, in_turns
 from tasks.inference.pruning.problem import Pruning
 from tasks.inference.pruning.units import Layout, choose_units, make_units
 from tasks.model.causal import save_model
-from tasks.model.train import Recipe, train
+from tasks.model.recipe import Recipe
+from tasks.model.train import train
 from tasks.model.windows import Windows
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.units import Layout, choose_units, zero_units
 from tasks.inference.texts import mixed_windows
 from tasks.model.causal import load_model, save_model
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import Recipe, train
+from tasks.model.train import train
 from tasks.model.windows import Windows, read_windows, token_bytes
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.pack import Packer

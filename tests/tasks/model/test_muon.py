@@ -58,3 +58,10 @@ def test_steps_are_those_of_torch_up_to_its_bfloat16() -> None:
     for a, b in zip(ours, theirs, strict=True):
         assert torch.allclose(a, b, atol=0.02)
     assert all(float((a - s).detach().abs().max()) > 0.1 for a, s in zip(ours, start, strict=True))
+
+
+def test_bfloat16_gives_the_same_directions() -> None:
+    matrix = with_singular_values([5.0, 3.0, 1.0, 0.5, 0.4, 0.3], 12, 6)
+    rounded = orthogonalise(matrix, dtype=torch.bfloat16)
+    assert rounded.dtype == torch.float32
+    assert torch.allclose(rounded, orthogonalise(matrix), atol=0.1)

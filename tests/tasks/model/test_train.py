@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,26 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from infra.lake import Lake
 from tasks.model import train as training
+from tasks.model.checkpoint import Place
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import Recipe, Watch, batch_rows, make_optimizers, train
+from tasks.model.train import Run, Watch, batch_rows, make_optimizers, train
 from tasks.model.windows import Windows
 
 Make = Callable[..., LlamaForCausalLM]
 Data = Callable[..., Windows]
-RECIPE = Recipe(tokens=12 * 8 * 16, batch=8, seed=3, evaluate_every=4, checkpoint_every=5)
+RECIPE = Recipe(tokens=12 * 8 * 16, batch=8, seed=3, evaluate_every=4, checkpoint_every=5, precision="fp32")
+
+
+def place(folder: Path) -> Place:
+    return Place(Lake(folder), "training/checkpoints")
+
+
+def steps_kept(folder: Path) -> list[int]:
+    lake = Lake(folder)
+    return sorted(lake.meta(ref)["step"] for name in lake.names() for ref in lake.versions(name))
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -29,6 +42,10 @@ def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
 
 class Killed(BaseException):
     pass
+
+
+def losses(run: Run) -> list[float]:
+    return [row["loss"] for row in run.history if "loss" in row]
 
 
 def kill_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,10 +71,10 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(
 
     kill_at(8, monkeypatch)
     with pytest.raises(Killed):
-        train(tiny(attention_dropout=dropout), counting(), RECIPE, watch, tmp_path)
+        train(tiny(attention_dropout=dropout), counting(), RECIPE, watch, place(tmp_path))
     torch.manual_seed(99)
     resumed = tiny(attention_dropout=dropout)
-    run = train(resumed, counting(), RECIPE, watch, tmp_path)
+    run = train(resumed, counting(), RECIPE, watch, place(tmp_path))
 
     assert run.resumed_at == 5
     assert run.history == reference.history
@@ -82,8 +99,8 @@ def test_the_callers_random_numbers_are_left_alone(tiny: Make, counting: Data) -
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path, tiny: Make, counting: Data) -> None:
     first, second = tiny(), tiny()
-    train(first, counting(), RECIPE, checkpoint=tmp_path)
-    run = train(second, counting(), RECIPE, checkpoint=tmp_path)
+    train(first, counting(), RECIPE, checkpoint=place(tmp_path))
+    run = train(second, counting(), RECIPE, checkpoint=place(tmp_path))
     assert run.resumed_at == 12
     assert run.tokens_per_s == 0.0
     assert same(first, second)
@@ -93,23 +110,23 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path, tiny: Make, countin
 def test_a_checkpoint_of_another_recipe_is_not_continued(
     tmp_path: Path, tiny: Make, counting: Data, change: dict[str, Any]
 ) -> None:
-    train(tiny(), counting(), RECIPE, checkpoint=tmp_path)
-    assert train(tiny(), counting(), replace(RECIPE, **change), checkpoint=tmp_path).resumed_at is None
+    train(tiny(), counting(), RECIPE, checkpoint=place(tmp_path))
+    assert train(tiny(), counting(), replace(RECIPE, **change), checkpoint=place(tmp_path)).resumed_at is None
 
 
 def test_a_checkpoint_of_other_data_or_another_start_is_not_continued(
     tmp_path: Path, tiny: Make, counting: Data
 ) -> None:
-    train(tiny(), counting(), RECIPE, checkpoint=tmp_path)
-    assert train(tiny(), counting(41), RECIPE, checkpoint=tmp_path).resumed_at is None
-    assert train(tiny(seed=1), counting(), RECIPE, checkpoint=tmp_path).resumed_at is None
+    train(tiny(), counting(), RECIPE, checkpoint=place(tmp_path))
+    assert train(tiny(), counting(41), RECIPE, checkpoint=place(tmp_path)).resumed_at is None
+    assert train(tiny(seed=1), counting(), RECIPE, checkpoint=place(tmp_path)).resumed_at is None
 
 
 def test_the_last_checkpoints_are_kept_and_hold_no_pickle(tmp_path: Path, tiny: Make, counting: Data) -> None:
-    (tmp_path / ".partial-left-by-a-kill").mkdir()
-    train(tiny(), counting(), replace(RECIPE, checkpoint_every=3, keep=2), checkpoint=tmp_path)
-    assert [path.name.split("-")[1] for path in sorted(tmp_path.iterdir())] == ["00000009", "00000012"]
-    names = {path.name for path in tmp_path.glob("*/*")}
+    train(tiny(), counting(), replace(RECIPE, checkpoint_every=3, keep=2), checkpoint=place(tmp_path))
+    assert steps_kept(tmp_path) == [9, 12]
+    lake = Lake(tmp_path)
+    names = {path.name for name in lake.names() for ref in lake.versions(name) for path in lake.files(ref)}
     assert names == {"model.safetensors", "optimizer.safetensors", "progress.json"}
 
 
@@ -117,11 +134,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     tmp_path: Path, tiny: Make, counting: Data, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole, resumed = tiny(), tiny()
-    train(whole, counting(), RECIPE, checkpoint=tmp_path)
-    last = sorted(tmp_path.iterdir())[-1]
-    (last / "model.safetensors").write_bytes(b"\x00" * 10)
+    train(whole, counting(), RECIPE, checkpoint=place(tmp_path))
+    lake = Lake(tmp_path)
+    last = max((ref for name in lake.names() for ref in lake.versions(name)), key=lambda ref: lake.meta(ref)["step"])
+    (lake.folder(last) / "model.safetensors").write_bytes(b"\x00" * 10)
     with caplog.at_level(logging.WARNING):
-        run = train(resumed, counting(), RECIPE, checkpoint=tmp_path)
+        run = train(resumed, counting(), RECIPE, checkpoint=place(tmp_path))
     assert run.resumed_at == 10
     assert same(whole, resumed)
     assert "damaged" in caplog.text
@@ -204,3 +222,80 @@ def test_training_ends_after_the_step_that_is_told_to_be_the_last(tiny: Make, co
     assert asked == [1, 2, 3]
     assert run.tokens == 3 * 8 * 16
     assert [row["step"] for row in run.history if "bits_per_byte" in row] == [0, 3]
+
+
+def test_parts_of_a_step_add_up_to_the_step(tiny: Make, counting: Data) -> None:
+    whole, parts = tiny(), tiny()
+    runs = [
+        train(model, counting(), replace(RECIPE, parts=count, tokens=3 * 8 * 16))
+        for model, count in ((whole, 1), (parts, 3))
+    ]
+    assert losses(runs[0]) == pytest.approx(losses(runs[1]), rel=1e-5)
+    for name, value in weights(whole).items():
+        assert torch.allclose(value, weights(parts)[name], atol=2e-4), name
+
+
+def test_a_budget_in_steps_is_kept(tiny: Make, counting: Data) -> None:
+    run = train(tiny(), counting(), replace(RECIPE, steps=3))
+    assert len(losses(run)) == 3
+    assert run.history[-1]["step"] == 3
+    assert run.tokens == 3 * 8 * 16
+
+
+def test_a_budget_in_time_is_kept_and_resumed_to_the_same_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data
+) -> None:
+    recipe = replace(RECIPE, tokens=10_000 * 8 * 16, evaluate_every=0, checkpoint_every=6, core_minutes=0.6)
+    clock = iter(np.arange(0, 1e6, 1.0))
+    monkeypatch.setattr(training.time, "process_time", lambda: float(next(clock)))  # each step takes a second
+    kill_at(9, monkeypatch)
+    with pytest.raises(Killed):
+        train(tiny(), counting(), recipe, checkpoint=place(tmp_path))
+    run = train(tiny(), counting(), recipe, checkpoint=place(tmp_path))
+    assert run.resumed_at == 6
+    assert len(losses(run)) == 34  # and two evaluations of a second each
+    assert run.history[-1]["rate"] == pytest.approx(recipe.final)
+
+
+def test_training_stops_where_it_no_longer_helps(tiny: Make, counting: Data) -> None:
+    recipe = replace(RECIPE, tokens=40 * 8 * 16, evaluate_every=2, patience=3, matrix_lr=1e-9, other_lr=1e-9)
+    run = train(tiny(), counting(), recipe, Watch(held_out=counting(8)))
+    values = [row["bits_per_byte"] for row in run.history if "bits_per_byte" in row]
+    assert "3 evaluations" in run.stopped
+    assert min(values[-3:]) >= min(values[:-3])
+    assert run.tokens < 40 * 8 * 16
+
+
+def test_dropout_acts_in_training_alone(tiny: Make, counting: Data) -> None:
+    models = [tiny() for _ in range(2)]
+    for model, share in zip(models, (0.0, 0.5), strict=True):
+        train(model, counting(8), replace(RECIPE, dropout=share, tokens=2 * 8 * 16))
+    assert not same(*models)
+    tokens = torch.from_numpy(counting(2).tokens[:, :-1])
+    assert torch.equal(models[1](input_ids=tokens).logits, models[1](input_ids=tokens).logits)
+
+
+def test_bfloat16_learns_as_well_and_leaves_the_weights_fp32(tiny: Make, counting: Data) -> None:
+    found = {}
+    for precision in ("fp32", "bf16"):
+        model = tiny()
+        recipe = Recipe(tokens=30 * 16 * 16, batch=16, precision=precision)
+        run = train(model, counting(200), recipe, Watch(held_out=counting(16)))
+        found[precision] = run.history[-1]["bits_per_byte"]
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+        assert model.config._attn_implementation == "sdpa"
+        assert run.bf16 == (precision == "bf16")
+    assert found["bf16"] == pytest.approx(found["fp32"], abs=0.05)
+
+
+def test_new_rows_of_the_curve_are_published_once(
+    monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(training, "SAID_S", 0.0)
+    published: list[Mapping[str, float]] = []
+    with caplog.at_level(logging.INFO):
+        run = train(
+            tiny(), counting(), RECIPE, Watch(held_out=counting(8), publish=published.extend, joules_per_cpu_s=3)
+        )
+    assert published == list(run.history)
+    assert re.search(r"step 12/12: loss [\d.]+, [\d,]+ tokens/s, [\d.]+ W \(modelled\), 0 s left", caplog.text)

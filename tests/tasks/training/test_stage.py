@@ -16,15 +16,23 @@ from pydantic import ValidationError
 
 from infra.errors import BadInput
 from tasks.model.causal import load_model, load_tokenizer
+from tasks.model.checkpoint import Place
 from tasks.model.score import bits_per_byte
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 from tasks.training import stage
+from tasks.training.options import Options
 
 
 def run(context: Context, run_id: str = "r", **options: Any) -> State:
     context = replace(context, run_id=run_id, options={**context.options, **options})
     return stage.train_model(context, stage.measure(context, State()))
+
+
+def reached(context: Context) -> int:
+    """Return the step of the last checkpoint in the lake."""
+    lake, place = context.lake, Place.of(context)
+    return max((lake.meta(ref)["step"] for name in lake.names(place.name) for ref in lake.versions(name)), default=0)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +71,11 @@ def test_the_curve_is_kept_as_data_and_for_people(context: Context, done: State)
     assert done.facts["tokens_per_s"] > 0
 
 
+def test_every_domain_is_scored(context: Context, done: State) -> None:
+    assert done.facts["domains"] == {"base": done.facts["after"]["test"]}
+    assert done.facts["precision"] in ("bf16", "fp32")
+
+
 def test_a_seed_gives_one_version_and_another_seed_another(context: Context, done: State) -> None:
     again = run(context, "again")
     assert again.refs == done.refs
@@ -88,7 +101,7 @@ def test_a_killed_stage_goes_on_at_its_last_checkpoint(
     )
     process = subprocess.Popen([sys.executable, "-c", code, pickle.dumps(slow).hex()])
     deadline = time.monotonic() + 120
-    while not list(slow.scratch.glob("checkpoints/*-0000001*")) and time.monotonic() < deadline:
+    while reached(slow) < 10 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -105,10 +118,18 @@ def test_a_killed_stage_goes_on_at_its_last_checkpoint(
 
 def test_checkpoints_and_samples_can_be_switched_off(context: Context) -> None:
     state = run(context, "plain", checkpoint_every=0, samples=0, tokens=100, evaluate_every=0)
-    assert not (replace(context, run_id="plain").scratch / "checkpoints").exists()
+    assert not any("checkpoints" in name for name in context.lake.names())
     assert state.facts["samples"] == {}
     assert state.facts["tokens"] == 128
     assert len(state.facts["curve"]) == 2
+
+
+def test_a_budget_in_joules_becomes_one_in_core_minutes() -> None:
+    assert Options(joules=360.0).recipe(0, joules_per_cpu_s=3.0).core_minutes == pytest.approx(2.0)
+    assert Options(joules=360.0, core_minutes=1.0).recipe(0, joules_per_cpu_s=3.0).core_minutes == 1.0
+    assert Options(core_minutes=1.0).recipe(0).core_minutes == 1.0
+    assert Options(isolate=True).recipe(0, separator=7).separator == 7
+    assert Options().recipe(0, separator=7).separator is None
 
 
 def test_what_is_missing_is_named(context: Context) -> None:

@@ -1,0 +1,148 @@
+"""Ways to train a circuit under equal executions: `python -m benchmarks.gradients [tune|table]`.
+
+`tune` tries twelve settings of each arm on one task that is in no bank and prints the loss of each; `table` runs every
+arm on cells of the bank and prints how many executions and circuits it takes to the same training loss. Circuits run on
+Aer's sampler, on a noisy device with `--backend noisy:<fake device>`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice, product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from flows.study.bank import gather_material
+from infra import settings
+from infra.runtime.queue import Runtime, Scope
+from tasks.contract import Bench
+from tasks.text.embeddings import embed
+from tasks.text.samples import sample_documents
+from tasks.text.windows import passages
+from tasks.training.gradients.arms import (
+    TUNED,
+    Change,
+    Gains,
+    by_adaptive_directions,
+    by_block_metric,
+    by_natural_spsa,
+    by_shift,
+    by_spsa,
+    follow,
+    train_exactly,
+)
+from tasks.training.gradients.bank import EXECUTIONS, LAYERS, QUBITS, TRAINING, bank, make_task
+from tasks.training.gradients.problem import Texts, executions_to, quality
+from tasks.training.gradients.subtask import GRADIENTS
+
+RATES = (0.03, 0.1, 0.2, 0.4)
+BATCHES = ((4, 8), (8, 16), (16, 32))  # texts and shots
+CHANGES: dict[str, Change] = {
+    "parameter-shift": by_shift,
+    "spsa": by_spsa,
+    "qn-spsa": by_natural_spsa,
+    "forward-adaptive": by_adaptive_directions,
+    "block-natural": by_block_metric,
+}
+
+
+def make_bench(runtime: Runtime, name: str, seed: int) -> Bench:
+    """Return what an arm works with, its circuits in the runtime queue."""
+    scope = Scope("bench", "training", "gradients", name, "arm", 0, seed)
+    return Bench(
+        rng=np.random.default_rng(seed),
+        sampler=runtime.sampler(scope),
+        estimator=runtime.estimator(scope),
+        map=lambda function, items: [function(item) for item in items],
+        once=lambda _, make: make(),
+        scratch=Path(tempfile.gettempdir()),
+    )
+
+
+def tuning_task() -> Texts:
+    """Return a task of shorter passages than those of the bank."""
+    vectors = []
+    for domain in ("base", "second"):
+        cut = [p for _, text in sample_documents(domain) for p in passages(text, 25)]
+        chosen = np.random.default_rng(99).permutation(len(cut))[: 2 * TRAINING]
+        vectors.append(embed([cut[i] for i in chosen]).astype(np.float64))
+    return make_task(vectors[0], vectors[1], TRAINING, QUBITS, LAYERS, 99, EXECUTIONS)
+
+
+def trials(name: str) -> list[Gains]:
+    """Return the twelve settings of an arm: four rates with three batches, QUIVER's share instead of its batch."""
+    first = TUNED[name]
+    if name == "forward-adaptive":
+        return [replace(first, rate=rate, share=share) for rate, share in product(RATES, (0.03, 0.1, 0.3))]
+    return [replace(first, rate=rate, texts=t, shots=s) for rate, (t, s) in product(RATES, BATCHES)]
+
+
+def tune(runtime: Runtime, arms: Sequence[str]) -> None:
+    """Print the final training loss of every setting of some arms, the best last."""
+    problem = tuning_task()
+    for name in arms:
+        found = []
+        for number, gains in enumerate(trials(name)):
+            bench = make_bench(runtime, f"tune {name} {number}", 1)
+            change = CHANGES.get(name)
+            solved = follow(gains, change, problem, bench) if change else train_exactly(gains, problem, bench)
+            # The mean of the last tenth: single steps jump.
+            tail = [value for _, value in solved.curve[-max(1, len(solved.curve) // 10) :]] or [np.inf]
+            found.append((float(np.mean(tail)), len(solved.curve), gains))
+        losses = ", ".join(f"{value:.3f}" for value, _, _ in found)
+        best = min(found, key=lambda item: item[0])
+        sys.stdout.write(f"{name}: {losses}; best {best[0]:.3f} after {best[1]} steps with {best[2]}\n")
+        sys.stdout.flush()
+
+
+def table(runtime: Runtime, cells: int, target: float) -> None:
+    """Print executions to a training loss, and the final losses, of every arm over cells of the bank."""
+    with tempfile.TemporaryDirectory() as folder:
+        material = gather_material(settings.load(home=Path(folder)))
+    problems = [cell.pose() for cell in islice(bank(material, np.random.default_rng([0, 7])), cells)]
+    header = ("arm", f"cells at {target:g}", "executions, median", "steps", "training loss", "held-out loss")
+    sys.stdout.write("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|\n")
+    for arm in GRADIENTS.arms:
+        rows: list[dict[str, Any]] = []
+        for number, problem in enumerate(problems):
+            solved = arm.solve(problem, make_bench(runtime, f"table {arm.name} {number}", number))
+            final = solved.curve[-1][1] if solved.curve else float("nan")
+            rows.append({"to": executions_to(solved.curve, target), "steps": len(solved.curve), "final": final,
+                         "held": -quality(problem, solved)[0]})  # fmt: skip
+        reached = [row["to"] for row in rows if row["to"] is not None]
+        cells_text = (
+            arm.name, f"{len(reached)} of {len(rows)}", f"{median(reached):.0f}" if reached else "-",
+            f"{median(row['steps'] for row in rows):.0f}", f"{np.mean([row['final'] for row in rows]):.3f}",
+            f"{np.mean([row['held'] for row in rows]):.3f}",
+        )  # fmt: skip
+        sys.stdout.write("| " + " | ".join(cells_text) + " |\n")
+        sys.stdout.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gradients", description=__doc__.splitlines()[0])
+    parser.add_argument("what", nargs="*", default=["table"])
+    parser.add_argument("--backend", default="aer")
+    parser.add_argument("--arm", action="append", choices=TUNED, help="of `tune`; default all")
+    parser.add_argument("--cells", type=int, default=10)
+    parser.add_argument("--target", type=float, default=0.5, help="training loss, nats")
+    given = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        runtime = Runtime(Path(folder) / "ledger.db", given.backend)
+        for what in given.what:
+            if what == "tune":
+                tune(runtime, given.arm or list(TUNED))
+            else:
+                table(runtime, given.cells, given.target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which part of the training text the model reads."""

@@ -1,0 +1,104 @@
+"""The instance bank of `gradients`: cells of a seed and a task, passages of one source to be told from the others'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.contract import Budget, Instance, Material, in_turns
+from tasks.text.embeddings import embed
+from tasks.text.windows import passages
+from tasks.training.gradients.problem import Texts
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+QUBITS, LAYERS = 6, 2
+TRAINING, HELD_OUT = 48, 48  # texts of each kind
+WORDS = 40
+EXECUTIONS = 20_000
+LONGEST = 5  # cells of a source
+
+
+def bank(material: Material, rng: Generator) -> Iterator[Instance[Texts]]:
+    """Yield cells of seed x task, the sources alternating; texts are embedded when a problem is requested."""
+    cut = {name: [p for text in texts for p in passages(text, WORDS)] for name, texts in material.texts.items()}
+    yield from in_turns([_of_source(name, cut, rng) for name in sorted(cut)])
+
+
+def _of_source(source: str, cut: dict[str, list[str]], rng: Generator) -> Iterator[Instance[Texts]]:
+    count = TRAINING + HELD_OUT
+    others = [text for name, texts in sorted(cut.items()) if name != source for text in texts]
+    if len(cut[source]) < count:
+        return
+    for number in range(LONGEST):
+        seed = int(rng.integers(2**31))
+        own = [cut[source][i] for i in rng.permutation(len(cut[source]))[:count]]
+        rest = [others[i] for i in rng.permutation(len(others))[:count]]
+        pose = partial(_pose, own, rest, seed)
+        yield Instance(source, f"task {number}: {source} against the others, seed {seed}", QUBITS, pose)
+
+
+def _pose(own: Sequence[str], rest: Sequence[str], seed: int) -> Texts:
+    vectors = embed([*own, *rest]).astype(np.float64)
+    return make_task(vectors[: len(own)], vectors[len(own) :], TRAINING, QUBITS, LAYERS, seed, EXECUTIONS)
+
+
+def make_task(
+    own: NDArray[np.float64],
+    rest: NDArray[np.float64],
+    training: int,
+    qubits: int,
+    layers: int,
+    seed: int,
+    executions: int,
+) -> Texts:
+    """Return the task of telling two sets of vectors apart.
+
+    The features are the first principal components of the training vectors, standardised and cut at two standard
+    deviations.
+
+    Args:
+        own: (n, d) vectors of the texts with label 1.
+        rest: (n, d), as many, vectors of the texts with label -1.
+        training: number of vectors of each kind that are trained on; the others are held out.
+        qubits: number of features.
+        layers: input blocks of the circuit.
+        seed: seed of the initial weights.
+        executions: budget.
+    """
+    first, later = (np.vstack([own[part], rest[part]]) for part in (slice(training), slice(training, None)))
+    centre = first.mean(axis=0)
+    axes = np.linalg.svd(first - centre, full_matrices=False)[2][:qubits]
+    # The sign of an axis is arbitrary: its largest entry is made positive.
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    deviations = ((first - centre) @ axes.T).std(axis=0)
+    features = [np.clip((part - centre) @ axes.T / deviations, -2, 2) for part in (first, later)]
+    labels = [
+        np.repeat([1, -1], [len(own[part]), len(rest[part])]) for part in (slice(training), slice(training, None))
+    ]
+    return Texts(
+        inputs=features[0],
+        labels=labels[0],
+        held_out=features[1],
+        held_out_labels=labels[1],
+        layers=layers,
+        seed=seed,
+        budget=Budget(executions=executions),
+    )
+
+
+def example(rng: Generator) -> Texts:
+    """Return the task of telling lines of two shipped licences apart, with three qubits and 3,000 executions."""
+    folder = resources.files("deployments") / "sample" / "licences"
+    vectors = []
+    for name in ("PSF-2.0.txt", "CC-BY-4.0.txt"):
+        found = passages((folder / name).read_text(encoding="utf-8"), 12)
+        vectors.append(embed([found[i] for i in rng.permutation(len(found))[:24]]).astype(np.float64))
+    count = min(map(len, vectors))
+    return make_task(vectors[0][:count], vectors[1][:count], count * 2 // 3, 3, 1, int(rng.integers(2**31)), 3000)
