@@ -280,12 +280,12 @@ def _values(stream: Source, limits: Limits, aside: Aside) -> Iterator[Any]:
         elif ended:
             return
         if len(text) - at > limits.longest and not ended:
-            rest = Joined(text[at:].encode("utf-8", "replace"), source)
+            remainder = Joined(text[at:].encode("utf-8", "replace"), source)
             if in_list:
-                with closing(copied(b"[", rest)) as stored:
+                with closing(copied(b"[", remainder)) as stored:
                     yield from _items(stored, 0, limits)
             else:
-                yield copied(b"", rest)
+                yield copied(b"", remainder)
             return
         data = source.read(wanted)
         ended = not data

@@ -99,8 +99,8 @@ class JoinBands:
     def send(self, _: Sequence[Any], everywhere: Everywhere) -> None:
         """Put the shards into the lake, and which candidates take part."""
         del everywhere
-        for folder in self.join.folders:
-            put_shard(self.context, folder.name)
+        for shard in self.join.folders:
+            put_shard(self.context, shard.name)
         with TemporaryDirectory(dir=self.context.scratch) as folder:
             for name in ("active", "known"):
                 link_or_copy(self.join.scratch / name, Path(folder) / name)

@@ -125,8 +125,14 @@ def _decided(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             "The weight error is a multiple of the least possible one (Eckart and Young)."
         )
         names = ("stored_share", "output_error", "weight_error", "before", "after")
-        said = ("share of the stored values", "relative output error", "weight error", "bits per byte before", "after")
-        found += (Section("Low-rank projection", sentence, header, _named(said, names, low_rank)),)
+        titles = (
+            "share of the stored values",
+            "relative output error",
+            "weight error",
+            "bits per byte before",
+            "after",
+        )
+        found += (Section("Low-rank projection", sentence, header, _named(titles, names, low_rank)),)
     if site := facts.get("site"):
         sentence = f"Adapter of {site['name']}; kept if it lowers the loss of held-out text."
         said = ("bits per byte before", "bits per byte after", "trained weights")

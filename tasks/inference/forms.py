@@ -95,15 +95,15 @@ def load_form(folder: Path, form: str) -> Any:
 def weights_bytes(folder: Path, form: str) -> int:
     """Return the bytes of the weights in a format; in INT8 each output channel of a projection has a scale, too."""
     model: Any = load_model(folder)
-    total = sum(p.numel() for p in model.parameters())
+    total = sum(int(p.numel()) for p in model.parameters())
     if form == "fp32":
         return 4 * total
     if form == "bf16":
         return 2 * total
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     embedded = {id(model.get_input_embeddings().weight)}
-    inside = sum(w.numel() for w in linear)
-    shared = sum(w.numel() for w in linear if id(w) in embedded)  # a tied head is also kept as the embedding
+    inside = sum(int(w.numel()) for w in linear)
+    shared = sum(int(w.numel()) for w in linear if id(w) in embedded)  # a tied head is also kept as the embedding
     return inside + 4 * sum(len(w) for w in linear) + 4 * (total - inside + shared)
 
 

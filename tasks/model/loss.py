@@ -32,7 +32,9 @@ def next_token_loss(model: torch.nn.Module, batch: Windows, *, bf16: bool = Fals
             return cross_entropy(model(**given).logits.flatten(0, 1).float(), wanted)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         hidden = llama.model(**given).last_hidden_state
-    loss: torch.Tensor = ChunkedCrossEntropy.apply(hidden.flatten(0, 1).float(), llama.lm_head.weight, wanted, bf16)
+    loss: torch.Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        hidden.flatten(0, 1).float(), llama.lm_head.weight, wanted, bf16
+    )
     return loss
 
 

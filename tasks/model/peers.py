@@ -7,8 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch._C._distributed_c10d import TCPStore  # torch.distributed does not export it to type checkers
-from torch.distributed import AllreduceOptions, ProcessGroupGloo, Store
+from torch._C._distributed_c10d import Store, TCPStore  # torch.distributed does not export it to type checkers
+from torch.distributed import AllreduceOptions, ProcessGroupGloo
 
 
 class LostPeer(Exception):

@@ -36,7 +36,7 @@ def fp32_attention(model: torch.nn.Module, bf16: bool) -> Iterator[None]:
         yield
         return
     llama = find_llama(model)
-    before = llama.config._attn_implementation if llama else None  # noqa: SLF001  (there is no public way to read it)
+    before = str(llama.config._attn_implementation) if llama else ""  # noqa: SLF001  (there is no public way to read it)
     if llama:
         register_fp32_attention()
         llama.set_attn_implementation(FP32_ATTENTION)

@@ -43,8 +43,8 @@ def hide(corpus):
     """Be on a machine that does not see the corpus."""
     from tasks.curation import exchange
 
-    seen = exchange.digest_of
-    exchange.digest_of = lambda path: "hidden" if Path(path).is_relative_to(corpus) else seen(path)
+    seen = vars(exchange)["digest_of"]
+    vars(exchange)["digest_of"] = lambda path: "hidden" if Path(path).is_relative_to(corpus) else seen(path)
 
 
 def curated_by_far(home, corpus):

@@ -92,7 +92,7 @@ def minimise_by_annealing(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
 
 def minimise_by_qaoa(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
     """Return the samples of QAOA with fixed angles, the lowest energy first; one job."""
-    return _ranked(qubo, sample_qaoa([qubo], bench.sampler, SHOTS, LAYERS)[0])
+    return _ranked(qubo, sample_qaoa([qubo], bench.sampler, SHOTS, linear_ramp(LAYERS))[0])
 
 
 def minimise_by_exact_samples(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:

@@ -26,7 +26,8 @@ from tasks.finetuning.models import (
     source_model,
 )
 from tasks.model.causal import save_model
-from tasks.model.train import Recipe, train
+from tasks.model.recipe import Recipe
+from tasks.model.train import train
 
 CELLS_OF_SOURCE = 6
 TOKENS = 30_000, 60_000  # settings: little and more arithmetic

@@ -162,7 +162,7 @@ def _largest(p: NDArray[np.float64], k: int, _: Generator) -> tuple[NDArray[np.i
 
 
 def _through_parquet(lesson: Lesson, path: Path) -> Lesson:
-    columns = {"tokens": lesson.tokens, "shares": lesson.shares, "states": lesson.states}
+    columns: dict[str, NDArray[Any]] = {"tokens": lesson.tokens, "shares": lesson.shares, "states": lesson.states}
     flat = {name: pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v[0].size) for name, v in columns.items()}
     pq.write_table(pa.table(flat), path, compression="zstd")
     table = pq.read_table(path)

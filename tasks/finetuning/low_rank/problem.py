@@ -51,7 +51,7 @@ class Matrix:
         """Rank in each block with at most as many stored values as the factors of the whole matrix have."""
         rows, columns = self.weight.shape
         stored = self.rank * (rows + columns)
-        return max(1, stored // (2 * self.block * (rows // self.block) * (columns // self.block)))
+        return int(max(1, stored // (2 * self.block * (rows // self.block) * (columns // self.block))))
 
 
 @dataclass(frozen=True, eq=False)

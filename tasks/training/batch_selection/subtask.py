@@ -36,9 +36,10 @@ def pose(context: Context, state: State, options: Options) -> Pool | None:
         log.info("the training reads %d windows, the pool takes %d to %d: no selection", n, options.block, options.pool)
         return None
     windows = read_training(context, stage, n - n % options.block)
+    size = vocabulary(context)
     return Pool(
-        tokens=windows.tokens.astype(np.uint16 if vocabulary(context) <= 1 << 16 else np.uint32),
-        vocabulary=vocabulary(context),
+        tokens=windows.tokens.astype(np.uint16) if size <= 1 << 16 else windows.tokens.astype(np.uint32),
+        vocabulary=size,
         keep=min(max(1, round(options.share * options.block)), options.block - 1),
         block=options.block,
         shots=options.shots,

@@ -216,7 +216,8 @@ def by_block_metric(training: Training, gains: Gains) -> Callable[[], Vector]:
         row = int(rng.integers(len(training.problem.labels)))
         count += 1
         metric = metric * (count / (count + 1)) + training.metric(row, 16 * gains.shots) / (count + 1)
-        return -gains.rate * np.linalg.solve(metric + gains.damping * np.eye(size), gradient)
+        direction = np.linalg.solve(metric + gains.damping * np.eye(size), gradient).astype(np.float64)
+        return -gains.rate * direction
 
     return step
 

@@ -58,7 +58,9 @@ class Training:
         if self.exact:
             return outputs(self.problem, weights, inputs)
         table = bindings(self.problem, weights, inputs).reshape(-1, self.problem.size)
-        means = estimate_expectations(self._circuit, table, self.bench.sampler, shots).mean(axis=-1)
+        means: NDArray[np.float64] = estimate_expectations(self._circuit, table, self.bench.sampler, shots).mean(
+            axis=-1
+        )
         return means.reshape(len(weights), len(inputs))
 
     def pay(self, executions: int) -> None:

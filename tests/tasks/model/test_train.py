@@ -247,7 +247,7 @@ def test_a_budget_in_time_is_kept_and_resumed_to_the_same_step(
 ) -> None:
     recipe = replace(RECIPE, tokens=10_000 * 8 * 16, evaluate_every=0, checkpoint_every=6, core_minutes=0.6)
     clock = iter(np.arange(0, 1e6, 1.0))
-    monkeypatch.setattr(training.time, "process_time", lambda: float(next(clock)))  # each step takes a second
+    monkeypatch.setattr("tasks.model.train.time.process_time", lambda: float(next(clock)))  # each step takes a second
     kill_at(9, monkeypatch)
     with pytest.raises(Killed):
         train(tiny(), counting(), recipe, checkpoint=place(tmp_path))

@@ -82,6 +82,7 @@ def test_a_quality_changes_by_the_known_amount_with_each_doubling():
     exact = trend(sizes, 0.9 - 0.05 * np.log2(sizes), units(20))
     assert (exact.doubling, *exact.interval) == pytest.approx((-0.05, -0.05, -0.05))
     noisy = trend(sizes, -0.05 * np.log2(sizes) + np.random.default_rng(7).normal(0, 0.1, 20), units(20))
+    assert noisy.interval is not None
     assert noisy.interval[0] < -0.05 < noisy.interval[1]
     assert trend([8.0, 8.0], [1.0, 2.0], units(2)) is None
 

@@ -15,7 +15,7 @@ from tasks.quantum.layer import reuploading_circuit
 from tasks.training.gradients import arms
 from tasks.training.gradients.bank import example
 from tasks.training.gradients.estimate import Spent, Training
-from tasks.training.gradients.problem import Texts, bindings, exact_gradient, executions_to, loss, outputs
+from tasks.training.gradients.problem import Texts, bindings, exact_gradient, executions_to, loss, outputs, slope
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_variance_of_a_shot_is_about_what_shots_show(task: Texts, bench: Ben
     rows, weights = np.arange(4), np.repeat(training.weights[None], 200, axis=0)
     exact = outputs(task, weights[:1], task.inputs[rows])
     measured = loss(training.outputs(weights, rows, 64), task.labels[rows]).var() * 64
-    per_shot = (arms.slope(exact, task.labels[rows]) ** 2 * (1 - exact**2) / task.qubits).mean() / len(rows)
+    per_shot = (slope(exact, task.labels[rows]) ** 2 * (1 - exact**2) / task.qubits).mean() / len(rows)
     assert 0.4 < measured / per_shot < 2.5  # outcomes of the qubits are not quite independent
 
 
