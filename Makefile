@@ -45,7 +45,7 @@ test-faults: dev
 lint: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --num-workers 2
+	$(BIN)/mypy
 
 # The site is in docs/_build; a link that leads nowhere, or a page that no list names, is an error.
 docs: dev
