@@ -29,7 +29,7 @@ def points(report: Row) -> Iterator[tuple[str, float, float]]:
                 continue
             reference = next(r for r in subtask["rows"] if r["arm"] == subtask["best_classical"]["reference"])
             for row in subtask["rows"]:
-                if row["quality"] is not None and row["n"] == reference["n"]:
+                if row["quality"] is not None and row["n"] == reference["n"] and subtask["tolerance"]:
                     lost = (row["quality"] - reference["quality"]) / subtask["tolerance"]
                     yield row["kind"], spent_j(row) / spent_j(best), lost
 

@@ -73,7 +73,10 @@ def test_names_of_deployments_are_their_own() -> None:
 def test_a_wheel_holds_the_list_of_deployments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     included = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert included["force-include"] == {"prefect.yaml": "deployments/prefect.yaml"}
+    assert included["force-include"] == {
+        "docs/evidence": "deployments/evidence",
+        "prefect.yaml": "deployments/prefect.yaml",
+    }
     assert project.project_file() == root / "prefect.yaml"
     monkeypatch.setattr(project, "PACKAGE", tmp_path / "deployments")
     assert project.project_file() == tmp_path / "deployments" / "prefect.yaml"

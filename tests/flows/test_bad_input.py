@@ -292,6 +292,7 @@ def test_damaged_files_among_good_ones_are_named_and_the_rest_is_done(folder: Pa
     assert {(row["path"], row["reason"]) for row in aside} == {
         ("cut.parquet", "unreadable"),
         ("zeros.txt", "binary"),
+        ("pipe.txt", "broken link"),
         ("mixed.jsonl:2", "not JSON"),
         ("mixed.jsonl:3", "no text column"),
     }
@@ -314,8 +315,8 @@ def test_hostile_files_cost_no_memory_and_the_rest_is_done(folder: Path, tmp_pat
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024, "KiB"
     aside = Lake(tmp_path / "home" / "lake").read(state.refs["curation/quarantined"]).to_pylist()
     assert {(Path(row["path"]).name, row["reason"]) for row in aside} == {
-        ("line.jsonl:2", "line too long"),
-        ("bomb.jsonl.gz:1", "line too long"),
+        ("line.jsonl:2", "record too long"),
+        ("bomb.jsonl.gz:1", "record too long"),
         ("picture.txt", "binary"),
     }
     assert state.facts["documents_kept"]["base"] == 5

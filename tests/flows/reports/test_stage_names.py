@@ -14,6 +14,7 @@ ALLOWED = {
     "compare.py": "compares the models of two runs by one figure of each stage that makes a model",
     "drift.py": "the page of `ketcycle drift`, whose subject are the windows of one stage, with requests from the lake",
     "tables.py": "leaves out two data sets that a stage passes to itself when it exports the tables of that stage",
+    "build.py": "the outlook re-derives a published break-even of one decision",
     "merged.py": "shows whole documents from the lake, too large for a report, and a cost over three stages",
 }
 NAME = re.compile(rf"({'|'.join(STAGES)})(/[a-z_]+)?")

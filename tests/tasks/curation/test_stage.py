@@ -437,7 +437,7 @@ def test_a_crowd_of_near_duplicates_leaves_one(tmp_path: Path) -> None:
         ("warc-brotli/kinds.warc.gz", {}, 25, 25),
         ("encoded-twice/kinds.warc.gz", {}, 25, 25),
         ("wet-archive/CC-MAIN-20240101000000-20240101010000-00000.warc.wet.gz", {}, 4, 4),
-        ("ids", {"rules": "none"}, 15, 17),
+        ("ids", {"rules": "none"}, 17, 18),
         ("extra-columns-lost/three_files", {}, 66, 81),
         ("giant-component/g.parquet", {}, 1, 1000),
     ],
