@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ def tune_preferences(
     try:
         from datasets import Dataset
         from peft import LoraConfig
-        from trl import DPOConfig, DPOTrainer
+
+        trl: Any = import_module("trl")  # an extra; it names its classes when they are asked for
     except ImportError as error:
         raise BadInput(
             f"preference tuning needs trl ({error}); install ketcycle[preference], or clear finetuning.preferences"
@@ -47,7 +49,7 @@ def tune_preferences(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in preferences]
-    arguments = DPOConfig(
+    arguments = trl.DPOConfig(
         output_dir=str(context.scratch / "preference"),
         per_device_train_batch_size=min(options.batch, len(rows)),
         max_steps=options.preference_steps,
@@ -64,7 +66,7 @@ def tune_preferences(
         seed=context.seed,
     )
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = DPOTrainer(
+    trainer = trl.DPOTrainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
