@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from flows.reports.charts import style
 from flows.reports.html import templates
 from flows.reports.outlook.build import Outlook
@@ -43,6 +45,6 @@ def outlook_page(outlook: Outlook) -> str:
     )
 
 
-def _arms(outlook: Outlook) -> list[tuple[str, dict]]:  # type: ignore[type-arg]
+def _arms(outlook: Outlook) -> list[tuple[str, dict[str, Any]]]:
     """Return the first quantum arm of each decision, which the pictures show."""
     return [(f"{d['decision']}/{d['arms'][0]['arm']}", d["arms"][0]) for d in outlook.decisions if d["arms"]]
