@@ -13,7 +13,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -245,6 +245,14 @@ class Evidence:
             for path in parts:
                 path.unlink(missing_ok=True)
             return len(parts)
+
+    def remove(self, run_ids: Collection[str]) -> None:
+        """Remove all rows of some runs; for one writer alone, as there is for evidence that ships."""
+        parts = self._parts()
+        kept = [row for row in self.read() if row.run_id not in run_ids]
+        self.append(kept)
+        for path in parts:
+            path.unlink()
 
     def _sweep(self) -> None:
         # What a killed writer left; a living one is done within the hour.

@@ -3,12 +3,14 @@
 `docs/evidence` is laid out like a state folder (`evidence/*.parquet`, `studies/<id>/record.json`,
 `runs/<id>/report.json`), so the figures are computed by the same code. A page marks what is generated:
 
-    <!-- table: STUDY arms -->          arms, energies, devices or notes, as `ketcycle study --show STUDY` prints them
+    <!-- table: STUDY arms -->          title, arms, energies, devices, noise or notes of `ketcycle study --show STUDY`
     <!-- /table -->
     <!-- figure: STUDY PATH FORMAT -->  one value of the study's table by its dotted path, e.g. `needed {}`
     <!-- /figure -->
 
-The name `outlook` instead of a study stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a
+A page may name a decision instead of a study, such as `inference/pruning`: its newest study that ships; where none
+does, the part says so. The name `decisions` stands for all studies that ship, with the tables `results` and `devices`.
+The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a
 choice of columns after a colon (`roadmap: stage; verdict`), and the figure `cost`, what a QPU-second must replace.
 """
 
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -27,32 +30,40 @@ from typing import Any
 import flows
 from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
 from flows.reports.outlook.tables import MAKERS
+from flows.reports.results import MAKERS as RESULTS
+from flows.reports.results import in_order
 from flows.reports.study import (
     ARM_HEADER,
     DEVICE_HEADER,
     ENERGY_HEADER,
+    NOISY_HEADER,
     arm_cells,
     device_cells,
     energy_cells,
+    noisy_cells,
     notes,
+    title,
 )
 from flows.reports.text import pipes
 from flows.study.config import load_record, record_path
+from flows.study.noisy import noisy_name
 from flows.study.table import build_study
 from infra import runs
 from infra.errors import BadInput
+from infra.evidence import Evidence
 from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks.outlook.assumptions import load_assumptions
-from tasks.registry import find_subtask
+from tasks.registry import find_subtask, subtasks
 
+STUDY_TABLES = ("title", "arms", "energies", "devices", "noise", "notes")
 ROOT = Path(str(flows.__file__)).parents[1]
 SHIPPED = Path("docs") / "evidence"
 LARGEST_MB = 10.0
-OUTLOOK = "outlook"  # in place of a study
+OUTLOOK, DECISIONS = "outlook", "decisions"  # in place of a study
 _MARK = re.compile(
-    r"<!-- (?P<kind>table|figure): (?P<study>[\w.-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
+    r"<!-- (?P<kind>table|figure): (?P<study>[\w./-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
 )
 
 
@@ -123,7 +134,8 @@ def verify(loaded: Settings, root: Path = ROOT) -> tuple[int, list[Difference]]:
 def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[Path]:
     """Add studies and runs of a home to the shipped evidence, then write every generated part of the pages anew.
 
-    A study or run that ships already is replaced. Returns the pages that changed.
+    A study takes the place of an earlier one of the same decision, a run that of the run of its name.
+    Returns the pages that changed.
 
     Raises:
         BadInput: a name is neither a study nor a run of the home, or the evidence would be larger than 10 MB.
@@ -134,7 +146,10 @@ def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[P
         record = load_record(loaded.home, name)
         if record is not None:
             write_atomic(record_path(target, name), json.dumps(record, indent=1))
-            shipped.append(replace(row, host="") for row in open_evidence(loaded.home).read(run_id=name))
+            mine = open_evidence(loaded.home)
+            rows = [row for of in (name, noisy_name(name)) for row in mine.read(run_id=of)]
+            shipped.append(replace(row, host="") for row in rows)
+            _withdraw(target, shipped, record["config"]["subtask"], name)
         elif runs.find(loaded.home, name) is not None:
             runs.write_report(target, name, runs.read_report(loaded.home, name), "", "")
         else:
@@ -145,6 +160,14 @@ def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[P
         raise BadInput(f"{target} would hold {size_mb:.1f} MB, {LARGEST_MB:g} are allowed; publish fewer studies")
     write_atomic(target / "ro-crate-metadata.json", json.dumps(crate(target), indent=1))
     return write_pages(loaded, root)
+
+
+def _withdraw(target: Path, shipped: Evidence, decision: str, newest: str) -> None:
+    for path in target.glob("studies/*/record.json"):
+        name = path.parent.name
+        if name != newest and json.loads(path.read_text())["config"]["subtask"] == decision:
+            shipped.remove([name, noisy_name(name)])
+            shutil.rmtree(path.parent)
 
 
 def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
@@ -172,6 +195,11 @@ class _Tables:
         self._studies: dict[str, Mapping[str, Any]] = {}
         self._root, self._outlook = root, cache(self._build_outlook)
 
+    def newest(self) -> dict[str, str]:
+        """Return the newest study of each decision that ships."""
+        records = [json.loads(path.read_text()) for path in sorted(self._home.glob("studies/*/record.json"))]
+        return {record["config"]["subtask"]: record["config"]["study_id"] for record in records}
+
     def study(self, name: str) -> Mapping[str, Any]:
         if name not in self._studies:
             record = load_record(self._home, name)
@@ -187,7 +215,12 @@ class _Tables:
     def rendered(self, block: Block) -> str:
         if block.study == OUTLOOK:
             return self._of_outlook(block)
-        found = self.study(block.study)
+        if block.study == DECISIONS:
+            return self._of_decisions(block)
+        if "/" in block.study and block.study not in self.newest():
+            find_subtask(block.study)
+            return f"no study ships; `ketcycle study {block.study}`"
+        found = self.study(self.newest().get(block.study, block.study))
         if block.kind == "figure":
             path, _, form = block.what.partition(" ")
             return (form or "{}").format(_at(found, path, block))
@@ -198,9 +231,19 @@ class _Tables:
                 return pipes(ENERGY_HEADER, energy_cells(found))
             case "devices":
                 return pipes(DEVICE_HEADER, device_cells(found))
+            case "noise":
+                return pipes(NOISY_HEADER, noisy_cells(found)) if found["noisy"] else "no arm ran with noise"
+            case "title":
+                return title(found)
             case "notes":
                 return "\n".join(f"* {line}" for line in notes(found))
-        raise BadInput(f"{block.page}: no table {block.what!r}; there are arms, energies, devices and notes")
+        raise BadInput(f"{block.page}: no table {block.what!r}; there are {', '.join(STUDY_TABLES)}")
+
+    def _of_decisions(self, block: Block) -> str:
+        if block.kind == "figure" or block.what not in RESULTS:
+            raise BadInput(f"{block.page}: no {block.kind} {block.what!r} of all decisions; there are the tables "
+                           f"{', '.join(RESULTS)}")  # fmt: skip
+        return RESULTS[block.what](in_order([self.study(name) for name in self.newest().values()], list(subtasks())))
 
     def _of_outlook(self, block: Block) -> str:
         if block.kind == "figure" and block.what.split()[0] == "cost":

@@ -31,9 +31,9 @@ def noisy_cells(found: Row) -> list[tuple[str, ...]]:
             row["arm"],
             row["backend"],
             f"{row['size']}",
-            _spread(row["quality"], None) if row["status"] == "done" else f"{row['status']}: {row['reason']}",
-            _spread(row["quality_noiseless"], None),
-            _spread(row["best"], None),
+            spread(row["quality"], None) if row["status"] == "done" else f"{row['status']}: {row['reason']}",
+            spread(row["quality_noiseless"], None),
+            spread(row["best"], None),
             f"{row['circuits']}",
             f"{row['shots']}",
             number(row["two_qubit_gates"]),
@@ -47,15 +47,15 @@ def arm_cells(found: Row) -> list[tuple[str, ...]]:
     """Return the cells of the table of arms, the oracle first."""
     oracle = found["oracle"]
     said = "proven optimum" if oracle["proven"] else "best value that any arm reached"
-    spread = _spread(oracle["difference"], oracle["difference_interval"], "+")
-    first = ("oracle", "-", str(oracle["n"]), _spread(oracle["quality"], None), spread, "-", "1", "0", "0", said)
+    gap = spread(oracle["difference"], oracle["difference_interval"], "+")
+    first = ("oracle", "-", str(oracle["n"]), spread(oracle["quality"], None), gap, "-", "1", "0", "0", said)
     return [first] + [
         (
             row["arm"],
             row["kind"],
             f"{row['n']} ({row['of_sources']})",
-            _spread(row["quality"], (row["quality_lo"], row["quality_hi"])),
-            "-" if row["arm"] == found["incumbent"] else _spread(row["difference"], row["difference_interval"], "+"),
+            spread(row["quality"], (row["quality_lo"], row["quality_hi"])),
+            "-" if row["arm"] == found["incumbent"] else spread(row["difference"], row["difference_interval"], "+"),
             "-" if row["arm"] == found["incumbent"] else f"{row['wins']}/{row['losses']}",
             number(row["hit_rate"]),
             band(row["energy"]["spent"]["narrow"]),
@@ -121,7 +121,7 @@ def device_cells(found: Row) -> list[tuple[str, ...]]:
 def notes(found: Row) -> list[str]:
     """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
     beside = [
-        f"{a['arm']} against {a['other']}: {_spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
+        f"{a['arm']} against {a['other']}: {spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
         for a in found["against"]
     ]
     return [
@@ -212,7 +212,8 @@ def _prediction_notes(found: Row) -> list[str]:
     ]
 
 
-def _spread(value: float | None, interval: Sequence[float | None] | None, sign: str = "") -> str:
+def spread(value: float | None, interval: Sequence[float | None] | None, sign: str = "") -> str:
+    """Return a value with its interval; `sign` "+" shows the sign of both."""
     if value is None:
         return "-"
     text = f"{value:{sign}.4g}"

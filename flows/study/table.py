@@ -78,9 +78,11 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "tolerance": subtask.tolerance,
         "incumbent": incumbent,
         "challenger": challenger,
+        "twin": subtask.challenger.twin if subtask.challenger else "",
         "backend": rows[0].backend,
         "record": dict(record),
         "instances": len(about),
+        "units": len({row.unit or row.problem for row in rows}),
         "sources": _count(item["source"] for item in about.values()),
         "buckets": {
             policy.sizes_of(bucket): n

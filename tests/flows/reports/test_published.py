@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.lake import write_atomic
 from infra.settings import Settings
+from infra.shared import open_evidence
 
 PAGE = """# Page
 
@@ -87,6 +89,32 @@ def test_published_tables_verify_and_a_changed_cell_is_named(root: Path, loaded:
         ("arms.greedy.quality", "0.935", "0.925"),
     ]
     assert found[0].page == "docs/stages/curation.md"
+
+
+def test_a_decision_stands_for_its_newest_study_which_takes_the_place_of_earlier_ones(
+    root: Path, loaded: Settings
+) -> None:
+    page = root / "README.md"
+    page.write_text(
+        "<!-- table: curation/representatives arms --><!-- /table -->"
+        "<!-- table: decisions results --><!-- /table --><!-- table: decisions devices --><!-- /table -->"
+        "<!-- table: monitoring/drift arms --><!-- /table -->"
+    )
+    (root / "docs" / "stages" / "curation.md").unlink()
+    publish(loaded, ["s1"], root)
+    record = json.loads(record_path(loaded.home, "s1").read_text())
+    record["config"]["study_id"] = "s2"
+    write_atomic(record_path(loaded.home, "s2"), json.dumps(record))
+    Evidence(loaded.home / "evidence").append(replace(r, run_id="s2") for r in open_evidence(loaded.home).read("s1"))
+    publish(loaded, ["s2"], root)
+    text = page.read_text()
+    assert "| greedy | classical | 6 (3) | 0.925 [" in text
+    assert "| `curation/representatives`, kept weight / optimum | 6 (3) | greedy 0.925, 0.31 J | qaoa +0.075 [" in text
+    assert "| `curation/representatives`, qaoa | 1 | 256 | 2.1 |" in text
+    assert "no study ships; `ketcycle study monitoring/drift`" in text
+    assert verify(loaded, root) == (4, [])
+    assert {r.run_id for r in Evidence(root / SHIPPED / "evidence").read()} == {"s2"}
+    assert [path.parent.name for path in (root / SHIPPED).glob("studies/*/record.json")] == ["s2"]
 
 
 def test_what_ships_names_no_machine_and_is_listed_for_an_archive(root: Path, loaded: Settings) -> None:
