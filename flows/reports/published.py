@@ -67,6 +67,40 @@ _MARK = re.compile(
 )
 
 
+STUDY_PAGE = """# `{decision}`: the study
+
+`ketcycle study {decision}`; the decision itself: [{stage}](../stages/{stage}.md).
+How it was made and its limits: [data card](../evidence/README.md); [what each figure is](../figures.md). Joules are *modelled* from CPU seconds, QPU seconds
+*projected*.
+
+<!-- table: {decision} title --><!-- /table -->
+
+<!-- table: {decision} arms --><!-- /table -->
+
+## Three energies of a mean solve
+
+A projection is no measurement; the quality reached on an ideal simulator is that of a device without noise.
+
+<!-- table: {decision} energies --><!-- /table -->
+
+## With the noise of a device
+
+Each quantum arm on its smallest instance with circuits; surviving fidelity is the chance that no two-qubit gate failed.
+
+<!-- table: {decision} noise --><!-- /table -->
+
+## Joules of a QPU by class of device, modelled
+
+Classes beside the projected one are a sweep over powers and shot periods; nothing was compiled for them.
+
+<!-- table: {decision} devices --><!-- /table -->
+
+## What it means
+
+<!-- table: {decision} notes --><!-- /table -->
+"""
+
+
 @dataclass(frozen=True)
 class Block:
     """A generated part of a page.
@@ -173,10 +207,17 @@ def _withdraw(target: Path, shipped: Evidence, decision: str, newest: str) -> No
 def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
     """Write every generated part of the pages anew from the shipped evidence; return the pages that changed.
 
+    A decision with a study that ships gets a page of its own in `docs/studies`, where it has none yet.
+
     Raises:
         BadInput: a page names a study that is not in the evidence, or a table that does not exist.
     """
     table, changed = _Tables(loaded, root), []
+    for decision in table.newest():
+        path = root / "docs" / "studies" / f"{decision.replace('/', '-')}.md"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            write_atomic(path, STUDY_PAGE.format(decision=decision, stage=decision.partition("/")[0]))
     for page in pages(root):
         before = page.read_text(encoding="utf-8")
         after = _MARK.sub(partial(table.marked, page), before)

@@ -75,12 +75,14 @@ def loaded(tmp_path: Path) -> Settings:
 
 def test_published_tables_verify_and_a_changed_cell_is_named(root: Path, loaded: Settings) -> None:
     page = root / "docs" / "stages" / "curation.md"
-    assert publish(loaded, ["s1"], root) == [page]
+    study = root / "docs" / "studies" / "curation-representatives.md"
+    assert publish(loaded, ["s1"], root) == [page, study]
+    assert "| greedy | classical | 6 (3) | 0.925 [" in study.read_text()
     text = page.read_text()
     assert "| greedy | classical | 6 (3) | 0.925 [" in text
     assert "greedy keeps\n<!-- figure: s1 arms.greedy.quality {:.3f} -->0.925<!-- /figure -->. It took" in text
     assert "| 3.47e+05 [8.2e+04, 1.5e+06] | " in text  # trapped ion: (7.83 s + 256 x .18 s) x 6.3 kW
-    assert verify(loaded, root) == (6, [])
+    assert verify(loaded, root) == (12, [])
     assert publish(loaded, ["s1"], root) == []  # again changes nothing
     page.write_text(text.replace("-->0.925<", "-->0.935<").replace("| 6 (3) | 0.925 [", "| 9 (3) | 0.925 [", 1))
     _, found = verify(loaded, root)
@@ -112,7 +114,7 @@ def test_a_decision_stands_for_its_newest_study_which_takes_the_place_of_earlier
     assert "| `curation/representatives`, kept weight / optimum | 6 (3) | greedy 0.925, 0.31 J | qaoa +0.075 [" in text
     assert "| `curation/representatives`, qaoa | 1 | 256 | 2.1 |" in text
     assert "no study ships; `ketcycle study monitoring/drift`" in text
-    assert verify(loaded, root) == (4, [])
+    assert verify(loaded, root) == (10, [])
     assert {r.run_id for r in Evidence(root / SHIPPED / "evidence").read()} == {"s2"}
     assert [path.parent.name for path in (root / SHIPPED).glob("studies/*/record.json")] == ["s2"]
 
