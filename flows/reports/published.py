@@ -70,8 +70,8 @@ _MARK = re.compile(
 STUDY_PAGE = """# `{decision}`: the study
 
 `ketcycle study {decision}`; the decision itself: [{stage}](../stages/{stage}.md).
-How it was made and its limits: [data card](../evidence/README.md); [what each figure is](../figures.md). Joules are *modelled* from CPU seconds, QPU seconds
-*projected*.
+How it was made and its limits: [data card](../evidence/README.md); [what each figure is](../figures.md).
+Joules are *modelled* from CPU seconds, QPU seconds *projected*.
 
 <!-- table: {decision} title --><!-- /table -->
 
