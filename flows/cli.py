@@ -16,6 +16,7 @@ from flows.commands import (
     look,
     operations,
     outlook,
+    pilot,
     queue,
     run,
     serve,
@@ -31,7 +32,7 @@ Exit codes: 0 done, 1 something failed (finished work is kept), 2 the input cann
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
 GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
-    "Run": (run.run, run.stage, study.study, fetch.fetch),
+    "Run": (run.run, run.stage, study.study, pilot.pilot, fetch.fetch),
     "Look": (
         look.status,
         look.logs,

@@ -28,8 +28,8 @@ from infra.energy.usage import Usage
 from infra.errors import LakeError
 from infra.store import Store
 
-SCHEMA_VERSION = 2
-READABLE = ("1", "2")  # parts of version 1 lack unit, twin, hit_rates and sub_jobs
+SCHEMA_VERSION = 3
+READABLE = ("1", "2", "3")  # parts of version 1 lack unit, twin, hit_rates and sub_jobs, those before 3 measures
 Status = Literal["done", "failed", "stopped", "refused", "pending", "skipped"]
 
 _BATCH = 2048
@@ -87,6 +87,7 @@ class EvidenceRow:
         twin: arm that gives the same samples or values as this one without circuits, empty if there is none.
         hit_rates: probability for each instance that one execution comes within the tolerance of the oracle, where the
             arm reported what it drew; empty for a method without own randomness.
+        measures: further values by name, one for each instance, JSON.
         versions: versions of the libraries, JSON.
         host: the machine.
         created_at: when the row was made, UTC, ISO 8601.
@@ -125,6 +126,7 @@ class EvidenceRow:
     unit: str = ""
     twin: str = ""
     hit_rates: tuple[float, ...] = ()
+    measures: str = "{}"
     versions: str = "{}"
     host: str = ""
     created_at: str = field(default_factory=_now)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from qiskit.primitives import BaseEstimatorV2, BaseSamplerV2
 
 STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference", "monitoring")
+PILOTS = "pilots"  # the room of decisions that are on no stage's road: published industry cases, run again
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -265,7 +266,7 @@ class Subtask(Generic[P, S]):
     """One decision inside a stage that has interchangeable arms.
 
     Attributes:
-        stage: name of the stage.
+        stage: name of the stage, or `pilots`.
         name: name of the decision.
         incumbent: the named classical arm.
         challenger: the named quantum arm; None where no form of the decision runs on a quantum device.
@@ -286,6 +287,8 @@ class Subtask(Generic[P, S]):
         counts: what the size counts, in the plural, where joules for a million of them are worth saying; else empty.
         serves: problems of this size that what arms share (`Bench.once`) serves, such as a trained codebook; each
             problem is charged with its part.
+        measures: further values by name, each with one value for each independent instance: what a publication printed
+            beside the quality. They are stored with the evidence and judge nothing.
     """
 
     stage: str
@@ -308,6 +311,7 @@ class Subtask(Generic[P, S]):
     apply: Callable[[Any, Any, P, S], Any] = _on_no_road
     counts: str = ""
     serves: Callable[[P], float] = lambda _: 1.0
+    measures: Callable[[P, S], Mapping[str, tuple[float, ...]]] = lambda *_: {}
 
     @property
     def arms(self) -> tuple[Arm[P, S], ...]:

@@ -60,6 +60,7 @@ def record(
             tolerance=subtask.tolerance,
             qualities=tuple(subtask.quality(problem, execution.value)) if execution.status == "done" else (),
             oracle=oracle,
+            measures=json.dumps(dict(subtask.measures(problem, execution.value)) if execution.status == "done" else {}),
             twin=subtask.arm(name).twin,
             hit_rates=hit_rates(subtask, problem, execution.drawn, oracle),
             usage=execution.usage,

@@ -1,23 +1,27 @@
-"""The decisions of all stages, found by themselves."""
+"""All decisions, found by themselves: those of the stages, and the pilots."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from infra.errors import BadInput
-from tasks.contract import STAGES, Subtask
+from tasks.contract import PILOTS, STAGES, Subtask
 from tasks.options import decisions_of
 from tasks.stage import decisions, load_decision
+
+ROOMS = (*STAGES, PILOTS)
 
 
 def names() -> list[str]:
     """Return all decisions as `stage/name`, without importing any of them."""
-    return [f"{stage}/{name}" for stage in STAGES for name in decisions_of(stage)]
+    return [f"{room}/{name}" for room in ROOMS for name in decisions_of(room)]
 
 
 def subtasks() -> dict[str, Subtask[Any, Any]]:
-    """Return all decisions by `stage/name`."""
-    return {subtask.key: subtask for stage in STAGES for subtask in decisions(stage)}
+    """Return all decisions by `stage/name`: those on the roads of the stages, then the pilots."""
+    on_roads = [subtask for stage in STAGES for subtask in decisions(stage)]
+    pilots = [load_decision(PILOTS, name) for name in decisions_of(PILOTS)]
+    return {subtask.key: subtask for subtask in (*on_roads, *pilots)}
 
 
 def find_subtask(key: str) -> Subtask[Any, Any]:
@@ -26,7 +30,7 @@ def find_subtask(key: str) -> Subtask[Any, Any]:
     Raises:
         BadInput: there is no such decision.
     """
-    stage, _, name = key.partition("/")
-    if stage not in STAGES or name not in decisions_of(stage):
+    room, _, name = key.partition("/")
+    if room not in ROOMS or name not in decisions_of(room):
         raise BadInput(f"no decision {key!r}; there are {', '.join(names())}")
-    return load_decision(stage, name)
+    return load_decision(room, name)

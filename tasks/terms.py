@@ -18,12 +18,16 @@ class Terms:
         metric: what the quality measures.
         reason: why the tolerance is that large.
         predictions: the verdict, its probability, and what is expected of each arm.
+        published: of a pilot, the published claim (`tasks.pilots.claim.Published`).
+        profiles: of a pilot, what each profile gives to its study.
     """
 
     tolerance: float
     metric: str
     reason: str
     predictions: dict[str, Any] = field(default_factory=dict)
+    published: dict[str, Any] = field(default_factory=dict)
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def terms(key: str) -> Terms:

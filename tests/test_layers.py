@@ -72,6 +72,12 @@ def test_no_import_circle() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError with the modules of the circle
 
 
+def test_no_stage_imports_a_pilot() -> None:
+    for stage in STAGES:
+        for path in modules(f"tasks/{stage}"):
+            assert not {name for name in imports(path) if name.startswith("tasks.pilots")}, named(path)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stages_never_import_each_other(stage: str) -> None:
     for path in modules(f"tasks/{stage}"):
@@ -135,7 +141,7 @@ def pure_modules() -> list[str]:
         *modules("tasks/quantum"),
         *modules("tasks/combinatorial"),
     ]
-    for stage in STAGES:
+    for stage in (*STAGES, "pilots"):
         for arms in (ROOT / "tasks" / stage).glob("*/arms.py"):
             paths += [path for path in arms.parent.glob("*.py") if path.name != "subtask.py"]
     return [named(path).removesuffix(".py").replace("/", ".").removesuffix(".__init__") for path in paths]

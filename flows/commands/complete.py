@@ -27,6 +27,14 @@ def subtasks(incomplete: str) -> list[str]:
     return [name for name in names() if name.startswith(incomplete)]
 
 
+def pilots(incomplete: str) -> list[str]:
+    """Return the pilots that begin with the given text."""
+    from tasks.contract import PILOTS
+    from tasks.options import decisions_of
+
+    return [name for name in decisions_of(PILOTS) if name.startswith(incomplete)]
+
+
 def options(incomplete: str) -> list[str]:
     """Return the options of stages and decisions that begin with the given text, each followed by `=`."""
     from tasks.options import listed, sections

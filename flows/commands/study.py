@@ -101,36 +101,27 @@ def _list(loaded: Settings, as_json: bool) -> None:
 
 def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
     from flows.reports.study_page import write_study
+    from flows.study.config import read_record
     from flows.study.table import build_study
     from tasks.registry import find_subtask
 
-    record = _record(loaded, study_id)
+    record = read_record(loaded.home, study_id)
     found = build_study(loaded, find_subtask(record["config"]["subtask"]), record)
     write_study(loaded.home / "studies" / study_id, found)
     print_value(found if as_json else _closing(found), as_json)
 
 
-def _record(loaded: Settings, study_id: str) -> dict[str, Any]:
-    from flows.study.config import load_record
-
-    record = load_record(loaded.home, study_id)
-    if record is None:
-        known = ", ".join(sorted(p.parent.name for p in (loaded.home / "studies").glob("*/record.json"))) or "none"
-        raise BadInput(f"no study {study_id} in {loaded.home / 'studies'}; studies there: {known}")
-    return record
-
-
 def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool, manner: Manner) -> None:
     from pydantic import ValidationError
 
-    from flows.study.config import StudyConfig
+    from flows.study.config import StudyConfig, read_record
     from infra import progress
     from infra.runtime.backends.registry import canonical_name
     from tasks.registry import find_subtask
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if resume:
-        given = {**_record(loaded, resume)["config"], **given}
+        given = {**read_record(loaded.home, resume)["config"], **given}
     elif "subtask" not in given:
         raise BadInput("name a decision, e.g. ketcycle study inference/pruning; ketcycle study --list shows them")
     if "subtask" in given:
@@ -138,7 +129,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
         for name in given.get("arms") or ():
             if name not in {arm.name for arm in subtask.arms}:
                 raise BadInput(f"{subtask.key} has no arm {name!r}; it has {', '.join(a.name for a in subtask.arms)}")
-    name = resume or _name(given["subtask"])
+    name = resume or new_name(given["subtask"])
     try:
         config = StudyConfig(**{**given, "study_id": name})
     except ValidationError as error:
@@ -161,7 +152,8 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     err.print(f"study: {folder / 'study.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _name(subtask: str) -> str:
+def new_name(subtask: str) -> str:
+    """Return a name for a new study of a decision."""
     decision = subtask.partition("/")[2].replace("_", "-")
     return f"{decision}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 

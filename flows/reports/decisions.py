@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.contract import PILOTS, STAGES
 from tasks.options import listed
 from tasks.registry import subtasks
 from tasks.terms import terms
@@ -41,7 +42,7 @@ def list_decisions() -> list[ListedDecision]:
         named = {subtask.incumbent.name: "incumbent"}
         named |= {subtask.challenger.name: "challenger"} if subtask.challenger else {}
         prefix = f"{subtask.stage}.{subtask.name}."
-        design = subtask.design
+        design, offered = subtask.design, listed(subtask.stage) if subtask.stage in STAGES else ()
         found.append(
             ListedDecision(
                 decision=key,
@@ -50,7 +51,7 @@ def list_decisions() -> list[ListedDecision]:
                 reason=terms(key).reason,
                 design=f"{design.unit}, at least {design.least} from {design.sources} sources",
                 arms=tuple({"name": a.name, "kind": str(a.kind), "role": named.get(a.name, "")} for a in subtask.arms),
-                options={name: value for name, value in listed(subtask.stage) if name.startswith(prefix)},
+                options={name: value for name, value in offered if name.startswith(prefix)},
             )
         )
     return found
@@ -73,6 +74,7 @@ def markdown(decisions: Sequence[ListedDecision]) -> str:
         ]
         lines += [f"Evidence: {item.design}.", "", "| arm | kind | role |", "|---|---|---|"]
         lines += [f"| `{arm['name']}` | {arm['kind']} | {arm['role']} |" for arm in item.arms]
-        lines += ["", "| option | default |", "|---|---|"]
+        if item.options or not item.decision.startswith(f"{PILOTS}/"):
+            lines += ["", "| option | default |", "|---|---|"]
         lines += [f"| `{name}` | {value} |" for name, value in item.options.items()]
     return "\n".join(lines) + "\n"

@@ -36,6 +36,7 @@ class StudyConfig(BaseModel):
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     objective: Objective = Field("energy", description="What the verdict minimises.")
     seed: int = Field(0, ge=0, description="Seed of everything random.")
+    profile: str = Field("", description="Of the study of a pilot, its profile; empty = none.")
 
     @field_validator("subtask")
     @classmethod
@@ -72,4 +73,17 @@ def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
         record: dict[str, Any] = json.loads(record_path(home, study_id).read_text())
     except FileNotFoundError:
         return None
+    return record
+
+
+def read_record(home: Path, study_id: str) -> dict[str, Any]:
+    """Return what a study has noted so far.
+
+    Raises:
+        BadInput: there is no such study; the message lists those there are.
+    """
+    record = load_record(home, study_id)
+    if record is None:
+        known = ", ".join(sorted(p.parent.name for p in (home / "studies").glob("*/record.json"))) or "none"
+        raise BadInput(f"no study {study_id} in {home / 'studies'}; studies there: {known}")
     return record

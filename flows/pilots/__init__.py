@@ -1,0 +1,1 @@
+"""Published industry cases: a study of each, and its page."""

@@ -1,0 +1,211 @@
+"""What people read of a pilot: the page as Markdown and HTML, and its line in the table of all cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.reports import charts
+from flows.reports.html import templates
+from flows.reports.study import (
+    ARM_HEADER,
+    ENERGY_HEADER,
+    NOISY_HEADER,
+    arm_cells,
+    energy_cells,
+    noisy_cells,
+    notes,
+    title,
+)
+from flows.reports.study_page import forest
+from flows.reports.text import number, pipes, section_cells
+from infra.lake import write_atomic
+
+Row = Mapping[str, Any]
+Cells = list[tuple[str, ...]]
+
+NUMBER_HEADER = ("number", "arm", "published", "ours [95 %]", "n (units)", "bar", "met")
+CLASSICAL_HEADER = ("best classical arm", "arm", "quality [95 %]", "n", "J a solve")
+COST_HEADER = ("arm", "kind", "circuits", "shots", "QPU s, projected", "USD a solve", "gCO2e a solve")
+PREDICTED_HEADER = ("verdict", "predicted", "came out", "score", "score of equal probabilities")
+CASE_HEADER = ("case", "published", "ours [95 %]", "verdict", "better than the best classical", "best classical arm",
+               "QPU J", "simulation J", "best classical J", "score of the predictions")  # fmt: skip
+
+
+def number_cells(found: Row) -> Cells:
+    """Return the published numbers beside ours."""
+    return [
+        (
+            entry["name"],
+            entry["arm"],
+            number(entry["published"], 4),
+            _spread(entry["ours"], entry["interval"]),
+            f"{entry['n']} ({entry['units']})",
+            entry["bar"],
+            {True: "yes", False: "no", None: "-"}[entry["met"]] + ("" if entry["judged"] else ", not judged"),
+        )
+        for entry in found["numbers"]
+    ]
+
+
+def classical_cells(found: Row) -> Cells:
+    """Return the best classical arm on the same features and on all, and the controls."""
+    named = [*found["classical"].items(), *(("control", control) for control in found["controls"])]
+    return [
+        (name, arm["arm"], _spread(arm["quality"], arm["interval"]), str(arm["n"]), number(arm["energy_j"]))
+        for name, arm in named
+        if arm
+    ]
+
+
+def cost_cells(found: Row) -> Cells:
+    """Return circuits, shots, QPU seconds and cost of a mean solve of each arm."""
+    return [
+        (
+            row["arm"],
+            row["kind"],
+            str(row["circuits"]),
+            str(row["shots"]),
+            number(row["qpu_s_projected"]),
+            number(row["cost_usd"]),
+            number(row["gco2"]),
+        )
+        for row in found["study"]["arms"]
+    ]
+
+
+def predicted_cells(found: Row) -> Cells:
+    """Return the predicted verdicts beside what came out."""
+    return [
+        (
+            {"reproduced": "reproduced", "better": "better than the best classical"}[entry["verdict"]],
+            ", ".join(f"{answer} {probability:g}" for answer, probability in entry["predicted"].items()),
+            entry["answer"],
+            number(entry["score"]),
+            number(entry["uniform"]),
+        )
+        for entry in found["predicted"]
+    ]
+
+
+def case_cells(found: Row) -> tuple[str, ...]:
+    """Return the line of a pilot in the table of all cases."""
+    study, verdicts = found["study"], found["verdicts"]
+    energy = next((row for row in energy_cells(study) if row[0].startswith(f"{study['challenger']} (")), None)
+    judged = [entry for entry in found["numbers"] if entry["judged"]]
+    best = found["classical"]["all features"]
+    return (
+        f"{found['pilot']}: {found['title']}",
+        "; ".join(f"{e['name']} {number(e['published'], 4)}" for e in judged if e["published"] is not None) or "-",
+        "; ".join(f"{e['name']} {_spread(e['ours'], e['interval'])}" for e in judged) or "-",
+        verdicts["reproduced"]["answer"],
+        verdicts["better"]["answer"],
+        f"{best['arm']} {_spread(best['quality'], best['interval'])}" if best else "-",
+        *(energy[1:4] if energy else ("-", "-", "-")),
+        ", ".join(number(entry["score"]) for entry in found["predicted"]) or "-",
+    )
+
+
+def tables(found: Row) -> dict[str, tuple[Sequence[str], Cells]]:
+    """Return the tables of the page by their headings; those without a row are left out."""
+    study = found["study"]
+    every: dict[str, tuple[Sequence[str], Cells]] = {
+        "Published numbers beside ours": (NUMBER_HEADER, number_cells(found)),
+        "The best classical method, and the controls": (CLASSICAL_HEADER, classical_cells(found)),
+        "Arms": (ARM_HEADER, arm_cells(study)),
+        "Circuits, shots, QPU seconds and cost of a mean solve": (COST_HEADER, cost_cells(found)),
+        "Three energies of a mean solve": (ENERGY_HEADER, energy_cells(study)),
+        "With the noise of a device": (NOISY_HEADER, noisy_cells(study)),
+        "Predictions committed before": (PREDICTED_HEADER, predicted_cells(found)),
+    }
+    return {name: table for name, table in every.items() if table[1]}
+
+
+def lists(found: Row) -> dict[str, list[str]]:
+    """Return what the page says in lists, by heading."""
+    data = [
+        f"{d['name']} ({d['licence']}; {d['origin']})" + (f"; left out: {d['left_out']}" if d["left_out"] else "")
+        for d in found["data"]
+    ]
+    return {
+        "What was published about the set-up": list(found["stated"]),
+        "What was not published, and what stands in for it": list(found["unstated"]),
+        "What the published comparison left out": list(found["omitted"]),
+        "Data": data,
+    }
+
+
+def answers(found: Row) -> list[tuple[str, str, str]]:
+    """Return question, answer and reason of both verdicts."""
+    asked = {"reproduced": "Is the claim reproduced?", "better": "Is it better than the best classical method?"}
+    return [(asked[name], found["verdicts"][name]["answer"], found["verdicts"][name]["reason"]) for name in asked]
+
+
+def markdown(found: Row) -> str:
+    """Return the page as Markdown."""
+    parts = [f"# {found['title']}", f"> {found['claim']}", f"{found['source']} <{found['url']}>"]
+    parts += [f"**{question}** {answer} ({reason})" for question, answer, reason in answers(found)]
+    for heading, lines in lists(found).items():
+        parts += [f"## {heading}", "\n".join(f"* {line}" for line in lines)]
+    for heading, (header, cells) in tables(found).items():
+        parts += [f"## {heading}", pipes(header, cells)]
+    for section in found["sections"]:
+        parts += [f"## {section['title']}", section["sentence"]]
+        parts += [pipes(section["header"], section_cells(section))] if section["rows"] else []
+    parts += ["## What it means", "\n".join(f"* {line}" for line in notes(found["study"])), title(found["study"])]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def html(found: Row) -> str:
+    """Return the page as self-contained HTML."""
+    with charts.style():
+        sections = [
+            {
+                **section,
+                "cells": section_cells(section),
+                "svg": charts.lines(section["title"], section["chart"]) if section["chart"] else None,
+            }
+            for section in found["sections"]
+        ]
+    return (
+        templates()
+        .get_template("pilot.html")
+        .render(
+            found=found,
+            answers=answers(found),
+            lists=lists(found),
+            tables=tables(found),
+            sections=sections,
+            plot=forest(found["study"]),
+            notes=notes(found["study"]),
+            about=title(found["study"]),
+        )
+    )
+
+
+def write_pilot(folder: Path, found: Row) -> None:
+    """Write `pilot.json`, `pilot.md` and `pilot.html` into the folder of the study."""
+    write_atomic(folder / "pilot.json", json.dumps(found, indent=1, default=str))
+    write_atomic(folder / "pilot.md", markdown(found))
+    write_atomic(folder / "pilot.html", html(found))
+
+
+def read_pilots(home: Path) -> Iterator[dict[str, Any]]:
+    """Yield the newest full page of each pilot of a home, in the order of their names."""
+    paths = sorted((home / "studies").glob("*/pilot.json"), key=lambda path: path.stat().st_mtime)
+    pages = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
+    newest = {page["pilot"]: page for page in pages if page["profile"] == "full"}
+    yield from (newest[name] for name in sorted(newest))
+
+
+def case_table(pages: Iterable[Row]) -> tuple[tuple[str, ...], Cells]:
+    """Return the table of all cases."""
+    return CASE_HEADER, [case_cells(page) for page in pages]
+
+
+def _spread(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "")
