@@ -42,3 +42,18 @@ def dealt(works: Sequence[Sequence[T]], need: int) -> Iterator[list[T]]:
         if len(hand) >= need:
             yield hand
             hand = []
+
+
+def smaller(source: str, number: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Return the size at which an instance is posed once more, smaller; every second instance of a source is.
+
+    Costs can then be fitted against size. The smaller instance has the texts of the larger one and shares its unit, so
+    it adds nothing to the number of independent observations.
+
+    Args:
+        source: the source; different ones begin with different sizes.
+        number: of the instance within the source, from 0.
+        sizes: the smaller sizes, which take turns.
+    """
+    turn, odd = divmod(number, 2)
+    return (sizes[(turn + zlib.crc32(source.encode())) % len(sizes)],) if odd else ()

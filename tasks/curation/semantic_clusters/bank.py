@@ -21,7 +21,7 @@ from tasks.curation.index.exact_components import exact_pairs
 from tasks.curation.semantic_clusters.problem import Clustering
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
-from tasks.text.works import dealt, works_of
+from tasks.text.works import dealt, smaller, works_of
 
 # The instances of the bank are posed as a run of the default profile poses its own.
 THRESHOLD, CLUSTERS, ITERATIONS = 0.93, 4, 4
@@ -32,6 +32,7 @@ PIECE = 2000  # characters
 
 
 SMALL, LARGE, EVERY = 63, 252, 20  # originals of a group; every twentieth group is a large one
+SMALLER = (12, 24, 36, 48)
 COPIES = 3  # one paraphrase for so many originals
 LABELLED = "licences"
 GENERIC = re.compile(r"proprietary-license|other-permissive|other-copyleft|unknown|exception| ")
@@ -58,7 +59,8 @@ def bank(material: Material, rng: np.random.Generator) -> Iterator[Instance[Clus
     """Yield groups of documents of each source, clustered and compared as a run does by default.
 
     A group holds whole works (manual pages, modules, licences), so that texts that belong together meet, and no two
-    groups share a work: each is a unit of its own. Long texts are cut to the head that a run embeds, and what follows
+    groups share a work: each is a unit of its own; for every second one the head of it stands beside it, in the same
+    unit, so that costs can be fitted against size. Long texts are cut to the head that a run embeds, and what follows
     is a document of its own; of labelled texts only the head is taken, since the label is that of the whole.
     """
     yield from in_turns([_groups(material, name, rng) for name in sorted(material.texts)])
@@ -80,8 +82,10 @@ def _groups(material: Material, source: str, rng: np.random.Generator) -> Iterat
         group = tuple(item for its in waiting for item in its)[:size]
         seed = int(rng.integers(2**31))
         name = f"group {number}, seed {seed}"
-        posed = partial(_clustering, group, seed)
-        yield Instance(source, name, size + size // COPIES, posed, unit=f"{source} {name}")
+        for originals in (size, *smaller(source, number, SMALLER)):
+            posed = partial(_clustering, group[:originals], seed)
+            label = name if originals == size else f"{name}, {originals} originals"
+            yield Instance(source, label, originals + originals // COPIES, posed, unit=f"{source} {name}")
         waiting, number = [], number + 1
 
 

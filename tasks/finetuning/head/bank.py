@@ -1,4 +1,4 @@
-"""The instance bank of `head`: which of two sources a short passage comes from, with 10 or 50 labels of each.
+"""The instance bank of `head`: which of two sources a short passage comes from, with 10 to 100 labels of each.
 
 A passage has eight words, so that no head labels all of them. Instances of one source draw disjoint passages where it
 has enough of them; every instance has its own opponent source, number of labels and seed.
@@ -20,7 +20,7 @@ from tasks.text.samples import sample_documents
 from tasks.text.windows import passages, spread
 
 WORDS = 8
-SHOTS_OF_CLASS = (10, 50)
+SHOTS_OF_CLASS = (10, 50, 20, 100, 35)
 TESTED = 60  # of each class
 LONGEST = 10  # instances of a source
 POOL = 2000  # passages of a source

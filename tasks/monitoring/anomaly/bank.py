@@ -1,10 +1,11 @@
 """The instance bank of `anomaly`: windows in which every fifth request is anomalous.
 
 Each instance deals passages of its own works (manual pages, licences, modules) of one source to reference and window,
-and no two instances share a work: each is a unit of its own. 8 of the 40 passages of the window are anomalous. The
-kinds alternate between instances: `other` passages of another source, from works that are kept apart, `scrambled`
-words, one `repeated` phrase, `encoded` bytes, or passages `cut` to a few words. Bandwidths are tuned on instances of
-works that the bank never uses.
+and no two instances share a work: each is a unit of its own. For every second one a smaller one of the same texts
+stands beside it, in the same unit, so that costs can be fitted against size. 8 of the 40 passages of the window are
+anomalous. The kinds alternate between instances: `other` passages of another source, from works that are kept apart,
+`scrambled` words, one `repeated` phrase, `encoded` bytes, or passages `cut` to a few words. Bandwidths are tuned on
+instances of works that the bank never uses.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from tasks.monitoring.anomaly.problem import Anomaly
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
 from tasks.text.windows import passages
-from tasks.text.works import dealt, works_of
+from tasks.text.works import dealt, smaller, works_of
 
 WORDS = 48
 REFERENCE, WINDOW, STRANGE = 60, 40, 8
+SMALLER = (25, 50, 75)  # texts of the smaller instances, of which as large a share is strange
 LONGEST = 60  # instances of a source
 MOST = 40  # passages of one work, so that an instance has several
 KEPT = 100  # passages of a source that are the strange ones of others
@@ -40,7 +42,7 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:
 
 def tuning(material: Material, rng: Generator) -> Iterator[Instance[Anomaly]]:
     """Yield instances of works that the bank never uses, for choosing bandwidths."""
-    yield from _planted(material, rng, tuning=True)
+    yield from (found for found in _planted(material, rng, tuning=True) if found.size == REFERENCE + WINDOW)
 
 
 def _planted(material: Material, rng: Generator, *, tuning: bool) -> Iterator[Instance[Anomaly]]:
@@ -68,15 +70,18 @@ def _of_source(
         draw = np.random.default_rng(seed)
         mine = [hand[i] for i in draw.permutation(len(hand))[:need]]
         other = kept[others[number % len(others)]] if others else []
-        strange = KINDS[kind](mine[REFERENCE : REFERENCE + STRANGE], other, draw)
-        window = [*strange, *mine[REFERENCE + STRANGE :]]
-        pose = partial(_pose, tuple(mine[:REFERENCE]), tuple(window))
         name = f"{number}: {kind}, seed {seed}"
-        yield Instance(source, name, need, pose, unit=f"{source} {name}")
+        for size in (need, *smaller(source, number, SMALLER)):
+            reference, strange = size * REFERENCE // need, size * STRANGE // need
+            planted = KINDS[kind](mine[reference : reference + strange], other, draw)
+            window = [*planted, *mine[reference + strange : size]]
+            pose = partial(_pose, tuple(mine[:reference]), tuple(window), strange)
+            label = name if size == need else f"{name}, {size} texts"
+            yield Instance(source, label, size, pose, unit=f"{source} {name}")
 
 
-def _pose(reference: Texts, window: Texts) -> Anomaly:
-    return Anomaly(embed(reference), embed(window), tuple(i < STRANGE for i in range(len(window))))
+def _pose(reference: Texts, window: Texts, strange: int) -> Anomaly:
+    return Anomaly(embed(reference), embed(window), tuple(i < strange for i in range(len(window))))
 
 
 def _other(texts: Sequence[str], other: Sequence[str], rng: Generator) -> list[str]:

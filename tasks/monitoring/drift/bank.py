@@ -2,8 +2,9 @@
 
 Each instance deals passages of its own works (manual pages, licences, modules) of one source to reference and window,
 so a window without drift is exchangeable with its reference, and no two instances share a work: each is a unit of its
-own. Background, and foreign passages, come from works that are kept apart for all instances of a source. Every second
-instance has no drift; the others take turns in
+own. For every second one a smaller window of the same texts stands beside it, in the same unit, so that costs can be
+fitted against size. Background, and foreign passages, come from works that are kept apart for all instances of a
+source. Every second instance has no drift; the others take turns in
 
 * `half other`: half of the window's passages are from another source, as in the default replay;
 * `quarter other`: a quarter of them;
@@ -28,16 +29,15 @@ from tasks.contract import Instance, Material, in_turns
 from tasks.monitoring.drift.arms import pool_grams
 from tasks.monitoring.drift.mmd import by_kernels, distances
 from tasks.monitoring.drift.problem import Drift, Vectors
-from tasks.monitoring.two_sample import (
-    median_distance,
-)
+from tasks.monitoring.two_sample import median_distance
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
 from tasks.text.windows import passages
-from tasks.text.works import dealt, works_of
+from tasks.text.works import dealt, smaller, works_of
 
 WORDS = 48
 WINDOW, BACKGROUND, FOREIGNERS = 40, 200, 400
+SMALLER = (8, 16, 24, 32)  # texts of the smaller windows
 FOREIGN = {"half other": 0.5, "quarter other": 0.25}
 LONGEST = 60  # instances of a source
 MOST = 40  # passages of one work, so that an instance has several
@@ -55,13 +55,13 @@ class _Source:
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Drift]]:
-    """Yield single windows, sources in turns; sizes as in the default replay (40 + 40, background 200)."""
+    """Yield single windows, sources in turns; most have the size of the default replay (40 + 40, background 200)."""
     yield from _planted(material, rng, tuning=False)
 
 
 def tuning(material: Material, rng: Generator) -> Iterator[Instance[Drift]]:
     """Yield instances of works that the bank never uses, for choosing bandwidths."""
-    yield from _planted(material, rng, tuning=True)
+    yield from (found for found in _planted(material, rng, tuning=True) if found.size == 2 * WINDOW)
 
 
 def _planted(material: Material, rng: Generator, *, tuning: bool) -> Iterator[Instance[Drift]]:
@@ -90,10 +90,12 @@ def _of_source(source: str, found: Mapping[str, _Source], rng: Generator) -> Ite
         own = hand if kind == "topic" else [hand[i] for i in draw.permutation(len(hand))]
         reference, window = own[:WINDOW], own[-WINDOW:]
         foreign = others[number // 2 % len(others)].foreign if others else ()
-        shifted = SHIFTS[kind](window, foreign, draw)
-        pose = partial(_pose, tuple(reference), tuple(shifted), mine.background, kind != "no drift")
         name = f"{number}: {kind}, seed {seed}"
-        yield Instance(source, name, 2 * WINDOW, pose, unit=f"{source} {name}")
+        for size in (WINDOW, *smaller(source, number, SMALLER)):
+            shifted = SHIFTS[kind](window[-size:], foreign, draw)
+            pose = partial(_pose, tuple(reference[:size]), tuple(shifted), mine.background, kind != "no drift")
+            label = name if size == WINDOW else f"{name}, {size} texts"
+            yield Instance(source, label, 2 * size, pose, unit=f"{source} {name}")
 
 
 def _pose(reference: Texts, window: Texts, background: Texts, drifted: bool) -> Drift:

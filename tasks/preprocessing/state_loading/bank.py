@@ -9,15 +9,14 @@ import numpy as np
 from numpy.random import Generator
 
 from tasks.contract import Instance, Material, in_turns
-from tasks.preprocessing.state_loading.codes import (
-    principal_axes,
-)
+from tasks.preprocessing.state_loading.codes import principal_axes
 from tasks.preprocessing.state_loading.problem import Loading
 from tasks.text.embeddings import embed, normalised
 from tasks.text.samples import sample_passages
-from tasks.text.works import dealt, works_of
+from tasks.text.works import dealt, smaller, works_of
 
 VECTORS, BACKGROUND = 16, 1024  # vectors of an instance, as in a run of the default profile
+SMALLER = (2, 4, 8, 12)
 PIECE = 2000  # characters
 LONGEST = 60  # instances of a source
 
@@ -26,8 +25,9 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Loading]]:
     """Yield groups of documents of each source, with the sizes of the default profile.
 
     Long texts are cut after the characters that are embedded, and the rest becomes a separate document. No two groups
-    share a work (manual page, licence, module): each is a unit of its own. The background of a source is the same for
-    all its groups and is from works that none of them has.
+    share a work (manual page, licence, module): each is a unit of its own. For every second one a
+    smaller one of the same texts stands beside it, in the same unit, so that costs can be fitted against size. The
+    background of a source is the same for all its groups and is from works that none of them has.
     """
     yield from in_turns([_of_source(name, works_of(material, name), rng) for name in sorted(material.texts)])
 
@@ -40,9 +40,10 @@ def _of_source(source: str, works: Sequence[Sequence[str]], rng: Generator) -> I
         background += pieces.pop()
     for number, hand in zip(range(LONGEST), dealt(pieces, VECTORS), strict=False):
         mine = tuple(hand[k] for k in rng.permutation(len(hand))[:VECTORS])
-        pose = partial(_posed, mine, tuple(background[:BACKGROUND]), int(rng.integers(2**31)))
-        name = f"{number}: {VECTORS} pieces at random"
-        yield Instance(source, name, VECTORS, pose, unit=f"{source} {name}")
+        start, unit = int(rng.integers(2**31)), f"{source} {number}"
+        for size in (VECTORS, *smaller(source, number, SMALLER)):
+            pose = partial(_posed, mine[:size], tuple(background[:BACKGROUND]), start)
+            yield Instance(source, f"{number}: {size} pieces at random", size, pose, unit=unit)
 
 
 def _starts(text: str) -> range:
