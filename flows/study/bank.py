@@ -10,12 +10,20 @@ import numpy as np
 
 from infra.errors import BadInput
 from infra.settings import Settings
-from tasks.contract import Material
+from tasks.contract import PILOTS, Material
 from tasks.evaluation.rules import smallest_n
 from tasks.policy import LOOKS, may_replace, size_bucket, sizes_of
 from tasks.registry import subtasks
 
+CACHE = Path("studies") / "cache"  # below the home
 DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")}
+
+
+def material_of(subtask: str, loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
+    """Return what the bank of a decision is made of; a pilot has its own data and needs no texts."""
+    if subtask.startswith(f"{PILOTS}/"):
+        return Material({}, loaded.home / CACHE)
+    return gather_material(loaded, corpus, second)
 
 
 def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
@@ -30,7 +38,7 @@ def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequen
         found = _read(option, given) if given else sample_documents(domain)
         texts[option if given else name] = tuple(text for _, text in found)
         works[option if given else name] = tuple(label for label, _ in found)
-    return Material(texts, loaded.home / "studies" / "cache", works)
+    return Material(texts, loaded.home / CACHE, works)
 
 
 def _read(domain: str, paths: Sequence[str]) -> tuple[tuple[str, str], ...]:

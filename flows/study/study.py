@@ -17,7 +17,7 @@ from prefect.artifacts import create_markdown_artifact
 
 from flows.reports.study import markdown
 from flows.reports.study_page import write_study
-from flows.study.bank import gather_material
+from flows.study.bank import material_of
 from flows.study.config import StudyConfig, draw_instances, load_record, record_path
 from flows.study.noisy import LIMIT_S, noisy_name, smallest_instances
 from flows.study.table import build_study
@@ -83,7 +83,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     loaded = settings.load()
     began = time.monotonic()
     record = load_record(loaded.home, config.study_id) or _new_record(config)
-    material = gather_material(loaded, config.corpus, config.second)
+    material = material_of(config.subtask, loaded, config.corpus, config.second)
     record["sources"] = _about(material)
     instances = draw_instances(config, material)
     log.info(

@@ -1,0 +1,1 @@
+"""Clinical outcomes predicted by quantum kernels: Moradi et al., Scientific Reports 12, 1851 (2022)."""
