@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from flows.reports.figures import arms_of
+from flows.study.noisy import noisy_name
 from flows.study.table import build_study
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
@@ -44,8 +45,10 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
     subtask = find_subtask(config["subtask"])
     claim, study = published(subtask.name), build_study(loaded, subtask, record)
     about = {item["problem"]: item for item in record["instances"]}
-    rows = [r for r in open_evidence(loaded.home).read(run_id=config["study_id"]) if r.problem in about]
-    seen = see(rows, about)
+    evidence, study_id = open_evidence(loaded.home), config["study_id"]
+    rows = [row for row in evidence.read(run_id=study_id) if row.problem in about]
+    noisy = [row for row in evidence.read(run_id=noisy_name(study_id)) if row.problem in about]
+    seen = see(rows, about) + [replace(entry, noisy=True) for entry in see(noisy, about)]
     figures = {name: arm.figures for name, arm in arms_of(rows, Coefficients.load()).items()}
     numbers = [compare(number, seen) for number in claim.numbers]
     judgeable = claim.unjudgeable if config["profile"] == "full" else SMOKE
@@ -98,7 +101,9 @@ def _seen(same: Sequence[EvidenceRow], about: Row) -> Seen:
 
 def compare(number: Number, seen: Sequence[Seen]) -> Compared:
     """Return a published number beside ours: the mean over the instances that it names."""
-    chosen = [s for s in seen if number.source in ("", s.source) and number.contains in s.name]
+    chosen = [
+        s for s in seen if s.noisy == number.noisy and number.source in ("", s.source) and number.contains in s.name
+    ]
 
     def values(arm: str) -> dict[tuple[str, str], float]:
         return {

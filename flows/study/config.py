@@ -32,6 +32,7 @@ class StudyConfig(BaseModel):
     seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
     backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
     noisy: str = Field("", description="noisy:<fake device> for a row of each quantum arm's smallest instance.")
+    noisy_sizes: int = Field(1, ge=1, description="Of how many sizes, the smallest first, the noisy rows are.")
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     objective: Objective = Field("energy", description="What the verdict minimises.")

@@ -1,4 +1,4 @@
-"""The noisy rows of a study: each quantum arm on its smallest instance with circuits, with the noise of a device.
+"""The noisy rows of a study: each quantum arm on its smallest instances with circuits, with the noise of a device.
 
 They are kept under a name of their own, so that nothing else in the table of the study rests on them.
 """
@@ -21,14 +21,22 @@ def noisy_name(study_id: str) -> str:
     return f"{study_id}-noisy"
 
 
-def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any]) -> dict[str, list[str]]:
-    """Return the problems to run and the quantum arms to run on each: the smallest on which the arm ran circuits."""
+def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any], sizes: int = 1) -> dict[str, list[str]]:
+    """Return the problems to run and the quantum arms to run on each.
+
+    Args:
+        rows: what ran without noise.
+        subtask: the decision.
+        sizes: of how many sizes, the smallest first, the arm's problem with the fewest two-qubit gates is taken.
+    """
     found: dict[str, list[str]] = {}
     for arm in subtask.arms:
         ran = [row for row in rows if row.arm == arm.name and row.status == "done" and _used(row).circuits]
         if arm.kind is Kind.QUANTUM and ran:
-            least = min(ran, key=lambda row: (row.size, _used(row).two_qubit_gates, row.problem))
-            found.setdefault(least.problem, []).append(arm.name)
+            for size in sorted({row.size for row in ran})[:sizes]:
+                alike = [row for row in ran if row.size == size]
+                least = min(alike, key=lambda row: (_used(row).two_qubit_gates, row.problem))
+                found.setdefault(least.problem, []).append(arm.name)
     return found
 
 

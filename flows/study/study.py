@@ -145,7 +145,7 @@ def _run_noisy(
 ) -> None:
     """Run each quantum arm on its smallest instance with circuits, with noise; a failure is a row like any other."""
     rows = [row for row in bench.evidence.read(run_id=config.study_id) if row.backend == config.backend]
-    chosen = smallest_instances(rows, find_subtask(config.subtask))
+    chosen = smallest_instances(rows, find_subtask(config.subtask), config.noisy_sizes)
     noisy = replace(
         bench,
         run_id=noisy_name(config.study_id),

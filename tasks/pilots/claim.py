@@ -40,6 +40,7 @@ class Number(Strict):
         published: the published value; None for a bar of ours.
         within: largest distance from the published value at which it counts as reproduced.
         least: smallest value at which it counts as reproduced.
+        noisy: whether the rows with the noise of a device are meant, not the others.
         judged: whether the verdict rests on it.
     """
 
@@ -53,6 +54,7 @@ class Number(Strict):
     published: float | None = None
     within: float | None = Field(None, gt=0)
     least: float | None = None
+    noisy: bool = False
     judged: bool = True
 
     @model_validator(mode="after")
@@ -139,6 +141,7 @@ class Seen:
         shots: shots of a solve.
         two_qubit_gates: two-qubit gates of a solve.
         qpu_s: projected seconds of a solve on a QPU.
+        noisy: whether it ran with the noise of a device.
     """
 
     source: str
@@ -153,6 +156,7 @@ class Seen:
     shots: int = 0
     two_qubit_gates: int = 0
     qpu_s: float = 0.0
+    noisy: bool = False
 
 
 @cache
