@@ -10,8 +10,9 @@
 
 A page may name a decision instead of a study, such as `inference/pruning`: its newest study that ships; where none
 does, the part says so. The name `decisions` stands for all studies that ship, with the tables `results` and `devices`.
-The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a
-choice of columns after a colon (`roadmap: stage; verdict`), and the figure `cost`, what a QPU-second must replace.
+The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a choice of columns
+after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure `cost`, what a QPU-second
+must replace.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from typing import Any
 
 import flows
 from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
-from flows.reports.outlook.tables import MAKERS
+from flows.reports.outlook.tables import MAKERS, Shown
 from flows.reports.results import MAKERS as RESULTS
 from flows.reports.results import in_order
 from flows.reports.study import (
@@ -61,6 +62,7 @@ STUDY_TABLES = ("title", "arms", "energies", "devices", "noise", "notes")
 ROOT = Path(str(flows.__file__)).parents[1]
 SHIPPED = Path("docs") / "evidence"
 LARGEST_MB = 10.0
+CHALLENGERS = " of challengers"  # keeps the rows of the arm that each decision names its challenger
 OUTLOOK, DECISIONS = "outlook", "decisions"  # in place of a study
 _MARK = re.compile(
     r"<!-- (?P<kind>table|figure): (?P<study>[\w./-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
@@ -289,22 +291,30 @@ class _Tables:
     def _of_outlook(self, block: Block) -> str:
         if block.kind == "figure" and block.what.split()[0] == "cost":
             return cost_sentence()
-        name, _, columns = block.what.partition(":")
+        named, _, columns = block.what.partition(":")
+        name, only, _ = named.strip().partition(CHALLENGERS)
         if block.kind == "figure" or name not in MAKERS:
             raise BadInput(f"{block.page}: no {block.kind} {name!r} of the outlook; there are the figure cost and the "
                            f"tables {', '.join(MAKERS)}")  # fmt: skip
         table = MAKERS[name](self._outlook())
+        rows = [row for row in table.rows if not only or _of_challenger(table.header, row)]
         chosen = [column.strip() for column in columns.split(";") if column.strip()] or list(table.header)
         if unknown := [column for column in chosen if column not in table.header]:
             raise BadInput(f"{block.page}: table {name} has no column {unknown[0]!r}; it has {', '.join(table.header)}")
         at = [table.header.index(column) for column in chosen]
-        return pipes(chosen, [[row[i].text for i in at] for row in table.rows])
+        return pipes(chosen, [[row[i].text for i in at] for row in rows])
 
     def marked(self, page: Path, found: re.Match[str]) -> str:
         block = Block(page, found["kind"], found["study"], found["what"], "")
         around = "\n" if block.kind == "table" else ""
         start = f"<!-- {block.kind}: {block.study} {block.what} -->"
         return f"{start}{around}{self.rendered(block)}{around}<!-- /{block.kind} -->"
+
+
+def _of_challenger(header: Sequence[str], row: Sequence[Shown]) -> bool:
+    decision, arm = (row[header.index(column)].text for column in ("decision", "arm"))
+    challenger = find_subtask(decision).challenger
+    return challenger is not None and challenger.name == arm
 
 
 def _at(found: Mapping[str, Any], path: str, block: Block) -> Any:
