@@ -14,8 +14,12 @@ UV = UV_INDEX_URL="$(call SETTING,index-url)" UV_FIND_LINKS="$(call SETTING,find
 INSTALL = $(PIP) uv && $(UV) -e $(1) || { $(PIP) torch && $(PIP) -e $(1); }
 
 comma := ,
+# Bytecode is written once, not compiled by each process that starts: that would be half of a short run's CPU time.
+unexport PYTHONDONTWRITEBYTECODE
+# What needs no other is made side by side: mypy and Sphinx have one thread, and tests also wait.
+MAKEFLAGS += --jobs=3
 
-.PHONY: setup dev run test test-faults lint docs up down bench models
+.PHONY: setup dev run test tests test-faults lint style types docs up down bench models
 
 setup: $(STAMP)
 
@@ -35,21 +39,28 @@ $(DEV): $(BIN)/python pyproject.toml constraints.txt
 run: setup
 	$(BIN)/ketcycle run $(ARGS)
 
-# One process for each core; the tests of a file stay together, for they share what takes long to make.
-test: lint
-	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --durations=15 $(ARGS)
+test: lint tests
+
+# One process for each core; the tests of a file stay together, for they share what takes long to make, and the files
+# that take longest come first (tests/conftest.py).
+tests: style
+	$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 test-faults: dev
 	$(BIN)/python -m pytest -m faults $(ARGS)
 
-lint: dev
+lint: style types
+
+style: dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+
+types: style
+	nice $(BIN)/mypy
 
 # The site is in docs/_build; a link that leads nowhere, or a page that no list names, is an error.
 docs: dev
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	nice $(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
 up: setup
 	$(BIN)/ketcycle up

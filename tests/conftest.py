@@ -23,6 +23,12 @@ from threadpoolctl import threadpool_limits
 os.environ.setdefault("QDK_PYTHON_TELEMETRY", "none")  # read when the estimator is imported
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with slow tests first, so that no process is left alone with one of them at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)

@@ -23,7 +23,7 @@ from flows.cli import app
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
-PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if path.stem not in ("commands",))
+PAGES = sorted(path for path in [ROOT / "README.md", *DOCS.rglob("*.md")] if path.parent.name != "reference")
 
 
 def kind(page: Path) -> str:

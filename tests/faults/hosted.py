@@ -9,6 +9,7 @@ from typing import Any
 from harness import Job, loop, runtime, scope
 
 from infra.runtime.backends import registry as backends
+from infra.runtime.backends.ibm import device  # noqa: F401  (imported once, not by each forked child)
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "doubles"))
 from ibm_platform import Double

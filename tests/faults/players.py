@@ -8,6 +8,10 @@ import traceback
 from pathlib import Path
 
 import harness
+import qiskit_aer  # noqa: F401  (imported once, not by each player)
+
+from infra.runtime.figures.calibration import recorded
+from infra.runtime.ledger.budget import usd_per_qpu_s
 
 PLAYERS = 2
 
@@ -21,6 +25,7 @@ def play_all(cases, worlds, folder):
         folder: an empty folder.
     """
     folder = Path(folder)
+    recorded(), usd_per_qpu_s()  # once for all players
     children = []
     for number, world in enumerate(worlds):
         child = os.fork()
