@@ -19,11 +19,13 @@ class BestClassical:
         arm: the arm.
         reference: the classical arm of best mean quality that the others are measured against.
         is_control: whether the arm is a control: chance or doing nothing is then as good as the best method.
+        matched: names of all arms of matched quality, that arm included; at other sizes another may be the cheapest.
     """
 
     arm: ArmFigures
     reference: ArmFigures
     is_control: bool
+    matched: tuple[str, ...]
 
 
 def best_classical(arms: Sequence[ArmFigures], tolerance: float) -> BestClassical | None:
@@ -42,7 +44,7 @@ def best_classical(arms: Sequence[ArmFigures], tolerance: float) -> BestClassica
     reference = max((a for a in classical if len(a.solved) == most), key=lambda a: (a.quality or 0.0, -a.energy_j))
     matched = [a for a in done if a.kind in CLASSICAL | {CONTROL} and _as_good(a, reference, tolerance)]
     cheapest = min(matched, key=lambda a: a.energy_j)
-    return BestClassical(cheapest, reference, cheapest.kind == CONTROL)
+    return BestClassical(cheapest, reference, cheapest.kind == CONTROL, tuple(a.arm for a in matched))
 
 
 def matches(best: BestClassical, arm: ArmFigures, tolerance: float) -> bool:

@@ -31,15 +31,22 @@ class Rival:
         key: `best classical` or `simulation`.
         name: the arm, or `simulator`.
         model: the arm's model; that of the quantum arm itself for `simulator`.
+        others: classical arms of matched quality, which may be the cheapest at other sizes.
     """
 
     key: str
     name: str
     model: ArmModel
+    others: tuple[ArmModel, ...] = ()
 
     def takes(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
         """Return draws of what the rival takes."""
         return self.model.all_here(sizes, currency, boundary)
+
+    def least(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
+        """Return draws of what the cheapest of the rival and the others takes, at each size and in each draw."""
+        each = [model.all_here(sizes, currency, boundary) for model in (self.model, *self.others)]
+        return np.asarray(np.minimum.reduce(each))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ class Decision:
         """Return the best classical arm and the cheapest simulation, as far as there are any."""
         found = []
         if self.best is not None:
-            found.append(Rival("best classical", self.best.arm.arm, self.models[self.best.arm.arm]))
+            name = self.best.arm.arm
+            others = tuple(self.models[arm] for arm in self.best.matched if arm != name)
+            found.append(Rival("best classical", name, self.models[name], others))
         figures = [a.figures for a in self.arms.values()]
         simulation = cheapest_simulation(self.arms[arm].figures, figures)
         if simulation is not None:

@@ -87,7 +87,7 @@ def break_even_size(
     sizes = grid(float(decision.sizes[0]), horizon * decision.sizes[-1])
     own = model.here(sizes, currency, boundary, "own")
     whole = own + model.on_device(sizes, device, currency, boundary, noise=noise)
-    found = crossing(sizes, whole, rival.takes(sizes, currency, boundary), own)
+    found = crossing(sizes, whole, rival.least(sizes, currency, boundary), own)
     return _said(found, decision.sizes[-1])
 
 
@@ -114,7 +114,7 @@ def curves_of(decision: Decision, model: ArmModel, rivals: Sequence[Rival], devi
     sizes = grid(float(decision.sizes[0]), FAR * decision.sizes[-1], 24)
     own = model.here(sizes, "energy", "narrow", "own")
     lines = {"on the device": own + model.on_device(sizes, device, "energy", "narrow"), "own CPU alone": own}
-    lines |= {rival.key: rival.takes(sizes, "energy", "narrow") for rival in rivals}
+    lines |= {rival.key: rival.least(sizes, "energy", "narrow") for rival in rivals}
     return {
         "sizes": sizes.tolist(),
         "largest": decision.sizes[-1],

@@ -113,10 +113,10 @@ def break_even(outlook: Outlook) -> Table:
         )
     return Table(
         "break-even", "Break-even sizes",
-        f"First size n* at which the arm on a {device} device takes less than the best classical arm at matched "
-        "quality, median [5 %, 95 %] of the draws; gate errors are paid for by more shots. None at any size: what "
-        "the arm needs beside the device alone takes more and grows no slower. Not below N: not within the sizes "
-        "looked at. P: share of the draws that say so.",
+        f"First size n* at which the arm on a {device} device takes less than the cheapest classical arm of matched "
+        "quality at that size, median [5 %, 95 %] of the draws; gate errors are paid for by more shots. None at any "
+        "size: what the arm needs beside the device alone takes more and grows no slower. Not below N: not within the "
+        "sizes looked at. P: share of the draws that say so.",
         ("decision", "arm", "quality against best classical", "sizes seen", "energy, narrow", "energy, wide", "money",
          "time", "energy against simulation", "energy without gate errors (hypothetical)"),
         tuple(rows),

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scaled import DECISION, SIZES, evidence
+from scaled import DECISION, SIZES, evidence, row
 
 from flows.reports.outlook.build import Outlook, build_outlook
 from flows.reports.outlook.evidence import Gathered, grouped
@@ -58,6 +58,20 @@ def test_two_arms_with_known_lines_cross_at_the_known_size():
     cell = built(evidence(), assumed).cells[f"{DEVICE}/energy/narrow/best classical"]
     assert cell.value == pytest.approx(1 + np.sqrt(1001), rel=0.01)
     assert cell.band == pytest.approx((cell.value,) * 3)
+
+
+def test_the_classical_arm_that_is_cheapest_at_larger_sizes_counts():
+    # dearer than greedy at all sizes seen, but it grows as the quantum arm does, so that none is left to be undercut
+    linear = [
+        row("lloyd", "classical", size, instance, Usage(cpu_s=0.05 * size, wall_s=0.05 * size))
+        for size in SIZES for instance in range(4)
+    ]  # fmt: skip
+    assumed = fixed(assumptions(), hardware__superconducting__two_qubit_error=1e-12, shots__equal_quality=1.0)
+    alone = built(evidence(own_s=0.1), assumed).cells[f"{DEVICE}/energy/narrow/best classical"]
+    assert alone.value is not None
+    both = built([*evidence(own_s=0.1), *linear], assumed)
+    assert both.cells[f"{DEVICE}/energy/narrow/best classical"].text.startswith("none at any size")
+    assert both.decisions[0]["best_classical"] == "greedy"
 
 
 def test_a_device_of_no_watts_never_breaks_even_beside_a_dearer_classical_part():
