@@ -15,6 +15,7 @@ import jinja2
 from markupsafe import Markup, escape
 
 from flows.reports import charts
+from flows.reports.cases import case_table, read_pilots
 from flows.reports.closing import HEADER, summarise
 from flows.reports.meanings import MEANINGS, anchor, used
 from flows.reports.merged import merged_documents, saved_training
@@ -120,6 +121,7 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
         "facts": {name: rows for name, found in facts.items() if (rows := list(fact_rows(found)))},
         "provenance": list(_provenance(home, report)),
         "refs": sorted(refs.items()),
+        "cases": case_table(read_pilots(home)),
     }
 
 

@@ -1,9 +1,9 @@
-"""What people read of a pilot: the page as Markdown and HTML, and its line in the table of all cases."""
+"""What people read of a pilot: its page as Markdown and HTML."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from flows.reports.study import (
     energy_cells,
     noisy_cells,
     notes,
+    spread,
     title,
 )
 from flows.reports.study_page import forest
@@ -30,8 +31,6 @@ NUMBER_HEADER = ("number", "arm", "published", "ours [95 %]", "n (units)", "bar"
 CLASSICAL_HEADER = ("best classical arm", "arm", "quality [95 %]", "n", "J a solve")
 COST_HEADER = ("arm", "kind", "circuits", "shots", "QPU s, projected", "USD a solve", "gCO2e a solve")
 PREDICTED_HEADER = ("verdict", "predicted", "came out", "score", "score of equal probabilities")
-CASE_HEADER = ("case", "published", "ours [95 %]", "verdict", "better than the best classical", "best classical arm",
-               "QPU J", "simulation J", "best classical J", "score of the predictions")  # fmt: skip
 
 
 def number_cells(found: Row) -> Cells:
@@ -41,7 +40,7 @@ def number_cells(found: Row) -> Cells:
             entry["name"],
             entry["arm"],
             number(entry["published"], 4),
-            _spread(entry["ours"], entry["interval"]),
+            spread(entry["ours"], entry["interval"]),
             f"{entry['n']} ({entry['units']})",
             entry["bar"],
             {True: "yes", False: "no", None: "-"}[entry["met"]] + ("" if entry["judged"] else ", not judged"),
@@ -54,7 +53,7 @@ def classical_cells(found: Row) -> Cells:
     """Return the best classical arm on the same features and on all, and the controls."""
     named = [*found["classical"].items(), *(("control", control) for control in found["controls"])]
     return [
-        (name, arm["arm"], _spread(arm["quality"], arm["interval"]), str(arm["n"]), number(arm["energy_j"]))
+        (name, arm["arm"], spread(arm["quality"], arm["interval"]), str(arm["n"]), number(arm["energy_j"]))
         for name, arm in named
         if arm
     ]
@@ -88,24 +87,6 @@ def predicted_cells(found: Row) -> Cells:
         )
         for entry in found["predicted"]
     ]
-
-
-def case_cells(found: Row) -> tuple[str, ...]:
-    """Return the line of a pilot in the table of all cases."""
-    study, verdicts = found["study"], found["verdicts"]
-    energy = next((row for row in energy_cells(study) if row[0].startswith(f"{study['challenger']} (")), None)
-    judged = [entry for entry in found["numbers"] if entry["judged"]]
-    best = found["classical"]["all features"]
-    return (
-        f"{found['pilot']}: {found['title']}",
-        "; ".join(f"{e['name']} {number(e['published'], 4)}" for e in judged if e["published"] is not None) or "-",
-        "; ".join(f"{e['name']} {_spread(e['ours'], e['interval'])}" for e in judged) or "-",
-        verdicts["reproduced"]["answer"],
-        verdicts["better"]["answer"],
-        f"{best['arm']} {_spread(best['quality'], best['interval'])}" if best else "-",
-        *(energy[1:4] if energy else ("-", "-", "-")),
-        ", ".join(number(entry["score"]) for entry in found["predicted"]) or "-",
-    )
 
 
 def tables(found: Row) -> dict[str, tuple[Sequence[str], Cells]]:
@@ -190,22 +171,3 @@ def write_pilot(folder: Path, found: Row) -> None:
     write_atomic(folder / "pilot.json", json.dumps(found, indent=1, default=str))
     write_atomic(folder / "pilot.md", markdown(found))
     write_atomic(folder / "pilot.html", html(found))
-
-
-def read_pilots(home: Path) -> Iterator[dict[str, Any]]:
-    """Yield the newest full page of each pilot of a home, in the order of their names."""
-    paths = sorted((home / "studies").glob("*/pilot.json"), key=lambda path: path.stat().st_mtime)
-    pages = (json.loads(path.read_text(encoding="utf-8")) for path in paths)
-    newest = {page["pilot"]: page for page in pages if page["profile"] == "full"}
-    yield from (newest[name] for name in sorted(newest))
-
-
-def case_table(pages: Iterable[Row]) -> tuple[tuple[str, ...], Cells]:
-    """Return the table of all cases."""
-    return CASE_HEADER, [case_cells(page) for page in pages]
-
-
-def _spread(value: float | None, interval: Sequence[float] | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" + (f" [{interval[0]:.3g}, {interval[1]:.3g}]" if interval else "")

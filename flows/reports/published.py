@@ -10,9 +10,10 @@
 
 A page may name a decision instead of a study, such as `inference/pruning`: its newest study that ships; where none
 does, the part says so. The name `decisions` stands for all studies that ship, with the tables `results` and `devices`.
-The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with a choice of columns
-after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure `cost`, what a QPU-second
-must replace.
+A pilot has the further table `page`, all of `ketcycle pilot --show STUDY`, and the name `cases` stands for all pilots,
+with the table `all`. The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with
+a choice of columns after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure `cost`,
+what a QPU-second must replace.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from pathlib import Path
 from typing import Any
 
 import flows
+from flows.pilots.page import build_page
+from flows.reports.cases import case_table
 from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
 from flows.reports.outlook.tables import MAKERS, Shown
+from flows.reports.pilot import markdown
 from flows.reports.results import MAKERS as RESULTS
 from flows.reports.results import in_order
 from flows.reports.study import (
@@ -46,7 +50,7 @@ from flows.reports.study import (
     title,
 )
 from flows.reports.text import pipes
-from flows.study.config import load_record, record_path
+from flows.study.config import load_record, read_record, record_path
 from flows.study.noisy import noisy_name
 from flows.study.table import build_study
 from infra import runs
@@ -55,15 +59,17 @@ from infra.evidence import Evidence
 from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
+from tasks.contract import PILOTS
+from tasks.options import decisions_of
 from tasks.outlook.assumptions import load_assumptions
 from tasks.registry import find_subtask, subtasks
 
-STUDY_TABLES = ("title", "arms", "energies", "devices", "noise", "notes")
+STUDY_TABLES = ("title", "arms", "energies", "devices", "noise", "notes")  # and `page` of a pilot
 ROOT = Path(str(flows.__file__)).parents[1]
 SHIPPED = Path("docs") / "evidence"
 LARGEST_MB = 10.0
 CHALLENGERS = " of challengers"  # keeps the rows of the arm that each decision names its challenger
-OUTLOOK, DECISIONS = "outlook", "decisions"  # in place of a study
+OUTLOOK, DECISIONS, CASES = "outlook", "decisions", "cases"  # in place of a study
 _MARK = re.compile(
     r"<!-- (?P<kind>table|figure): (?P<study>[\w./-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
 )
@@ -100,6 +106,9 @@ Classes beside the projected one are a sweep over powers and shot periods; nothi
 ## What it means
 
 <!-- table: {decision} notes --><!-- /table -->
+"""
+
+PILOT_PAGE = """<!-- table: {decision} page --><!-- /table -->
 """
 
 
@@ -219,7 +228,8 @@ def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
         path = root / "docs" / "studies" / f"{decision.replace('/', '-')}.md"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
-            write_atomic(path, STUDY_PAGE.format(decision=decision, stage=decision.partition("/")[0]))
+            stage = decision.partition("/")[0]
+            write_atomic(path, (PILOT_PAGE if stage == PILOTS else STUDY_PAGE).format(decision=decision, stage=stage))
     for page in pages(root):
         before = page.read_text(encoding="utf-8")
         after = _MARK.sub(partial(table.marked, page), before)
@@ -245,10 +255,7 @@ class _Tables:
 
     def study(self, name: str) -> Mapping[str, Any]:
         if name not in self._studies:
-            record = load_record(self._home, name)
-            if record is None:
-                known = ", ".join(sorted(p.parent.name for p in self._home.glob("studies/*/record.json"))) or "none"
-                raise BadInput(f"study {name} is not in {self._home}; studies there: {known}")
+            record = read_record(self._home, name)
             self._studies[name] = build_study(self._loaded, find_subtask(record["config"]["subtask"]), record)
         return self._studies[name]
 
@@ -260,6 +267,8 @@ class _Tables:
             return self._of_outlook(block)
         if block.study == DECISIONS:
             return self._of_decisions(block)
+        if block.study == CASES:
+            return self._of_cases(block)
         if "/" in block.study and block.study not in self.newest():
             find_subtask(block.study)
             return f"no study ships; `ketcycle study {block.study}`"
@@ -278,6 +287,8 @@ class _Tables:
                 return pipes(NOISY_HEADER, noisy_cells(found)) if found["noisy"] else "no arm ran with noise"
             case "title":
                 return title(found)
+            case "page" if found["subtask"].startswith(f"{PILOTS}/"):
+                return markdown(self.pilot(found["study"]))
             case "notes":
                 return "\n".join(f"* {line}" for line in notes(found))
         raise BadInput(f"{block.page}: no table {block.what!r}; there are {', '.join(STUDY_TABLES)}")
@@ -286,7 +297,19 @@ class _Tables:
         if block.kind == "figure" or block.what not in RESULTS:
             raise BadInput(f"{block.page}: no {block.kind} {block.what!r} of all decisions; there are the tables "
                            f"{', '.join(RESULTS)}")  # fmt: skip
-        return RESULTS[block.what](in_order([self.study(name) for name in self.newest().values()], list(subtasks())))
+        studies = [self.study(name) for key, name in self.newest().items() if not key.startswith(f"{PILOTS}/")]
+        return RESULTS[block.what](in_order(studies, list(subtasks())))
+
+    def pilot(self, name: str) -> Mapping[str, Any]:
+        """Return the page of a pilot, given its study."""
+        return build_page(self._loaded, read_record(self._home, name))
+
+    def _of_cases(self, block: Block) -> str:
+        if block.kind == "figure" or block.what != "all":
+            raise BadInput(f"{block.page}: no {block.kind} {block.what!r} of the cases; there is the table all")
+        newest = self.newest()
+        shipped = {name: newest[f"{PILOTS}/{name}"] for name in decisions_of(PILOTS) if f"{PILOTS}/{name}" in newest}
+        return pipes(*case_table([self.pilot(study) for study in shipped.values()], decisions_of(PILOTS)))
 
     def _of_outlook(self, block: Block) -> str:
         if block.kind == "figure" and block.what.split()[0] == "cost":

@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.pilots.config import PilotConfig
 from flows.pilots.page import build_page, compare
-from flows.reports.pilot import answers, case_table, markdown, read_pilots, write_pilot
+from flows.reports.cases import case_table, read_pilots
+from flows.reports.pilot import answers, markdown, write_pilot
 from flows.study.config import draw_instances, record_path
 from flows.study.study import run_instance
 from infra import settings

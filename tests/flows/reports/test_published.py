@@ -134,7 +134,7 @@ def test_what_ships_names_no_machine_and_is_listed_for_an_archive(root: Path, lo
 def test_what_cannot_be_published_is_named(root: Path, loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="gone is neither a study nor a run"):
         publish(loaded, ["gone"], root)
-    with pytest.raises(BadInput, match=r"study s1 is not in .*studies there: none"):
+    with pytest.raises(BadInput, match=r"no study s1 in .*studies there: none"):
         verify(loaded, root)
     publish(loaded, ["s1"], root)
     (root / "README.md").write_text("<!-- table: s1 nonsense --><!-- /table -->")
@@ -150,3 +150,14 @@ def test_what_cannot_be_published_is_named(root: Path, loaded: Settings, monkeyp
 
 def test_every_generated_part_of_this_repository_follows_from_what_ships() -> None:
     assert verify(Settings())[1] == []
+
+
+def test_a_case_without_evidence_says_how_to_run_it(root: Path, loaded: Settings) -> None:
+    publish(loaded, ["s1"], root)
+    page = root / "docs" / "cases.md"
+    page.write_text("<!-- table: cases all --><!-- /table -->")
+    assert publish(loaded, [], root) == [page]
+    assert "`ketcycle pilot clinical`" in page.read_text()
+    page.write_text("<!-- table: cases some --><!-- /table -->")
+    with pytest.raises(BadInput, match="there is the table all"):
+        verify(loaded, root)
