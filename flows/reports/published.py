@@ -11,9 +11,9 @@
 A page may name a decision instead of a study, such as `inference/pruning`: its newest study that ships; where none
 does, the part says so. The name `decisions` stands for all studies that ship, with the tables `results` and `devices`.
 A pilot has the further table `page`, all of `ketcycle pilot --show STUDY`, and the name `cases` stands for all pilots,
-with the table `all`. The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name, with
-a choice of columns after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure `cost`,
-what a QPU-second must replace.
+with the table `all`. The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name,
+with a choice of columns after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure
+`cost`, what a QPU-second must replace.
 """
 
 from __future__ import annotations

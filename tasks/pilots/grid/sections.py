@@ -37,7 +37,7 @@ def _mean(entries: Sequence[Seen], measure: str) -> float:
 def _agreement(found: dict[tuple[str, str], list[Seen]]) -> tuple[Section, ...]:
     rows = tuple((*key, len(same), *(_mean(same, name) for name in WHAT)) for key, same in found.items())
     sentence = (
-        "Balanced accuracy (clusters matched by the Hungarian method) and adjusted Rand index against Lloyd's algorithm "
+        "Balanced accuracy (clusters matched by the Hungarian method) and adjusted Rand index against Lloyd's method "
         "with exact distances from the same first centroids; a tie with it is the best possible outcome. Weekend and "
         "season: adjusted Rand index against the calendar."
     )
