@@ -27,8 +27,8 @@ from tasks.evaluation.paired import paired
 Row = Mapping[str, Any]
 Array = NDArray[np.float64]
 
-# Where stages note bits per byte of the model.
-MODEL_FACTS = (("training", "after"), ("finetuning", "lora", "after"), ("inference", "bits_per_byte"))
+# Where stages note bits per byte of the model; * stands for every method.
+MODEL_FACTS = (("training", "after"), ("finetuning", "*", "after"), ("inference", "bits_per_byte"))
 
 
 def compare(home: Path, first: str, second: str, coefficients: Coefficients) -> dict[str, Any]:
@@ -162,10 +162,17 @@ def _model(records: Sequence[Row]) -> dict[str, list[float | None]]:
 
 def _figures(run: Row) -> Iterator[tuple[str, float]]:
     for stage, *path in MODEL_FACTS:
-        found: Any = run["stages"].get(stage, {}).get("facts", {})
-        for name in path:
-            found = found.get(name, {}) if isinstance(found, Mapping) else {}
-        yield from _numbers(f"{stage} {' '.join(path)}", found)
+        for names, found in _followed(run["stages"].get(stage, {}).get("facts", {}), path):
+            yield from _numbers(" ".join((stage, *names)), found)
+
+
+def _followed(found: Any, path: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if not path:
+        yield (), found
+    elif isinstance(found, Mapping):
+        for name in sorted(found) if path[0] == "*" else found.keys() & {path[0]}:
+            for rest, value in _followed(found[name], path[1:]):
+                yield (name, *rest), value
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,15 @@ def test_model_figures_stand_side_by_side(stored_home: Path) -> None:
     model = compare(stored_home, "r1", "r2", C)["model"]
     assert model["training after test"] == [2.0, 1.75]
     assert model["inference bits per byte pruned base"] == [2.1, 2.1]
+
+
+def test_every_method_of_fine_tuning_is_compared(home: Path) -> None:
+    for run, loss in (("r1", 2.0), ("r2", 1.5)):
+        path = home / "runs" / run / "run.json"
+        record = json.loads(path.read_text())
+        record["stages"]["finetuning"]["facts"] = {"vera": {"after": {"base": loss}}, "method": "vera"}
+        path.write_text(json.dumps(record))
+    assert compare(home, "r1", "r2", C)["model"]["finetuning vera after base"] == [2.0, 1.5]
 
 
 def test_the_tables_fit_160_columns(stored_home: Path) -> None:
