@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from flows.reports.books import points
 from flows.reports.figures import arms_of
 from flows.study.noisy import noisy_name
 from flows.study.table import build_study
@@ -49,7 +50,9 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
     rows = [row for row in evidence.read(run_id=study_id) if row.problem in about]
     noisy = [row for row in evidence.read(run_id=noisy_name(study_id)) if row.problem in about]
     seen = see(rows, about) + [replace(entry, noisy=True) for entry in see(noisy, about)]
-    figures = {name: arm.figures for name, arm in arms_of(rows, Coefficients.load()).items()}
+    coefficients = Coefficients.load()
+    arms = arms_of(rows, coefficients)
+    figures = {name: arm.figures for name, arm in arms.items()}
     numbers = [compare(number, seen) for number in claim.numbers]
     judgeable = claim.unjudgeable if config["profile"] == "full" else SMOKE
     verdicts = {"reproduced": reproduced(numbers, judgeable), "better": _better(subtask, figures, config["profile"])}
@@ -64,6 +67,9 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
             "all features": _best(figures, subtask.tolerance, list(figures)),
         },
         "controls": [_said(figures[arm.name]) for arm in subtask.arms if _is_control(arm.kind) and arm.name in figures],
+        "qpu_usd": {
+            name: points(coefficients.projected_cost_usd(arm.used)) for name, arm in arms.items() if arm.used.circuits
+        },
         "verdicts": {name: asdict(verdict) for name, verdict in verdicts.items()},
         "predicted": _scored(claim, verdicts) if config["profile"] == "full" else [],
         "sections": plain_sections(subtask.name, seen),

@@ -21,7 +21,7 @@ from flows.reports.study import (
     title,
 )
 from flows.reports.study_page import forest
-from flows.reports.text import number, pipes, section_cells
+from flows.reports.text import band, number, pipes, section_cells
 from infra.lake import write_atomic
 
 Row = Mapping[str, Any]
@@ -29,7 +29,8 @@ Cells = list[tuple[str, ...]]
 
 NUMBER_HEADER = ("number", "arm", "published", "ours [95 %]", "n (units)", "bar", "met")
 CLASSICAL_HEADER = ("best classical arm", "arm", "quality [95 %]", "n", "J a solve")
-COST_HEADER = ("arm", "kind", "circuits", "shots", "QPU s, projected", "USD a solve", "gCO2e a solve")
+COST_HEADER = ("arm", "kind", "circuits", "shots", "QPU s, projected", "USD a solve here", "gCO2e here",
+               "USD on a QPU, projected")  # fmt: skip
 PREDICTED_HEADER = ("verdict", "predicted", "came out", "score", "score of equal probabilities")
 
 
@@ -70,6 +71,7 @@ def cost_cells(found: Row) -> Cells:
             number(row["qpu_s_projected"]),
             number(row["cost_usd"]),
             number(row["gco2"]),
+            band(found["qpu_usd"].get(row["arm"])),
         )
         for row in found["study"]["arms"]
     ]
