@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
 
 from rich.console import Group
 from rich.text import Text
@@ -33,14 +33,13 @@ def summary(outlook: Outlook) -> list[str]:
     if outlook.missing:
         missing = ", ".join(outlook.missing)
         lines.append(f"No evidence of {missing}: run ketcycle study {outlook.missing[0]}.")
+    counts: Counter[str] = Counter()
     for decision, reasons in outlook.gathered.left_out.items():
-        if reasons and decision.partition("/")[0] in outlook.stages:
-            lines.append(f"{decision}: rows left out, {_counts(reasons)}.")
+        if decision.partition("/")[0] in outlook.stages:
+            counts.update(reasons)
+    if counts:
+        lines.append(f"Left out: {', '.join(f'{n} rows ({reason})' for reason, n in counts.items())}.")
     return lines
-
-
-def _counts(reasons: Mapping[str, int]) -> str:
-    return ", ".join(f"{n} {reason}" for reason, n in reasons.items())
 
 
 def console(outlook: Outlook, paths: list[str]) -> Group:
