@@ -102,10 +102,12 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield the API of a Prefect server on loopback that lives as long as the tests; it has no worker."""
     import psutil
 
+    from deployments.tables import make_tables
     from infra.compute import free_port, prefect_command, stop_families, wait_for_prefect
 
     home = tmp_path_factory.mktemp("prefect")
     (home / "prefect").mkdir()
+    make_tables(home / "prefect.db", "prefect")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     with (home / "prefect" / "server.log").open("ab") as output:
