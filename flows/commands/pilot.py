@@ -111,7 +111,7 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.reports.pilot import answers, lists, tables
+    from flows.reports.pilot import answers, lists, opening, tables
     from flows.reports.text import table
 
     if as_json:
@@ -121,5 +121,5 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
     listed = [
         Text(f"{heading}\n" + "\n".join(f"  * {line}" for line in lines)) for heading, lines in lists(found).items()
     ]
-    drawn = [table(heading, header, cells) for heading, (header, cells) in tables(found).items()]
+    drawn = [table(heading, header, cells) for heading, (header, cells) in (opening(found) | tables(found)).items()]
     print_value(Group(Text(f"{found['title']}\n{found['claim']}\n{found['source']}"), *said, *listed, *drawn), as_json)

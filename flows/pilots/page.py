@@ -28,7 +28,7 @@ from tasks.pilots.claim import Number, Published, Seen, plain_sections, publishe
 from tasks.registry import find_subtask
 from tasks.statistics import mean_interval
 
-SMOKE = "a smoke run is too small to judge"
+SMOKE = "only the full profile is judged"
 Row = Mapping[str, Any]
 
 

@@ -26,9 +26,10 @@ from infra.lake import write_atomic
 
 Row = Mapping[str, Any]
 Cells = list[tuple[str, ...]]
+Table = tuple[Sequence[str], Cells]
 
 NUMBER_HEADER = ("number", "arm", "published", "ours [95 %]", "n (units)", "bar", "met")
-CLASSICAL_HEADER = ("best classical arm", "arm", "quality [95 %]", "n", "J a solve")
+CLASSICAL_HEADER = ("which", "arm", "quality [95 %]", "n", "J a solve")
 COST_HEADER = ("arm", "kind", "circuits", "shots", "QPU s, projected", "USD a solve here", "gCO2e here",
                "USD on a QPU, projected")  # fmt: skip
 PREDICTED_HEADER = ("verdict", "predicted", "came out", "score", "score of equal probabilities")
@@ -52,7 +53,10 @@ def number_cells(found: Row) -> Cells:
 
 def classical_cells(found: Row) -> Cells:
     """Return the best classical arm on the same features and on all, and the controls."""
-    named = [*found["classical"].items(), *(("control", control) for control in found["controls"])]
+    named = [
+        *((f"best on {which}", arm) for which, arm in found["classical"].items()),
+        *(("control", control) for control in found["controls"]),
+    ]
     return [
         (name, arm["arm"], spread(arm["quality"], arm["interval"]), str(arm["n"]), number(arm["energy_j"]))
         for name, arm in named
@@ -91,18 +95,31 @@ def predicted_cells(found: Row) -> Cells:
     ]
 
 
-def tables(found: Row) -> dict[str, tuple[Sequence[str], Cells]]:
-    """Return the tables of the page by their headings; those without a row are left out."""
+def opening(found: Row) -> dict[str, Table]:
+    """Return what the verdicts rest on, by heading."""
+    return _filled(
+        {
+            "Published numbers beside ours": (NUMBER_HEADER, number_cells(found)),
+            "The best classical method, and the controls": (CLASSICAL_HEADER, classical_cells(found)),
+            "Predictions committed before": (PREDICTED_HEADER, predicted_cells(found)),
+        }
+    )
+
+
+def tables(found: Row) -> dict[str, Table]:
+    """Return the tables of all arms by heading."""
     study = found["study"]
-    every: dict[str, tuple[Sequence[str], Cells]] = {
-        "Published numbers beside ours": (NUMBER_HEADER, number_cells(found)),
-        "The best classical method, and the controls": (CLASSICAL_HEADER, classical_cells(found)),
-        "Arms": (ARM_HEADER, arm_cells(study)),
-        "Circuits, shots, QPU seconds and cost of a mean solve": (COST_HEADER, cost_cells(found)),
-        "Three energies of a mean solve": (ENERGY_HEADER, energy_cells(study)),
-        "With the noise of a device": (NOISY_HEADER, noisy_cells(study)),
-        "Predictions committed before": (PREDICTED_HEADER, predicted_cells(found)),
-    }
+    return _filled(
+        {
+            "Arms": (ARM_HEADER, arm_cells(study)),
+            "Circuits, shots, QPU seconds and cost of a mean solve": (COST_HEADER, cost_cells(found)),
+            "Three energies of a mean solve": (ENERGY_HEADER, energy_cells(study)),
+            "With the noise of a device": (NOISY_HEADER, noisy_cells(study)),
+        }
+    )
+
+
+def _filled(every: dict[str, Table]) -> dict[str, Table]:
     return {name: table for name, table in every.items() if table[1]}
 
 
@@ -130,6 +147,8 @@ def markdown(found: Row) -> str:
     """Return the page as Markdown."""
     parts = [f"# {found['title']}", f"> {found['claim']}", f"{found['source']} <{found['url']}>"]
     parts += [f"**{question}** {answer} ({reason})" for question, answer, reason in answers(found)]
+    for heading, (header, cells) in opening(found).items():
+        parts += [f"## {heading}", pipes(header, cells)]
     for heading, lines in lists(found).items():
         parts += [f"## {heading}", "\n".join(f"* {line}" for line in lines)]
     for heading, (header, cells) in tables(found).items():
@@ -159,6 +178,7 @@ def html(found: Row) -> str:
             found=found,
             answers=answers(found),
             lists=lists(found),
+            opening=opening(found),
             tables=tables(found),
             sections=sections,
             plot=forest(found["study"]),
