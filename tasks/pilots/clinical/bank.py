@@ -3,6 +3,9 @@
 A fold of all rows is what was published; its kernels would take up to 160,000 circuits, so that the exact twins stand
 for the quantum arms there. A draw has 20 known and 20 tested patients, the circuits run, and every arm sees the same
 rows. Unit of independence: the fold; the folds of one table share training rows, as in every cross-validation.
+
+The figure of one split into ten folds moves by .01 with the split, and once in fifteen splits by more than .02, half of
+what the publication rounds away: the table and the number of features that are judged have four further splits.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from tasks.pilots.clinical.tables import tables
 
 FEATURES = (8, 16)
 FOLDS = 10
+FURTHER = {"breast cancer": 4}  # splits at the first number of features
 DRAWS = 6
 ROWS = 20  # known and tested patients of a draw
 
@@ -39,13 +43,16 @@ def _of_table(source: str, seed: int) -> Iterator[Instance[Clinical]]:
         pose = partial(_pose, source, train, test, FEATURES[0])
         yield Instance(source, f"N={FEATURES[0]}, draw {number} of {ROWS} and {ROWS}", 2 * ROWS, pose,
                        unit=f"{source} draw {number}")  # fmt: skip
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed % 2**31)
-    for number, (train, test) in enumerate(folds.split(table.values, table.labels)):
-        for features in FEATURES:
-            if features <= table.values.shape[1]:
-                pose = partial(_pose, source, train, test, features)
-                name = f"N={features}, fold {number} of {FOLDS}"
-                yield Instance(source, name, len(table.labels), pose, unit=f"{source} fold {number}")
+    for split in range(1 + FURTHER.get(source, 0)):
+        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=(seed + split) % 2**31)
+        further = f", split {split}" if split else ""
+        for number, (train, test) in enumerate(folds.split(table.values, table.labels)):
+            for features in FEATURES[:1] if split else FEATURES:
+                if features <= table.values.shape[1]:
+                    pose = partial(_pose, source, train, test, features)
+                    name = f"N={features}, fold {number} of {FOLDS}{further}"
+                    unit = f"{source} fold {number}{further}"
+                    yield Instance(source, name, len(table.labels), pose, unit=unit)
 
 
 def _pose(source: str, train: Rows, test: Rows, features: int) -> Clinical:

@@ -46,13 +46,13 @@ def test_the_angle_circuit_has_the_product_of_cosines() -> None:
 
 
 def test_the_published_row_of_breast_cancer_is_met_within_two_hundredths() -> None:
-    folds = instances("breast cancer", "N=8, fold")
-    assert len(folds) == 10
+    assert len(instances("breast cancer", "N=8, fold")) == 50
+    folds = instances("breast cancer", "split 2")
     arms = {arm.name: arm for arm in OTHERS}
     nothing: Any = None
     for name, published in (("qdc-exact", 0.92), ("qksvm-exact", 0.92), ("sqksvm-exact", 0.88)):
         hard = [measures(fold, arms[name].solve(fold, nothing))["auc_labels"][0] for fold in folds]
-        assert np.mean(hard) == pytest.approx(published, abs=0.025), name  # the page judges at .02
+        assert np.mean(hard) == pytest.approx(published, abs=0.02), name
 
 
 def test_scores_are_ranked_and_labels_are_not() -> None:
