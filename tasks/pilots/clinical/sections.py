@@ -16,8 +16,9 @@ SHARE = 0.1  # of the square root of the number of rows, below which the differe
 
 
 def sections(seen: Sequence[Seen]) -> tuple[Section, ...]:
-    """Return both tables."""
-    return (*_both_curves(seen), *_veto(seen))
+    """Return both tables, of what ran without noise."""
+    ideal = [entry for entry in seen if not entry.noisy]
+    return (*_both_curves(ideal), *_veto(ideal))
 
 
 def _setting(entry: Seen) -> tuple[str, str]:
