@@ -27,7 +27,7 @@ from tasks.text.works import dealt, smaller, works_of
 
 WORDS = 48
 REFERENCE, WINDOW, STRANGE = 60, 40, 8
-SMALLER = (25, 50, 75)  # texts of the smaller instances, of which as large a share is strange
+SMALLER = (20, 40, 60, 80)  # texts of the smaller instances, of which as large a share is strange
 LONGEST = 60  # instances of a source
 MOST = 40  # passages of one work, so that an instance has several
 KEPT = 100  # passages of a source that are the strange ones of others
