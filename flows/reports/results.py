@@ -91,7 +91,7 @@ def _with_noise(row: Row | None) -> str:
     if row is None:
         return "-"
     if row["status"] != "done":
-        return f"{row['status']}: {row['reason']}"
+        return f"{row['status']}, see the study"
     return f"{number(row['quality'])} ({number(row['quality_noiseless'])}), size {row['size']}"
 
 
