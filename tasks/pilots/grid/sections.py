@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.pilots.claim import Seen
-from tasks.sections import Section
+from tasks.sections import Cell, Section
 
 HEADER = ("days", "arm", "n", "balanced accuracy", "adjusted Rand index", "balanced accuracy, best of ten starts",
           "silhouette", "inertia", "weekend, Rand", "season, Rand")  # fmt: skip
@@ -35,7 +35,9 @@ def _mean(entries: Sequence[Seen], measure: str) -> float:
 
 
 def _agreement(found: dict[tuple[str, str], list[Seen]]) -> tuple[Section, ...]:
-    rows = tuple((*key, len(same), *(_mean(same, name) for name in WHAT)) for key, same in found.items())
+    rows: tuple[tuple[Cell, ...], ...] = tuple(
+        (*key, len(same), *(_mean(same, name) for name in WHAT)) for key, same in found.items()
+    )
     sentence = (
         "Balanced accuracy (clusters matched by the Hungarian method) and adjusted Rand index against Lloyd's method "
         "with exact distances from the same first centroids; a tie with it is the best possible outcome. Weekend and "
