@@ -13,11 +13,14 @@ from flows.cli import app
 from flows.pilots.config import PilotConfig
 from flows.pilots.page import build_page, compare
 from flows.reports.cases import case_table, read_pilots
+from flows.reports.html import page
 from flows.reports.pilot import answers, markdown, write_pilot
+from flows.reports.run import build_report
 from flows.study.config import draw_instances, record_path
 from flows.study.study import run_instance
-from infra import settings
+from infra import runs, settings
 from infra.lake import write_atomic
+from infra.settings import Settings
 from tasks.contract import PILOTS, Material
 from tasks.evaluation.claims import better, reproduced, score
 from tasks.evaluation.paired import Paired
@@ -43,24 +46,33 @@ def smoke(home: Path, pilot: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("pilot", decisions_of(PILOTS))
-def test_the_smoke_profile_of_a_pilot_ends_with_its_page(pilot: str, tmp_path: Path) -> None:
-    record = smoke(tmp_path, pilot)
-    write_atomic(record_path(tmp_path, "s1"), json.dumps(record))
-    found = build_page(settings.load(home=tmp_path), record)
+def test_the_smoke_profile_of_a_pilot_ends_with_its_page(pilot: str, home: Path) -> None:
+    record = smoke(home, pilot)
+    write_atomic(record_path(home, "s1"), json.dumps(record))
+    found = build_page(settings.load(home=home), record)
     assert {row["status"] for row in found["study"]["arms"]} <= {"done", "skipped"}
     assert any(row["kind"] == "quantum" and row["circuits"] for row in found["study"]["arms"])
     assert [answer for _, answer, _ in answers(found)] == ["cannot be judged", "undecided"]
-    folder = tmp_path / "studies" / "s1"
+    folder = home / "studies" / "s1"
     write_pilot(folder, found)
     stored = json.loads((folder / "pilot.json").read_text())
     for text in (markdown(stored), (folder / "pilot.html").read_text()):
         assert published(pilot).title in text
         assert "What the published comparison left out" in text
-    header, [cells] = case_table([stored])
-    assert len(cells) == len(header)
-    assert list(read_pilots(tmp_path)) == [], "a smoke run is no case"
-    result = CliRunner().invoke(app, ["pilot", "--show", "s1", "--json", "--home", str(tmp_path)])
+    assert list(read_pilots(home)) == [], "a smoke run is no case"
+    result = CliRunner().invoke(app, ["pilot", "--show", "s1", "--json", "--home", str(home)])
     assert json.loads(result.stdout)["pilot"] == pilot
+    in_report(home, {**stored, "profile": "full"})
+
+
+def in_report(home: Path, full: dict[str, Any]) -> None:
+    """Check that a full page is a line of the table of cases, in the report of a run too."""
+    write_atomic(home / "studies" / "s1" / "pilot.json", json.dumps(full))
+    header, [cells] = case_table(read_pilots(home))
+    assert len(cells) == len(header)
+    report = page(home, build_report(Settings(home=home), *runs.read(home, "r1")))
+    assert "Published cases" in report
+    assert f"<td>{cells[0]}</td>" in report
 
 
 @pytest.mark.parametrize("pilot", decisions_of(PILOTS))
