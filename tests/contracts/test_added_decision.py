@@ -18,8 +18,10 @@ BOTH = """
 import json, sys
 from infra import settings
 from infra.compute import services
+from tasks.text import docstrings
 loaded = settings.load()
 settings.quiet_libraries(loaded.home)
+docstrings.LIBRARIES.clear()  # texts enough without those of libraries, which take seconds to read
 with services(loaded):
     from flows.lifecycle.config import RunConfig
     from flows.lifecycle.lifecycle import lifecycle

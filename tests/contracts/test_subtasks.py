@@ -17,6 +17,7 @@ from flows.study.bank import gather_material
 from infra import settings
 from tasks.contract import PILOTS, Bench, Instance, Kind, Material, Subtask, content_key
 from tasks.curation.representatives.bank import PUBLISHED_SOURCE
+from tasks.finetuning import models
 from tasks.inference.pruning import bank as pruning_bank
 from tasks.policy import size_bucket
 from tasks.registry import names, subtasks
@@ -146,7 +147,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
 @pytest.fixture
 def short_trainings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a bank trains is trained for a moment: how its instances are made does not depend on it."""
-    monkeypatch.setattr(pruning_bank, "RECIPE", replace(pruning_bank.RECIPE, tokens=2_000))
+    for module in (pruning_bank, models):
+        monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, tokens=2_000))
 
 
 def drawn(subtask: Subtask[Any, Any], material: Material, seed: int = 0) -> list[Instance[Any]]:
