@@ -14,7 +14,7 @@ from tasks.pilots.claim import published
 Row = Mapping[str, Any]
 Cells = list[tuple[str, ...]]
 
-CASE_HEADER = ("case", "published", "ours [95 %]", "verdict", "better than the best classical", "best classical arm",
+CASE_HEADER = ("case", "published -> ours [95 %]", "reproduced", "better than the best classical", "best classical arm",
                "QPU J", "simulation J", "best classical J", "score of the predictions")  # fmt: skip
 
 
@@ -26,8 +26,7 @@ def case_cells(found: Row) -> tuple[str, ...]:
     best = found["classical"]["all features"]
     return (
         f"{found['pilot']}: {found['title']}",
-        "; ".join(f"{e['name']} {number(e['published'], 4)}" for e in judged if e["published"] is not None) or "-",
-        "; ".join(f"{e['name']} {spread(e['ours'], e['interval'])}" for e in judged) or "-",
+        "; ".join(f"{e['name']}: {_published(e)}{spread(e['ours'], e['interval'])}" for e in judged) or "-",
         verdicts["reproduced"]["answer"],
         verdicts["better"]["answer"],
         f"{best['arm']} {spread(best['quality'], best['interval'])}" if best else "-",
@@ -51,3 +50,7 @@ def case_table(pages: Iterable[Row], names: Sequence[str] = ()) -> tuple[tuple[s
     missing = {name: (f"{name}: {published(name).title}", published(name).claim, f"`ketcycle pilot {name}`", *blank)
                for name in names if name not in found}  # fmt: skip
     return CASE_HEADER, [{**found, **missing}[name] for name in names or found]
+
+
+def _published(entry: Row) -> str:
+    return "" if entry["published"] is None else f"{number(entry['published'], 4)} -> "

@@ -4,8 +4,8 @@ A fold of all rows is what was published; its kernels would take up to 160,000 c
 for the quantum arms there. A draw has 20 known and 20 tested patients, the circuits run, and every arm sees the same
 rows. Unit of independence: the fold; the folds of one table share training rows, as in every cross-validation.
 
-The figure of one split into ten folds moves by .01 with the split, and once in fifteen splits by more than .02, half of
-what the publication rounds away: the table and the number of features that are judged have four further splits.
+The figure of one split into ten folds moves by about .01 with the split, as much as matters: the table and the number
+of features that are judged have four further splits.
 """
 
 from __future__ import annotations
