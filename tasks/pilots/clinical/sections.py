@@ -1,4 +1,4 @@
-"""Further tables of the clinical pilot's page: splits, every method on both AUCs, the geometric difference as a veto."""
+"""Further tables of the clinical page: splits, both AUCs of every method, the geometric difference as a veto."""
 
 from __future__ import annotations
 
