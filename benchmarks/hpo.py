@@ -1,7 +1,7 @@
 """The hyperparameter search: makes the stored table of real training runs, and replays every arm on it.
 
     python -m benchmarks.hpo table FOLDER [--seconds 280]   # as many runs as fit; call it until none is left
-    python -m benchmarks.hpo pack FOLDER                    # writes the package resource from a complete folder
+    python -m benchmarks.hpo pack FOLDER                    # writes the package resource from its complete tables
     python -m benchmarks.hpo replay [--cells 20]            # every arm on the packed tables, as a Markdown table
 
 A table has every setting of the grid, trained once on each of the two shipped domains, with the validation loss after
@@ -37,7 +37,7 @@ from tasks.contract import Arm, Bench
 from tasks.model.windows import Windows
 from tasks.text.samples import sample_documents
 
-CONTEXT, TOKENS, SEED = 64, 32_768, 0
+CONTEXT, TOKENS, SEED = 64, 65_536, 0
 PARTS = {"training": 1024, "validation": 64, "test": 64}  # windows
 AT = (10, 20, 40)  # runs at which the regret is shown
 SCHEMA = pa.schema(
@@ -91,11 +91,19 @@ def table(folder: Path, seconds: float) -> None:
 
 
 def pack(folder: Path) -> None:
-    """Write the runs of a complete folder as Parquet into the package, with how they were made."""
-    rows = [{"source": source, **run} for source in DOMAINS for _, run in sorted(done(folder, source).items())]
-    missing = len(DOMAINS) * SETTINGS - len(rows)
-    if missing:
-        raise SystemExit(f"{missing} runs are missing in {folder}; run: python -m benchmarks.hpo table {folder}")
+    """Write the complete tables of a folder as Parquet into the package, with how they were made."""
+    tables = {source: done(folder, source) for source in DOMAINS}
+    for source, runs in tables.items():
+        if len(runs) < SETTINGS:
+            sys.stdout.write(f"{source}: {len(runs)} of {SETTINGS} runs, left out\n")
+    rows = [
+        {"source": source, **run}
+        for source, runs in tables.items()
+        if len(runs) == SETTINGS
+        for _, run in sorted(runs.items())
+    ]
+    if not rows:
+        raise SystemExit(f"no table in {folder} is complete; run: python -m benchmarks.hpo table {folder}")
     about = {
         "made_by": "python -m benchmarks.hpo table",
         "grid": json.dumps({dimension.name: dimension.levels for dimension in SPACE}),
@@ -121,15 +129,23 @@ def regret(found: Found, runs: Stored, count: int) -> float:
 def replay(cells: int) -> None:
     """Print what every arm came to, means over tables and cells, the regrets with their standard errors."""
     watts = Coefficients.load().cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
-    names = ("runs", "oracle queries", "circuits", *(f"regret at {n}" for n in AT), "to 1 %", "training J a run")
+    names = (
+        "runs",
+        "oracle queries",
+        "tabulated",
+        "circuits",
+        *(f"regret at {n}" for n in AT),
+        "to 1 %",
+        "training J a run",
+    )
     sys.stdout.write(f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n")
     for arm in (INCUMBENT, CHALLENGER, *OTHERS):
         rows = [replayed(arm, source, cell, watts) for source in bank.stored_runs() for cell in range(cells)]
         values = np.array(rows)
         means, errors = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
-        regrets = [f"{means[3 + k]:.3f} ± {errors[3 + k]:.3f}" for k in range(len(AT))]
-        shown = (f"{means[0]:.0f}", f"{means[1]:.0f}", f"{means[2]:.0f}", *regrets, f"{means[6]:.0f} J")
-        sys.stdout.write(f"| {arm.name} | {' | '.join(shown)} | {means[7]:.2f} | {means[8]:.2f} |\n")
+        regrets = [f"{means[4 + k]:.3f} ± {errors[4 + k]:.3f}" for k in range(len(AT))]
+        shown = (*(f"{mean:.0f}" for mean in means[:4]), *regrets, f"{means[7]:.0f} J")
+        sys.stdout.write(f"| {arm.name} | {' | '.join(shown)} | {means[8]:.2f} | {means[9]:.2f} |\n")
         sys.stdout.flush()
 
 
@@ -152,7 +168,7 @@ def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> l
     spent, best = np.cumsum([trial.cpu_s for trial in found.trials]), runs.validation[:, -1].min()
     near = [t.quarters == QUARTERS and t.validation <= 1.01 * best for t in found.trials]
     to_best = spent[near.index(True)] if any(near) else spent[-1]  # a search that never arrives counts as a whole
-    counts = [len(found.trials), found.queries, found.circuits]
+    counts = [len(found.trials), found.queries, found.tabulated, found.circuits]
     joules = [watts * to_best, watts * spent[-1] / len(spent), watts * own]
     return [*counts, *(regret(found, runs, n) for n in AT), *joules]
 

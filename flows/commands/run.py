@@ -65,6 +65,12 @@ Format = Annotated[
     typer.Option("--format", help="curation: parquet, arrow, jsonl, json, csv, tsv, text, html or warc."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
+Scale = Annotated[
+    float | None,
+    typer.Option(help="Size of model and training: their compute as a multiple of the demo's; rules choose the rest."),
+]
+CoreMinutes = Annotated[float | None, typer.Option(help="The same by the CPU minutes of the training.")]
+Joules = Annotated[float | None, typer.Option(help="The same by the modelled joules of the training.")]
 
 
 def run(
@@ -83,6 +89,9 @@ def run(
         str | None, typer.Option(help="Comma-separated stages; default all seven.", autocompletion=complete.stages)
     ] = None,
     objective: Objective = None,
+    scale: Scale = None,
+    core_minutes: CoreMinutes = None,
+    joules: Joules = None,
     seed: Seed = None,
     resume: Annotated[
         str | None, typer.Option(help="Continue this run where it stopped.", autocompletion=complete.runs)
@@ -96,7 +105,7 @@ def run(
     """Run the lifecycle, or some of its stages, and print what each decision cost and gained."""
     chosen = {
         "profile": profile,
-        "options": options,
+        "options": _with_dial(options, scale, core_minutes, joules),
         "corpus": _absolute(corpus),
         "second": _absolute(second),
         "text_column": text_column,
@@ -137,6 +146,9 @@ def stage(
     out: Annotated[Path | None, typer.Option(help="Folder that gets the tables of the stage as Parquet files.")] = None,
     method: Method = None,
     backend: Backend = None,
+    scale: Scale = None,
+    core_minutes: CoreMinutes = None,
+    joules: Joules = None,
     seed: Seed = None,
     resume: Annotated[
         str | None, typer.Option(help="Take the inputs of this run.", autocompletion=complete.runs)
@@ -164,7 +176,7 @@ def stage(
     shorthand = [f"curation.{option}={json.dumps(value)}" for option, value in given.items() if value is not None]
     chosen = {
         "profile": profile,
-        "options": [*shorthand, *(options or [])] or None,
+        "options": _with_dial([*shorthand, *(options or [])], scale, core_minutes, joules),
         "corpus": _absolute(corpus),
         "second": _absolute(second),
         "text_column": text_column,
@@ -192,6 +204,15 @@ def stage(
         if out is not None:
             for path in export_tables(loaded.home, run_id, name, out):
                 err.print(f"written: {path}", highlight=False, soft_wrap=True)
+
+
+def _with_dial(
+    options: list[str] | None, scale: float | None, core_minutes: float | None, joules: float | None
+) -> list[str] | None:
+    """Return the assignments of options with those of the dial before them; None if there are none."""
+    dial = {"scale": scale, "core_minutes": core_minutes, "joules": joules}
+    turned = [f"architecture.{name}={value}" for name, value in dial.items() if value is not None]
+    return [*turned, *(options or [])] or None
 
 
 def _absolute(paths: list[str] | None) -> tuple[str, ...] | None:

@@ -10,6 +10,10 @@ class Options(BaseModel):
 
     Attributes:
         model: folder of a pretrained model, which is used unchanged; empty = `depth` sets the shape of a new model.
+        scale: training compute as a multiple of the demo profile's. With it, `core_minutes` or `joules` the scaling
+            rules choose depth, tokens, batch, learning rates and weight decay, wherever these are not set.
+        core_minutes: CPU minutes of the training.
+        joules: modelled joules of the training.
         depth: number of transformer blocks; width, heads and feed-forward units follow from it unless they are set.
         width: hidden size; unset = 32 for each block.
         heads: number of attention heads; unset = one for each 32 of width.
@@ -20,6 +24,9 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str = ""
+    scale: float | None = Field(None, gt=0)
+    core_minutes: float | None = Field(None, gt=0)
+    joules: float | None = Field(None, gt=0)
     depth: int = Field(4, ge=1, le=48)
     width: int | None = Field(None, ge=8)
     heads: int | None = Field(None, ge=1)

@@ -20,14 +20,19 @@ from tasks.architecture.config import (
     shape_of_dial,
     widened,
 )
+from tasks.architecture.dial import DEMO_FLOPS, Budget, choose, deepest_worth
 from tasks.architecture.hyperparameters.space import SPACE
 from tasks.architecture.options import Options
+from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
+from tasks.model.windows import count_windows
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.architecture")
+
+DIAL = ("scale", "core_minutes", "joules")
 
 
 def choose_shape(context: Context, state: State) -> State:
@@ -36,7 +41,10 @@ def choose_shape(context: Context, state: State) -> State:
     meta = context.lake.meta(context.require("preprocessing/shards"))
     if options.model:
         return _pretrained(Path(options.model).expanduser(), meta["vocab_size"], meta["context"])
-    shape = _shape(options, state.facts.get("hyperparameters", {}), meta["vocab_size"], meta["context"])
+    budget = _budget(options)
+    shape = _shape(options, state.facts.get("hyperparameters", {}), meta["vocab_size"], meta["context"], budget)
+    if budget is not None:
+        state = _dial(context, state, options, budget, shape)
     return state.add(
         shape={name: getattr(shape, name) for name in ("depth", "width", "heads", "ffn", "vocab_size", "context")},
         parameters=shape.parameters,
@@ -61,7 +69,7 @@ def make_model(context: Context, state: State) -> State:
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
         copytree(context.lake.folder(context.require("preprocessing/tokenizer")), folder, dirs_exist_ok=True)
-        about = {"parameters": counted, "recipe": _recipe(state)}
+        about = {"parameters": counted, "recipe": _recipe(state), "dial": state.facts.get("dial")}
         ref = context.lake.put_folder("architecture/model", Path(folder), about)
     return state.add({"architecture/model": ref})
 
@@ -89,6 +97,12 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         )
         chart = Chart("training run", "bits per byte (validation text)", line("loss of a run", found["losses"]))
         made += (Section("Hyperparameters", sentence, ("hyperparameter", "value"), rows, chart),)
+    if dial := facts.get("dial"):
+        figures = {**{name: dial[name] for name in DIAL if name in dial}, **dial["recipe"]}
+        rows = tuple((name.replace("_", " "), value) for name, value in figures.items())
+        rows += (("predicted bits per byte", dial["predicted"]), ("residual of the fit", dial["residual"]))
+        sentence = f"Chosen by the scaling rules; {dial['beyond']:.2g} times the compute of the largest run of the fit."
+        made += (Section("Dial", sentence, ("figure", "value"), rows),)
     if hybrid := facts.get("hybrid_layer"):
         rows = tuple((name.replace("_", " "), value) for name, value in hybrid.items())
         sentence = "A small model of its own; the model of the run keeps its ordinary layers."
@@ -96,11 +110,52 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     return made
 
 
-ROAD: Road = ("hybrid_layer", choose_shape, make_model)
+ROAD: Road = ("hyperparameters", "hybrid_layer", choose_shape, make_model)
 
 
-def _shape(options: Options, found: Mapping[str, Any], vocab_size: int, context: int) -> Shape:
-    dial = shape_of_dial(options.depth, vocab_size, context)
+def _budget(options: Options) -> Budget | None:
+    """Return the budget that the dial sets, or None."""
+    flops = None if options.scale is None else options.scale * DEMO_FLOPS
+    seconds = [] if options.core_minutes is None else [60 * options.core_minutes]
+    if options.joules is not None:
+        seconds.append(options.joules / joules_per_cpu_s())
+    return None if flops is None and not seconds else Budget(flops, min(seconds, default=None))
+
+
+def _dial(context: Context, state: State, options: Options, budget: Budget, shape: Shape) -> State:
+    """Choose tokens and settings of the training by the scaling rules, and say what they predict."""
+    windows = count_windows(context.lake, context.require("preprocessing/shards"))
+    unique = max((count for (_, split), count in windows.items() if split == "train"), default=0) * shape.context
+    chosen = choose(budget, shape, max(unique, 1))
+    recipe = dict(chosen.recipe)
+    if budget.cpu_s is not None:
+        recipe["core_minutes"] = budget.cpu_s / 60
+    log.info(
+        "dial: %d blocks of width %d, %s tokens, batch %d, rates %.3g and %.3g, weight decay %.2g; predicted %.3f "
+        "bits per byte (+- %.3f, %s)",
+        shape.depth,
+        shape.width,
+        f"{recipe['tokens']:,}",
+        recipe["batch"],
+        recipe["matrix_lr"],
+        recipe["other_lr"],
+        recipe["weight_decay"],
+        chosen.predicted,
+        chosen.residual,
+        "within the runs of the fit" if chosen.beyond <= 1 else f"{chosen.beyond:.1f} times their compute",
+    )
+    given = {name: value for name in DIAL if (value := getattr(options, name)) is not None}
+    figures = {"flops": chosen.flops, "predicted": chosen.predicted, "residual": chosen.residual}
+    return state.add(dial={**given, **figures, "beyond": chosen.beyond, "recipe": recipe})
+
+
+def _shape(
+    options: Options, found: Mapping[str, Any], vocab_size: int, context: int, budget: Budget | None = None
+) -> Shape:
+    depth = options.depth
+    if budget is not None and "depth" not in options.model_fields_set:
+        depth = deepest_worth(budget, vocab_size, context)
+    dial = shape_of_dial(depth, vocab_size, context)
     if found.get("depth") == 1 and not {"depth", "width"} & options.model_fields_set:
         dial = widened(dial)
     width = options.width or dial.width
@@ -113,9 +168,13 @@ def _shape(options: Options, found: Mapping[str, Any], vocab_size: int, context:
 
 
 def _recipe(state: State) -> dict[str, float]:
-    """Return the settings of the training that a search found; the training takes those that its options leave open."""
+    """Return the settings of the training that the dial and a search found, the search's first.
+
+    The training takes those that its options leave open.
+    """
     found = state.facts.get("hyperparameters", {})
-    return {name: found[name] for name in ("matrix_lr", "other_lr", "batch", "warmup", "weight_decay") if name in found}
+    searched = {n: found[n] for n in ("matrix_lr", "other_lr", "batch", "warmup", "weight_decay") if n in found}
+    return {**state.facts.get("dial", {}).get("recipe", {}), **searched}
 
 
 def _pretrained(folder: Path, vocab_size: int, context: int) -> State:

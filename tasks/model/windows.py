@@ -98,6 +98,13 @@ class Windows:
         scored, positions = (None if given is None else given[rows] for given in (self.scored, self.positions))
         return Windows(self.tokens[rows], self.n_bytes[rows], scored, positions)
 
+    def shortened(self, context: int) -> Windows:
+        """Return the first tokens of each window; its bytes are those of its share of the tokens."""
+        if self.context <= context:
+            return self
+        share = np.rint(self.n_bytes * context / self.context).astype(np.int64)
+        return Windows(self.tokens[:, : context + 1], np.maximum(share, 1))
+
     def split_at(self, separator: int) -> Windows:
         """Return the same windows as texts that each start with a separator and do not see each other."""
         read = self.tokens[:, :-1]

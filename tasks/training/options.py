@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class Options(BaseModel):
     """Settings of the stage.
 
+    What is not set is taken from the scaling dial or the search of `architecture`, where they were used.
+
     Attributes:
         model: folder of the pretrained model that the stage `architecture` uses; empty = a new model is trained.
         evaluate: text file on which a pretrained model is scored; empty = none.
@@ -27,6 +29,7 @@ class Options(BaseModel):
         parts: parts that the windows of a step are read in, one after another or by several processes.
         matrix_lr: learning rate of Muon, which updates matrices.
         other_lr: learning rate of AdamW, which updates all other weights.
+        warmup: share of the steps with rising learning rate.
         weight_decay: weight decay of matrices; larger where the text is read many times.
         dropout: share of the outputs of attention and feed-forward parts that are dropped.
         isolate: no token attends to another document of its window.
@@ -60,6 +63,7 @@ class Options(BaseModel):
     parts: int = Field(1, ge=1)
     matrix_lr: float = Field(0.02, gt=0)
     other_lr: float = Field(0.03, gt=0)
+    warmup: float = Field(0.05, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     isolate: bool = False

@@ -22,6 +22,7 @@ from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_model, load_tokenizer, save_model, separator
 from tasks.model.checkpoint import Place
 from tasks.model.generate import Sampling, complete
+from tasks.model.scaling import rules
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Run, Watch
@@ -30,7 +31,7 @@ from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
 from tasks.training.options import Options
 from tasks.training.reference import compressed_bits_per_byte, ngram_bits_per_byte, uniform_bits_per_byte
-from tasks.training.text import count_training, counts, read_split, read_training
+from tasks.training.text import count_training, counts, options_of, read_split, read_training
 from tasks.training.together import train_together
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ LOSS_POINTS = 200  # of the training loss in the report; the whole history is in
 
 def measure(context: Context, _: State) -> State:
     """Measure the bits per byte of the untrained model and of simpler text models on the held-out text."""
-    options = context.parsed(Options)
+    options = options_of(context)
     _evaluated_text(options)  # checked before anything is computed
     with torch_threads(options.threads):
         return _measure(context, options)
@@ -52,7 +53,7 @@ def measure(context: Context, _: State) -> State:
 
 def train_model(context: Context, state: State) -> State:
     """Train, from the last checkpoint if there is one, and store model and curve in the lake."""
-    options = context.parsed(Options)
+    options = options_of(context)
     with torch_threads(options.threads):
         if options.model:
             return _score_and_pass_on(context, state, options)
@@ -82,6 +83,12 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         )
         sentence = "Bits per byte of the model and of simpler models of the same text, lower is better."
         found += (Section("Held-out text", sentence, ("split", "before", "after", *names), rows),)
+    if prediction := facts.get("prediction"):
+        sentence = "The scaling rules were fitted on the shipped text; the residual is that of the fit."
+        rows = tuple(prediction.items())
+        found += (
+            Section("Prediction of the dial, bits per byte (validation text)", sentence, ("figure", "value"), rows),
+        )
     if len(domains := facts.get("domains", {})) > 1:
         header = ("domain", "bits per byte")
         found += (Section("Test text by domain", "Lower is better.", header, tuple(domains.items())),)
@@ -163,8 +170,23 @@ def _train_and_save(context: Context, state: State, options: Options) -> State:
         after=after,
         domains={options.domain: after["test"], **domains},
         shared=shared,
+        **_score_prediction(context, model, run.tokens, after["validation"]),
         **_facts(run),
     )
+
+
+def _score_prediction(context: Context, model: PreTrainedModel, tokens: int, measured: float) -> dict[str, Any]:
+    """Return what the scaling rules predict for the tokens that were read beside what was measured, if the dial chose.
+
+    The rules are fitted on text of one kind: on other text the difference says how far it is from that.
+    """
+    if not context.lake.meta(context.require("architecture/model")).get("dial"):
+        return {}
+    fitted = rules()
+    predicted = fitted.loss(sum(p.numel() for p in model.parameters()), tokens)
+    log.info("bits per byte: predicted %.3f, measured %.3f (%+.3f)", predicted, measured, measured - predicted)
+    scored = {"predicted": predicted, "measured": measured, "difference": measured - predicted}
+    return {"prediction": {**scored, "residual": fitted.residual}}
 
 
 def _score_and_pass_on(context: Context, state: State, options: Options) -> State:

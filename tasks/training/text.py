@@ -8,6 +8,15 @@ from tasks.stage import Context, State
 from tasks.training.options import Options
 
 
+def options_of(context: Context) -> Options:
+    """Return the options of the stage; what they leave open is taken from the recipe that came with the model."""
+    given = context.parsed(Options)
+    model = context.inputs.get("architecture/model")
+    recipe = context.lake.meta(model).get("recipe", {}) if model else {}
+    offered = {n: v for n, v in recipe.items() if n in Options.model_fields and n not in given.model_fields_set}
+    return Options.model_validate({**given.model_dump(exclude_unset=True), **offered}) if offered else given
+
+
 def context_length(context: Context) -> int:
     """Return the number of tokens that a model reads for one window."""
     return int(context.lake.meta(context.require("preprocessing/shards"))["context"])

@@ -29,8 +29,7 @@ from tasks.model.train import Run, Watch, train
 from tasks.parallel import free_workers
 from tasks.records import record_work
 from tasks.stage import Context, State
-from tasks.training.options import Options
-from tasks.training.text import store_training
+from tasks.training.text import options_of, store_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,7 +85,7 @@ def train_together(
     Returns:
         the trained model, the run, and figures: `workers`, bytes sent by each process, attempts.
     """
-    options = context.parsed(Options)
+    options = options_of(context)
     if options.workers > 1:  # all processes must make products of one type, on whatever processors they are
         recipe = replace(recipe, precision="bf16" if use_bf16(recipe.precision) else "fp32", parts=max(2, recipe.parts))
     avoided: set[str] = set()
@@ -132,7 +131,7 @@ def train_together(
 
 def take_part(share: Share) -> int:
     """Train as one of the other processes; return the bytes sent. Its CPU time is recorded as work of the stage."""
-    context, options = share.context, share.context.parsed(Options)
+    context, options = share.context, options_of(share.context)
     forward_from_worker(context.run_id)
     with Meter() as meter, torch_threads(options.threads):
         store = open_store(share.address[0], GATHER_S, share.address[1])

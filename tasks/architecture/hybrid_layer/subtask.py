@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from tasks.architecture.hybrid_layer.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.architecture.hybrid_layer.bank import BATCH, CONTEXT, HIDDEN, bank, example
 from tasks.architecture.hybrid_layer.options import Options
 from tasks.architecture.hybrid_layer.problem import Layer, Predictions, quality
 from tasks.contract import CELLS, Budget, Subtask
-from tasks.model.windows import Windows, read_windows
+from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 from tasks.terms import terms
 
@@ -24,8 +22,8 @@ def pose(context: Context, state: State, options: Options) -> Layer | None:
     shards = context.require("preprocessing/shards")
     needed = -(-options.tokens // CONTEXT)
     return Layer(
-        training=_shortened(read_windows(context.lake, shards, options.domain, "train", needed)),
-        test=_shortened(read_windows(context.lake, shards, options.domain, "validation", options.windows)),
+        training=read_windows(context.lake, shards, options.domain, "train", needed).shortened(CONTEXT),
+        test=read_windows(context.lake, shards, options.domain, "validation", options.windows).shortened(CONTEXT),
         vocab_size=int(context.lake.meta(shards)["vocab_size"]),
         place=options.place,
         width=options.width,
@@ -51,14 +49,6 @@ def apply(context: Context, state: State, problem: Layer, solution: Predictions)
             "layer_parameters": solution.layer_parameters,
         }
     )
-
-
-def _shortened(windows: Windows) -> Windows:
-    """Cut windows to 32 tokens; the bytes of a cut window are those of its share of tokens."""
-    if windows.context <= CONTEXT:
-        return windows
-    share = np.rint(windows.n_bytes * CONTEXT / windows.context).astype(np.int64)
-    return Windows(windows.tokens[:, : CONTEXT + 1], np.maximum(share, 1))
 
 
 HYBRID_LAYER: Subtask[Layer, Predictions] = Subtask(

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.architecture.hyperparameters.fourier import rank_by_circuit, rank_by_ridge
 from tasks.architecture.hyperparameters.problem import Found, Ledger, Search, sobol_sequence
-from tasks.architecture.hyperparameters.space import DEFAULT, SETTINGS, SPACE, levels, setting_of
+from tasks.architecture.hyperparameters.space import DEFAULT, SETTINGS, SPACE, bits, levels, setting_of
 from tasks.architecture.hyperparameters.surrogates import (
     Fit,
     Minimise,
@@ -24,11 +25,16 @@ from tasks.architecture.hyperparameters.surrogates import (
     minimise_by_qaoa,
     minimise_by_uniform_samples,
     minimise_exactly,
+    ranked,
 )
 from tasks.contract import Arm, Bench, Kind
+from tasks.quantum.grover import draw_from_table, measure, minimise_by_rotations, with_integers
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+VALUE_BITS = 6  # of the energies that the oracle of the rotations computes
+QUERIES = 16  # oracle queries of a minimisation, the square root of the number of settings
 
 
 def take_default(problem: Search, bench: Bench) -> Found:
@@ -137,6 +143,47 @@ def search_by_surrogate(fit: Fit, minimise: Minimise, quantum: bool, problem: Se
     return ledger.found(circuits=rounds if quantum else 0)
 
 
+def search_by_rotations(tabulated: bool, problem: Search, bench: Bench) -> Found:
+    """Minimise the quadratic model by Grover rotations below a threshold (Durr and Hoyer), rounded to integers.
+
+    Args:
+        tabulated: draw from the known law of the rotations, for which every energy is computed: a table of the oracle,
+            whose making is counted. Otherwise the oracle is a circuit that computes the energies.
+        problem: the search.
+        bench: what the arm works with.
+    """
+    ledger = Ledger(problem, bench)
+    queries = circuits = 0
+    rounds = 0
+    while ledger.left:
+        qubo = with_integers(fit_quadratic(ledger.settings, ledger.losses, bench), VALUE_BITS)
+        start = bits()[min(ledger.settings.tolist(), key=lambda setting: float(qubo.energies(bits()[setting])[0]))]
+        draw = draw_from_table(qubo, bits(), bench.rng) if tabulated else measure(qubo, VALUE_BITS, bench.sampler)
+        made = minimise_by_rotations(qubo, start, draw, QUERIES, bench.rng)
+        ledger.evaluate(ranked(qubo, made.samples))
+        queries, circuits, rounds = queries + made.queries, circuits + made.circuits, rounds + 1
+    if tabulated:
+        return ledger.found(queries, tabulated=rounds * SETTINGS)
+    return ledger.found(queries, circuits)
+
+
+def search_by_fourier_circuit(exact: bool, problem: Search, bench: Bench) -> Found:
+    """Train a circuit on the runs so far, then train the settings with its lowest predictions, and repeat."""
+    ledger, rounds = Ledger(problem, bench), 0
+    while ledger.left:
+        ledger.evaluate(rank_by_circuit(ledger.settings, ledger.losses, bench, exact=exact))
+        rounds += 1
+    return ledger.found(circuits=0 if exact else rounds * SETTINGS)
+
+
+def search_by_fourier_ridge(problem: Search, bench: Bench) -> Found:
+    """Fit a ridge regression with the circuit's frequencies, train its best new settings, and repeat."""
+    ledger = Ledger(problem, bench)
+    while ledger.left:
+        ledger.evaluate(rank_by_ridge(ledger.settings, ledger.losses))
+    return ledger.found()
+
+
 def _surrogate(name: str, kind: Kind, fit: Fit, minimise: Minimise, twin: str = "") -> Arm[Search, Found]:
     return Arm(name, kind, partial(search_by_surrogate, fit, minimise, kind is Kind.QUANTUM), twin=twin)
 
@@ -157,4 +204,9 @@ OTHERS: tuple[Arm[Search, Found], ...] = (
     _surrogate("machine-annealing", Kind.CLASSICAL, fit_factorisation_machine, minimise_by_annealing),
     _surrogate("machine-qaoa", Kind.QUANTUM, fit_factorisation_machine, minimise_by_qaoa, "machine-qaoa-sampled"),
     _surrogate("machine-qaoa-sampled", Kind.TWIN, fit_factorisation_machine, minimise_by_exact_samples),
+    Arm("quadratic-grover", Kind.QUANTUM, partial(search_by_rotations, False), twin="quadratic-grover-tabulated"),
+    Arm("quadratic-grover-tabulated", Kind.TWIN, partial(search_by_rotations, True)),
+    Arm("fourier-circuit", Kind.QUANTUM, partial(search_by_fourier_circuit, False), twin="fourier-circuit-exact"),
+    Arm("fourier-circuit-exact", Kind.TWIN, partial(search_by_fourier_circuit, True)),
+    Arm("fourier-ridge", Kind.DEQUANTISED, search_by_fourier_ridge),
 )

@@ -81,11 +81,13 @@ class Found:
         trials: training runs in the order in which they were proposed.
         queries: queries of a quantum oracle.
         circuits: circuits that were run.
+        tabulated: values that were computed to make tables of an oracle.
     """
 
     trials: tuple[Trial, ...]
     queries: int = 0
     circuits: int = 0
+    tabulated: int = 0
 
     @property
     def best(self) -> Trial:
@@ -149,9 +151,9 @@ class Ledger:
             ]
         return self._evaluate(chosen, self._limits(), shared=False)
 
-    def found(self, queries: int = 0, circuits: int = 0) -> Found:
+    def found(self, queries: int = 0, circuits: int = 0, tabulated: int = 0) -> Found:
         """Return the result."""
-        return Found(tuple(self.trials), queries, circuits)
+        return Found(tuple(self.trials), queries, circuits, tabulated)
 
     def _nearest(self, setting: int) -> list[int]:
         distances = np.abs(levels() - levels()[setting]).sum(axis=1)

@@ -87,26 +87,27 @@ def minimise_exactly(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
 
 def minimise_by_annealing(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
     """Return what simulated annealing found, the lowest energy first."""
-    return _ranked(qubo, simulated_annealing(qubo, READS, SWEEPS, bench.rng))
+    return ranked(qubo, simulated_annealing(qubo, READS, SWEEPS, bench.rng))
 
 
 def minimise_by_qaoa(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
     """Return the samples of QAOA with fixed angles, the lowest energy first; one job."""
-    return _ranked(qubo, sample_qaoa([qubo], bench.sampler, SHOTS, linear_ramp(LAYERS))[0])
+    return ranked(qubo, sample_qaoa([qubo], bench.sampler, SHOTS, linear_ramp(LAYERS))[0])
 
 
 def minimise_by_exact_samples(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
     """Return as many samples from the exact distribution of the QAOA circuit, the lowest energy first."""
     probabilities = qaoa_probabilities(qubo, *linear_ramp(LAYERS))
-    return _ranked(qubo, draw(probabilities, BITS, SHOTS, bench.rng))
+    return ranked(qubo, draw(probabilities, BITS, SHOTS, bench.rng))
 
 
 def minimise_by_uniform_samples(qubo: Qubo, bench: Bench) -> NDArray[np.int64]:
     """Return as many uniform bit strings as QAOA has shots, the lowest energy first."""
-    return _ranked(qubo, bench.rng.integers(0, 2, (SHOTS, BITS), np.uint8))
+    return ranked(qubo, bench.rng.integers(0, 2, (SHOTS, BITS), np.uint8))
 
 
-def _ranked(qubo: Qubo, samples: Bits) -> NDArray[np.int64]:
+def ranked(qubo: Qubo, samples: Bits) -> NDArray[np.int64]:
+    """Return the settings among samples (m, 8), each once, the lowest energy first."""
     settings = np.unique(of_bits(samples))
     return settings[np.argsort(qubo.energies(bits()[settings]), kind="stable")]
 

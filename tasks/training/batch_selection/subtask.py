@@ -14,8 +14,7 @@ from tasks.training.batch_selection.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.training.batch_selection.bank import bank, example
 from tasks.training.batch_selection.options import Options
 from tasks.training.batch_selection.problem import Pool, Rows, quality
-from tasks.training.options import Options as StageOptions
-from tasks.training.text import count_training, read_training, vocabulary
+from tasks.training.text import count_training, options_of, read_training, vocabulary
 
 log = logging.getLogger("ketcycle.training")
 
@@ -28,7 +27,7 @@ def pose(context: Context, state: State, options: Options) -> Pool | None:
     The problem of a run has no held-out text: scoring an arm means one more training, so evidence comes from studies.
     """
     del state
-    stage = context.parsed(StageOptions)
+    stage = options_of(context)
     if stage.model or not options.pool:
         return None
     n = count_training(context, stage)

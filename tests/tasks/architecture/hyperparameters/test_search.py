@@ -59,18 +59,21 @@ def test_the_start_design_changes_every_bit(cell: int) -> None:
 
 
 def test_all_arms_start_alike_train_no_setting_twice_and_only_quantum_ones_have_circuits(tmp_path: Path) -> None:
-    problem = search(stored(), trials=14)
+    problem = search(stored(), trials=12)
     for name, arm in ARMS.items():
         found = arm.solve(problem, bench(3, tmp_path))
         assert (found.circuits > 0) == (arm.kind is Kind.QUANTUM), name
+        assert (found.tabulated > 0) == name.endswith("-tabulated"), "a tabulated oracle is charged its evaluations"
         if name == "default":
             assert len(found.trials) == 1
             continue
-        assert len({trial.setting for trial in found.trials}) == len(found.trials) == 14
+        assert len({trial.setting for trial in found.trials}) == len(found.trials) == 12
         assert [trial.setting for trial in found.trials[:10]] == start_design(problem)
 
 
-@pytest.mark.parametrize("name", [name for name in ARMS if name.startswith(("quadratic", "machine"))])
+@pytest.mark.parametrize(
+    "name", [name for name in ARMS if name.startswith(("quadratic", "machine")) and name != "quadratic-grover"]
+)
 def test_a_surrogate_that_can_represent_the_loss_finds_its_minimum(name: str, tmp_path: Path) -> None:
     best = stored().validation[:, -1]
     regret = [

@@ -1,0 +1,199 @@
+"""Scaling rules of the dial, fitted on our own runs: `python -m benchmarks.scaling FILE [--seconds N] [--write]`.
+
+Trains the runs that FILE does not have yet, then prints the fits with their residuals; `--write` stores them with the
+runs as `tasks/model/scaling.yaml`. The text is the shipped documentation in its demo form (4,096 tokens, windows of
+128), the loss is measured on 256 held-out windows, one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import resources
+from math import log
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from scipy.optimize import least_squares
+
+from benchmarks.training import CONTEXT, VOCABULARY, corpus, table
+from tasks.architecture.config import Shape, build_model, shape_of_dial
+from tasks.model import train as loop
+from tasks.model.recipe import Recipe
+from tasks.model.scaling import COMPUTE, UNIT, Power, Rules, optimum
+from tasks.model.score import bits_per_byte
+from tasks.model.train import train
+
+DEPTHS, TOKENS = (1, 2, 4), (16_384, 51_200, 163_840)
+RATES_AT = ((1, 51_200), (2, 51_200), (4, 51_200), (2, 163_840))
+BATCHES_AT = ((2, 16_384), (2, 163_840))
+REPEATED = (2, 163_840, 20_480)  # depth, tokens, different tokens
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run: the depth sets the shape, `factor` multiplies the default learning rates, 0 `unique` = all of the text."""
+
+    depth: int
+    tokens: int
+    factor: float = 1.0
+    batch: int = 8
+    weight_decay: float = 0.0
+    unique: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the model."""
+        return shape_of_dial(self.depth, VOCABULARY, CONTEXT)
+
+    @property
+    def flops(self) -> float:
+        """Training FLOPs."""
+        return float(self.shape.training_flops_per_token * self.tokens)
+
+
+GRID = [Trial(depth, tokens) for depth in DEPTHS for tokens in TOKENS]
+RATES = [Trial(*at, factor=factor) for at in RATES_AT for factor in (0.5, 2.0)]
+BATCHES = [Trial(*at, batch=batch) for at in BATCHES_AT for batch in (4, 16)]
+DECAYS = [Trial(*REPEATED[:2], weight_decay=decay, unique=REPEATED[2]) for decay in (0.0, 0.5, 2.0)]
+
+
+def measure(trial: Trial) -> dict[str, float]:
+    """Train and return the held-out bits per byte and the CPU seconds of the training."""
+    windows, held_out = corpus()
+    if trial.unique:
+        windows = windows.take(slice(trial.unique // CONTEXT))
+    net = build_model(trial.shape, 0, 0)
+    recipe = Recipe(
+        tokens=trial.tokens,
+        batch=trial.batch,
+        matrix_lr=trial.factor * Recipe.matrix_lr,
+        other_lr=trial.factor * Recipe.other_lr,
+        weight_decay=trial.weight_decay,
+    )
+    began = time.process_time()
+    train(net, windows, recipe)
+    return {"cpu_s": time.process_time() - began, "bits_per_byte": bits_per_byte(net, held_out)}
+
+
+def fit_loss(runs: dict[Trial, dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return `floor, A, a, B, b` of the loss and the residuals at the grid, by least squares of logarithms."""
+    sizes = np.array([trial.shape.parameters / UNIT for trial in GRID])
+    tokens = np.array([trial.tokens / UNIT for trial in GRID])
+    losses = np.array([runs[trial]["bits_per_byte"] for trial in GRID])
+
+    def predicted(p: np.ndarray) -> np.ndarray:
+        return np.asarray(p[0] + p[1] * sizes ** -p[2] + p[3] * tokens ** -p[4])
+
+    found = least_squares(
+        lambda p: np.log(predicted(p)) - np.log(losses),
+        x0=[1.0, 0.5, 0.3, 1.0, 0.3],
+        bounds=([0.0, 0.0, 0.02, 0.0, 0.02], [losses.min(), 10.0, 2.0, 10.0, 2.0]),
+    ).x
+    return found, losses - predicted(found)
+
+
+def fit_power(points: list[tuple[float, float]]) -> tuple[Power, np.ndarray]:
+    """Return the power law through (compute, value) and its residuals in natural logarithms."""
+    at, value = np.log([c / COMPUTE for c, _ in points]), np.log([v for _, v in points])
+    exponent, level = np.polyfit(at, value, 1)
+    return Power(float(np.exp(level)), float(exponent)), value - (level + exponent * at)
+
+
+def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
+    """Fit all rules and print them with their residuals."""
+    (floor, model, a, data, b), residuals = fit_loss(runs)
+    rows = [
+        (f"{t.depth}", f"{t.shape.parameters:,}", f"{t.tokens:,}", f"{t.flops:.2e}", f"{runs[t]['cpu_s']:.1f}",
+         f"{runs[t]['bits_per_byte']:.3f}", f"{r:+.3f}")
+        for t, r in zip(GRID, residuals, strict=True)
+    ]  # fmt: skip
+    table(("depth", "parameters", "tokens", "FLOPs", "CPU s", "bits per byte", "residual"), rows)
+    best_rates, best_batches = [], []
+    for at in RATES_AT:
+        points = [(t.factor, runs[t]["bits_per_byte"]) for t in [Trial(*at), *RATES] if (t.depth, t.tokens) == at]
+        best_rates.append((Trial(*at).flops, optimum(points)))
+    for at in BATCHES_AT:
+        points = [(t.batch, runs[t]["bits_per_byte"]) for t in [Trial(*at), *BATCHES] if (t.depth, t.tokens) == at]
+        best_batches.append((Trial(*at).flops, optimum(points)))
+    (rates, rate_errors), (batch, batch_errors) = fit_power(best_rates), fit_power(best_batches)
+    laws = (("rates", rates, rate_errors, best_rates), ("batch", batch, batch_errors, best_batches))
+    for name, law, errors, found in laws:
+        rows = [(name, f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(found, errors, strict=True)]
+        table(("rule", "FLOPs", "best", "residual (ln)"), rows)
+        sys.stdout.write(f"{name}: {law.at:.3g} (C / {COMPUTE:.0e})^{law.exponent:.3f}\n")
+    decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in DECAYS]
+    table(("weight decay", "bits per byte, text read 8 times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
+    decay = min(decays, key=lambda row: row[1])[0] / log(REPEATED[1] / REPEATED[2])
+    timed = [t for t in GRID if t.tokens > min(TOKENS)]
+    columns = np.array([[t.tokens, t.flops] for t in timed])
+    weights = 1 / np.array([runs[t]["cpu_s"] for t in timed])
+    (seconds, per_flop), *_ = np.linalg.lstsq(columns * weights[:, None], np.ones(len(timed)), rcond=None)
+    off = columns @ [seconds, per_flop] * weights - 1
+    sys.stdout.write(
+        f"loss: {floor:.3f} + {model:.3f} (N/1e5)^-{a:.3f} + {data:.3f} (D/1e5)^-{b:.3f}, residual "
+        f"{np.sqrt(np.mean(residuals**2)):.3f}\nCPU s: {seconds:.3g} a token + {per_flop:.3g} a FLOP, "
+        f"off by {100 * off.min():+.0f} to {100 * off.max():+.0f} %\n"
+    )
+    return Rules(
+        floor, model, a, data, b, float(np.sqrt(np.mean(residuals**2))), rates, batch, decay, seconds, per_flop,
+        max(t.flops for t in GRID),
+    )  # fmt: skip
+
+
+def write(found: Rules, runs: dict[Trial, dict[str, float]]) -> None:
+    """Store the rules and their runs in the package."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(item) for name, item in value.items()}
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    stored = {
+        "made_by": "python -m benchmarks.scaling --write",
+        "text": f"shipped documentation, {VOCABULARY} tokens, windows of {CONTEXT}",
+        "processor": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "rules": plain(asdict(found)),
+        "runs": [plain({**asdict(trial), **runs[trial]}) for trial in runs],
+    }
+    path = Path(str(resources.files("tasks.model") / "scaling.yaml"))
+    path.write_text(yaml.safe_dump(stored, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
+    sys.stdout.write(f"{path.name}: {len(runs)} runs\n")
+
+
+def main() -> None:
+    """Train what is missing, fit and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__.splitlines()[0])
+    parser.add_argument("file", type=Path, help="file of finished runs")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no run begins after this time")
+    parser.add_argument("--write", action="store_true", help="store rules and runs in the package")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    loop.SAID_S = float("inf")
+    lines = given.file.read_text().splitlines() if given.file.exists() else []
+    runs = {Trial(**row["trial"]): row["found"] for row in map(json.loads, lines)}
+    began = time.monotonic()
+    with given.file.open("a") as stream:
+        for trial in [*GRID, *RATES, *BATCHES, *DECAYS]:
+            if trial not in runs and time.monotonic() - began < given.seconds:
+                runs[trial] = measure(trial)
+                stream.write(json.dumps({"trial": asdict(trial), "found": runs[trial]}) + "\n")
+                stream.flush()
+    missing = [trial for trial in [*GRID, *RATES, *BATCHES, *DECAYS] if trial not in runs]
+    if missing:
+        raise SystemExit(f"{len(missing)} runs are missing; run the command again")
+    found = fit(runs)
+    if given.write:
+        write(found, runs)
+
+
+if __name__ == "__main__":
+    main()

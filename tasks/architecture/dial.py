@@ -1,0 +1,89 @@
+"""The dial: one budget of compute chooses shape, tokens and settings of the training by the fitted scaling rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tasks.architecture.config import Shape, shape_of_dial
+from tasks.model.recipe import Recipe
+from tasks.model.scaling import Rules, rules
+
+DEEPEST = 48
+DEMO = Shape(depth=4, width=128, heads=4, ffn=384, vocab_size=4096, context=128)
+DEMO_TOKENS = 450_000
+DEMO_FLOPS = float(DEMO.training_flops_per_token * DEMO_TOKENS)  # at scale 1
+FEWEST_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Limits of a training, at least one; the smallest counts.
+
+    Attributes:
+        flops: floating-point operations.
+        cpu_s: CPU seconds on the processor of the fit.
+    """
+
+    flops: float | None = None
+    cpu_s: float | None = None
+
+    def tokens(self, shape: Shape, fitted: Rules) -> int:
+        """Return the training tokens that a model of this shape can read."""
+        return int(fitted.tokens(shape.training_flops_per_token, flops=self.flops, cpu_s=self.cpu_s))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rules choose for a budget.
+
+    Attributes:
+        shape: the model.
+        recipe: settings of the training: `tokens`, `batch`, learning rates, `weight_decay`.
+        flops: floating-point operations of the training.
+        predicted: bits per byte on held-out text.
+        residual: root mean square residual of the fit, bits per byte.
+        beyond: training FLOPs as a multiple of the largest run of the fit; above 1 the rules are extrapolated.
+    """
+
+    shape: Shape
+    recipe: Mapping[str, float]
+    flops: float
+    predicted: float
+    residual: float
+    beyond: float
+
+
+def deepest_worth(budget: Budget, vocab_size: int, context: int, fitted: Rules | None = None) -> int:
+    """Return the depth with the lowest predicted loss.
+
+    A depth whose budget covers fewer than 100 steps of four windows is too large.
+    """
+    fitted = fitted or rules()
+
+    def loss(depth: int) -> float:
+        shape = shape_of_dial(depth, vocab_size, context)
+        tokens = budget.tokens(shape, fitted)
+        if tokens < FEWEST_STEPS * 4 * context and depth > 1:
+            return float("inf")
+        return fitted.loss(shape.parameters, max(tokens, 1))
+
+    return min(range(1, DEEPEST + 1), key=loss)
+
+
+def choose(budget: Budget, shape: Shape, unique_tokens: float, fitted: Rules | None = None) -> Choice:
+    """Return the settings of a training of this shape.
+
+    Args:
+        budget: limits of the training.
+        shape: the model.
+        unique_tokens: tokens of the training text.
+        fitted: the rules; None = those that ship.
+    """
+    fitted = fitted or rules()
+    tokens = max(1, budget.tokens(shape, fitted))
+    flops = float(shape.training_flops_per_token * tokens)
+    rates = {"matrix_lr": Recipe.matrix_lr, "other_lr": Recipe.other_lr}
+    recipe = {"tokens": tokens, **fitted.recipe(flops, tokens, unique_tokens, rates)}
+    predicted = fitted.loss(shape.parameters, tokens)
+    return Choice(shape, recipe, flops, predicted, fitted.residual, flops / fitted.largest)

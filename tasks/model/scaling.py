@@ -1,0 +1,132 @@
+"""Scaling rules: from a budget of compute to model, tokens, batch, learning rates and weight decay.
+
+The rules are fitted on runs of our own loop on the shipped text (`python -m benchmarks.scaling --write`) and stored in
+`scaling.yaml` with these runs. The loss follows `floor + A N^-a + B D^-b` in parameters N and tokens D (Hoffmann et al.
+2022, approach 3); batch and learning rates are power laws of the training FLOPs C (arXiv 2401.02954). Weight decay
+rises with the logarithm of the number of times that a text is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from math import exp, log
+from typing import Any
+
+import yaml
+
+UNIT = 1e5  # parameters, tokens
+COMPUTE = 1e11  # FLOPs
+BATCHES = (4, 8, 16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Power:
+    """A power law `at * (x / COMPUTE)^exponent`."""
+
+    at: float
+    exponent: float
+
+    def __call__(self, compute: float) -> float:
+        """Return the value at a number of training FLOPs."""
+        return self.at * (compute / COMPUTE) ** self.exponent
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Fitted scaling rules.
+
+    Attributes:
+        floor, model, model_exponent, data, data_exponent: of the loss in bits per byte, N and D in units of 1e5.
+        residual: root mean square residual of the loss at the runs of the fit, bits per byte.
+        rates: factor of the default learning rates by compute.
+        batch: windows of a step by compute.
+        weight_decay: of matrices, for each factor of e by which a text is read more than once.
+        seconds: CPU seconds of a token that do not depend on the model.
+        seconds_per_flop: CPU seconds of a FLOP, on the processor of the fit.
+        largest: training FLOPs of the largest run of the fit.
+    """
+
+    floor: float
+    model: float
+    model_exponent: float
+    data: float
+    data_exponent: float
+    residual: float
+    rates: Power
+    batch: Power
+    weight_decay: float
+    seconds: float
+    seconds_per_flop: float
+    largest: float
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Rules:
+        """Return the rules of their plain values."""
+        laws = {name: Power(**stored[name]) for name in ("rates", "batch")}
+        return cls(**{**stored, **laws})
+
+    def loss(self, parameters: float, tokens: float) -> float:
+        """Return the predicted bits per byte on held-out text."""
+        size, read = parameters / UNIT, tokens / UNIT
+        return self.floor + self.model * size**-self.model_exponent + self.data * read**-self.data_exponent
+
+    def cpu_s(self, flops_per_token: float, tokens: float) -> float:
+        """Return the predicted CPU seconds of a training."""
+        return tokens * (self.seconds + self.seconds_per_flop * flops_per_token)
+
+    def tokens(self, flops_per_token: float, *, flops: float | None = None, cpu_s: float | None = None) -> float:
+        """Return the tokens that the smaller of the given budgets covers.
+
+        Raises:
+            ValueError: no budget is given.
+        """
+        found = [] if flops is None else [flops / flops_per_token]
+        if cpu_s is not None:
+            found.append(cpu_s / self.cpu_s(flops_per_token, 1.0))
+        if not found:
+            raise ValueError("a number of tokens needs a budget in flops or cpu_s")
+        return min(found)
+
+    def recipe(self, flops: float, tokens: float, unique_tokens: float, rates: Mapping[str, float]) -> dict[str, float]:
+        """Return the settings of a training.
+
+        Args:
+            flops: training FLOPs.
+            tokens: training tokens.
+            unique_tokens: tokens of the training text; more are read again.
+            rates: learning rates at a factor of 1, by name.
+        """
+        wanted = self.batch(flops)
+        factor = self.rates(flops)
+        repeats = max(1.0, tokens / unique_tokens)
+        return {
+            **{name: factor * rate for name, rate in rates.items()},
+            "batch": min(BATCHES, key=lambda batch: abs(log(batch / wanted))),
+            "weight_decay": self.weight_decay * log(repeats),
+        }
+
+
+@cache
+def rules() -> Rules:
+    """Return the rules that ship."""
+    path = resources.files("tasks.model") / "scaling.yaml"
+    return Rules.of(yaml.safe_load(path.read_text(encoding="utf-8"))["rules"])
+
+
+def optimum(points: Sequence[tuple[float, float]]) -> float:
+    """Return the minimum of the parabola of the loss in the logarithm of a setting, within a factor of 2 of the points.
+
+    Args:
+        points: (setting, loss), at least three different settings.
+    """
+    import numpy as np
+
+    at = np.log([setting for setting, _ in points])
+    curved, slope, _ = np.polyfit(at, [loss for _, loss in points], 2)
+    lowest, highest = float(at.min() - log(2)), float(at.max() + log(2))
+    if curved <= 0:
+        return exp(min(zip([loss for _, loss in points], at.tolist(), strict=True))[1])
+    return exp(min(max(float(-slope / (2 * curved)), lowest), highest))
