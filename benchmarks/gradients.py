@@ -11,13 +11,15 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from importlib import resources
 from itertools import islice, product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+import yaml
 
 from flows.study.bank import gather_material
 from infra import settings
@@ -42,6 +44,7 @@ from tasks.training.gradients.bank import EXECUTIONS, LAYERS, QUBITS, TRAINING, 
 from tasks.training.gradients.problem import Texts, executions_to, quality
 from tasks.training.gradients.subtask import GRADIENTS
 
+START = asdict(Gains(rate=0.0, texts=0, shots=0))  # the defaults of what is not tuned
 RATES = (0.03, 0.1, 0.2, 0.4)
 BATCHES = ((4, 8), (8, 16), (16, 32))  # texts and shots
 CHANGES: dict[str, Change] = {
@@ -84,9 +87,11 @@ def trials(name: str) -> list[Gains]:
     return [replace(first, rate=rate, texts=t, shots=s) for rate, (t, s) in product(RATES, BATCHES)]
 
 
-def tune(runtime: Runtime, arms: Sequence[str]) -> None:
-    """Print the final training loss of every setting of some arms, the best last."""
+def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
+    """Print the final training loss of every setting of some arms, the best last, and store the best if told to."""
     problem = tuning_task()
+    path = Path(str(resources.files("tasks.training.gradients") / "gains.yaml"))
+    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name in arms:
         found = []
         for number, gains in enumerate(trials(name)):
@@ -100,6 +105,16 @@ def tune(runtime: Runtime, arms: Sequence[str]) -> None:
         best = min(found, key=lambda item: item[0])
         sys.stdout.write(f"{name}: {losses}; best {best[0]:.3f} after {best[1]} steps with {best[2]}\n")
         sys.stdout.flush()
+        changed = {key: value for key, value in asdict(best[2]).items() if key in stored[name] or value != START[key]}
+        stored[name] = {**changed, "loss": round(best[0], 3)}
+    if write:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        head = [line for line in lines if line.startswith("#")]
+        rows = [
+            f"{name}: {yaml.safe_dump(row, default_flow_style=True, sort_keys=False).strip()}"
+            for name, row in stored.items()
+        ]
+        path.write_text("\n".join([*head, *rows, ""]), encoding="utf-8")
 
 
 def table(runtime: Runtime, cells: int, target: float) -> None:
@@ -132,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("what", nargs="*", default=["table"])
     parser.add_argument("--backend", default="aer")
     parser.add_argument("--arm", action="append", choices=TUNED, help="of `tune`; default all")
+    parser.add_argument("--write", action="store_true", help="of `tune`: store the best settings in the package")
     parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--target", type=float, default=0.5, help="training loss, nats")
     given = parser.parse_args(arguments)
@@ -139,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runtime = Runtime(Path(folder) / "ledger.db", given.backend)
         for what in given.what:
             if what == "tune":
-                tune(runtime, given.arm or list(TUNED))
+                tune(runtime, given.arm or list(TUNED), write=given.write)
             else:
                 table(runtime, given.cells, given.target)
 

@@ -3,8 +3,7 @@
 All arms start from the same weights, may use the same number of executions (circuits times shots), and step by Adam
 but for the two natural gradients. `adjoint` differentiates the simulated circuit: it needs no execution and is a bound,
 since it ends where the circuit can no longer be simulated. Each arm has twelve trials of its settings on a task that is
-in no bank (`python -m benchmarks.gradients tune`); `adjoint` and `forward-adaptive` hold the best of theirs, the other
-arms still hold their first settings.
+in no bank (`python -m benchmarks.gradients tune`); `gains.yaml` has the best.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from tasks.contract import Arm, Bench, Kind
 from tasks.training.gradients.estimate import Spent, Training
@@ -54,14 +55,14 @@ class Gains:
     damping: float = 0.05
 
 
-TUNED: dict[str, Gains] = {
-    "adjoint": Gains(rate=0.1, texts=16, shots=32),
-    "parameter-shift": Gains(rate=0.2, texts=4, shots=8),
-    "spsa": Gains(rate=0.05, texts=8, shots=32),
-    "qn-spsa": Gains(rate=0.05, texts=8, shots=32),
-    "forward-adaptive": Gains(rate=0.1, texts=8, shots=16, share=0.03),
-    "block-natural": Gains(rate=0.1, texts=4, shots=8),
-}
+def read_gains() -> dict[str, Gains]:
+    """Return the settings of the arms in `gains.yaml`, which says where they are from."""
+    text = (resources.files("tasks.training.gradients") / "gains.yaml").read_text(encoding="utf-8")
+    stored = yaml.safe_load(text)
+    return {name: Gains(**{key: value for key, value in row.items() if key != "loss"}) for name, row in stored.items()}
+
+
+TUNED = read_gains()
 
 
 @dataclass
