@@ -31,10 +31,10 @@ from tasks.model.scaling import COMPUTE, UNIT, Power, Rules, optimum
 from tasks.model.score import bits_per_byte
 from tasks.model.train import train
 
-DEPTHS, TOKENS = (1, 2, 4), (16_384, 51_200, 163_840)
-RATES_AT = ((1, 51_200), (2, 51_200), (4, 51_200), (2, 163_840))
-BATCHES_AT = ((2, 16_384), (2, 163_840))
-REPEATED = (2, 163_840, 20_480)  # depth, tokens, different tokens
+DEPTHS, TOKENS = (1, 2, 3), (16_384, 51_200, 163_840)
+RATES_AT = ((1, 51_200), (2, 51_200), (3, 51_200), (1, 163_840))
+BATCHES_AT = ((1, 16_384), (1, 163_840))
+REPEATED = (1, 163_840, 20_480)  # depth, tokens, different tokens
 
 
 @dataclass(frozen=True)
