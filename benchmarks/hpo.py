@@ -2,7 +2,7 @@
 
     python -m benchmarks.hpo table FOLDER [--seconds 280]   # as many runs as fit; call it until none is left
     python -m benchmarks.hpo pack FOLDER                    # writes the package resource from its complete tables
-    python -m benchmarks.hpo replay [--cells 20]            # every arm on the packed tables, as a Markdown table
+    python -m benchmarks.hpo replay [--cells 20] [--arm N]  # arms (default all) on the packed tables, as a table
 
 A table has every setting of the grid, trained once on each of the two shipped domains, with the validation loss after
 each quarter, the test loss and the CPU seconds. Regret is the lowest validation loss of the complete runs so far minus
@@ -59,7 +59,8 @@ def texts(source: str) -> Real:
     chosen = rows[np.random.default_rng(SEED).permutation(len(rows))[: sum(PARTS.values())]].astype(np.int64)
     ends = np.cumsum(list(PARTS.values()))[:-1]
     parts = [Windows(part, np.full(len(part), CONTEXT, np.int64)) for part in np.split(chosen, ends)]
-    return Real(*parts, vocab_size=256, tokens=TOKENS, seed=SEED)
+    training, validation, test = parts
+    return Real(training, validation, test, vocab_size=256, tokens=TOKENS, seed=SEED)
 
 
 def done(folder: Path, source: str) -> dict[int, dict[str, object]]:
@@ -126,8 +127,8 @@ def regret(found: Found, runs: Stored, count: int) -> float:
     return float(min(complete) - runs.validation[:, -1].min())
 
 
-def replay(cells: int) -> None:
-    """Print what every arm came to, means over tables and cells, the regrets with their standard errors."""
+def replay(cells: int, chosen: list[str]) -> None:
+    """Print what arms came to, means over tables and cells, the regrets with their standard errors."""
     watts = Coefficients.load().cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
     names = (
         "runs",
@@ -140,6 +141,8 @@ def replay(cells: int) -> None:
     )
     sys.stdout.write(f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n")
     for arm in (INCUMBENT, CHALLENGER, *OTHERS):
+        if chosen and arm.name not in chosen:
+            continue
         rows = [replayed(arm, source, cell, watts) for source in bank.stored_runs() for cell in range(cells)]
         values = np.array(rows)
         means, errors = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
@@ -179,6 +182,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=Path("hpo-runs"))
     parser.add_argument("--seconds", type=float, default=280.0)
     parser.add_argument("--cells", type=int, default=20)
+    parser.add_argument("--arm", action="append", default=[], help="of `replay`; may be repeated")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.command == "table":
@@ -186,7 +190,7 @@ def main(arguments: list[str]) -> None:
     elif given.command == "pack":
         pack(given.folder)
     else:
-        replay(given.cells)
+        replay(given.cells, given.arm)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,11 @@ def fit_loss(runs: dict[Trial, dict[str, float]]) -> tuple[np.ndarray, np.ndarra
     def predicted(p: np.ndarray) -> np.ndarray:
         return np.asarray(p[0] + p[1] * sizes ** -p[2] + p[3] * tokens ** -p[4])
 
+    def errors(p: np.ndarray) -> np.ndarray:
+        return np.asarray(np.log(predicted(p)) - np.log(losses))
+
     found = least_squares(
-        lambda p: np.log(predicted(p)) - np.log(losses),
+        errors,
         x0=[1.0, 0.5, 0.3, 1.0, 0.3],
         bounds=([0.0, 0.0, 0.02, 0.0, 0.02], [losses.min(), 10.0, 2.0, 10.0, 2.0]),
     ).x
@@ -126,8 +129,8 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     (rates, rate_errors), (batch, batch_errors) = fit_power(best_rates), fit_power(best_batches)
     laws = (("rates", rates, rate_errors, best_rates), ("batch", batch, batch_errors, best_batches))
     for name, law, errors, found in laws:
-        rows = [(name, f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(found, errors, strict=True)]
-        table(("rule", "FLOPs", "best", "residual (ln)"), rows)
+        best = [(name, f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(found, errors, strict=True)]
+        table(("rule", "FLOPs", "best", "residual (ln)"), best)
         sys.stdout.write(f"{name}: {law.at:.3g} (C / {COMPUTE:.0e})^{law.exponent:.3f}\n")
     decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in DECAYS]
     table(("weight decay", "bits per byte, text read 8 times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
@@ -160,7 +163,7 @@ def write(found: Rules, runs: dict[Trial, dict[str, float]]) -> None:
         "made_by": "python -m benchmarks.scaling --write",
         "text": f"shipped documentation, {VOCABULARY} tokens, windows of {CONTEXT}",
         "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "rules": plain(asdict(found)),
         "runs": [plain({**asdict(trial), **runs[trial]}) for trial in runs],
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tasks.architecture.config import Shape, shape_of_dial
+from tasks.architecture.config import TOKENS_PER_PARAMETER, Shape, shape_of_dial
 from tasks.model.recipe import Recipe
-from tasks.model.scaling import Rules, rules
+from tasks.model.scaling import Rules, fresh_tokens, rules
 
 DEEPEST = 48
 DEMO = Shape(depth=4, width=128, heads=4, ffn=384, vocab_size=4096, context=128)
@@ -54,19 +54,22 @@ class Choice:
     beyond: float
 
 
-def deepest_worth(budget: Budget, vocab_size: int, context: int, fitted: Rules | None = None) -> int:
+def best_depth(budget: Budget, vocab_size: int, context: int, unique_tokens: float, fitted: Rules | None = None) -> int:
     """Return the depth with the lowest predicted loss.
 
-    A depth whose budget covers fewer than 100 steps of four windows is too large.
+    A depth whose budget covers fewer than 100 steps of four windows is too large. One that reads more than 20 tokens a
+    parameter is too small: the runs of the fit end far below that.
     """
     fitted = fitted or rules()
 
     def loss(depth: int) -> float:
         shape = shape_of_dial(depth, vocab_size, context)
         tokens = budget.tokens(shape, fitted)
-        if tokens < FEWEST_STEPS * 4 * context and depth > 1:
+        if depth > 1 and tokens < FEWEST_STEPS * 4 * context:
             return float("inf")
-        return fitted.loss(shape.parameters, max(tokens, 1))
+        if depth < DEEPEST and tokens > TOKENS_PER_PARAMETER * shape.parameters:
+            return float("inf")
+        return fitted.loss(shape.parameters, fresh_tokens(max(tokens, 1), unique_tokens))
 
     return min(range(1, DEEPEST + 1), key=loss)
 
@@ -85,5 +88,5 @@ def choose(budget: Budget, shape: Shape, unique_tokens: float, fitted: Rules | N
     flops = float(shape.training_flops_per_token * tokens)
     rates = {"matrix_lr": Recipe.matrix_lr, "other_lr": Recipe.other_lr}
     recipe = {"tokens": tokens, **fitted.recipe(flops, tokens, unique_tokens, rates)}
-    predicted = fitted.loss(shape.parameters, tokens)
+    predicted = fitted.loss(shape.parameters, fresh_tokens(tokens, unique_tokens))
     return Choice(shape, recipe, flops, predicted, fitted.residual, flops / fitted.largest)

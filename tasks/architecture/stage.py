@@ -20,7 +20,7 @@ from tasks.architecture.config import (
     shape_of_dial,
     widened,
 )
-from tasks.architecture.dial import DEMO_FLOPS, Budget, choose, deepest_worth
+from tasks.architecture.dial import DEMO_FLOPS, Budget, best_depth, choose
 from tasks.architecture.hyperparameters.space import SPACE
 from tasks.architecture.options import Options
 from tasks.budget import joules_per_cpu_s
@@ -42,9 +42,14 @@ def choose_shape(context: Context, state: State) -> State:
     if options.model:
         return _pretrained(Path(options.model).expanduser(), meta["vocab_size"], meta["context"])
     budget = _budget(options)
-    shape = _shape(options, state.facts.get("hyperparameters", {}), meta["vocab_size"], meta["context"], budget)
-    if budget is not None:
-        state = _dial(context, state, options, budget, shape)
+    found, sizes = state.facts.get("hyperparameters", {}), (meta["vocab_size"], meta["context"])
+    if budget is None:
+        shape = _shape(options, found, options.depth, *sizes)
+    else:
+        unique = _unique_tokens(context, meta["context"])
+        depth = options.depth if "depth" in options.model_fields_set else best_depth(budget, *sizes, unique)
+        shape = _shape(options, found, depth, *sizes)
+        state = _dial(state, options, budget, shape, unique)
     return state.add(
         shape={name: getattr(shape, name) for name in ("depth", "width", "heads", "ffn", "vocab_size", "context")},
         parameters=shape.parameters,
@@ -122,11 +127,15 @@ def _budget(options: Options) -> Budget | None:
     return None if flops is None and not seconds else Budget(flops, min(seconds, default=None))
 
 
-def _dial(context: Context, state: State, options: Options, budget: Budget, shape: Shape) -> State:
-    """Choose tokens and settings of the training by the scaling rules, and say what they predict."""
+def _unique_tokens(context: Context, length: int) -> int:
+    """Return the training tokens of the largest domain."""
     windows = count_windows(context.lake, context.require("preprocessing/shards"))
-    unique = max((count for (_, split), count in windows.items() if split == "train"), default=0) * shape.context
-    chosen = choose(budget, shape, max(unique, 1))
+    return max(1, length * max((count for (_, split), count in windows.items() if split == "train"), default=0))
+
+
+def _dial(state: State, options: Options, budget: Budget, shape: Shape, unique_tokens: int) -> State:
+    """Choose tokens and settings of the training by the scaling rules, and say what they predict."""
+    chosen = choose(budget, shape, unique_tokens)
     recipe = dict(chosen.recipe)
     if budget.cpu_s is not None:
         recipe["core_minutes"] = budget.cpu_s / 60
@@ -146,15 +155,11 @@ def _dial(context: Context, state: State, options: Options, budget: Budget, shap
     )
     given = {name: value for name in DIAL if (value := getattr(options, name)) is not None}
     figures = {"flops": chosen.flops, "predicted": chosen.predicted, "residual": chosen.residual}
-    return state.add(dial={**given, **figures, "beyond": chosen.beyond, "recipe": recipe})
+    figures |= {"beyond": chosen.beyond, "unique_tokens": unique_tokens}
+    return state.add(dial={**given, **figures, "recipe": recipe})
 
 
-def _shape(
-    options: Options, found: Mapping[str, Any], vocab_size: int, context: int, budget: Budget | None = None
-) -> Shape:
-    depth = options.depth
-    if budget is not None and "depth" not in options.model_fields_set:
-        depth = deepest_worth(budget, vocab_size, context)
+def _shape(options: Options, found: Mapping[str, Any], depth: int, vocab_size: int, context: int) -> Shape:
     dial = shape_of_dial(depth, vocab_size, context)
     if found.get("depth") == 1 and not {"depth", "width"} & options.model_fields_set:
         dial = widened(dial)

@@ -2,8 +2,8 @@
 
 The rules are fitted on runs of our own loop on the shipped text (`python -m benchmarks.scaling --write`) and stored in
 `scaling.yaml` with these runs. The loss follows `floor + A N^-a + B D^-b` in parameters N and tokens D (Hoffmann et al.
-2022, approach 3); batch and learning rates are power laws of the training FLOPs C (arXiv 2401.02954). Weight decay
-rises with the logarithm of the number of times that a text is read.
+2022, approach 3); tokens that are read again count less (Muennighoff et al. 2023). Batch and learning rates are power
+laws of the training FLOPs C (arXiv 2401.02954). Weight decay rises with the logarithm of the number of readings.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ import yaml
 
 UNIT = 1e5  # parameters, tokens
 COMPUTE = 1e11  # FLOPs
+HALVED = 15.4  # readings after which another one is worth 1/e of a new text (Muennighoff et al. 2023, table 1)
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
+
+
+def fresh_tokens(tokens: float, unique_tokens: float) -> float:
+    """Return the number of new tokens that are worth as much as reading a text of some tokens again and again."""
+    if tokens <= unique_tokens:
+        return tokens
+    return unique_tokens * (1 + HALVED * (1 - exp(-(tokens / unique_tokens - 1) / HALVED)))
 
 
 @dataclass(frozen=True)
@@ -31,7 +39,7 @@ class Power:
 
     def __call__(self, compute: float) -> float:
         """Return the value at a number of training FLOPs."""
-        return self.at * (compute / COMPUTE) ** self.exponent
+        return float(self.at * (compute / COMPUTE) ** self.exponent)
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,7 @@ class Rules:
     def loss(self, parameters: float, tokens: float) -> float:
         """Return the predicted bits per byte on held-out text."""
         size, read = parameters / UNIT, tokens / UNIT
-        return self.floor + self.model * size**-self.model_exponent + self.data * read**-self.data_exponent
+        return float(self.floor + self.model * size**-self.model_exponent + self.data * read**-self.data_exponent)
 
     def cpu_s(self, flops_per_token: float, tokens: float) -> float:
         """Return the predicted CPU seconds of a training."""

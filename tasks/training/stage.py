@@ -22,7 +22,7 @@ from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_model, load_tokenizer, save_model, separator
 from tasks.model.checkpoint import Place
 from tasks.model.generate import Sampling, complete
-from tasks.model.scaling import rules
+from tasks.model.scaling import fresh_tokens, rules
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.train import Run, Watch
@@ -180,10 +180,12 @@ def _score_prediction(context: Context, model: PreTrainedModel, tokens: int, mea
 
     The rules are fitted on text of one kind: on other text the difference says how far it is from that.
     """
-    if not context.lake.meta(context.require("architecture/model")).get("dial"):
+    dial = context.lake.meta(context.require("architecture/model")).get("dial")
+    if not dial:
         return {}
     fitted = rules()
-    predicted = fitted.loss(sum(p.numel() for p in model.parameters()), tokens)
+    read = fresh_tokens(tokens, dial["unique_tokens"])
+    predicted = fitted.loss(sum(p.numel() for p in model.parameters()), read)
     log.info("bits per byte: predicted %.3f, measured %.3f (%+.3f)", predicted, measured, measured - predicted)
     scored = {"predicted": predicted, "measured": measured, "difference": measured - predicted}
     return {"prediction": {**scored, "residual": fitted.residual}}

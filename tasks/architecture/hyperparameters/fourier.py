@@ -76,7 +76,7 @@ def rank_by_circuit(
     for _ in range(STEPS):
         adam.zero_grad()
         predicted = layer(known) @ readout[:-1] + readout[-1]
-        (predicted - target).square().mean().backward()  # type: ignore[no-untyped-call]
+        (predicted - target).square().mean().backward()
         adam.step()
     with torch.no_grad():
         outputs = layer(points) if exact else layer.estimate(points, bench.sampler, SHOTS)

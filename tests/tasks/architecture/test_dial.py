@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from tasks.architecture.config import shape_of_dial
-from tasks.architecture.dial import DEMO_FLOPS, Budget, choose, deepest_worth
-from tasks.model.scaling import Power, Rules, rules
+from tasks.architecture.dial import DEMO_FLOPS, Budget, best_depth, choose
+from tasks.model.scaling import Power, Rules, fresh_tokens, rules
 
 FITTED = Rules(
     floor=1.0, model=0.5, model_exponent=0.4, data=0.5, data_exponent=0.4, residual=0.01,
@@ -21,13 +21,13 @@ def test_the_depth_is_the_best_of_its_neighbours(budget: Budget) -> None:
         shape = shape_of_dial(depth, 4096, 128)
         return FITTED.loss(shape.parameters, budget.tokens(shape, FITTED))
 
-    depth = deepest_worth(budget, 4096, 128, FITTED)
+    depth = best_depth(budget, 4096, 128, 1e12, FITTED)
     assert depth > 1
     assert loss(depth) <= min(loss(depth - 1), loss(depth + 1))
 
 
 def test_more_compute_makes_a_larger_model_read_more_tokens() -> None:
-    depths = [deepest_worth(Budget(flops=flops), 4096, 128, FITTED) for flops in (1e11, 1e13, 1e15)]
+    depths = [best_depth(Budget(flops=flops), 4096, 128, 1e12, FITTED) for flops in (1e11, 1e13, 1e15)]
     assert depths == sorted(set(depths))
     chosen = [
         choose(Budget(flops=flops), shape_of_dial(depth, 4096, 128), 1e12, FITTED)
@@ -43,11 +43,11 @@ def test_a_shape_of_ones_own_gets_the_tokens_that_its_budget_covers() -> None:
     shape = replace(shape_of_dial(2, 4096, 128), width=96, heads=3)
     choice = choose(Budget(flops=1e12), shape, 1e5, FITTED)
     assert choice.recipe["tokens"] == int(1e12 / shape.training_flops_per_token)
-    assert choice.predicted == FITTED.loss(shape.parameters, choice.recipe["tokens"])
+    assert choice.predicted == FITTED.loss(shape.parameters, fresh_tokens(choice.recipe["tokens"], 1e5))
     assert choice.recipe["weight_decay"] > 0
 
 
 def test_the_rules_that_ship_choose_about_the_demo_at_scale_one() -> None:
-    """Scale 1 is the compute of the demo profile, whose depth is 4."""
-    assert deepest_worth(Budget(flops=DEMO_FLOPS), 4096, 128) in range(2, 9)
+    """Scale 1 is the compute of the demo profile, whose depth is 4; the rules prefer fewer blocks and more tokens."""
+    assert best_depth(Budget(flops=DEMO_FLOPS), 4096, 128, 400_000) in range(2, 9)
     assert rules().residual < 0.1

@@ -80,3 +80,17 @@ def test_what_a_search_found_holds_where_the_options_say_nothing(context: Contex
     recipe = context.lake.meta(made.refs["architecture/model"])["recipe"]
     assert recipe == {name: found[name] for name in ("matrix_lr", "other_lr", "batch", "warmup", "weight_decay")}
     assert context.lake.meta(run(context).refs["architecture/model"])["recipe"] == {}
+
+
+def test_the_dial_chooses_shape_and_recipe_and_what_is_set_holds(context: Context) -> None:
+    state = run(context, scale=0.01)
+    dial = state.facts["dial"]
+    meta = context.lake.meta(state.refs["architecture/model"])
+    assert meta["recipe"] == dial["recipe"]
+    assert meta["dial"]["unique_tokens"] == 16
+    assert dial["recipe"]["tokens"] * state.facts["training_flops_per_token"] == pytest.approx(dial["flops"])
+    assert "core_minutes" not in dial["recipe"]
+    fixed = run(context, core_minutes=0.5, depth=2, width=48, heads=3).facts
+    assert (fixed["shape"]["depth"], fixed["shape"]["width"]) == (2, 48)
+    assert fixed["dial"]["recipe"]["core_minutes"] == 0.5
+    assert any(section.title == "Dial" for section in stage.sections(fixed))

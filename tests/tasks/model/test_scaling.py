@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.model.scaling import Power, Rules, optimum
+from tasks.model.scaling import Power, Rules, fresh_tokens, optimum
 
 FITTED = Rules(
     floor=1.0, model=0.5, model_exponent=0.5, data=0.5, data_exponent=0.5, residual=0.01,
@@ -16,6 +16,12 @@ RATES = {"matrix_lr": 0.02, "other_lr": 0.03}
 def test_the_loss_is_the_floor_and_two_powers() -> None:
     assert FITTED.loss(4e5, 1e5) == pytest.approx(1.0 + 0.5 / 2 + 0.5)
     assert FITTED.loss(1e30, 1e30) == pytest.approx(1.0)
+
+
+def test_text_that_is_read_again_is_worth_less_than_new_text() -> None:
+    """Four readings are worth nearly four texts, forty no more than the limit of 16.4 (Muennighoff et al. 2023)."""
+    worth = [fresh_tokens(epochs * 1e5, 1e5) / 1e5 for epochs in (0.5, 1, 4, 1000)]
+    assert worth == pytest.approx([0.5, 1, 3.73, 16.4], abs=0.01)
 
 
 def test_the_smaller_budget_counts() -> None:

@@ -22,6 +22,7 @@ from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 from tasks.training import stage
 from tasks.training.options import Options
+from tasks.training.text import options_of
 
 
 def run(context: Context, run_id: str = "r", **options: Any) -> State:
@@ -140,3 +141,18 @@ def test_what_is_missing_is_named(context: Context) -> None:
         run(context, domain="second")
     with pytest.raises(ValidationError):
         run(context, token=5)
+
+
+def test_a_recipe_that_came_with_the_model_fills_the_open_options(context: Context, done: State) -> None:
+    made = context.inputs["architecture/model"]
+    about = {"recipe": {"batch": 4, "matrix_lr": 0.05, "tokens": 99}, "dial": {"unique_tokens": 10_000}}
+    model = context.lake.put_folder("architecture/model", context.lake.folder(made), about)
+    given = replace(
+        context, inputs={**context.inputs, "architecture/model": model}, options={"tokens": 3840, "steps": 3}
+    )
+    found = options_of(given)
+    assert (found.batch, found.matrix_lr, found.tokens) == (4, 0.05, 3840)
+    assert options_of(context).batch == Options().batch
+    prediction = run(given, "predicted", samples=0).facts["prediction"]
+    assert prediction["difference"] == pytest.approx(prediction["measured"] - prediction["predicted"])
+    assert "prediction" not in done.facts
