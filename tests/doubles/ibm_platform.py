@@ -347,6 +347,10 @@ class Double:
         assert self._process.stdout is not None
         self.url = json.loads(self._process.stdout.readline())["url"]
 
+    def __getstate__(self):
+        """Let another process use it; only this one can stop it."""
+        return {"url": self.url}
+
     def environment(self, token=None):
         """Variables that lead the product there."""
         return environment(self.url, token or Script.api_key)

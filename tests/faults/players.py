@@ -1,17 +1,13 @@
-"""Plays many cases at once: a few forked players, each of which forks the callers of its cases one case at a time."""
+"""Plays many cases at once: a few players, each of which forks the callers of its cases one case at a time."""
 
 import gc
 import json
-import os
+import multiprocessing
 import time
 import traceback
 from pathlib import Path
 
 import harness
-import qiskit_aer  # noqa: F401  (imported once, not by each player)
-
-from infra.runtime.figures.calibration import recorded
-from infra.runtime.ledger.budget import usd_per_qpu_s
 
 PLAYERS = 2
 
@@ -25,20 +21,12 @@ def play_all(cases, worlds, folder):
         folder: an empty folder.
     """
     folder = Path(folder)
-    recorded(), usd_per_qpu_s()  # once for all players
-    children = []
-    for number, world in enumerate(worlds):
-        child = os.fork()
-        if child == 0:
-            try:
-                _play_some(cases, number, len(worlds), world, folder)
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    new = multiprocessing.get_context("spawn")  # a fork of a process that has imported everything is slow to fork again
+    players = [new.Process(target=_play_some, args=(cases, k, len(worlds), w, folder)) for k, w in enumerate(worlds)]
+    for player in players:
+        player.start()
+    for player in players:
+        player.join()
     found = {}
     for number in range(len(worlds)):
         for line in (folder / f"player{number}").read_text().splitlines():

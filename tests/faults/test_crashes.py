@@ -14,6 +14,8 @@ import scripted
 from covering import pairwise
 from players import PLAYERS, play_all, summary
 
+pytestmark = pytest.mark.slow
+
 SCRIPTED = (scripted.FAULTS, (1, 2), (1, 3), (1, 8))  # faults, dispatchers, polls of a job, parts that it may hold
 HOSTED = (tuple(hosted.FAULTS), (1, 2), (0, 2), (256,))
 
