@@ -22,7 +22,7 @@ from tasks.text.windows import passages, spread
 WORDS = 8
 SHOTS_OF_CLASS = (10, 50, 20, 100, 35)
 TESTED = 60  # of each class
-LONGEST = 10  # instances of a source
+LONGEST = 12  # instances of a source
 POOL = 2000  # passages of a source
 
 
