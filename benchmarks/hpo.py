@@ -136,7 +136,7 @@ def replay(cells: int, chosen: list[str]) -> None:
         "tabulated",
         "circuits",
         *(f"regret at {n}" for n in AT),
-        "to 1 %",
+        "to 1 %, searches that arrive",
         "training J a run",
     )
     sys.stdout.write(f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n")
@@ -147,13 +147,17 @@ def replay(cells: int, chosen: list[str]) -> None:
         values = np.array(rows)
         means, errors = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(values))
         regrets = [f"{means[4 + k]:.3f} ± {errors[4 + k]:.3f}" for k in range(len(AT))]
-        shown = (*(f"{mean:.0f}" for mean in means[:4]), *regrets, f"{means[7]:.0f} J")
+        arrived = f"{means[7]:.0f} J, {values[:, 10].sum():.0f} of {len(values)}"
+        shown = (*(f"{mean:.0f}" for mean in means[:4]), *regrets, arrived)
         sys.stdout.write(f"| {arm.name} | {' | '.join(shown)} | {means[8]:.2f} | {means[9]:.2f} |\n")
         sys.stdout.flush()
 
 
 def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> list[float]:
-    """Return the figures of one replay: counts, regrets, joules to 1 % of the best, a run and the search itself."""
+    """Return the figures of one replay.
+
+    They are counts, regrets, joules to 1 % of the best, of a run and of the search itself, and whether it arrived.
+    """
     runs = bank.stored_runs()[source]
     problem = Search(runs, bank.TRIALS, bank.START, bank.PARALLEL, cell)
     with TemporaryDirectory() as folder:
@@ -173,7 +177,7 @@ def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> l
     to_best = spent[near.index(True)] if any(near) else spent[-1]  # a search that never arrives counts as a whole
     counts = [len(found.trials), found.queries, found.tabulated, found.circuits]
     joules = [watts * to_best, watts * spent[-1] / len(spent), watts * own]
-    return [*counts, *(regret(found, runs, n) for n in AT), *joules]
+    return [*counts, *(regret(found, runs, n) for n in AT), *joules, float(any(near))]
 
 
 def main(arguments: list[str]) -> None:
