@@ -51,7 +51,7 @@ def _two(context: Context, run_id: str) -> State:
 
 
 def _long(context: Context, run_id: str) -> State:
-    return trained(context, run_id, workers=2, tokens=2000 * 8 * 16)
+    return trained(context, run_id, workers=2, tokens=300 * 8 * 16)
 
 
 @pytest.mark.faults
@@ -68,4 +68,4 @@ def test_a_lost_worker_does_not_end_the_training(context: Context, client: Any) 
     state = future.result(timeout=240)
     assert state.facts["shared"]["attempts"] > 1
     assert state.facts["resumed_at"] >= 5
-    assert state.facts["tokens"] == 2000 * 8 * 16
+    assert state.facts["tokens"] == 300 * 8 * 16
