@@ -254,8 +254,8 @@ def _positive(metric: Vector) -> Vector:
     return np.asarray((vectors * np.abs(values)) @ vectors.T)
 
 
-def _measured(name: str, change: Change) -> Arm[Texts, Trained]:
-    return Arm(name, Kind.QUANTUM, partial(follow, TUNED[name], change))
+def _measured(name: str, change: Change, version: str = "1") -> Arm[Texts, Trained]:
+    return Arm(name, Kind.QUANTUM, partial(follow, TUNED[name], change), version)
 
 
 _ADAPTIVE = partial(follow, TUNED["forward-adaptive"], by_adaptive_directions)
@@ -268,11 +268,11 @@ CHALLENGER: Arm[Texts, Trained] = Arm(
     twin="forward-exact",
 )
 OTHERS: tuple[Arm[Texts, Trained], ...] = (
-    Arm("random-search", Kind.CONTROL, search_randomly),
+    Arm("random-search", Kind.CONTROL, search_randomly, version="2"),
     Arm("untrained", Kind.CONTROL, leave_untrained, does_nothing=True),
     _measured("parameter-shift", by_shift),
-    _measured("spsa", by_spsa),
-    _measured("qn-spsa", by_natural_spsa),
+    _measured("spsa", by_spsa, version="2"),
+    _measured("qn-spsa", by_natural_spsa, version="2"),
     _measured("block-natural", by_block_metric),
     Arm("forward-exact", Kind.TWIN, partial(_ADAPTIVE, exact=True)),
 )
