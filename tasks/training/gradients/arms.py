@@ -3,7 +3,7 @@
 All arms start from the same weights, may use the same number of executions (circuits times shots), and step by Adam
 but for the two natural gradients. `adjoint` differentiates the simulated circuit: it needs no execution and is a bound,
 since it ends where the circuit can no longer be simulated. Each arm has twelve trials of its settings on a task that is
-in no bank (`python -m benchmarks.gradients tune`); `gains.yaml` has the best, or the first ones where its loss is null.
+in no bank (`python -m benchmarks.gradients tune`); `gains.yaml` has the best.
 """
 
 from __future__ import annotations
@@ -273,6 +273,6 @@ OTHERS: tuple[Arm[Texts, Trained], ...] = (
     _measured("parameter-shift", by_shift),
     _measured("spsa", by_spsa, version="2"),
     _measured("qn-spsa", by_natural_spsa, version="2"),
-    _measured("block-natural", by_block_metric),
+    _measured("block-natural", by_block_metric, version="2"),
     Arm("forward-exact", Kind.TWIN, partial(_ADAPTIVE, exact=True)),
 )
