@@ -15,10 +15,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.finetuning.head.problem import FewShot
 from tasks.pilots.sentiment.sentences import STATIC, encoders, sentences, vectors
+
+Rows = NDArray[np.intp]
 
 OF_A_CLASS, VALIDATION = 256, 77
 TESTED = 1000  # of the 9,101
@@ -49,13 +52,13 @@ def split(encoder: str, folder: Path, seed: int, tested: int = TESTED) -> FewSho
     return FewShot(features[train], labels[train], features[kept], tuple(labels[kept].tolist()))
 
 
-def rows_of(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def rows_of(seed: int) -> tuple[Rows, Rows, Rows]:
     """Return the rows to learn from (435), for validation (77) and to be tested (9,101), in random order."""
     rng, labels = np.random.default_rng(seed), sentences()[1]
     drawn = [rng.permutation(np.flatnonzero(labels == label)) for label in (0, 1)]
-    few = rng.permutation(np.concatenate([part[:OF_A_CLASS] for part in drawn]))
+    labelled = rng.permutation(np.concatenate([part[:OF_A_CLASS] for part in drawn]))
     rest = rng.permutation(np.concatenate([part[OF_A_CLASS:] for part in drawn]))
-    return few[VALIDATION:], few[:VALIDATION], rest
+    return labelled[VALIDATION:], labelled[:VALIDATION], rest
 
 
 def few(encoder: str, folder: Path, seed: int) -> FewShot:

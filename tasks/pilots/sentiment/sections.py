@@ -17,7 +17,7 @@ BANDS = (5, 50, 95)
 
 def sections(seen: Sequence[Seen]) -> tuple[Section, ...]:
     """Return the heads by encoder and the three energies by width."""
-    return (*_heads(seen), _break_even())
+    return (*_heads([entry for entry in seen if not entry.noisy]), _break_even())
 
 
 def _heads(seen: Sequence[Seen]) -> tuple[Section, ...]:
@@ -72,6 +72,6 @@ def _break_even() -> Section:
     )  # fmt: skip
 
 
-def _band(draws: np.ndarray) -> str:
+def _band(draws: published.Array) -> str:
     low, middle, high = np.percentile(draws, BANDS)
     return f"{middle:.3g} [{low:.2g}, {high:.2g}]"

@@ -36,6 +36,7 @@ def arithmetic_oracle(problem: Training) -> Counts:
 
 def sections(seen: Sequence[Seen]) -> tuple[Section, ...]:
     """Return the counts of all arms by data set, and the arithmetic oracle."""
+    seen = [entry for entry in seen if not entry.noisy]
     names = [name for name in SETS if any(entry.source == name for entry in seen)]
     return (_counted(seen, names), _oracle(names or list(SETS)))
 
