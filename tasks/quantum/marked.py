@@ -8,6 +8,7 @@ evaluations that found the entry are part of the cost.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def best_iterations(size: int) -> int:
     """Return the number of iterations with the highest success probability for one of `size` entries."""
-    return max(1, round(np.pi / (4 * np.arcsin(1 / np.sqrt(size))) - 0.5))
+    return max(1, round(math.pi / (4 * math.asin(1 / math.sqrt(size))) - 0.5))
 
 
 @cache
@@ -60,4 +61,5 @@ def _flip_phase_of_ones(circuit: QuantumCircuit) -> None:
 
 def marks(entries: NDArray[np.integer], qubits: int) -> NDArray[np.float64]:
     """Return the angles (m, qubits) that mark each entry: pi where its bit is 0."""
-    return np.pi * (1.0 - (np.asarray(entries)[:, None] >> np.arange(qubits) & 1))
+    ones = np.asarray(entries)[:, None] >> np.arange(qubits) & 1
+    return np.asarray(np.pi * (1.0 - ones), np.float64)

@@ -58,7 +58,7 @@ class Network:
         true = np.take_along_axis(logits, self._labels[None, None], axis=0)[0]
         highest = logits.max(axis=0)
         spread = np.log(np.exp(logits - highest).sum(axis=0))
-        return (highest + spread - true).mean(axis=1, dtype=np.float64)
+        return np.asarray((highest + spread - true).mean(axis=1), np.float64)
 
     def move(self, place: Place, step: float) -> None:
         """Add a step to a weight."""
