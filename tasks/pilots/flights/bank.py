@@ -1,8 +1,8 @@
 """The instance bank of `flights`: searches in stored tables of real fits of a delay model.
 
-The tables (`fits.parquet`, made by `python -m benchmarks.flights`) hold one fit of every setting of gradient boosting and
-of a small network on the flights of an airport. An instance is a cell: a table and a start design. Cells of one table
-share its fits, so their unit of independence is the start design and the random numbers of the arms.
+The tables (`fits.parquet`, made by `python -m benchmarks.flights`) hold one fit of every setting of gradient boosting
+and of a small network on the flights of an airport. An instance is a cell: a table and a start design. Cells of one
+table share its fits, so their unit of independence is the start design and the random numbers of the arms.
 """
 
 from __future__ import annotations

@@ -19,13 +19,15 @@ def sections(seen: Sequence[Seen]) -> tuple[Section, ...]:
 
 
 def _regrets(seen: Sequence[Seen]) -> tuple[Section, ...]:
-    rows, lines = [], []
+    rows: list[tuple[str | float, ...]] = []
+    lines: list[Series] = []
     shown = [count for count in AT if any(f"regret at {count}" in entry.measures for entry in seen)]
     if not shown:
         return ()
     for arm in dict.fromkeys(entry.arm for entry in seen):
         found = [entry for entry in seen if entry.arm == arm and f"regret at {shown[-1]}" in entry.measures]
-        cells, points = [], []
+        cells: list[str] = []
+        points: list[tuple[float, float]] = []
         for count in shown:
             values = np.array([entry.measures[f"regret at {count}"] for entry in found])
             mean, spread = float(values.mean()), mean_interval(values, [entry.unit for entry in found])
@@ -41,8 +43,8 @@ def _regrets(seen: Sequence[Seen]) -> tuple[Section, ...]:
     return (
         Section(
             "Regret at equal fits",
-            "The lowest validation loss of the complete fits so far minus the lowest of the table. Every search has the "
-            "same start design; intervals are over start designs.",
+            "The lowest validation loss of the complete fits so far minus the lowest of the table. Every search has "
+            "the same start design; intervals are over start designs.",
             header,
             tuple(rows),
             chart,
