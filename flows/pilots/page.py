@@ -168,9 +168,9 @@ def _scored(claim: Published, verdicts: Mapping[str, Verdict]) -> list[dict[str,
     return [
         {
             "verdict": name,
-            "predicted": dict(claim.predicted[name]),  # type: ignore[index]
+            "predicted": dict(claim.predicted[name]),
             "answer": verdict.answer,
-            "score": score(claim.predicted[name], verdict.answer),  # type: ignore[index]
+            "score": score(claim.predicted[name], verdict.answer),
             "uniform": UNIFORM,
         }
         for name, verdict in verdicts.items()

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module, resources
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -113,12 +113,15 @@ class Published(Strict):
     unjudgeable: str = ""
     all_features: tuple[str, ...] = ()
     numbers: tuple[Number, ...]
-    predicted: dict[Literal["reproduced", "better"], dict[str, float]]
+    predicted: dict[str, dict[str, float]]
 
     @model_validator(mode="after")
     def _predicts_all_verdicts(self) -> Published:
-        for name, answers in (("reproduced", REPRODUCED), ("better", BETTER)):
-            given: Mapping[str, float] = self.predicted.get(name, {})  # type: ignore[call-overload]
+        known = {"reproduced": REPRODUCED, "better": BETTER}
+        if unknown := sorted(self.predicted.keys() - known):
+            raise ValueError(f"predicted has {', '.join(unknown)}; it should have {' and '.join(known)} only")
+        for name, answers in known.items():
+            given = self.predicted.get(name, {})
             if set(given) != set(answers) or abs(sum(given.values()) - 1) > 1e-9:
                 raise ValueError(f"predicted.{name} should give {', '.join(answers)} probabilities that add up to 1")
         return self
