@@ -11,10 +11,11 @@ SETTING = $$($(BIN)/python -m pip config get global.$(1) 2>/dev/null)
 UV = UV_INDEX_URL="$(call SETTING,index-url)" UV_FIND_LINKS="$(call SETTING,find-links)" \
 	SSL_CERT_FILE="$${SSL_CERT_FILE:-$(call SETTING,cert)}" UV_LINK_MODE=hardlink \
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt
-INSTALL = $(PIP) uv && $(UV) -e $(1) || { $(PIP) torch && $(PIP) -e $(1); }
+INSTALL = $(PIP) uv && $(UV) $(2) -e $(1) || { $(PIP) torch && $(PIP) -e $(1); }
 
 comma := ,
-# Bytecode is written once, not compiled by each process that starts: that would be half of a short run's CPU time.
+# Bytecode is written once, by the set-up, or by the first of the tests' processes that needs it, not compiled by each
+# process that starts: that would be half of a short run's CPU time.
 unexport PYTHONDONTWRITEBYTECODE
 # What needs no other is made side by side: mypy and Sphinx have one thread, and tests also wait.
 MAKEFLAGS += --jobs=3
@@ -29,7 +30,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(STAMP): $(BIN)/python pyproject.toml constraints.txt
-	$(call INSTALL,.)
+	$(call INSTALL,'.[pipeline]',--compile-bytecode)
 	touch $(STAMP)
 
 $(DEV): $(BIN)/python pyproject.toml constraints.txt

@@ -6,6 +6,7 @@ printed. A ratio below 1 means that ours is cheaper.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -109,7 +110,7 @@ def decoder() -> None:
     """64 tokens from a small Llama: the project's decoder against transformers' generate."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from tasks.model.llama import LlamaSteps
+    from tasks.model.generation.llama import LlamaSteps
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -280,6 +281,12 @@ BENCHMARKS = {
 }
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or BENCHMARKS:
+    lines = [f"{name:16s}{(functions[-1].__doc__ or '').splitlines()[0]}" for name, functions in BENCHMARKS.items()]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").strip(), epilog="\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], metavar="NAME", help="none = all of them")
+    for name in parser.parse_args().names or BENCHMARKS:
         for benchmark in BENCHMARKS[name]:
             benchmark()

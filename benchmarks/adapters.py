@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from infra.runtime.backends.usage import usage_s
+from tasks.bench import make_bench
 from tasks.contract import Bench, Budget
 from tasks.finetuning.adapter import maps
 from tasks.finetuning.adapter.maps import Attach
@@ -96,16 +96,6 @@ def degraded(folder: Path) -> Any:
                     rank = max(1, round(RANK_SHARE * len(s)))
                     matrix.weight.copy_(u[:, :rank] * s[:rank] @ v[:rank])
     return model
-
-
-def bench(seed: int) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Callable[[], Any], /) -> Any:
-        return cache[key] if key in cache else cache.setdefault(key, make())
-
-    none: Any = None
-    return Bench(np.random.default_rng(seed), none, none, none, once, Path())
 
 
 def perplexity(model: Any, text: Text, outputs: torch.Tensor | None = None, site: str = "") -> float:
@@ -191,7 +181,7 @@ def study(given: argparse.Namespace) -> None:
     print(f"\n{problem.site}; whole {whole:.3f}, degraded {low:.3f}; {given.steps} steps of 4 x {CONTEXT} tokens, "
           f"rates {given.rates}, {given.seeds} seed(s)\n")  # fmt: skip
     print(f"{'adapter':18s} {'weights':>8s} {'perplexity':>11s} {'recovery':>9s} {'rate':>7s} {'CPU s':>7s}")
-    states = cache_states(problem, shared := bench(0))
+    states = cache_states(problem, shared := make_bench(0))
     for name in given.arms:
         for seed in range(given.seeds):
             began = time.process_time()

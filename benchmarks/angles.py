@@ -5,7 +5,9 @@
 `curation/representatives`: connected parts of the components that its bank leaves out. The ramp is the one of a grid
 with the largest geometric mean of P(optimal) of the raw outcome; with a warm start the lowest conditional value at
 risk, the mean energy of the best tenth (Barkoutsos et al., Quantum 4, 256 (2020), arXiv 1907.04769).
-`inference/pruning`: the surrogates of models that its bank leaves out, P(optimal) among the subsets.
+`inference/pruning`: the surrogates of models that its bank leaves out, P(optimal) among the subsets; its opponent, the
+annealing by swaps, by P(optimal) of a read of 10 sweeps, for with the 100 of the arm nearly every read is optimal. The
+annealing is best at the cold edge of any grid, where it is a descent.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from dwave.samplers import SimulatedAnnealingSampler
 
 from flows.study.bank import gather_material
 from infra import settings
+from tasks.combinatorial.annealing import cardinality_annealing
+from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.independent_set import Graph, greedy, independent_set_qubo
 from tasks.combinatorial.qubo import Bits, Floats, Qubo
 from tasks.curation.representatives.bank import tuning_graphs
@@ -39,6 +43,9 @@ GAMMAS = (0.7, 1.0, 1.4, 2.0, 2.5, 3.0, 3.6, 4.3)
 BETAS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
 HOT = (0.1, 0.2, 0.4, 0.8, 1.2, 1.6, 2.4, 3.2)  # inverse temperatures; weights have mean 1
 COLD = (0.8, 1.6, 3.0, 6.0, 12.0, 24.0)
+DICKE_BETAS = (0.3, 0.5, 0.6, 0.8, 1.0, 1.3, 1.7, 2.2)  # of the complete-graph mixer, whose angles are divided by n
+FIRST = (5e-4, 2e-3, 6e-3, 0.0125, 0.025, 0.05, 0.1, 0.4)  # temperatures of annealing by swaps, in units of a change
+LAST = (2e-6, 2e-5, 2e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.05)
 SIZES, PER_SIZE, READS, SWEEPS = (8, 10), 20, 512, (1, 3, 10)
 EQUAL = 1e-9
 TUNING_PROBLEMS = 8
@@ -80,12 +87,14 @@ def hit_rate(qubo: Qubo, bits: Bits, lowest: float) -> float:
 
 
 def best_of(name: str, grid: Sequence[tuple[float, float]], score: Score) -> tuple[float, float]:
-    """Return the point of a grid with the highest score, and print it with the score of its neighbours' median."""
+    """Return the point of a grid with the highest score; print it with the quartiles, and whether it is at an edge."""
     values = [score(*point) for point in grid]
     best = int(np.argmax(values))
     low, high = np.quantile(values, (0.25, 0.75))
+    edge = any(value in (min(axis), max(axis)) for value, axis in zip(grid[best], zip(*grid, strict=True), strict=True))
     sys.stdout.write(
-        f"{name}: best of {len(grid)} trials {grid[best]}, score {values[best]:.3f} (quartiles {low:.3f}, {high:.3f})\n"
+        f"{name}: best of {len(grid)} trials {grid[best]}, score {values[best]:.3f} (quartiles {low:.3f}, {high:.3f})"
+        f"{', at the edge of the grid' if edge else ''}\n"
     )
     sys.stdout.flush()
     return grid[best]
@@ -133,7 +142,7 @@ def tune_representatives(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def tune_pruning(rng: np.random.Generator) -> dict[str, Any]:
-    """Return the ramps over k-subsets and their source."""
+    """Return the ramps over k-subsets, their source, and the temperatures of the annealing by swaps."""
     with tempfile.TemporaryDirectory() as folder:
         problems = tuning_problems(gather_material(settings.load(home=Path(folder))), rng, TUNING_PROBLEMS)
         qubos = []
@@ -141,7 +150,14 @@ def tune_pruning(rng: np.random.Generator) -> dict[str, Any]:
             qubos.append((pairwise_qubo(problem, children(problem, (), range(len(problem.units)))), problem.k))
             sys.stdout.write(f"surrogate {len(qubos)} of {len(problems)}\n")
             sys.stdout.flush()
-    ramps = list(product(GAMMAS, BETAS))
+    ramps, temperatures = list(product(GAMMAS, DICKE_BETAS)), list(product(FIRST, LAST))
+
+    def annealed(first: float, last: float) -> float:
+        def of(qubo: Qubo, k: int) -> float:
+            bits = cardinality_annealing(qubo, k, READS, SWEEPS[-1], np.random.default_rng(0), (first, last))
+            return hit_rate(qubo, bits, float(qubo.energies(minimise_cardinality(qubo, k)[None])[0]))
+
+        return log_mean([of(qubo, k) for qubo, k in qubos])
 
     def chance(layers: int) -> Score:
         return lambda gamma, beta: log_mean([_at_best(qubo, k, layers, gamma, beta) for qubo, k in qubos])
@@ -152,8 +168,9 @@ def tune_pruning(rng: np.random.Generator) -> dict[str, Any]:
     }
     return {
         "source": f"python -m benchmarks.angles inference/pruning: surrogates of {len(qubos)} problems of models "
-        f"that the bank leaves out, seed 0, {len(ramps)} trials for each ramp",
+        f"that the bank leaves out, seed 0, {len(ramps)} trials for each ramp and for the temperatures",
         "ramps": {name: {"layers": p, "gamma": g, "beta": b} for name, (p, g, b) in found.items()},
+        "annealing": {"swap-annealing": list(best_of("annealing by swaps", temperatures, annealed))},
     }
 
 

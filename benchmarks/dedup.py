@@ -4,6 +4,8 @@
     python -m benchmarks.dedup --workers 1,2            # the same work on Dask workers
     python -m benchmarks.dedup --peers "" --rounds 1 --unscored --documents 900000
 
+`--write` puts the table of peers, or that of workers, into `docs/stages/curation.md`.
+
 The corpus is made here: passages of real files (sources and documentation of the installed Python packages), a tenth
 of them with recorded edits. Every contender runs in a process of its own, in turns; the peers live in an environment
 of their own and run as their documentation shows, and once more with their own verification switched on. What each
@@ -36,6 +38,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from benchmarks.page import write_part
+
 THRESHOLD, WORDS, PERMUTATIONS = 0.7, 5, 128
 SHARD_BYTES, LARGE_SHARD_BYTES = 16 * 2**20, 256 * 2**20
 BYTES_PER_TOKEN, USD_PER_CORE_H = 4, 0.04
@@ -48,6 +52,16 @@ PEERS = {
     # what it imports without asking for it, and the last xxhash that takes text
     "datatrove": ("datatrove==0.10.1", "orjson", "nltk", "regex", "spacy", "tokenizers", "xxhash<4"),
 }
+HEAD = (
+    "| | documents/s | MB/s | CPU s | precision | recall | removed | peak MiB | CPU time against ours |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+WORKERS_HEAD = (
+    "| workers | CPU s of the workers | ratio | s wall | ratio | CPU s of the client | peak MiB a worker "
+    "| as many processes that each do all of it: CPU s each | ratio |",
+    "|---|---|---|---|---|---|---|---|---|",
+)
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "curation.md"
 VERIFYING = ("rensa", "datasketch")  # the others have no step that verifies
 Spread = Callable[[Callable[[Any], Path], Sequence[Any]], list[Path]]
 SCHEMA = pa.schema(
@@ -209,7 +223,7 @@ def on_workers(source: Path, folder: Path, workers: int) -> dict[str, float]:
     with (
         dask.config.set({"distributed.scheduler.work-stealing": False}),
         distributed.LocalCluster(
-            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, silence_logs=40
+            n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", silence_logs=40
         ) as cluster,
         distributed.Client(cluster) as client,
     ):
@@ -351,6 +365,7 @@ def compare(
             if done.returncode:
                 sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
             runs[name].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"round {number + 1}: {name} {runs[name][-1]['cpu_s']:.2f} CPU s", flush=True)
             if number == 0 and truth:
                 runs[name][0] |= score(target, *truth)
     return runs
@@ -364,6 +379,7 @@ def main() -> None:
     parser.add_argument("--unscored", action="store_true", help="leave the exact truth of a large corpus out")
     parser.add_argument("--workers", default="", help="numbers of Dask workers to compare instead, such as 1,2")
     parser.add_argument("--run-ours", nargs=2, metavar=("SOURCE", "TARGET"), help=argparse.SUPPRESS)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/stages/curation.md")
     arguments = parser.parse_args()
     if arguments.run_ours:
         run_ours(*map(Path, arguments.run_ours))
@@ -377,19 +393,26 @@ def main() -> None:
             mb = sum(pc.sum(pc.binary_length(b.column(0))).as_py() for b in file.iter_batches(columns=["text"])) / 1e6
         print(f"{documents} documents, {mb:.0f} MB, corpus {digest}", flush=True)
         if arguments.workers:
-            on_dask(corpus, folder, [int(n) for n in arguments.workers.split(",")], arguments.rounds)
+            made = on_dask(corpus, folder, [int(n) for n in arguments.workers.split(",")], arguments.rounds)
+            made = f"{documents:,} documents, {mb:.0f} MB, {arguments.rounds} rounds:\n\n{made}"
+            print(made)
+            if arguments.write:
+                write_part(PAGE, "dedup workers", made)
             return
         names = [name for name in arguments.peers.split(",") if name]
         runs = compare(corpus, folder, names, arguments.rounds, not arguments.unscored)
+        lines = [f"{documents:,} documents, {mb:.0f} MB, {arguments.rounds} rounds, threshold {THRESHOLD}:", "", *HEAD]
         for name, found in runs.items():
             ratios = [peer["cpu_s"] / mine["cpu_s"] for peer, mine in zip(found, runs["ketcycle"], strict=True)]
             cpu_s, one = median(run["cpu_s"] for run in found), found[0]
-            scores = f", precision {one['precision']:.4f}, recall {one['recall']:.4f}" if "recall" in one else ""
-            print(
-                f"{name:22s} {documents / cpu_s:8.0f} docs/s {mb / cpu_s:6.1f} MB/s {cpu_s:7.2f} CPU s, peak "
-                f"{max(run['peak_mb'] for run in found):5.0f} MiB, removed {one['removed']:.0f}{scores}, "
-                f"ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-            )
+            scores = [f"{one[score]:.4f}" if score in one else "" for score in ("precision", "recall")]
+            peak, rate = f"{max(run['peak_mb'] for run in found):.0f}", f"{documents / cpu_s:,.0f}"
+            cells = [name, rate, f"{mb / cpu_s:.1f}", f"{cpu_s:.2f}", *scores, f"{one['removed']:,.0f}", peak]
+            lines.append(f"| {' | '.join([*cells, in_turns(ratios)])} |")
+        made = "\n".join(lines)
+        print(made)
+        if arguments.write:
+            write_part(PAGE, "dedup peers", made)
         first = runs["ketcycle"][0]
         parts = ", ".join(f"{part} {first[part + '_s']:.2f}" for part in ("sketch", "join", "decide", "write"))
         print(f"ketcycle: {first['shards']:.0f} shards; CPU s of {parts}")
@@ -408,8 +431,8 @@ def run_ours(source: Path, target: Path) -> None:
     print(json.dumps({**took, **found}))
 
 
-def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> None:
-    """Compare numbers of workers, in turns, and beside them as many copies of the work at once."""
+def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> str:
+    """Compare numbers of workers, in turns, and beside them as many copies of the work at once; return the table."""
     runs: dict[int, list[dict[str, float]]] = {n: [] for n in numbers}
     copies: dict[int, list[float]] = {n: [] for n in numbers}
     for k in range(rounds):
@@ -417,17 +440,22 @@ def on_dask(corpus: Path, folder: Path, numbers: list[int], rounds: int) -> None
             (folder / f"{k}-{n}").mkdir()
             runs[n].append(on_workers(corpus, folder / f"{k}-{n}", n))
             copies[n].append(at_once(corpus, folder / f"{k}-{n}", n))
+    lines = [*WORKERS_HEAD]
     for n, found in runs.items():
-        said = []
-        for what, unit in (("workers_s", "CPU s of the workers"), ("wall_s", "s wall")):
+        cells = [str(n)]
+        for what in ("workers_s", "wall_s"):
             ratios = [run[what] / one[what] for run, one in zip(found, runs[numbers[0]], strict=True)]
-            value = median(run[what] for run in found)
-            said.append(f"{value:.2f} {unit}, ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]")
-        own_s, peak = median(run["own_s"] for run in found), max(run["peak_mb"] for run in found)
-        print(f"{n} workers: {'; '.join(said)}; {own_s:.2f} CPU s of the client, peak {peak:.0f} MiB a worker")
+            cells += [f"{median(run[what] for run in found):.2f}", in_turns(ratios)]
+        cells += [f"{median(run['own_s'] for run in found):.2f}", f"{max(run['peak_mb'] for run in found):.0f}"]
         ratios = [some / one for some, one in zip(copies[n], copies[numbers[0]], strict=True)]
-        said = f"{median(copies[n]):.2f} CPU s each, ratio {median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
-        print(f"control, {n} processes that each do all of it, without Dask: {said}")
+        lines.append(f"| {' | '.join([*cells, f'{median(copies[n]):.2f}', in_turns(ratios)])} |")
+    return "\n".join(lines)
+
+
+def in_turns(ratios: Sequence[float]) -> str:
+    """Return the median of some ratios, with the smallest and the largest where there are several."""
+    both = f" [{min(ratios):.2f}, {max(ratios):.2f}]" if len(ratios) > 1 else ""
+    return f"{median(ratios):.2f}{both}"
 
 
 if __name__ == "__main__":

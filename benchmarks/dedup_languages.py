@@ -20,7 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.dedup import true_pairs
+from benchmarks.dedup import PAGE, true_pairs
+from benchmarks.page import write_part
 from tasks.curation.deduplicate import deduplicate
 
 LANGUAGES = {
@@ -95,11 +96,15 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("udhr", type=Path)
-    folder = parser.parse_args().udhr
+    parser.add_argument("--write", action="store_true", help="put the table into docs/stages/curation.md")
+    arguments = parser.parse_args()
     head = ["language", "passages", "pairs at .7", "precision", "recall", *EDITS, "dropped by `prose`"]
-    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    made = [f"| {' | '.join(head)} |\n|{'---|' * len(head)}"]
     for code, (name, language) in LANGUAGES.items():
-        print(f"| {row(name, folder / f'udhr_{code}.xml', language)} |", flush=True)
+        made.append(f"| {row(name, arguments.udhr / f'udhr_{code}.xml', language)} |")
+    print("\n".join(made))
+    if arguments.write:
+        write_part(PAGE, "dedup languages", "\n".join(made))
 
 
 if __name__ == "__main__":

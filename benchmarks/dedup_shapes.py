@@ -26,7 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.dedup import ONE_CORE, make_corpus, peer_environment
+from benchmarks.dedup import ONE_CORE, PAGE, in_turns, make_corpus, peer_environment
+from benchmarks.page import write_part
 
 WORDS, CHANGED, VOCABULARY = 228, 3, 20_000
 COMPONENT, SHARE, EXPONENT, LARGEST = 5, 0.5, 2.0, 20
@@ -93,21 +94,21 @@ def whole_cpu_s(command: Sequence[str], home: Path) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def giant(numbers: Sequence[int], folder: Path) -> None:
-    """Print the curve of near-identical documents."""
+def giant(numbers: Sequence[int], folder: Path) -> Iterator[str]:
+    """Yield the table of near-identical documents."""
+    yield "| near-identical documents | CPU s | peak MiB | removed | pairs compared |\n|---|---|---|---|---|"
     for documents in numbers:
         path = folder / f"giant-{documents}.parquet"
         write(path, near_identical(documents))
         found = measured(path, folder / f"out-{documents}")
-        print(
-            f"{documents:7d} near-identical: {found['cpu_s']:6.2f} CPU s, peak {found['peak_mb']:5.0f} MiB, removed "
-            f"{found['removed']:.0f}, {found['checked']:.0f} pairs compared, {found['edges']:.0f} edges",
-            flush=True,
-        )
+        facts = f"{found['peak_mb']:.0f} | {found['removed']:,.0f} | {found['checked']:,.0f}"
+        yield f"| {documents:,} | {found['cpu_s']:.2f} | {facts} |"
 
 
-def skew(numbers: Sequence[int], folder: Path, rounds: int) -> None:
-    """Print a corpus with components of a power law beside one with components of five, in turns."""
+def skew(numbers: Sequence[int], folder: Path, rounds: int) -> Iterator[str]:
+    """Yield the table of a corpus with components of a power law beside one with components of five, in turns."""
+    head = ("documents", "components", "CPU s", "peak MiB", "removed", "pairs compared", "ratio")
+    yield f"| {' | '.join(head)} |\n|{'---|' * len(head)}"
     for documents in numbers:
         paths = {name: folder / f"{name}-{documents}.parquet" for name in ("uniform", "power law")}
         for name, path in paths.items():
@@ -118,17 +119,14 @@ def skew(numbers: Sequence[int], folder: Path, rounds: int) -> None:
                 runs[name].append(measured(path, folder / f"out-{name}-{documents}-{k}"))
         for name, found in runs.items():
             ratios = [one["cpu_s"] / other["cpu_s"] for one, other in zip(found, runs["uniform"], strict=True)]
-            print(
-                f"{documents:7d} {name:9s}: {median(one['cpu_s'] for one in found):6.2f} CPU s, peak "
-                f"{max(one['peak_mb'] for one in found):5.0f} MiB, removed {found[0]['removed']:.0f}, "
-                f"{found[0]['checked']:.0f} pairs compared, ratio {median(ratios):.2f} "
-                f"[{min(ratios):.2f}, {max(ratios):.2f}]",
-                flush=True,
-            )
+            cpu_s, peak = median(one["cpu_s"] for one in found), max(one["peak_mb"] for one in found)
+            facts = f"{found[0]['removed']:,.0f} | {found[0]['checked']:,.0f} | {in_turns(ratios)}"
+            yield f"| {documents:,} | {name} | {cpu_s:.2f} | {peak:.0f} | {facts} |"
 
 
-def whole(numbers: Sequence[int], folder: Path, peers: Sequence[str], rounds: int) -> None:
-    """Print whole processes, the command and the peers in turns; each once before, so that compiled code is stored."""
+def whole(numbers: Sequence[int], folder: Path, peers: Sequence[str], rounds: int) -> Iterator[str]:
+    """Yield the table of whole processes, the command and the peers in turns; the first round stores compiled code."""
+    yield "| documents | whole process | CPU s | ketcycle's against it |\n|---|---|---|---|"
     python = peer_environment(list(peers)) if peers else None
     script = str(Path(__file__).with_name("dedup_peers.py"))
     for documents in numbers:
@@ -146,28 +144,34 @@ def whole(numbers: Sequence[int], folder: Path, peers: Sequence[str], rounds: in
                 seconds[name].append(value)
         for name, found in seconds.items():
             ratios = [mine / peer for mine, peer in zip(seconds["ketcycle"], found, strict=True)]
-            said = f"{median(found):6.2f} CPU s whole, ketcycle's {median(ratios):.2f} of it"
-            print(f"{rows:7d} documents, {name:10s}: {said}", flush=True)
+            yield f"| {rows:,} | {name} | {median(found):.2f} | {in_turns(ratios)} |"
 
 
 def main() -> None:
-    """Print the tables."""
+    """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", choices=("giant", "skew", "whole"))
     parser.add_argument("--documents", default="", help="comma-separated numbers of documents")
     parser.add_argument("--peers", default="rensa")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/stages/curation.md")
     arguments = parser.parse_args()
     usual = {"giant": "1000,10000,100000", "skew": "50000", "whole": "200,20000"}[arguments.table]
     numbers = [int(number) for number in (arguments.documents or usual).split(",")]
     with tempfile.TemporaryDirectory() as name:
         match arguments.table:
             case "giant":
-                giant(numbers, Path(name))
+                lines = giant(numbers, Path(name))
             case "skew":
-                skew(numbers, Path(name), arguments.rounds)
+                lines = skew(numbers, Path(name), arguments.rounds)
             case _:
-                whole(numbers, Path(name), [p for p in arguments.peers.split(",") if p], arguments.rounds)
+                lines = whole(numbers, Path(name), [p for p in arguments.peers.split(",") if p], arguments.rounds)
+        made = []
+        for line in lines:
+            print(line, flush=True)
+            made.append(line)
+    if arguments.write:
+        write_part(PAGE, f"dedup {arguments.table}", "\n".join(made))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -25,15 +26,15 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.random import Generator
 from numpy.typing import NDArray
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import StatevectorSampler
 from scipy.stats import beta
 
 from infra.errors import BadInput
+from tasks.bench import make_bench
 from tasks.contract import Bench
 from tasks.monitoring.drift import arms, mmd
 from tasks.monitoring.drift.bank import SHIFTS as TEXT_SHIFTS
 from tasks.monitoring.drift.problem import Drift
-from tasks.monitoring.states import Rules, average_run_length, follow
 from tasks.monitoring.two_sample import (
     linear_time_terms,
     median_distance,
@@ -44,6 +45,7 @@ from tasks.monitoring.two_sample import (
     sign_flips,
     squared_distances,
 )
+from tasks.monitoring.watching.states import Rules, average_run_length, follow
 from tasks.quantum.kernels import estimate_pairs, exact_fidelities
 from tasks.text.embeddings import embed
 
@@ -155,14 +157,7 @@ SHIFTS: dict[str, Draw] = {
 
 def tools(rng: Generator) -> Bench:
     """Return what an arm works with, for one problem."""
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Callable[[], Any]) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(rng, StatevectorSampler(), StatevectorEstimator(), lambda f, items: [*map(f, items)], once, Path())
+    return replace(make_bench(sampler=StatevectorSampler()), rng=rng)
 
 
 def by_arm(name: str) -> Test:

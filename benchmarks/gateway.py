@@ -1,7 +1,8 @@
 """What the gateway adds to a request, and whether it holds many streams: `python -m benchmarks.gateway`.
 
 Measured beside a bare upstream of the same process kind that answers at once: requests in turn, one to the upstream and
-one through the gateway, so that both see the same load of the machine; then streams through the gateway, all open.
+one through the gateway, so that both see the same load of the machine; then streams through the gateway, all open; then
+64 streams while the upstream is killed in the middle, with what clients and log rows say of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ import aiohttp
 import psutil
 import uvicorn
 
+from infra.shared import open_lake
+from tasks.serving.request_log import read_requests
+
+KILLED = "killed"
 WORD = {"index": 0, "text": " word", "finish_reason": None, "logprobs": None}
 CHUNK = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "bare", "choices": [WORD]}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4}
@@ -58,6 +64,28 @@ async def one(session: aiohttp.ClientSession, url: str, **asked: Any) -> tuple[f
         body = await answer.read()
     assert answer.status == 200, body
     return time.perf_counter() - began, body.count(b"data: ")
+
+
+async def cut(session: aiohttp.ClientSession, gateway: str) -> str:
+    """Return how a stream ended for its client: `whole`, `cut` with words before, or `empty`."""
+    words = b""
+    try:
+        asked = {"prompt": "The module defines", "stream": True, "max_tokens": 400, "user": KILLED}
+        async with session.post(f"{gateway}/v1/completions", json=asked) as answer:
+            async for part in answer.content.iter_any():
+                words += part
+    except aiohttp.ClientError:
+        return "cut" if words.count(b"data: ") else "empty"
+    return "whole"
+
+
+async def killed(gateway: str, upstream: subprocess.Popen[bytes]) -> dict[str, int]:
+    """Return how 64 streams ended whose upstream was killed while all were open."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        streams = [asyncio.create_task(cut(session, gateway)) for _ in range(64)]
+        await asyncio.sleep(3)
+        upstream.kill()
+        return dict(Counter(await asyncio.gather(*streams)))
 
 
 async def measure(upstream: str, gateway: str, requests: int, streams: int, process: psutil.Process) -> dict[str, Any]:
@@ -117,6 +145,11 @@ def main() -> None:
             gateway = json.loads(ready.read_text())["url"]
             process = psutil.Process(processes[1].pid)
             found = asyncio.run(measure(upstream, gateway, options.requests, options.streams, process))
+            found["killed_clients"] = asyncio.run(killed(gateway, processes[0]))
+            time.sleep(5)  # rows wait for two seconds
+            rows = [r for r in read_requests(open_lake(Path(scratch))).to_pylist() if r["label"] == KILLED]
+            found["killed_rows"] = dict(Counter(row["finish"] for row in rows))
+            found["killed_rows_with_reason"] = sum(row["error"] is not None and row["status"] == 200 for row in rows)
             print(json.dumps(found, indent=1))
         finally:
             for started in processes:

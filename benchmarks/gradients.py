@@ -1,8 +1,9 @@
 """Ways to train a circuit under equal executions: `python -m benchmarks.gradients [tune|table]`.
 
-`tune` tries twelve settings of each arm on one task that is in no bank and prints the loss of each; `table` runs every
-arm on cells of the bank and prints how many executions and circuits it takes to the same training loss. Circuits run on
-Aer's sampler, on a noisy device with `--backend noisy:<fake device>`.
+`tune` tries the same number of settings of each arm on one task that is in no bank, prints the mean loss of each over
+two seeds, and names the settings of the best that lie at the edge of the grid; `table` runs every arm on cells of the
+bank and prints how many executions and circuits it takes to the same training loss. Circuits run on Aer's sampler, on a
+noisy device with `--backend noisy:<fake device>`.
 """
 
 from __future__ import annotations
@@ -45,8 +46,10 @@ from tasks.training.gradients.problem import Texts, executions_to, quality
 from tasks.training.gradients.subtask import GRADIENTS
 
 START = asdict(Gains(rate=0.0, texts=0, shots=0))  # the defaults of what is not tuned
-RATES = (0.03, 0.1, 0.2, 0.4)
-BATCHES = ((4, 8), (8, 16), (16, 32))  # texts and shots
+RATES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
+BATCHES = ((1, 4), (2, 8), (4, 8), (8, 16), (16, 32))  # texts and shots
+SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # QUIVER's, which has no batch
+TUNING_SEEDS = (1, 2)
 CHANGES: dict[str, Change] = {
     "parameter-shift": by_shift,
     "spsa": by_spsa,
@@ -79,12 +82,18 @@ def tuning_task() -> Texts:
     return make_task(vectors[0], vectors[1], TRAINING, QUBITS, LAYERS, 99, EXECUTIONS)
 
 
-def trials(name: str) -> list[Gains]:
-    """Return the twelve settings of an arm: four rates with three batches, QUIVER's share instead of its batch."""
+def trials(name: str) -> list[tuple[Gains, str]]:
+    """Return the settings of an arm, each with which of them lie at the edge of the grid."""
     first = TUNED[name]
     if name == "forward-adaptive":
-        return [replace(first, rate=rate, share=share) for rate, share in product(RATES, (0.03, 0.1, 0.3))]
-    return [replace(first, rate=rate, texts=t, shots=s) for rate, (t, s) in product(RATES, BATCHES)]
+        columns = {f"share {share}": replace(first, share=share) for share in SHARES}
+    else:
+        columns = {f"{t} texts, {s} shots": replace(first, texts=t, shots=s) for t, s in BATCHES}
+    outer, found = (next(iter(columns)), next(reversed(columns))), []
+    for rate, (column, gains) in product(RATES, columns.items()):
+        edges = {f"rate {rate}": rate in (RATES[0], RATES[-1]), column: column in outer}
+        found.append((replace(gains, rate=rate), ", ".join(what for what, edge in edges.items() if edge)))
+    return found
 
 
 def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
@@ -94,19 +103,17 @@ def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name in arms:
         found = []
-        for number, gains in enumerate(trials(name)):
-            bench = make_bench(runtime, f"tune {name} {number}", 1)
-            change = CHANGES.get(name)
-            solved = follow(gains, change, problem, bench) if change else train_exactly(gains, problem, bench)
-            # The mean of the last tenth: single steps jump.
-            tail = [value for _, value in solved.curve[-max(1, len(solved.curve) // 10) :]] or [np.inf]
-            found.append((float(np.mean(tail)), len(solved.curve), gains))
-        losses = ", ".join(f"{value:.3f}" for value, _, _ in found)
-        best = min(found, key=lambda item: item[0])
-        sys.stdout.write(f"{name}: {losses}; best {best[0]:.3f} after {best[1]} steps with {best[2]}\n")
+        for number, (gains, edge) in enumerate(trials(name)):
+            losses = [
+                _tail(runtime, name, gains, problem, f"tune {name} {number} {seed}", seed) for seed in TUNING_SEEDS
+            ]
+            found.append((float(np.mean(losses)), gains, edge))
+        shown = ", ".join(f"{value:.3f}" for value, _, _ in found)
+        value, gains, edge = min(found, key=lambda item: item[0])
+        sys.stdout.write(f"{name}: {shown}; best {value:.3f} with {gains}; at the edge: {edge or 'nothing'}\n")
         sys.stdout.flush()
-        changed = {key: value for key, value in asdict(best[2]).items() if key in stored[name] or value != START[key]}
-        stored[name] = {**changed, "loss": round(best[0], 3)}
+        changed = {key: value for key, value in asdict(gains).items() if key in stored[name] or value != START[key]}
+        stored[name] = {**changed, "loss": round(value, 3)}
     if write:
         lines = path.read_text(encoding="utf-8").splitlines()
         head = [line for line in lines if line.startswith("#")]
@@ -115,6 +122,14 @@ def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
             for name, row in stored.items()
         ]
         path.write_text("\n".join([*head, *rows, ""]), encoding="utf-8")
+
+
+def _tail(runtime: Runtime, name: str, gains: Gains, problem: Texts, key: str, seed: int) -> float:
+    """Return the mean training loss of the last tenth of the steps, because single steps jump."""
+    bench, change = make_bench(runtime, key, seed), CHANGES.get(name)
+    solved = follow(gains, change, problem, bench) if change else train_exactly(gains, problem, bench)
+    tail = [value for _, value in solved.curve[-max(1, len(solved.curve) // 10) :]] or [np.inf]
+    return float(np.mean(tail))
 
 
 def table(runtime: Runtime, cells: int, target: float) -> None:

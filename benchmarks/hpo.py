@@ -2,7 +2,8 @@
 
     python -m benchmarks.hpo table FOLDER [--seconds 280]   # as many runs as fit; call it until none is left
     python -m benchmarks.hpo pack FOLDER                    # writes the package resource from its complete tables
-    python -m benchmarks.hpo replay [--cells 20] [--arm N]  # arms (default all) on the packed tables, as a table
+    python -m benchmarks.hpo replay [--cells 20] [--arm N]  # arms (default all) on the packed tables, as a table;
+                                                            # --write puts it into docs/stages/architecture.md
 
 A table has every setting of the grid, trained once on each of the two shipped domains, with the validation loss after
 each quarter, the test loss and the CPU seconds. Regret is the lowest validation loss of the complete runs so far minus
@@ -16,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,9 +25,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from qiskit.primitives import StatevectorEstimator
 from qiskit_aer.primitives import SamplerV2 as AerSampler
 
+from benchmarks.page import write_part
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from tasks.architecture.hyperparameters import bank
@@ -33,10 +35,12 @@ from tasks.architecture.hyperparameters.arms import CHALLENGER, INCUMBENT, OTHER
 from tasks.architecture.hyperparameters.problem import Found, Search
 from tasks.architecture.hyperparameters.runs import QUARTERS, Real, Stored
 from tasks.architecture.hyperparameters.space import SETTINGS, SPACE
-from tasks.contract import Arm, Bench
+from tasks.bench import make_bench
+from tasks.contract import Arm
 from tasks.model.windows import Windows
 from tasks.text.samples import sample_documents
 
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "architecture.md"
 CONTEXT, TOKENS, SEED = 64, 65_536, 0
 PARTS = {"training": 1024, "validation": 64, "test": 64}  # windows
 AT = (10, 20, 40)  # runs at which the regret is shown
@@ -52,15 +56,16 @@ SCHEMA = pa.schema(
 DOMAINS = {"documentation": "base", "licences": "second"}
 
 
-def texts(source: str) -> Real:
+def texts(source: str, seed: int = SEED, held_out: int = PARTS["validation"]) -> Real:
     """Return the training run on a source: its windows are drawn from all of its text, without overlap."""
+    parts_of = {"training": PARTS["training"], "validation": held_out, "test": held_out}
     joined = "\n\n".join(text for _, text in sample_documents(DOMAINS[source])).encode()
     rows = np.frombuffer(joined, np.uint8)[: len(joined) // (CONTEXT + 1) * (CONTEXT + 1)].reshape(-1, CONTEXT + 1)
-    chosen = rows[np.random.default_rng(SEED).permutation(len(rows))[: sum(PARTS.values())]].astype(np.int64)
-    ends = np.cumsum(list(PARTS.values()))[:-1]
+    chosen = rows[np.random.default_rng(seed).permutation(len(rows))[: sum(parts_of.values())]].astype(np.int64)
+    ends = np.cumsum(list(parts_of.values()))[:-1]
     parts = [Windows(part, np.full(len(part), CONTEXT, np.int64)) for part in np.split(chosen, ends)]
     training, validation, test = parts
-    return Real(training, validation, test, vocab_size=256, tokens=TOKENS, seed=SEED)
+    return Real(training, validation, test, vocab_size=256, tokens=TOKENS, seed=seed)
 
 
 def done(folder: Path, source: str) -> dict[int, dict[str, object]]:
@@ -127,8 +132,8 @@ def regret(found: Found, runs: Stored, count: int) -> float:
     return float(min(complete) - runs.validation[:, -1].min())
 
 
-def replay(cells: int, chosen: list[str]) -> None:
-    """Print what arms came to, means over tables and cells, the regrets with their standard errors."""
+def replay(cells: int, chosen: list[str]) -> str:
+    """Print and return what arms came to, means over tables and cells, the regrets with their standard errors."""
     watts = Coefficients.load().cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
     names = (
         "runs",
@@ -139,7 +144,8 @@ def replay(cells: int, chosen: list[str]) -> None:
         "to 1 %, searches that arrive",
         "training J a run",
     )
-    sys.stdout.write(f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n")
+    lines = [f"| arm | {' | '.join(names)} | J of the search |\n|---|{'---|' * (len(names) + 1)}\n"]
+    sys.stdout.write(lines[0])
     for arm in (INCUMBENT, CHALLENGER, *OTHERS):
         if chosen and arm.name not in chosen:
             continue
@@ -149,8 +155,10 @@ def replay(cells: int, chosen: list[str]) -> None:
         regrets = [f"{means[4 + k]:.3f} ± {errors[4 + k]:.3f}" for k in range(len(AT))]
         arrived = f"{means[7]:.0f} J, {values[:, 10].sum():.0f} of {len(values)}"
         shown = (*(f"{mean:.0f}" for mean in means[:4]), *regrets, arrived)
-        sys.stdout.write(f"| {arm.name} | {' | '.join(shown)} | {means[8]:.2f} | {means[9]:.2f} |\n")
+        lines.append(f"| {arm.name} | {' | '.join(shown)} | {means[8]:.2f} | {means[9]:.2f} |\n")
+        sys.stdout.write(lines[-1])
         sys.stdout.flush()
+    return "".join(lines)
 
 
 def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> list[float]:
@@ -161,14 +169,8 @@ def replayed(arm: Arm[Search, Found], source: str, cell: int, watts: float) -> l
     runs = bank.stored_runs()[source]
     problem = Search(runs, bank.TRIALS, bank.START, bank.PARALLEL, cell)
     with TemporaryDirectory() as folder:
-        bench = Bench(
-            rng=np.random.default_rng([cell, 1]),
-            sampler=AerSampler(seed=cell),
-            estimator=StatevectorEstimator(seed=cell),
-            map=lambda function, items: [function(item) for item in items],
-            once=lambda _, make: make(),
-            scratch=Path(folder),
-        )
+        tools = make_bench(cell, Path(folder), AerSampler(seed=cell))
+        bench = replace(tools, rng=np.random.default_rng([cell, 1]))
         began = time.process_time()
         found = arm.solve(problem, bench)
         own = time.process_time() - began
@@ -187,6 +189,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seconds", type=float, default=280.0)
     parser.add_argument("--cells", type=int, default=20)
     parser.add_argument("--arm", action="append", default=[], help="of `replay`; may be repeated")
+    parser.add_argument("--write", action="store_true", help="of `replay`: put the table into the documentation")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.command == "table":
@@ -194,7 +197,9 @@ def main(arguments: list[str]) -> None:
     elif given.command == "pack":
         pack(given.folder)
     else:
-        replay(given.cells, given.arm)
+        made = replay(given.cells, given.arm)
+        if given.write:
+            write_part(PAGE, "hyperparameters replay", made)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The circuit layer beside PennyLane's backpropagation simulator and qiskit-machine-learning's torch connector.
 
-    python -m benchmarks.layer
+    python -m benchmarks.layer [--write]
 
 CPU seconds of a forward and a backward pass with the gradient of inputs and weights, the same circuit and weights, one
 thread, in one process and in turns; also the largest difference of outputs and gradients. A peer that is not installed
@@ -11,18 +11,23 @@ it evaluates the inputs one after the other.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from statistics import median
 
 import torch
 
+from benchmarks.page import write_part
 from tasks.quantum.layer import CircuitLayer, ring
 
 SIZES = ((4, 2), (8, 3))
 BATCH, ROUNDS, REPEATS = 64, 7, 10
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "architecture.md"
+SAID: list[str] = []
 BARS = {"pennylane": 4.0, "qiskit-machine-learning": 1000.0}
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -148,11 +153,13 @@ def report(
     values, gradients = (max(float((a - b).abs().max()) for a, b in pairs) for pairs in differences(mine, other))
     ours_s, peer_s = (median(column) for column in zip(*seconds, strict=True))
     bar = next(bar for package, bar in BARS.items() if package in name.lower())
-    sys.stdout.write(
-        f"{name}: {median(ratios):,.1f} times ours [{min(ratios):,.1f}, {max(ratios):,.1f}] (bar {bar:,.0f}), "
+    said = (
+        f"* {name}: {median(ratios):,.1f} times ours [{min(ratios):,.1f}, {max(ratios):,.1f}] (bar {bar:,.0f}), "
         f"ours {1e3 * ours_s:.2f} ms, peer {1e3 * peer_s:,.1f} ms; values differ by {values:.1e}, "
         f"gradients by {gradients:.1e}\n"
     )
+    sys.stdout.write(said)
+    SAID.append(said)
 
 
 def differences(mine: Outputs, other: Outputs | None) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], ...]:
@@ -162,12 +169,18 @@ def differences(mine: Outputs, other: Outputs | None) -> tuple[list[tuple[torch.
 
 
 def main() -> None:
+    """Compare with what is installed, and put the figures into the page with `--write`."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layer", description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="put the figures into docs/stages/architecture.md")
+    given = parser.parse_args()
     torch.set_num_threads(1)
-    for package in BARS:
-        if not installed(package):
-            sys.stdout.write(f"{package} is not installed: not measured\n")
+    missing = [package for package in BARS if not installed(package)]
+    for package in missing:
+        sys.stdout.write(f"{package} is not installed: not measured\n")
     for qubits, layers in SIZES:
         compare(qubits, layers)
+    if given.write and not missing:
+        write_part(PAGE, "layer", "".join(SAID))
 
 
 if __name__ == "__main__":

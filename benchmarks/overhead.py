@@ -3,6 +3,7 @@
 A command runs in a fresh home. Every quarter second the CPU times of its processes are read from the kernel; a
 process counts with what was last read of it, so that up to a quarter second of one that ends is missing. The line
 `reaped` is what the kernel charged to the command and to all children that were waited for, without that gap.
+With `--before FOLDER` a run of another checkout and one of this are measured in turns.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pyarrow as pa
@@ -28,6 +30,7 @@ from infra.shared import open_evidence
 from tasks.contract import STAGES
 from tasks.text.samples import sample_documents
 
+ROOT = Path(__file__).parents[1]
 SAMPLE_S = 0.25
 DOCUMENTS = 200
 COMPONENTS = {  # what stands in the command line of a process, the first that fits
@@ -38,7 +41,9 @@ COMPONENTS = {  # what stands in the command line of a process, the first that f
     "spawn_main": "Dask workers",
     "resource_tracker": "resource tracker",
 }
-IMPORTS = ("flows.cli", "flows.lifecycle.lifecycle", "tasks.steps", "tasks.curation.stage", "tasks.inference.stage",
+SHOWN = ("Dask workers", "model servers")
+IMPORTS = ("flows.cli", "flows.lifecycle.run", "flows.lifecycle.lifecycle", "tasks.steps",
+           "tasks.curation.stage", "tasks.inference.stage",
            "tasks.serving.server", "infra.tracking", "torch", "transformers", "mlflow")  # fmt: skip
 
 
@@ -63,19 +68,20 @@ class Watched:
     code: int = 0
 
 
-def watch(command: Sequence[str], environment: Mapping[str, str]) -> Watched:
-    """Run a command and read the CPU times of its processes until it ends."""
+def watch(command: Sequence[str], environment: Mapping[str, str], checkout: Path = ROOT) -> Watched:
+    """Run a command of a checkout and read the CPU times of its processes until it ends."""
+    environment = {"PYTHONPATH": str(checkout), **environment}
     began, found = time.monotonic(), Watched()
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *command], env={**os.environ, **environment}, stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL, text=True,
+        stdout=subprocess.DEVNULL, text=True, cwd=checkout,
     )  # fmt: skip
     said: list[str] = []
 
     def listen() -> None:
         for line in process.stderr or ():
             said.append(line)
-            if found.first_line_s != found.first_line_s and any(f"  {stage}: " in line for stage in STAGES):
+            if found.first_line_s != found.first_line_s and any(f"  {stage}" in line for stage in STAGES):
                 found.first_line_s = time.monotonic() - began
 
     reader = threading.Thread(target=listen, daemon=True)
@@ -132,14 +138,51 @@ def _print(title: str, found: Watched, home: Path) -> None:
         write(f"  {name:18s} {user + system:7.1f} {user:7.1f} {system:7.1f}\n")
     user, system = found.reaped_s
     write(f"  {'reaped':18s} {user + system:7.1f} {user:7.1f} {system:7.1f}   {found.page_faults:,} page faults\n")
-    rows = open_evidence(home).read()
-    parts: dict[str, float] = defaultdict(float)
-    for row in rows:
-        kind = {"orchestration": "orchestration", "stage": "stages' own work"}.get(row.arm, "arms")
-        parts[kind] += row.total.cpu_s
+    parts = _parts(home)
     whole = sum(parts.values())
     for kind, cpu_s in sorted(parts.items(), key=lambda item: -item[1]):
         write(f"  in the evidence: {kind:18s} {cpu_s:7.1f} CPU s {cpu_s / whole:6.1%}\n")
+
+
+def _parts(home: Path) -> dict[str, float]:
+    """Return the CPU seconds of a home's evidence by what they were spent on."""
+    parts: dict[str, float] = defaultdict(float)
+    for row in open_evidence(home).read():
+        kind = {"orchestration": "orchestration", "stage": "stages' own work"}.get(row.arm, "arms")
+        parts[kind] += row.total.cpu_s
+    return parts
+
+
+def compare(command: Sequence[str], before: Path, times: int) -> None:
+    """Print what a command takes in another checkout and in this one, run in turns, as a table in Markdown.
+
+    The first turn is not counted: in it each checkout compiles its functions for this processor.
+    """
+    found: dict[str, list[list[float]]] = defaultdict(lambda: [[], []])
+    for turn in range(times + 1):
+        for side, checkout in enumerate((before, ROOT)):
+            with tempfile.TemporaryDirectory() as home:
+                seen = watch([*command, "--home", home], {"KETCYCLE_HOME": home}, checkout)
+                parts = _parts(Path(home))
+            if seen.code:
+                raise SystemExit(f"the command ended with exit code {seen.code} in {checkout}")
+            values = {
+                "elapsed, s": seen.wall_s,
+                "first line of a stage after, s": seen.first_line_s,
+                "CPU s": sum(seen.reaped_s),
+                "of them user": seen.reaped_s[0],
+                "of them system": seen.reaped_s[1],
+                **{f"CPU s, {name}": sum(seen.cpu_s.get(name, (0.0,))) for name in ("main", *SHOWN)},
+                **{f"CPU s, {kind}": cpu_s for kind, cpu_s in sorted(parts.items())},
+                "orchestration, % of CPU s": 100 * parts["orchestration"] / sum(parts.values()),
+            }
+            for name, value in values.items():
+                if turn:
+                    found[name][side].append(value)
+    sys.stdout.write(f"| {' '.join(command)} | before | after |\n|---|---|---|\n")
+    for name, (old, new) in found.items():
+        cells = (f"{median(side):.1f} [{min(side):.1f}, {max(side):.1f}]" for side in (old, new))
+        sys.stdout.write(f"| {name} | {' | '.join(cells)} |\n")
 
 
 def metering(seconds: float = 8.0) -> None:
@@ -219,7 +262,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", choices=("run", "stage", "imports", "metering", "allocation"), help="one of the tables"
     )
+    parser.add_argument("--before", type=Path, help="another checkout, which the run is compared with")
+    parser.add_argument("--times", type=int, default=3, help="counted runs of each checkout")
     options = parser.parse_args(arguments)
+    if options.before:
+        compare(["run", "--profile", options.profile], options.before.absolute(), options.times)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.only in (None, "imports"):

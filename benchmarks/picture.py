@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flows.reports.charts import style
-from flows.reports.overview import overview
+from flows.reports.run.overview import overview
 from infra.lake import write_atomic
 
 

@@ -21,6 +21,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.transpiler import generate_preset_pass_manager
 from qiskit_aer.primitives import SamplerV2
+from qiskit_ibm_runtime import fake_provider  # noqa: F401  (imported once, not by each forked caller)
 
 from infra.runtime.backends import registry as backends
 from infra.runtime.backends.projection import project
@@ -31,7 +32,7 @@ from infra.runtime.queue import Runtime, Scope
 
 SHOTS = 64
 CALLS, WARM = 200, 20
-CALLERS, HERD = 8, 1000
+CALLERS, HERD, DISTINCT = 8, 1000, 50
 ROUNDS = 3
 SUBPROBLEMS, TASK_SHOTS = 64, 1000
 
@@ -202,6 +203,27 @@ def _alone(folder: Path, number: int, caller: int, _: Limits | None, go: Any) ->
             results.execute("insert into results values (?, ?, ?)", (caller, call, data))
 
 
+def distinct_circuits() -> Figure:
+    """Calls a second of 8 processes with 50 calls each, every one of another circuit; the aim is 30."""
+    rates = []
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as folder:
+            rates.append(CALLERS * DISTINCT / _herd(_each_another, Path(folder), number, None))
+    rate = interval(rates)
+    say(f"{CALLERS} processes with {DISTINCT} calls each, all of distinct circuits: {rate.text()} calls/s")
+    return rate
+
+
+def _each_another(folder: Path, number: int, caller: int, _: Limits | None, go: Any) -> None:
+    runtime = durable(folder)
+    runtime.open()
+    rng = np.random.default_rng((number, caller))
+    go.wait()
+    for call in range(DISTINCT):
+        pub = (ansatz(1 + 1000 * caller + call), rng.uniform(0, np.pi, size=(1, 8)))
+        runtime.sampler(scope(f"{caller} {call}")).run([pub], shots=SHOTS).result()
+
+
 def _jobs(path: Path) -> int:
     with sqlite3.connect(path) as ledger:
         return int(ledger.execute("select count(*) from batches").fetchone()[0])
@@ -252,6 +274,7 @@ def main() -> None:
     leads_itself()
     across_processes()
     group_commit()
+    distinct_circuits()
     formula_seconds()
     binding()
 

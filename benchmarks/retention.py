@@ -31,7 +31,7 @@ from tasks.curation.index.near_duplicates import normalised_words
 from tasks.curation.index.shards import length_weights
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 from tasks.preprocessing.bpe import END_OF_TEXT, train_bpe
 from tasks.preprocessing.encode import choose_encoder

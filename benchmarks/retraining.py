@@ -36,12 +36,12 @@ from infra.energy.usage import Usage
 from tasks.architecture.config import Shape, build_model
 from tasks.model.recipe import Recipe
 from tasks.model.score import nll
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows
-from tasks.monitoring.harm import estimate_performance
-from tasks.monitoring.standing import Standing
-from tasks.monitoring.states import Rules
-from tasks.monitoring.watch import watch_window
+from tasks.monitoring.watching.harm import estimate_performance
+from tasks.monitoring.watching.standing import Standing
+from tasks.monitoring.watching.states import Rules
+from tasks.monitoring.watching.watch import watch_window
 from tasks.preprocessing.bpe import train_bpe
 from tasks.text.embeddings import embed
 from tasks.text.windows import passages

@@ -1,8 +1,8 @@
 """Scaling rules of the dial, fitted on our own runs: `python -m benchmarks.scaling FILE [--seconds N] [--write]`.
 
 Trains the runs that FILE does not have yet, then prints the fits with their residuals; `--write` stores them with the
-runs as `tasks/model/scaling.yaml`. The text is the shipped documentation in its demo form (4,096 tokens, windows of
-128), the loss is measured on 256 held-out windows, one thread.
+runs as `tasks/model/scaling.yaml` and puts the tables into `docs/stages/architecture.md`. The text is the shipped
+documentation in its demo form (4,096 tokens, windows of 128), the loss is measured on 256 held-out windows, one thread.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import json
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from math import log
 from pathlib import Path
@@ -23,17 +24,21 @@ import torch
 import yaml
 from scipy.optimize import least_squares
 
-from benchmarks.training import CONTEXT, VOCABULARY, corpus, table
+from benchmarks.page import write_part
+from benchmarks.training import CONTEXT, VOCABULARY, corpus
+from benchmarks.training import table as rows_of
 from tasks.architecture.config import Shape, build_model, shape_of_dial
-from tasks.model import train as loop
 from tasks.model.recipe import Recipe
-from tasks.model.scaling import COMPUTE, UNIT, Power, Rules, optimum
+from tasks.model.scaling import COMPUTE, STEPS, UNIT, Power, Rules, optimum
 from tasks.model.score import bits_per_byte
-from tasks.model.train import train
+from tasks.model.training import loop
+from tasks.model.training.loop import train
 
 DEPTHS, TOKENS = (1, 2, 3), (16_384, 51_200, 163_840)
 RATES_AT = ((1, 51_200), (2, 51_200), (3, 51_200), (1, 163_840))
+LONG = (2, 409_600)  # depth and tokens of a longer training, for the rates only
 BATCHES_AT = ((1, 16_384), (1, 163_840))
+SMALL_BATCH = (((1, 51_200), (1.0, 2.0, 4.0)), ((1, 163_840), (0.5, 1.0, 2.0)), ((1, 614_400), (0.3, 0.6, 1.2)))
 REPEATED = (1, 163_840, 20_480)  # depth, tokens, different tokens
 
 
@@ -54,6 +59,11 @@ class Trial:
         return shape_of_dial(self.depth, VOCABULARY, CONTEXT)
 
     @property
+    def steps(self) -> float:
+        """Optimiser steps."""
+        return self.tokens / (self.batch * CONTEXT)
+
+    @property
     def flops(self) -> float:
         """Training FLOPs."""
         return float(self.shape.training_flops_per_token * self.tokens)
@@ -62,7 +72,24 @@ class Trial:
 GRID = [Trial(depth, tokens) for depth in DEPTHS for tokens in TOKENS]
 RATES = [Trial(*at, factor=factor) for at in RATES_AT for factor in (0.5, 2.0)]
 BATCHES = [Trial(*at, batch=batch) for at in BATCHES_AT for batch in (4, 16)]
+LONG_RATES = [Trial(*LONG, factor=factor) for factor in (0.5, 1.0, 2.0)]
+SMALL_RATES = [Trial(*at, factor=factor, batch=4) for at, factors in SMALL_BATCH for factor in factors]
 DECAYS = [Trial(*REPEATED[:2], weight_decay=decay, unique=REPEATED[2]) for decay in (0.0, 0.5, 2.0)]
+SAID: list[str] = []
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "architecture.md"
+LOSS = [*GRID, Trial(*LONG), Trial(1, 614_400, factor=0.6, batch=4)]  # of the fit of the loss
+RUNS = list(dict.fromkeys([*GRID, *RATES, *BATCHES, *SMALL_RATES, *DECAYS, *LONG_RATES]))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Say a Markdown table."""
+    say(f"\n{rows_of(header, rows)}\n")
+
+
+def say(text: str) -> None:
+    """Print a text and keep it for the page."""
+    sys.stdout.write(text)
+    SAID.append(text)
 
 
 def measure(trial: Trial) -> dict[str, float]:
@@ -77,6 +104,7 @@ def measure(trial: Trial) -> dict[str, float]:
         matrix_lr=trial.factor * Recipe.matrix_lr,
         other_lr=trial.factor * Recipe.other_lr,
         weight_decay=trial.weight_decay,
+        precision="auto",
     )
     began = time.process_time()
     train(net, windows, recipe)
@@ -84,10 +112,10 @@ def measure(trial: Trial) -> dict[str, float]:
 
 
 def fit_loss(runs: dict[Trial, dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return `floor, A, a, B, b` of the loss and the residuals at the grid, by least squares of logarithms."""
-    sizes = np.array([trial.shape.parameters / UNIT for trial in GRID])
-    tokens = np.array([trial.tokens / UNIT for trial in GRID])
-    losses = np.array([runs[trial]["bits_per_byte"] for trial in GRID])
+    """Return `floor, A, a, B, b` of the loss and the residuals at `LOSS`, by least squares of logarithms."""
+    sizes = np.array([trial.shape.parameters / UNIT for trial in LOSS])
+    tokens = np.array([trial.tokens / UNIT for trial in LOSS])
+    losses = np.array([runs[trial]["bits_per_byte"] for trial in LOSS])
 
     def predicted(p: np.ndarray) -> np.ndarray:
         return np.asarray(p[0] + p[1] * sizes ** -p[2] + p[3] * tokens ** -p[4])
@@ -107,7 +135,16 @@ def fit_power(points: list[tuple[float, float]]) -> tuple[Power, np.ndarray]:
     """Return the power law through (compute, value) and its residuals in natural logarithms."""
     at, value = np.log([c / COMPUTE for c, _ in points]), np.log([v for _, v in points])
     exponent, level = np.polyfit(at, value, 1)
-    return Power(float(np.exp(level)), float(exponent)), value - (level + exponent * at)
+    return Power(float(np.exp(level)), float(exponent), COMPUTE), value - (level + exponent * at)
+
+
+def fit_rates(points: list[tuple[Trial, float]]) -> tuple[Power, float, np.ndarray]:
+    """Return the power law in steps, the exponent of the parameters, and the residuals in natural logarithms."""
+    columns = [[1.0, log(t.steps / STEPS), log(t.shape.parameters / UNIT)] for t, _ in points]
+    value = np.log([v for _, v in points])
+    (level, steps, size), *_ = np.linalg.lstsq(np.array(columns), value, rcond=None)
+    law = Power(float(np.exp(level)), float(steps), STEPS)
+    return law, float(size), value - np.array(columns) @ [level, steps, size]
 
 
 def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
@@ -116,22 +153,28 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     rows = [
         (f"{t.depth}", f"{t.shape.parameters:,}", f"{t.tokens:,}", f"{t.flops:.2e}", f"{runs[t]['cpu_s']:.1f}",
          f"{runs[t]['bits_per_byte']:.3f}", f"{r:+.3f}")
-        for t, r in zip(GRID, residuals, strict=True)
+        for t, r in zip(LOSS, residuals, strict=True)
     ]  # fmt: skip
     table(("depth", "parameters", "tokens", "FLOPs", "CPU s", "bits per byte", "residual"), rows)
     best_rates, best_batches = [], []
-    for at in RATES_AT:
-        points = [(t.factor, runs[t]["bits_per_byte"]) for t in [Trial(*at), *RATES] if (t.depth, t.tokens) == at]
-        best_rates.append((Trial(*at).flops, optimum(points)))
-    for at in BATCHES_AT:
-        points = [(t.batch, runs[t]["bits_per_byte"]) for t in [Trial(*at), *BATCHES] if (t.depth, t.tokens) == at]
-        best_batches.append((Trial(*at).flops, optimum(points)))
-    (rates, rate_errors), (batch, batch_errors) = fit_power(best_rates), fit_power(best_batches)
-    laws = (("rates", rates, rate_errors, best_rates), ("batch", batch, batch_errors, best_batches))
-    for name, law, errors, found in laws:
-        best = [(name, f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(found, errors, strict=True)]
-        table(("rule", "FLOPs", "best", "residual (ln)"), best)
-        sys.stdout.write(f"{name}: {law.at:.3g} (C / {COMPUTE:.0e})^{law.exponent:.3f}\n")
+    for at in [*(Trial(*at) for at in RATES_AT), *(Trial(*at, batch=4) for at, _ in SMALL_BATCH), Trial(*LONG)]:
+        tried = [t for t in dict.fromkeys([*GRID, *RATES, *SMALL_RATES, *LONG_RATES]) if replace(t, factor=1.0) == at]
+        best_rates.append((at, optimum([(t.factor, runs[t]["bits_per_byte"]) for t in tried])))
+    for depth, tokens in BATCHES_AT:
+        same = [t for t in [Trial(depth, tokens), *BATCHES] if (t.depth, t.tokens) == (depth, tokens)]
+        best = optimum([(t.batch, runs[t]["bits_per_byte"]) for t in same])
+        best_batches.append((Trial(depth, tokens).flops, best))
+    rates, by_size, rate_errors = fit_rates(best_rates)
+    batch, batch_errors = fit_power(best_batches)
+    shown = [
+        (f"{t.steps:.0f}", f"{t.shape.parameters:,}", f"{v:.2f}", f"{e:+.2f}")
+        for (t, v), e in zip(best_rates, rate_errors, strict=True)
+    ]
+    table(("steps", "parameters", "best factor of the rates", "residual (ln)"), shown)
+    say(f"rates: {rates.at:.3g} (steps / {STEPS:g})^{rates.exponent:.3f} (N/1e5)^{by_size:.3f}\n")
+    shown = [(f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(best_batches, batch_errors, strict=True)]
+    table(("FLOPs", "best batch", "residual (ln)"), shown)
+    say(f"batch: {batch.at:.3g} (C / {COMPUTE:.0e})^{batch.exponent:.3f}\n")
     decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in DECAYS]
     table(("weight decay", "bits per byte, text read 8 times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
     decay = min(decays, key=lambda row: row[1])[0] / log(REPEATED[1] / REPEATED[2])
@@ -140,14 +183,14 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     weights = 1 / np.array([runs[t]["cpu_s"] for t in timed])
     (seconds, per_flop), *_ = np.linalg.lstsq(columns * weights[:, None], np.ones(len(timed)), rcond=None)
     off = columns @ [seconds, per_flop] * weights - 1
-    sys.stdout.write(
+    say(
         f"loss: {floor:.3f} + {model:.3f} (N/1e5)^-{a:.3f} + {data:.3f} (D/1e5)^-{b:.3f}, residual "
         f"{np.sqrt(np.mean(residuals**2)):.3f}\nCPU s: {seconds:.3g} a token + {per_flop:.3g} a FLOP, "
         f"off by {100 * off.min():+.0f} to {100 * off.max():+.0f} %\n"
     )
     return Rules(
-        floor, model, a, data, b, float(np.sqrt(np.mean(residuals**2))), rates, batch, decay, seconds, per_flop,
-        max(t.flops for t in GRID),
+        floor, model, a, data, b, float(np.sqrt(np.mean(residuals**2))), rates, by_size, batch, decay,
+        max(t.flops for t in LOSS),
     )  # fmt: skip
 
 
@@ -169,7 +212,7 @@ def write(found: Rules, runs: dict[Trial, dict[str, float]]) -> None:
     }
     path = Path(str(resources.files("tasks.model") / "scaling.yaml"))
     path.write_text(yaml.safe_dump(stored, sort_keys=False, default_flow_style=None, width=120), encoding="utf-8")
-    sys.stdout.write(f"{path.name}: {len(runs)} runs\n")
+    write_part(PAGE, "scaling", "".join(SAID))
 
 
 def main() -> None:
@@ -185,12 +228,12 @@ def main() -> None:
     runs = {Trial(**row["trial"]): row["found"] for row in map(json.loads, lines)}
     began = time.monotonic()
     with given.file.open("a") as stream:
-        for trial in [*GRID, *RATES, *BATCHES, *DECAYS]:
+        for trial in RUNS:
             if trial not in runs and time.monotonic() - began < given.seconds:
                 runs[trial] = measure(trial)
                 stream.write(json.dumps({"trial": asdict(trial), "found": runs[trial]}) + "\n")
                 stream.flush()
-    missing = [trial for trial in [*GRID, *RATES, *BATCHES, *DECAYS] if trial not in runs]
+    missing = [trial for trial in RUNS if trial not in runs]
     if missing:
         raise SystemExit(f"{len(missing)} runs are missing; run the command again")
     found = fit(runs)

@@ -8,19 +8,16 @@ model that the exact solution of the blocks trains.
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
+from tasks.bench import make_bench
 from tasks.combinatorial.annealing import cardinality_annealing
 from tasks.combinatorial.exact import minimise_cardinality
-from tasks.contract import Bench
 from tasks.model.windows import Windows
 from tasks.quantum.qaoa import linear_ramp
 from tasks.quantum.statevector import dicke_qaoa_probabilities, draw
@@ -33,25 +30,6 @@ OFFSET = 17  # bytes by which the pool is shifted against those of the bank
 SHOTS = 64
 
 
-def make_bench() -> Bench:
-    """Return what an arm works with, without a queue."""
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Callable[[], Any], /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(
-        rng=np.random.default_rng(5),
-        sampler=StatevectorSampler(seed=5),
-        estimator=StatevectorEstimator(seed=5),
-        map=lambda function, items: [function(item) for item in items],
-        once=once,
-        scratch=Path(tempfile.gettempdir()),
-    )
-
-
 def tuning_pool() -> Pool:
     """Return a pool of the form of the bank's."""
     text = "\n\n".join(text for _, text in sample_documents("second")).encode()[OFFSET:]
@@ -62,7 +40,7 @@ def tuning_pool() -> Pool:
 
 def main(_: Sequence[str] | None = None) -> None:
     """Print every setting, the best of each kind last."""
-    problem, bench = tuning_pool(), make_bench()
+    problem, bench = tuning_pool(), make_bench(5)
     qubos = block_qubos(problem, bench)
     best = np.array([qubo.energies(minimise_cardinality(qubo, KEEP))[0] for qubo in qubos])
 

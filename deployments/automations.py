@@ -19,6 +19,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.events.schemas.events import ResourceSpecification
 
 from infra.events import PAYLOADS, PREFIX, REAL
+from infra.installation.flow_runs import HEARTBEAT, SILENCE, SILENT
 
 TAG = PREFIX
 # The typed form: a plain template would make a string of everything.
@@ -28,9 +29,6 @@ WHOLE_PAYLOAD = {
 }
 ANNOUNCED = ("drift.detected", "quality.regressed", "budget.exhausted")
 INCIDENT = timedelta(hours=1)  # a repeat within it is the same incident
-HEARTBEAT = "prefect.flow-run.heartbeat"  # sent every 30 s, see prefect.yaml
-# Three heartbeats may be lost before a run counts as dead: with 50 s a busy server that answered late ended live runs.
-SILENCE = timedelta(seconds=100)
 BODY = "{% for name, value in event.payload.items() %}{{ name }}: {{ value }}\n{% endfor %}"
 
 
@@ -108,8 +106,8 @@ def automations(deployments: Mapping[str, UUID], block: UUID | None) -> list[Aut
 def _crash() -> AutomationCore:
     """Return the automation that ends flow runs which fell silent: their process, worker or machine is gone."""
     return AutomationCore(
-        name=f"{PREFIX}: silent flow run -> Crashed",
-        description="Ends a flow run that sent no heartbeat for 100 s, so that its deployment's limit is free again.",
+        name=SILENT,
+        description="Ends a flow run without a heartbeat for 50 s, so that its deployment's limit is free again.",
         tags=[TAG],
         trigger=EventTrigger(
             after={HEARTBEAT},
@@ -122,7 +120,7 @@ def _crash() -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="no heartbeat for 100 s: its process, worker or machine is gone"
+                state=StateType.CRASHED, message="no heartbeat for 50 s: its process, worker or machine is gone"
             )
         ],
     )

@@ -21,10 +21,10 @@ import yaml
 
 from deployments.automations import TAG, automations
 from deployments.notify import message
+from deployments.pools import KINDS, Pool, load_pool
 from deployments.project import project_file
 from infra.compute import TRAINERS
 from infra.errors import KetcycleError
-from infra.flow_runs import POOL
 from infra.settings import NotifyKind, Settings, environment, hand_on
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def deploy(
     hand_on(KETCYCLE_VERSION=named, PWD=str(Path.cwd()))  # flows run in the folder with the settings
     try:
         with get_client(sync_client=True) as client:
-            steps = _Steps(client, path, dry_run)
+            steps = _Steps(client, path, load_pool(loaded.work_pool), dry_run)
             changes = [*steps.pool(), *steps.limits(), *steps.block(loaded.notify_url, loaded.notify_kind)]
             return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
     except (PrefectHTTPStatusError, httpx.HTTPError) as error:
@@ -115,37 +115,48 @@ def deploy(
 class _Steps:
     """Each compares one kind of thing and changes it unless it is a dry run."""
 
-    def __init__(self, client: SyncPrefectClient, path: Path, dry_run: bool) -> None:
-        self._client, self._path, self._dry = client, path, dry_run
+    def __init__(self, client: SyncPrefectClient, path: Path, pool: Pool, dry_run: bool) -> None:
+        self._client, self._path, self._pool, self._dry = client, path, pool, dry_run
 
     def pool(self) -> Iterator[Change]:
-        from prefect.client.schemas.actions import WorkPoolCreate
+        from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
         from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+        name = self._pool.name
+        there: dict[str, Any] = {}
+        template = self._pool.template(self._default_template())
         try:
-            self._client.read_work_pool(POOL)
-            there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=POOL)}
+            standing = self._client.read_work_pool(name)
+            if self._pool.pod and standing.base_job_template != template:
+                yield Change("pool", name, "update", "its job template")
+                if not self._dry:
+                    self._client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
         except ObjectNotFound:
-            yield Change("pool", POOL, "create", "type process")
-            there = {}
+            yield Change("pool", name, "create", f"type {self._pool.type}")
             if not self._dry:
-                description = "Processes on the machine of the worker."
+                pool = WorkPoolCreate(name=name, type=self._pool.type, base_job_template=template)
                 with suppress(ObjectAlreadyExists):  # a worker makes it too
-                    self._client.create_work_pool(WorkPoolCreate(name=POOL, type="process", description=description))
-                there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=POOL)}
+                    self._client.create_work_pool(pool)
+        with suppress(ObjectNotFound):
+            there = {queue.name: queue for queue in self._client.read_work_queues(work_pool_name=name)}
         limits = {"training": trainers(), "quantum": 1}
-        for name, description in QUEUES.items():
-            wanted = {"description": description, "concurrency_limit": limits.get(name)}
-            found = there.get(name)
+        for queue_name, description in QUEUES.items():
+            wanted = {"description": description, "concurrency_limit": limits.get(queue_name)}
+            found = there.get(queue_name)
             differs = [key for key, value in wanted.items() if found is None or getattr(found, key) != value]
             if not differs:
                 continue
-            said = f"at most {limits[name]} at once" if name in limits else ""
-            yield Change("queue", f"{POOL}/{name}", "update" if found else "create", said)
+            said = f"at most {limits[queue_name]} at once" if queue_name in limits else ""
+            yield Change("queue", f"{name}/{queue_name}", "update" if found else "create", said)
             if self._dry:
                 continue
-            queue = found or self._client.create_work_queue(name=name, work_pool_name=POOL)
+            queue = found or self._client.create_work_queue(name=queue_name, work_pool_name=name)
             self._client.update_work_queue(queue.id, **wanted, is_paused=queue.is_paused)
+
+    def _default_template(self) -> dict[str, Any]:
+        known = self._client.read_worker_metadata()
+        (found,) = (of[self._pool.type] for of in known.values() if self._pool.type in of)
+        return dict(found["default_base_job_configuration"])
 
     def limits(self) -> Iterator[Change]:
         from prefect.exceptions import ObjectNotFound
@@ -194,7 +205,7 @@ class _Steps:
             schedules: whether all schedules are to be active; None = as they are.
             reset: whether parameters that people changed get the values of the repository again.
         """
-        wanted, before, deployed = _wanted(self._path), self._deployed(), self._variable()
+        wanted, before, deployed = _wanted(self._path, self._pool), self._deployed(), self._variable()
         for name, entry in wanted.items():
             found = before.get(name)
             ours = dict(entry["parameters"])
@@ -233,7 +244,7 @@ class _Steps:
             concurrency_options=(
                 ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy(collision)) if collision else None
             ),
-            work_pool_name=POOL,
+            work_pool_name=self._pool.name,
             work_queue_name=entry["queue"],
             enforce_parameter_schema=True,
             **{field: entry[field] for field in DIRECT},
@@ -255,7 +266,7 @@ class _Steps:
     def _deployed(self) -> dict[str, Any]:
         from prefect.client.schemas.filters import WorkPoolFilter, WorkPoolFilterName
 
-        ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+        ours = WorkPoolFilter(name=WorkPoolFilterName(any_=[load_pool(kind).name for kind in KINDS]))
         flows = {flow.id: flow.name for flow in self._client.read_flows()}
         return {f"{flows[d.flow_id]}/{d.name}": d for d in self._client.read_deployments(work_pool_filter=ours)}
 
@@ -263,7 +274,7 @@ class _Steps:
         block = self._block()
         ids = {name: deployment.id for name, deployment in self._deployed().items()}
         if self._dry:  # those that would be made have no id yet
-            ids |= {name: UUID(int=0) for name in _wanted(self._path) if name not in ids}
+            ids |= {name: UUID(int=0) for name in _wanted(self._path, self._pool) if name not in ids}
         wanted = {item.name: item for item in automations(ids, block.id if block else None)}
         there = {item.name: item for item in self._client.read_automations() if TAG in item.tags}
         for name, item in wanted.items():
@@ -296,13 +307,15 @@ def _plain(automation: Any) -> dict[str, Any]:
     return dict(found)
 
 
-def _wanted(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the deployments of prefect.yaml by flow/name, with the schema of the flow's parameters."""
+def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:
+    """Return the deployments of prefect.yaml by flow/name, in a pool, with the schema of the flow's parameters."""
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.templating import apply_values
 
     content = yaml.safe_load(path.read_text())
-    pull = apply_values(content["pull"], {}, remove_notset=False)
+    pull: Any = apply_values(content["pull"], {}, remove_notset=False)
+    if pool.folder:
+        pull = [{"prefect.deployments.steps.set_working_directory": {"directory": pool.folder}}]
     found = {}
     entries: Any = apply_values(content["deployments"], {}, remove_notset=False)
     for entry in entries:
@@ -318,7 +331,8 @@ def _wanted(path: Path) -> dict[str, dict[str, Any]]:
             "parameter_openapi_schema": _filled(parameter_schema(flow).model_dump_for_openapi()),
             "pull_steps": pull,
             "queue": entry["work_pool"]["work_queue_name"],
-            "job_variables": entry["work_pool"]["job_variables"],
+            "pool": pool.name,
+            "job_variables": apply_values(pool.variables(entry["work_pool"]["job_variables"]), {}, remove_notset=False),
             "limit": limit.get("limit"),
             "collision": limit.get("collision_strategy"),
             "schedules": {item["slug"]: (item["cron"], item["timezone"]) for item in entry.get("schedules", ())},
@@ -388,6 +402,7 @@ def _flat(deployment: Any) -> dict[str, Any]:
         "tags": sorted(deployment.tags),
         "pull_steps": deployment.pull_steps,
         "queue": deployment.work_queue_name,
+        "pool": deployment.work_pool_name,
         "limit": limit.limit if limit else None,
         "collision": options.collision_strategy if options else None,
         "schedules": {item.slug: (item.schedule.cron, item.schedule.timezone) for item in deployment.schedules},

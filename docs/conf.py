@@ -31,7 +31,7 @@ OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 
 def write_reference(_: Any) -> None:
     """Write the pages that are made from the code."""
-    from flows.reports.reference import PAGES
+    from flows.reports.documentation.reference import PAGES
 
     for name, make in PAGES.items():
         path = Path(__file__).parent / "reference" / f"{name}.md"

@@ -1,1 +1,8 @@
 """What runs, in which order. No algorithms."""
+
+from infra.settings import environment
+
+if environment("PREFECT__FLOW_RUN_ID"):  # the process of a flow run that a worker started
+    from infra.installation.flow_runs import outlast_restarts
+
+    outlast_restarts()

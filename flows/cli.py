@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-import infra.warm  # noqa: F401  (before the libraries)
+import infra.processes.warm  # noqa: F401  (before the libraries)
 from flows.commands import (
     decisions,
     drift,
@@ -20,8 +20,8 @@ from flows.commands import (
     queue,
     run,
     serve,
-    standing,
     study,
+    up,
     watch,
 )
 
@@ -44,7 +44,7 @@ GROUPS: dict[str, tuple[Callable[..., None], ...]] = {
         drift.drift,
         watch.watch,
     ),
-    "Operate": (standing.up, standing.down, serve.serve, operations.deploy, operations.emit, operations.webhooks),
+    "Operate": (up.up, up.down, serve.serve, operations.deploy, operations.emit, operations.webhooks),
     "Installation": (
         installation.init,
         installation.config,

@@ -1,7 +1,7 @@
 """Idempotency keys in the ledger's database: which flow run answers an event, which webhook deliveries were taken.
 
 A key is claimed by a holder before the work and finished after it. A finished claim is final. A claim that its holder
-never finished is taken over by the next one who asks, if the holder is no longer at work: a cancelled, failed or
+never finished is taken over by the next caller, if the holder is no longer at work: a cancelled, failed or
 killed run therefore leaves nothing to be released by hand.
 """
 
@@ -46,6 +46,11 @@ class Claim:
     holder: str
     at: float
     finished: float | None
+
+    @property
+    def said(self) -> str:
+        """A text with the holder, and whether its work is finished."""
+        return f"{'done' if self.finished else 'being done'} by flow run {self.holder}"
 
 
 class Claims:

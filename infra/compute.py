@@ -1,8 +1,7 @@
-"""One Prefect server and one Dask cluster for a run: running ones if there are any, else new ones on loopback."""
+"""What a run uses: a Prefect server if one answers, and a Dask cluster, a running one or an own one on loopback."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -12,8 +11,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -26,7 +25,7 @@ from deployments.tables import make_tables
 from infra import versions
 from infra.access import Certificate
 from infra.errors import BadInput, KetcycleError
-from infra.settings import Settings, environment, environment_with, hand_on, load, shared
+from infra.settings import Settings, environment, hand_on, load, shared, unset
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -35,8 +34,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("ketcycle.compute")
 
 SERVER_START_S = 600  # of a busy machine; one that ends is noticed at once
+HEALTH_S = 2.0
 TRAINERS = "ketcycle-trainers"  # the limit that `ketcycle deploy` sets: one for each GPU
 MIB = 2**20
+SCHEMES = ("tcp://", "tls://")  # of a Dask scheduler
 # Tasks of a run are few, long and small in memory: what Dask does for many short ones would only cost CPU time.
 DASK = {
     # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
@@ -55,66 +56,53 @@ DASK = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TOP_PAD_": 16 * MIB,
     "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,  # a task is a thread; another arena gives pages back
 }
-# A server of one run starts no deployments and keeps no blocks.
-ONE_RUN = {
-    **{
-        f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false"
-        for service in ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR")
-    },
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-}
 
 
 @dataclass(frozen=True)
 class Services:
-    """Addresses of what a run uses, and the server's pid where the run started it itself."""
+    """Addresses of what a run uses; without a Prefect server it runs without Prefect's engine."""
 
     prefect_url: str
     dask_address: str
-    server_pid: int | None
+
+    @property
+    def said(self) -> str:
+        """A line for the one who started the run: where it can be watched."""
+        if self.prefect_url:
+            return f"Prefect page {self.prefect_url.removesuffix('/api')}"
+        return "without a Prefect server; `ketcycle up` starts one, whose page then shows each run"
 
 
 @contextmanager
-def services(settings: Settings, imported: Sequence[str] = ()) -> Iterator[Services]:
-    """Yield a Prefect API and a Dask cluster; what was started here is stopped at the end.
+def services(
+    settings: Settings, imported: Sequence[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[Services]:
+    """Yield the Prefect API that answers, if one does, and a Dask cluster; one started here is stopped at the end.
 
     Args:
         settings: the settings.
         imported: modules that workers started here import before they are copied from one process.
+        meanwhile: called while that process imports them.
     """
-    with ExitStack() as stack:
-        url = running_prefect(settings)
-        server: subprocess.Popen[bytes] | None = None
-        with ExitStack() as starting:
-            if url is None:
-                starting.enter_context(_one_at_a_time(settings.home))
-                server, url = stack.enter_context(_prefect_server(settings.home))
-            hand_on(PREFECT_API_URL=url)
-            address = stack.enter_context(cluster(settings, imported))
-            if server is not None:
-                wait_for_prefect(server, url, settings.home)
-        yield Services(url, address, server.pid if server else None)
-        from prefect.logging.handlers import APILogHandler  # prefect reads its address when it is imported
-
-        APILogHandler().flush()  # what is still queued would meet a server that is gone
+    url = running_prefect(settings) or ""
+    if url:
+        hand_on(PREFECT_API_URL=url)
+    else:
+        unset("PREFECT_API_URL")  # do not try again a server that does not answer
+    with cluster(settings, imported, meanwhile) as address:
+        yield Services(url, address)
 
 
 @contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
-    """Keep a second server off the home's Prefect database while one makes its tables."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / ".prefect.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def cluster(settings: Settings, imported: Sequence[str] = ()) -> Iterator[str]:
+def cluster(
+    settings: Settings, imported: Sequence[str] = (), meanwhile: Callable[[], object] = lambda: None
+) -> Iterator[str]:
     """Yield the address of the current Dask cluster, of the configured one, or of an own one on loopback.
 
     Args:
         settings: the settings.
         imported: modules that workers of an own cluster import before they are copied from one process.
+        meanwhile: called while that process imports them.
     """
     import dask
     import distributed
@@ -126,16 +114,21 @@ def cluster(settings: Settings, imported: Sequence[str] = ()) -> Iterator[str]:
     if current:  # outside the `try`: a ValueError of the caller's block is the caller's
         yield current
         return
+    if settings.dask_address:
+        require_scheduler(settings.dask_address)
     address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
+        from infra.processes.abandoned import Abandoned
+
         with dask.config.set(certificates(settings.home, address)), distributed.Client(address) as client:
             require_same(client, settings)
+            client.register_plugin(Abandoned())
             yield _address(client)
         return
     local = settings.home / "dask"
     with (
         dask.config.set({"temporary-directory": str(local), **DASK}),
-        _copied_workers(imported),
+        _copied_workers(imported, meanwhile),
         distributed.LocalCluster(
             n_workers=settings.workers,
             threads_per_worker=1,  # usage is attributed per process
@@ -150,7 +143,7 @@ def cluster(settings: Settings, imported: Sequence[str] = ()) -> Iterator[str]:
 
 
 @contextmanager
-def _copied_workers(imported: Sequence[str]) -> Iterator[None]:
+def _copied_workers(imported: Sequence[str], meanwhile: Callable[[], object]) -> Iterator[None]:
     """Have worker processes be copies (forks) of one process without threads, which imports modules once for all."""
     import dask
     import distributed
@@ -158,10 +151,11 @@ def _copied_workers(imported: Sequence[str]) -> Iterator[None]:
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (else this process imports pandas for a list)
         environment = dask.config.get("distributed.nanny.pre-spawn-environ")
-        forkserver.set_forkserver_preload(["infra.warm", "distributed", *imported])
+        forkserver.set_forkserver_preload(["infra.processes.warm", "distributed", *imported])
         hand_on(**{name: str(value) for name, value in environment.items()})  # as Dask does before it starts a worker
         forkserver.ensure_running()
         try:
+            meanwhile()
             yield
         finally:
             _end_importer()
@@ -191,6 +185,21 @@ def trainer() -> Iterator[None]:
     # If the server stops answering during a training, the training goes on.
     with concurrency(TRAINERS, raise_on_lease_renewal_failure=False):
         yield
+
+
+def require_scheduler(address: str) -> None:
+    """Check that a scheduler which was set can be reached; a run never uses another one instead.
+
+    Raises:
+        BadInput: it is not the address of a scheduler, or nothing listens there.
+    """
+    if not address.startswith(SCHEMES):
+        raise BadInput(
+            f"dask_address {address} is no address of a Dask scheduler: it begins with {' or '.join(SCHEMES)}; behind "
+            "a gateway take the scheduler's own address in its network"
+        )
+    if not _listens(address):
+        raise BadInput(f"no Dask scheduler listens at {address}; start it, or unset dask_address")
 
 
 def certificates(home: Path, address: str) -> dict[str, Any]:
@@ -265,16 +274,23 @@ def write_note(home: Path, found: Mapping[str, Any]) -> None:
     """Record the services that outlive this process: addresses and how to stop them."""
     from infra.lake import write_atomic
 
-    write_atomic(home / "services.json", json.dumps(dict(found)))
+    write_atomic(home / "services.json", json.dumps({**found, "folder": _identity(home)}))
+
+
+def _identity(folder: Path) -> list[int]:
+    about = folder.stat()
+    return [about.st_dev, about.st_ino]  # a folder that is renamed keeps them, a copy has others
 
 
 def read_note(home: Path) -> dict[str, Any]:
-    """Return the recorded services of a home, empty if there are none."""
+    """Return the recorded services of a home; empty without a record, or if it was copied from another home."""
     try:
-        found = json.loads((home / "services.json").read_text())
+        found, here = json.loads((home / "services.json").read_text()), _identity(home)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict) or found.pop("folder", here) != here:
+        return {}
+    return found
 
 
 def free_port() -> int:
@@ -295,8 +311,19 @@ def _listens(address: str) -> bool:
 
 
 def running_prefect(settings: Settings) -> str | None:
-    """Return the API of the Prefect server that is set, or of the one of the home, if it answers."""
-    for url in (settings.prefect_url, environment("PREFECT_API_URL"), read_note(settings.home).get("prefect_url")):
+    """Return the API of the Prefect server that is set, or of the one of the home, if it answers.
+
+    Raises:
+        BadInput: the one that prefect_url names does not answer.
+    """
+    if settings.prefect_url:
+        if _answers(settings.prefect_url):
+            return settings.prefect_url
+        raise BadInput(
+            f"no Prefect server answers at {settings.prefect_url}; start it, or unset prefect_url. Prefect Cloud also "
+            "needs its key in the variable PREFECT_API_KEY"
+        )
+    for url in (environment("PREFECT_API_URL"), read_note(settings.home).get("prefect_url")):
         if url and _answers(url):
             return url
     return None
@@ -308,7 +335,9 @@ def _answers(url: str) -> bool:
     try:
         # Reading the machine's certificates takes tens of milliseconds, and this is asked again and again.
         verify = ssl.create_default_context(cafile=authority) if authority else encrypted
-        return httpx.get(f"{url}/health", timeout=2, verify=verify).status_code == httpx.codes.OK
+        key = environment("PREFECT_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}  # Prefect Cloud refuses requests without one
+        return httpx.get(f"{url}/health", timeout=HEALTH_S, verify=verify, headers=headers).is_success
     except httpx.HTTPError:
         return False
 
@@ -316,32 +345,29 @@ def _answers(url: str) -> bool:
 def prefect_command(port: int, host: str = "127.0.0.1", certificate: Certificate | None = None) -> list[str]:
     """Return the command of a Prefect server that ends with the process that starts it.
 
-    `prefect server start` knows no TLS; with a certificate its application is served by what it serves it with.
+    `prefect server start` has no option for TLS; with a certificate its application is served by uvicorn directly.
     """
     server = ["prefect", "server", "start"]
     if certificate:
         server = ["uvicorn", "--factory", "prefect.server.api.server:create_app", "--log-level", "warning"]
         server += ["--ssl-certfile", str(certificate.chain), "--ssl-keyfile", str(certificate.key)]
-    return [sys.executable, "-m", "infra.child", *server, "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "infra.processes.child", *server, "--host", host, "--port", str(port)]
 
 
-@contextmanager
-def _prefect_server(home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    hand_on(PREFECT_SERVER_UI_API_URL=url)
-    (home / "prefect").mkdir(parents=True, exist_ok=True)
-    make_tables(Path(environment("PREFECT_HOME") or home / "prefect") / "prefect.db", "prefect")
-    with (home / "prefect" / "server.log").open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603
-            prefect_command(port), env=environment_with(**ONE_RUN), stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield process, url
-    finally:
-        with suppress(psutil.NoSuchProcess):
-            stop_families([psutil.Process(process.pid)])
-        process.wait(timeout=10)
+def make_prefect_tables(home: Path) -> None:
+    """Make the tables of a home's Prefect server, unless it keeps them in another database."""
+    if not environment("PREFECT_API_DATABASE_CONNECTION_URL"):
+        make_tables(_prefect_file(home), "prefect")
+
+
+def prefect_database(home: Path) -> str:
+    """Return the SQLAlchemy URL of the database of a home's Prefect server, with a driver that we have."""
+    found = environment("PREFECT_API_DATABASE_CONNECTION_URL") or f"sqlite:///{_prefect_file(home)}"
+    return found.replace("+asyncpg", "+pg8000").replace("+aiosqlite", "")
+
+
+def _prefect_file(home: Path) -> Path:
+    return Path(environment("PREFECT_HOME") or home / "prefect") / "prefect.db"
 
 
 def wait_for_prefect(process: subprocess.Popen[bytes], url: str, home: Path) -> None:

@@ -79,7 +79,7 @@ class BudgetExhausted(Payload):
 
     what: Text = Field(description="What was not done.")
     reason: str = Field(max_length=2000, description="The limit in the way, with its numbers.")
-    run_id: str = Field("", max_length=64, description="The run that asked.")
+    run_id: str = Field("", max_length=64, description="The run that made the request.")
 
 
 class BackendCalibrated(Payload):
@@ -165,7 +165,7 @@ def event_id(name: str, payload: Payload, once: str) -> UUID:
 def emit(
     name: str, payload: Mapping[str, Any] | Payload, *, once: str | None = None, resource: str | None = None
 ) -> bool:
-    """Report an event to the Prefect API of this process; a server that does not answer stops nobody.
+    """Report an event to the Prefect API of this process; if the server does not answer, the work goes on.
 
     Args:
         name: one of `PAYLOADS`, with or without the project's prefix.
@@ -186,7 +186,7 @@ def emit(
         return False
     try:
         send(name, known, event_id(name, known, once) if once else uuid4(), resource=about)
-    except EventNotSent as error:
+    except (EventNotSent, ModuleNotFoundError) as error:  # the latter where the queue alone is installed
         log.warning("%s", error)
         return False
     return True

@@ -17,6 +17,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,8 +29,9 @@ from infra.energy.usage import Usage
 from infra.errors import LakeError
 from infra.store import Store
 
-SCHEMA_VERSION = 3
-READABLE = ("1", "2", "3")  # parts of version 1 lack unit, twin, hit_rates and sub_jobs, those before 3 measures
+SCHEMA_VERSION = 4
+# Parts of version 1 lack unit, twin, hit_rates and sub_jobs, those before 3 measures, those before 4 depths.
+READABLE = ("1", "2", "3", "4")
 Status = Literal["done", "failed", "stopped", "refused", "pending", "skipped"]
 
 _BATCH = 2048
@@ -39,6 +41,7 @@ _IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
 _READ_TRIES = 5
 _ABANDONED_S = 3600.0
 _KEYS = "evidence"  # below which the parts are in a store
+_IN_MEMORY_ROWS = 5000  # of all parts together: those of some runs, which are read again after each decision
 
 
 def _now() -> str:
@@ -139,12 +142,11 @@ class EvidenceRow:
     def asdict(self) -> dict[str, Any]:
         """Return the row flat, as it stands in Parquet: `usage_cpu_s` and so on."""
         flat: dict[str, Any] = {"row_id": self.row_id}
-        for item in fields(self):
-            value = getattr(self, item.name)
+        for name, value in vars(self).items():
             if isinstance(value, Usage):
-                flat.update({f"{item.name}_{name}": number for name, number in value.asdict().items()})
+                flat.update({f"{name}_{part}": number for part, number in value.asdict().items()})
             else:
-                flat[item.name] = list(value) if isinstance(value, tuple) else value
+                flat[name] = list(value) if isinstance(value, tuple) else value
         return flat
 
 
@@ -185,7 +187,6 @@ class Evidence:
 
     def __init__(self, root: Path, store: Store | None = None) -> None:
         self.root, self.store = Path(root), store
-        self._checked: set[str] = set()
 
     def append(self, rows: Iterable[EvidenceRow]) -> None:
         """Add rows as one Parquet part; readers see all of them or none."""
@@ -213,9 +214,17 @@ class Evidence:
         unknown = sorted(set(wanted) - set(_SCHEMA.names))
         if unknown:
             raise LakeError(f"evidence has no column {', '.join(unknown)}; it has {', '.join(_SCHEMA.names)}")
-        for batch in self._latest(wanted):
-            for flat in batch.to_pylist():
-                yield _unflatten(flat)
+        if not all(_COLUMNS.get(name) == {} for name in wanted) or (kept := self._in_memory()) is None:
+            for batch in self._latest(wanted):
+                for flat in batch.to_pylist():
+                    yield _unflatten(flat)
+            return
+        latest: dict[str, tuple[int, EvidenceRow]] = {}
+        for identity, appended, row in kept:
+            if identity not in latest or appended > latest[identity][0]:
+                latest[identity] = appended, row
+        rows = (row for _, row in sorted(latest.values(), key=lambda item: item[0]))
+        yield from (row for row in rows if all(getattr(row, name) == value for name, value in wanted.items()))
 
     def sql(self, query: str) -> pa.Table:
         """Run a DuckDB query over `evidence`, the view of the latest rows."""
@@ -280,6 +289,19 @@ class Evidence:
                 yield from batches
             return
 
+    def _in_memory(self) -> list[_Kept] | None:
+        """Return the rows of all parts, each part read once in this process; None where they are many."""
+        for tries_left in reversed(range(_READ_TRIES)):
+            parts = self._parts()
+            try:
+                if sum(_count(path, path.stat().st_mtime_ns) for path in parts) > _IN_MEMORY_ROWS:
+                    return None
+                return [kept for path in parts for kept in _rows_of(path, path.stat().st_mtime_ns)]
+            except FileNotFoundError:  # a compaction took a part away; its rows are in the merged part
+                if not tries_left:
+                    raise
+        return None
+
     def _query(self, parts: list[Path], equals: dict[str, Any]) -> Iterator[pa.RecordBatch]:
         with self._connect() as connection:
             _view_parts(connection, parts)
@@ -303,8 +325,8 @@ class Evidence:
             self._mirror(self.store)
         parts = sorted(self.root.glob("part-*.parquet"))
         for path in parts:
-            if path.name not in self._checked:
-                self._check(path)
+            with suppress(FileNotFoundError):  # compacted away since it was listed
+                _count(path, path.stat().st_mtime_ns)
         return parts
 
     def _mirror(self, store: Store) -> None:
@@ -321,20 +343,6 @@ class Evidence:
                 return
         for name in here - there:
             (self.root / name).unlink(missing_ok=True)
-
-    def _check(self, path: Path) -> None:
-        try:
-            found = (pq.read_metadata(path).metadata or {}).get(_VERSION_KEY, b"none").decode()
-        except FileNotFoundError:  # compacted away since it was listed
-            return
-        except pa.ArrowInvalid as error:
-            raise LakeError(f"{path} is damaged: {error}; move it away to read the rest") from error
-        if found not in READABLE:
-            raise LakeError(
-                f"{path} has evidence schema {found}, this version reads {' and '.join(READABLE)}; "
-                f"read it with the version that wrote it, or set another KETCYCLE_HOME"
-            )
-        self._checked.add(path.name)
 
     def _put(self, batches: Iterable[pa.RecordBatch]) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -353,6 +361,42 @@ class Evidence:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@lru_cache(maxsize=4096)
+def _count(path: Path, _modified_ns: int) -> int:
+    """Return the number of rows of a part, read once while it is not modified.
+
+    Raises:
+        LakeError: it is damaged, or of another schema version.
+    """
+    try:
+        metadata = pq.read_metadata(path)
+    except pa.ArrowInvalid as error:
+        raise LakeError(f"{path} is damaged: {error}; move it away to read the rest") from error
+    found = (metadata.metadata or {}).get(_VERSION_KEY, b"none").decode()
+    if found not in READABLE:
+        raise LakeError(
+            f"{path} has evidence schema {found}, this version reads {' and '.join(READABLE)}; "
+            f"read it with the version that wrote it, or set another KETCYCLE_HOME"
+        )
+    return int(metadata.num_rows)
+
+
+_Kept = tuple[str, int, EvidenceRow]  # identity, when it was appended, the row
+
+
+@lru_cache(maxsize=512)
+def _rows_of(path: Path, _modified_ns: int) -> tuple[_Kept, ...]:
+    """Return the rows of a part, read once while it is not modified."""
+    try:
+        read = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise LakeError(f"{path} is damaged: {error}; move it away to read the rest") from error
+    found = pa.concat_tables([_SCHEMA.empty_table(), read], promote_options="default")
+    return tuple((flat["row_id"], flat["appended"], _unflatten(flat)) for flat in found.to_pylist())
 
 
 def _view_parts(connection: duckdb.DuckDBPyConnection, parts: list[Path]) -> None:
@@ -374,14 +418,21 @@ def _latest_sql(table: str, equals: dict[str, Any]) -> str:
     return f"select * from ({latest}) where {after}"  # noqa: S608
 
 
+# Fields of a row, those of usage with the column of each quantity.
+_COLUMNS = {
+    item.name: {part.name: f"{item.name}_{part.name}" for part in fields(Usage)} if item.name in _USAGES else {}
+    for item in fields(EvidenceRow)
+}
+
+
 def _unflatten(flat: dict[str, Any]) -> EvidenceRow:
     values: dict[str, Any] = {}
-    for item in fields(EvidenceRow):
-        if item.name in _USAGES:
-            columns = {f.name: flat[f"{item.name}_{f.name}"] for f in fields(Usage)}
-            values[item.name] = Usage(**{name: value for name, value in columns.items() if value is not None})
+    for name, columns in _COLUMNS.items():
+        if columns:
+            used = {part: flat[column] for part, column in columns.items()}
+            values[name] = Usage(**{part: value for part, value in used.items() if value is not None})
         else:
-            value = flat[item.name]
+            value = flat[name]
             if value is not None:  # a column that the part's version lacks
-                values[item.name] = tuple(value) if isinstance(value, list) else value
+                values[name] = tuple(value) if isinstance(value, list) else value
     return EvidenceRow(**values)

@@ -81,7 +81,7 @@ class Lake:
                 raise LakeError(f"{name}: nothing to write; give at least one (possibly empty) table with its schema")
             schema = first.schema
             with pq.ParquetWriter(folder / "part-00000.parquet", schema, compression="zstd") as writer:
-                for group in _groups(chain([first], (table.cast(schema) for table in stream))):
+                for group in row_groups(chain([first], (table.cast(schema) for table in stream))):
                     writer.write_table(group, row_group_size=ROW_GROUP)
             return self._seal(name, folder, meta or {})
 
@@ -368,8 +368,8 @@ def write_new(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Merge small tables: a file of many small row groups is slow to read and has a large footer."""
+def row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield small tables merged: a file of many small row groups is slow to read and has a large footer."""
     waiting: list[pa.Table] = []
     rows = n_bytes = 0
     for table in tables:

@@ -51,7 +51,8 @@ def moved_from(home: Path) -> str | None:
             (f"file:%/{ARTIFACTS}",),
         ).fetchone()
     before = str(row[0]).removesuffix(f"/{ARTIFACTS}") if row else ""
-    return before if before and before != home.absolute().as_uri() else None
+    same = not before or before == home.absolute().as_uri() or _path(before).resolve() == home.resolve()
+    return None if same else before
 
 
 def readdress(home: Path) -> int:

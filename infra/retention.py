@@ -1,7 +1,7 @@
 """Retention of runs: removes the oldest runs, the lake versions that only they use, and leftovers of killed writers.
 
-Data that no run refers to, such as the request log of a server, is not removed. Evidence, the ledger and the model
-registry are kept, because later decisions use them.
+Data that no run refers to, such as the request log of a server, is not removed. Evidence and the ledger are kept,
+because later decisions use them. Registered models are kept unless a number of versions is given.
 """
 
 from __future__ import annotations
@@ -13,11 +13,17 @@ import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infra import completion
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
+from infra.moved import DATABASE
+from infra.settings import Settings
 from infra.shared import SharedLake, open_lake
+
+if TYPE_CHECKING:
+    from infra.tracking import Tracking
 
 _REFERENCE = re.compile(r"[a-z0-9_]+(?:/[a-z0-9_]+)*@[0-9a-f]{16}")
 
@@ -27,7 +33,8 @@ class Gone:
     """One removed item.
 
     Attributes:
-        what: `run`, `completions`, `lake version`, `unfinished part`, `unfinished upload`, `scratch`, `index`, `study`.
+        what: `run`, `completions`, `lake version`, `unfinished part`, `unfinished upload`, `scratch`, `index`, `study`,
+            `model version`.
         name: name of the item.
         path: removed path, or None if the item is not a local path.
         ref: the lake version, if the item is one.
@@ -41,13 +48,14 @@ class Gone:
     ref: Ref | None = None
 
 
-def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
+def plan(home: Path, keep: int, registered: Collection[str] = (), expired: Collection[str] = ()) -> list[Gone]:
     """Return the items to remove if the newest `keep` runs and studies are kept.
 
     Args:
         home: the state folder.
         keep: number of runs, and number of studies, that are kept.
         registered: addresses of the folders of registered models, which are kept.
+        expired: addresses of the folders of models that are registered no longer; they go unless a kept run names them.
 
     Raises:
         BadInput: a run is active; its data may not be referenced yet.
@@ -68,8 +76,9 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
         Gone("completions", name, None, sum(map(len, texts))) for name, texts in records.items() if name not in kept
     ]
     there = {str(ref): ref for ref in _versions(lake)}
-    for text in sorted((dropped - named) & there.keys()):
-        if any(path.parent.as_uri() in registered for path, _ in lake.entries(there[text])):
+    models = {text for text, ref in there.items() if expired and _holds(lake, ref, expired)}
+    for text in sorted(((dropped | models) - named) & there.keys()):
+        if _holds(lake, there[text], registered):
             continue
         size = sum(entry["bytes"] for entry in lake.manifest(there[text])["files"])
         gone.append(Gone("lake version", text, None, size, there[text]))
@@ -80,6 +89,46 @@ def plan(home: Path, keep: int, registered: Collection[str] = ()) -> list[Gone]:
     gone += [Gone("index", path.name, path, _size(path)) for path in _unused(home / "index", old)]
     gone += [Gone("study", path.name, path, _size(path)) for path in _newest_first(home / "studies")[keep:]]
     return gone
+
+
+def clean(loaded: Settings, keep: int, versions: int | None = None, *, dry_run: bool = False) -> list[Gone]:
+    """Remove what `plan` names, and return it.
+
+    Args:
+        loaded: the settings.
+        keep: number of runs, and number of studies, that are kept.
+        versions: newest versions of each registered model that are kept besides those with an alias; None = all.
+        dry_run: whether nothing is removed.
+
+    Raises:
+        BadInput: a run is active.
+    """
+    tracking = _registry(loaded)
+    expired = tracking.expired(versions) if tracking and versions is not None else []
+    sources = {item.source for item in expired}
+    registered: Collection[str] = tracking.registered() - sources if tracking else ()
+    items = plan(loaded.home, keep, registered, sources)
+    items += [Gone("model version", f"{item.name} {item.number}", None, 0) for item in expired]
+    if not dry_run:
+        if tracking:
+            for item in expired:
+                tracking.forget(item)
+        carry_out(loaded.home, items)
+    return items
+
+
+def _registry(loaded: Settings) -> Tracking | None:
+    """Return the model registry; one that does not exist is not created."""
+    if not loaded.tracking.startswith("http") and not (loaded.home / DATABASE).exists():
+        return None
+    from infra.tracking import Tracking
+
+    return Tracking(loaded.tracking, loaded.home / "mlflow" / "artifacts")
+
+
+def _holds(lake: Lake, ref: Ref, addresses: Collection[str]) -> bool:
+    """Return whether a lake version holds the files of one of some models."""
+    return any(path.parent.as_uri() in addresses for path, _ in lake.entries(ref))
 
 
 def carry_out(home: Path, items: Iterable[Gone]) -> int:

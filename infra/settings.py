@@ -26,6 +26,8 @@ from infra.errors import BadInput
 Objective = Literal["energy", "cost", "time"]
 LogText = Literal["hashed", "redacted", "plain"]
 NotifyKind = Literal["auto", "slack", "teams", "json"]
+TRACKING = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
+WorkPool = Literal["process", "docker", "kubernetes"]
 
 FILE = "ketcycle.toml"
 PREFIX = "KETCYCLE_"
@@ -45,6 +47,10 @@ _QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # progress lines are printed separately
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # an automation ends flow runs without heartbeats
+    # The server's database stays bounded: it forgets events after 7 days, flow runs after 30.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "true",
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(30 * 24 * 3600),
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": 86400}',
     "USAGE_DATA_OPT_OUT": "True",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "QDK_PYTHON_TELEMETRY": "none",
@@ -71,9 +77,12 @@ class Settings(BaseSettings):
         "empty = the home.",
     )
     tracking_uri: str = Field("", description="MLflow tracking address; empty = SQLite in the home.")
-    prefect_url: str = Field("", description="Prefect API to use; empty = this home's running one, else one per run.")
+    prefect_url: str = Field("", description="Prefect API to use; empty = this home's running one, else none.")
     dask_address: str = Field(
         "", description="Dask scheduler to use; empty = this home's running one, else one per run."
+    )
+    work_pool: WorkPool = Field(
+        "process", description="Where runs of deployments take place: process, docker or kubernetes."
     )
     workers: int = Field(2, ge=1, description="Dask worker processes of a run's own cluster.")
     prefect_port: int = Field(4200, ge=0, le=65535, description="Port of the Prefect page of `ketcycle up`; 0 = any.")
@@ -161,6 +170,26 @@ class Settings(BaseSettings):
     @classmethod
     def _unset(cls, value: Any) -> Any:
         return None if value == "" else value  # TOML has no null
+
+    @field_validator("home")
+    @classmethod
+    def _is_usable(cls, value: Path) -> Path:
+        if "?" in str(value.absolute()):
+            raise ValueError(f"a question mark ends the path in addresses of databases; name another than {value}")
+        return value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _is_tracking(cls, value: str) -> str:
+        kind = value.partition(":")[0].partition("+")[0]
+        if kind.startswith("databricks"):
+            raise ValueError(
+                "Databricks is not supported: its experiments and models are named by paths and catalogs; name an "
+                "MLflow server (https://...), or leave it empty for SQLite in the home"
+            )
+        if value and kind not in TRACKING:
+            raise ValueError(f"an MLflow store has an address that begins with {', '.join(TRACKING)}, not {kind!r}")
+        return value
 
     @field_validator("lake_url")
     @classmethod
@@ -336,6 +365,11 @@ def quiet_libraries(home: Path) -> None:
 def hand_on(**variables: str) -> None:
     """Set environment variables for this process and its children."""
     os.environ.update(variables)
+
+
+def unset(name: str) -> None:
+    """Remove an environment variable from this process and the children that it starts from now on."""
+    os.environ.pop(name, None)
 
 
 def environment_with(**variables: str) -> dict[str, str]:

@@ -46,7 +46,7 @@ def open_evidence(home: Path) -> Evidence:
 
 
 def shipped_evidence() -> Evidence:
-    """Return the evidence that ships with the package, without rows where none ships; nobody appends to it."""
+    """Return the evidence that ships with the package, without rows where none ships; it is read-only."""
     places = (Path(__file__).parents[1] / "docs" / "evidence", Path(__file__).parents[1] / "deployments" / "evidence")
     found = next((place for place in places if any(place.glob("evidence/part-*.parquet"))), places[0])
     return Evidence(found / "evidence")

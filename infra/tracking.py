@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,6 +24,15 @@ FOLDER = "ketcycle_folder"  # where the files of a version came from that were s
 _UNSAFE = re.compile(r"[^A-Za-z0-9_\-./ ]")
 
 
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model, and the address of its files."""
+
+    name: str
+    number: int
+    source: str
+
+
 class Tracking:
     """A thin client of one MLflow store."""
 
@@ -30,7 +40,8 @@ class Tracking:
         import mlflow
 
         self._remote = uri.startswith("http")  # a server keeps the files that it is sent
-        self._uri, self._fetched = uri, artifacts.absolute().parent / "fetched"
+        self._uri, self._home = uri, artifacts.absolute().parents[1]
+        self._fetched = self._home / "mlflow" / "fetched"
         # Two processes that make the tables, the experiment or a model at once would both fail.
         database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
         self._lock = database.with_suffix(".lock") if database else None
@@ -164,8 +175,8 @@ class Tracking:
         with self._alone():
             return self._register(name, folder, alias, tags)
 
-    def model(self, name: str, alias: str = "", version: str = "") -> tuple[int, Path]:
-        """Return the version of a registered model and the folder of its files, fetched where they are elsewhere.
+    def model(self, name: str, alias: str = "", version: str = "") -> tuple[int, Path, dict[str, str]]:
+        """Return a registered model's version, the folder of its files (fetched where they are elsewhere), its tags.
 
         Raises:
             BadInput: there is no such model, alias or version; the message says what there is.
@@ -185,7 +196,7 @@ class Tracking:
                 f"the registry has no model {name}{f'@{alias}' if alias else f'/{version}'} "
                 f"({error.message}); it has {', '.join(known)}"
             ) from None
-        return int(found.version), self._files(name, found)
+        return int(found.version), self._files(name, found), dict(found.tags)
 
     def _files(self, name: str, version: Any) -> Path:
         source = str(version.source)
@@ -212,6 +223,27 @@ class Tracking:
     def registered(self) -> frozenset[str]:
         """Return the addresses of the folders of all registered models."""
         return frozenset(str(version.source) for version in self._client.search_model_versions(""))
+
+    def expired(self, keep: int) -> list[Version]:
+        """Return the versions that no alias points to, apart from the newest `keep` of each model."""
+        aliased = {
+            (model.name, str(version))
+            for model in self._client.search_registered_models()
+            for version in model.aliases.values()
+        }
+        found: dict[str, list[Version]] = {}
+        for item in self._client.search_model_versions(""):
+            found.setdefault(item.name, []).append(Version(item.name, int(item.version), str(item.source)))
+        old = [
+            item
+            for versions in found.values()
+            for item in sorted(versions, key=lambda version: version.number, reverse=True)[keep:]
+        ]
+        return [item for item in old if (item.name, str(item.number)) not in aliased]
+
+    def forget(self, version: Version) -> None:
+        """Delete a version from the registry; its files stay."""
+        self._client.delete_model_version(version.name, str(version.number))
 
     def pointed_at(self, name: str, alias: str) -> tuple[int, Path] | None:
         """Return version and local folder of the model that an alias points to, if it points to one.
@@ -242,7 +274,7 @@ class Tracking:
             return None
 
     def promote(self, name: str, version: int, alias: str) -> int | None:
-        """Let an alias point to a version; the one before is `previous`, and returned.
+        """Point an alias to a version; return the version before, which gets the alias `previous`.
 
         Raises:
             BadInput: there is no such version.
@@ -267,12 +299,12 @@ class Tracking:
     def _register(self, name: str, folder: Path, alias: str, tags: Mapping[str, str]) -> int:
         import mlflow
 
-        source = folder.absolute().as_uri()
+        source, named = folder.absolute().as_uri(), self._named(folder)
         try:
             known = self._client.search_model_versions(f"name = '{_UNSAFE.sub('_', name)}'")
         except mlflow.exceptions.MlflowException:
             known = None
-        version = next((v for v in known or () if source in (v.source, v.tags.get(FOLDER))), None)
+        version = next((v for v in known or () if source == v.source or v.tags.get(FOLDER) in (named, source)), None)
         if version is None:
             if not known:
                 try:
@@ -285,12 +317,17 @@ class Tracking:
         self._client.set_registered_model_alias(name, alias, version.version)
         return int(version.version)
 
+    def _named(self, folder: Path) -> str:
+        """Return the name of a model folder: relative to the home, the same in every home of an installation."""
+        absolute = folder.absolute()
+        return str(absolute.relative_to(self._home)) if absolute.is_relative_to(self._home) else absolute.as_uri()
+
     def _sent(self, name: str, folder: Path, tags: Mapping[str, str]) -> Any:
         """Upload the files of a model to the server and return the new version."""
         run = self._client.create_run(self._experiment, tags=dict(tags), run_name=f"model {name}")
         self._client.log_artifacts(run.info.run_id, str(folder), "model")
         self._client.set_terminated(run.info.run_id)
-        source, all_tags = f"{run.info.artifact_uri}/model", {**tags, FOLDER: folder.absolute().as_uri()}
+        source, all_tags = f"{run.info.artifact_uri}/model", {**tags, FOLDER: self._named(folder)}
         return self._client.create_model_version(name, source, run.info.run_id, tags=all_tags)
 
 

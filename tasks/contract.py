@@ -150,7 +150,7 @@ class Bench:
 
     Attributes:
         rng: the only source of randomness of the arm.
-        sampler: any Qiskit V2 sampler; the arm does not know where it runs.
+        sampler: any Qiskit V2 sampler; its interface is the same for every backend.
         estimator: any Qiskit V2 estimator.
         map: applies a picklable function to many items, on other workers where some are free.
         once: shares what several arms derive from the same problem.

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from numpy.random import Generator
+
 from infra.energy.arms import Measured, measure_arms
 from infra.energy.meter import Span
 from infra.energy.usage import Usage
@@ -22,11 +24,10 @@ from infra.runtime.queue import Scope, dispatched_usage
 from tasks.budget import BudgetWatch
 from tasks.contract import Arm, Bench, Kind, NothingToGain, OverBudget, Subtask
 from tasks.parallel import map_on_free_workers
-from tasks.workbench import Workbench
+from tasks.workbench import SHARED, Workbench
 
 log = logging.getLogger("ketcycle.settle")
 
-SHARED = "shared"  # prefix of the ledger name of calls that compute a value shared by several arms
 SPENT = "spent.json"
 
 P = TypeVar("P")
@@ -122,14 +123,9 @@ def _told(subtask: str, arm: str) -> Iterator[None]:
     log.info("%s: arm %s ran for %.3g s", subtask, arm, took_s, extra={"count": ("arms", 1, 0)})
 
 
-def resume_root(bench: Workbench, stage: str) -> Path:
-    """Return where the arms of a stage's decisions keep checkpoints that survive a kill."""
-    return bench.home / "scratch" / "resume" / bench.run_id / stage
-
-
 def resume_folder(bench: Workbench, subtask: Subtask[P, S], problem_id: str) -> Path:
-    """Return where the arms of one decision keep such checkpoints."""
-    return resume_root(bench, subtask.stage) / subtask.name / problem_id
+    """Return where the arms of one decision keep checkpoints that survive a kill."""
+    return bench.resume_root(subtask.stage) / subtask.name / problem_id
 
 
 class _Allowance:
@@ -192,8 +188,8 @@ class _Handle(Generic[P, S]):
         shared: _Shared,
         scratch: Path,
     ) -> None:
-        self.arm, self._problem, self._bench, self._shared, self._scratch = arm, problem, bench, shared, scratch
-        self._subtask, self._problem_id = subtask, problem_id
+        self.arm, self.problem, self.bench, self.shared, self.scratch = arm, problem, bench, shared, scratch
+        self.subtask, self._problem_id = subtask, problem_id
         self.queued, self.shared_cost, self.new_cost = Usage(), Usage(), Usage()
         self.shared_queued = Usage()
         self.elsewhere = Usage()  # on other workers
@@ -204,87 +200,119 @@ class _Handle(Generic[P, S]):
 
     def solve(self) -> S:
         """Solve the problem once more, with the same random numbers as the first time."""
-        bench, arm, scope = self._bench, self.arm, self._scope(self.arm.name, self.arm)
-        deadline = self._deadline()
-        sampler, estimator = bench.runtime.sampler(scope, deadline), bench.runtime.estimator(scope, deadline)
-        first, asked = self._runs == 0, set[str]()
+        first = self._runs == 0
         self._runs += 1
-        elsewhere = earlier = Usage()
-
-        def queued() -> Usage:
-            return sampler.usage + estimator.usage
-
-        def used() -> Usage:
-            """Return what the arm has used besides the CPU time of this process since it began."""
-            return queued() + earlier + elsewhere + self.shared_cost - self.new_cost
-
-        watch = BudgetWatch(getattr(self._problem, "budget", None), used)
-
-        def once(key: str, make: Callable[[], T], /) -> T:
-            before, shared = queued(), self._scope(f"{SHARED} {key}", *self._subtask.arms)
-            with sampler.asking_as(shared), estimator.asking_as(shared):
-                value, cost, new = self._shared.get(key, make, queued)
-            if first and key not in asked:
-                asked.add(key)
-                self.shared_cost = self.shared_cost + cost
-                if new:
-                    self.new_cost = self.new_cost + cost
-                    self.shared_queued = self.shared_queued + (queued() - before)
-            return value
-
-        def mapped(function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
-            nonlocal elsewhere
-            results, used = map_on_free_workers(function, items)
-            elsewhere = elsewhere + used
-            return results
-
-        def drew(solutions: Mapping[S, int]) -> None:
-            if first:
-                self.drawn = solutions
-
-        def resume() -> Path:
-            nonlocal earlier
-            folder = self._resume_folder() if first else Path(tempfile.mkdtemp(dir=self._scratch))
-            earlier = _read_spent(folder)
-            watch.keep(folder / SPENT, earlier)
-            return folder
-
-        rng = bench.generator(self._subtask.key, self._problem_id, arm.name)
-        given = Bench(rng, sampler, estimator, mapped, once, self._scratch, resume, watch.spend, deadline, drew)
+        attempt = _Attempt(self, first)
+        given = attempt.bench()
         try:
-            with watch:
-                solution = arm.solve(self._problem, given)
+            with attempt.watch:
+                solution = self.arm.solve(self.problem, given)
         except StillQueued:
-            self._shared.late = True
+            self.shared.late = True
             raise
         finally:
             if first:
-                self.elsewhere, self.earlier = elsewhere, earlier
+                self.elsewhere, self.earlier = attempt.elsewhere, attempt.earlier
         if first:
-            self.queued = queued() - self.shared_queued
-            self.reused = sampler.reused or estimator.reused
+            self.queued = attempt.queued() - self.shared_queued
+            self.reused = attempt.reused
         return solution
 
-    def _resume_folder(self) -> Path:
-        name = f"{self.arm.name}-{self.arm.version}-{self._bench.repetition}".replace("/", "-")
-        folder = resume_folder(self._bench, self._subtask, self._problem_id) / name
+    def rng(self) -> Generator:
+        """Return the random numbers of the arm on this problem, from the first one on."""
+        return self.bench.generator(self.subtask.key, self._problem_id, self.arm.name)
+
+    def resume_folder(self) -> Path:
+        """Return the folder of the arm's checkpoints; it survives a kill."""
+        name = f"{self.arm.name}-{self.arm.version}-{self.bench.repetition}".replace("/", "-")
+        folder = resume_folder(self.bench, self.subtask, self._problem_id) / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _scope(self, asks: str, *arms: Arm[P, S]) -> Scope:
+    def scope(self, asks: str, *arms: Arm[P, S]) -> Scope:
         """Return the ledger scope of an arm, or of a shared value, which depends on the versions of all arms."""
-        bench, subtask = self._bench, self._subtask
+        bench, subtask = self.bench, self.subtask
         # Calls of another seed, backend or arm version are new calls, not a replay of recorded ones.
         variant = " ".join([str(bench.seed), bench.backend, *(str(arm.version) for arm in arms)])
         where = (bench.run_id, subtask.stage, subtask.name, self._problem_id)
         return Scope(*where, asks, bench.repetition, bench.seed, variant)
 
-    def _deadline(self) -> float | None:
+    def deadline(self) -> float | None:
         """Return the deadline for a remote result; None for a local backend."""
-        if open_backend(self._bench.backend).local:
+        if open_backend(self.bench.backend).local:
             return None
         # Shadow arms occupy a worker one after another: once one was late, the following ones do not wait.
-        return time.time() + (0.0 if self._shared.late else self._bench.remote_deadline_s)
+        return time.time() + (0.0 if self.shared.late else self.bench.remote_deadline_s)
+
+
+class _Attempt(Generic[P, S]):
+    """One execution of an arm: its bench, and what it uses besides the CPU time of this process."""
+
+    def __init__(self, handle: _Handle[P, S], first: bool) -> None:
+        scope, self._deadline = handle.scope(handle.arm.name, handle.arm), handle.deadline()
+        self._sampler = handle.bench.runtime.sampler(scope, self._deadline)
+        self._estimator = handle.bench.runtime.estimator(scope, self._deadline)
+        self._handle, self._first, self._asked = handle, first, set[str]()
+        self.elsewhere = self.earlier = Usage()
+        self.watch = BudgetWatch(getattr(handle.problem, "budget", None), self._used)
+
+    def bench(self) -> Bench:
+        """Return what the arm is given beside the problem."""
+        handle = self._handle
+        return Bench(
+            rng=handle.rng(),
+            sampler=self._sampler,
+            estimator=self._estimator,
+            map=self._map,
+            once=self._once,
+            scratch=handle.scratch,
+            resume=self._resume,
+            spend=self.watch.spend,
+            deadline=self._deadline,
+            drew=self._drew,
+        )
+
+    @property
+    def reused(self) -> bool:
+        """Whether a call was answered from the ledger."""
+        return self._sampler.reused or self._estimator.reused
+
+    def queued(self) -> Usage:
+        """Return what the arm's calls of the runtime queue have used."""
+        return self._sampler.usage + self._estimator.usage
+
+    def _used(self) -> Usage:
+        handle = self._handle
+        return self.queued() + self.earlier + self.elsewhere + handle.shared_cost - handle.new_cost
+
+    def _once(self, key: str, make: Callable[[], T], /) -> T:
+        handle = self._handle
+        before, shared = self.queued(), handle.scope(f"{SHARED} {key}", *handle.subtask.arms)
+        with self._sampler.asking_as(shared), self._estimator.asking_as(shared):
+            value, cost, new = handle.shared.get(key, make, self.queued)
+        if self._first and key not in self._asked:
+            self._asked.add(key)
+            handle.shared_cost = handle.shared_cost + cost
+            if new:
+                handle.new_cost = handle.new_cost + cost
+                handle.shared_queued = handle.shared_queued + (self.queued() - before)
+        return value
+
+    def _map(self, function: Callable[[T], U], items: Sequence[T], /) -> list[U]:
+        results, used = map_on_free_workers(function, items)
+        self.elsewhere = self.elsewhere + used
+        return results
+
+    def _drew(self, solutions: Mapping[S, int]) -> None:
+        if self._first:
+            self._handle.drawn = solutions
+
+    def _resume(self) -> Path:
+        handle = self._handle
+        folder = handle.resume_folder() if self._first else Path(tempfile.mkdtemp(dir=handle.scratch))
+        self.earlier = _read_spent(folder)
+        self.watch.keep(folder / SPENT, self.earlier)
+        return folder
 
 
 def _finish(handle: _Handle[P, S], measured: Measured[S]) -> Execution[S]:

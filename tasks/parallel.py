@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import distributed
 from threadpoolctl import threadpool_limits
 
-from infra.energy.meter import Meter
+from infra.energy.meter import Meter, Source
 from infra.energy.usage import Usage
+from infra.errors import MeterBusy
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -54,9 +58,26 @@ def free_workers() -> list[str]:
     return sorted(address for address, tasks in client.processing().items() if not tasks and address != here)
 
 
+def metered_part(function: Callable[[], U]) -> tuple[U, Usage, Source]:
+    """Do a part of another task's work and return its result, what it used and the source of its joules.
+
+    A part does not wait for the meter: the task that has it open may wait for a part of its own, on a worker whose task
+    waits for this one. The part then counts the CPU time of its thread; the open block of that process counts it, too.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            meter = stack.enter_context(Meter(wait=False))
+        except MeterBusy:
+            cpu_s, wall_s = time.thread_time(), time.perf_counter()
+            found = function()
+            return found, Usage(cpu_s=time.thread_time() - cpu_s, wall_s=time.perf_counter() - wall_s), "modelled"
+        found = function()
+    return found, meter.usage, meter.source
+
+
 @dataclass(frozen=True)
 class _There(Generic[T, U]):
-    """Does one item and says what that used, unless the process that asked meters itself; picklable."""
+    """Computes one item and returns its usage, unless the calling process is metered itself; picklable."""
 
     function: Callable[[T], U]
     asked_by: int
@@ -65,6 +86,5 @@ class _There(Generic[T, U]):
         with threadpool_limits(1):
             if os.getpid() == self.asked_by:
                 return self.function(item), Usage()
-            with Meter() as meter:
-                found = self.function(item)
-        return found, meter.usage
+            found, used, _ = metered_part(partial(self.function, item))
+        return found, used

@@ -169,7 +169,12 @@ def needed(paired: Mapping[str, Pairs]) -> int:
 
     Where no arm has evidence, all of them are expected to get some.
     """
-    return smallest_n(LOOKS[0][1] / (_family(paired) or len(paired) or 1))
+    return smallest_certifying([name for name, pairs in paired.items() if pairs.n] or list(paired))
+
+
+def smallest_certifying(arms: Sequence[str]) -> int:
+    """Return the smallest number of independent units at which one of these arms, without any loss, is certified."""
+    return smallest_n(LOOKS[0][1] / max(1, len(arms)))
 
 
 def judge(paired: Mapping[str, Pairs], rule: Rule) -> dict[str, Verdict]:
@@ -203,7 +208,7 @@ def _family(paired: Mapping[str, Pairs]) -> int:
 
 
 def refutation(pairs: Pairs) -> str | None:
-    """Say what speaks against a certified arm in the pairs collected after its certification, or None."""
+    """Return why pairs collected after its certification contradict a certified arm, or None."""
     losing = pairs.losing()
     if share_above_p(*unit_hits(losing, pairs.units), EXCEEDED_SHARE) < REFUTATION:
         return f"{np.count_nonzero(losing)} of {len(losing)} later instances lose more than {pairs.tolerance:g}"

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from infra.settings import Objective
 from infra.shared import open_evidence
 from tasks import policy
 from tasks.contract import Decision, Subtask
-from tasks.execution import Execution
 from tasks.stage import Context
 from tasks.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tasks.execution import Execution
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -36,7 +38,7 @@ def record(
     decision: Decision | None,
     bench: Workbench,
 ) -> None:
-    """Score the solutions (charged to nobody) and append one evidence row for each arm."""
+    """Score the solutions (charged to no arm) and append one evidence row for each arm."""
     oracle, part = subtask.oracle(problem) if subtask.oracle else (), 1 / subtask.serves(problem)
     rows = [
         EvidenceRow(

@@ -51,6 +51,42 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A bar of a waterfall.
+
+    Attributes:
+        name: what the bar is.
+        part: what it belongs to; bars of one part have one colour.
+        amount: by how much the height changes, negative for a saving.
+    """
+
+    name: str
+    part: str
+    amount: float
+
+
+@dataclass(frozen=True)
+class Waterfall:
+    """Amounts that add up one after another, as bars from one height to the next.
+
+    Attributes:
+        axis: label of the axis, with its unit.
+        steps: the bars in order.
+        totals: names of the heights that are reached, each with the number of steps before it.
+    """
+
+    axis: str
+    steps: tuple[Step, ...]
+    totals: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.steps or not all(math.isfinite(step.amount) for step in self.steps):
+            raise ValueError("a waterfall needs at least one step, and finite amounts")
+        if not all(0 < at <= len(self.steps) for _, at in self.totals):
+            raise ValueError(f"the totals {self.totals} should lie behind one of {len(self.steps)} steps")
+
+
+@dataclass(frozen=True)
 class Section:
     """A part of a stage's report: a title with a sentence, a table, a chart, or several of them.
 
@@ -59,14 +95,14 @@ class Section:
         sentence: what is shown, in words.
         header: names of the table's columns.
         rows: the cells of the table, each row as long as the header.
-        chart: series of points.
+        chart: series of points, or a waterfall.
     """
 
     title: str
     sentence: str = ""
     header: tuple[str, ...] = ()
     rows: tuple[tuple[Cell, ...], ...] = ()
-    chart: Chart | None = None
+    chart: Chart | Waterfall | None = None
 
     def __post_init__(self) -> None:
         if not (self.sentence or self.rows or self.chart):

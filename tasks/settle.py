@@ -92,7 +92,7 @@ def _solve(subtask: Subtask[P, S], problem: P, problem_id: str, decision: Decisi
     """Run the chosen arm, record it, and return its solution.
 
     Raises:
-        Exception: what the arm raised; recorded only where the incumbent may take over.
+        Exception: what the arm raised; only recorded where the incumbent may replace it.
     """
     with executed(subtask, problem, problem_id, [decision.arm], bench) as executions:
         chosen = executions[decision.arm]
@@ -143,9 +143,11 @@ def _decide(subtask: Subtask[P, S], problem: P, problem_id: str, bench: Workbenc
     own = [row for row in own if (row.run_id, row.problem) != (bench.run_id, problem_id)]
     known = {row.row_id for row in own}
     shipped = [row for row in shipped_evidence().read(**asked) if row.row_id not in known]
-    found = trials([*shipped, *own], bench.objective)
+    # Others have paid for the executions that ship, so this installation need not save their cost again.
+    free = [replace(trial, spent=0.0) for trial in trials(shipped, bench.objective)]
+    found = [*free, *trials(own, bench.objective)]
     choice = policy.choose(subtask, setting, found, bench.generator(subtask.key, "reverse shadow"))
-    used = sum(policy.counts(trial, subtask, setting) for trial in trials(shipped, bench.objective))
+    used = sum(policy.counts(trial, subtask, setting) for trial in free)
     return _said(choice.decision, used), choice.explore
 
 

@@ -14,16 +14,18 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import distributed
+from distributed.protocol.pickle import dumps, loads
 from threadpoolctl import threadpool_limits
 
 from infra import settings
-from infra.energy.meter import Meter
+from infra.processes.stopping import at_work
 from infra.progress import forward_from_worker
-from infra.stopping import at_work
+from tasks.parallel import metered_part
 from tasks.records import record_work
 from tasks.stage import Context
 
@@ -41,7 +43,7 @@ class Portable(Protocol):
         ...
 
     def send(self, items: Sequence[Any], everywhere: Callable[[Callable[[], bool]], bool], /) -> None:
-        """Put what the parts need into the lake; `everywhere` asks something of all machines with another home."""
+        """Put what the parts need into the lake; `everywhere` calls a function on all machines with another home."""
         ...
 
     def there(self, item: Any, /) -> str:
@@ -82,10 +84,10 @@ class Spread:
                 return self._anywhere(client, function, items, near, far)
             if len(near) < LEAST:
                 return self._here(function, items)
-            recorded = _Recorded(function, self.context, self.part, os.getpid())
+            recorded = _Recorded(dumps(function), self.context, self.part, os.getpid())
             placed = {"workers": near, "allow_other_workers": not alone}
             self._tell(0, len(items))
-            futures = client.map(recorded, list(items), pure=False, priority=10, **placed)
+            futures = client.map(recorded, [dumps(item) for item in items], pure=False, priority=10, **placed)
             for future in distributed.as_completed(futures):
                 if future.status != "finished":
                     break  # its error is raised at once
@@ -110,8 +112,8 @@ class Spread:
         function.send(
             items, lambda ask: all(client.run(ask, workers=far, on_error="return")[one] is True for one in far)
         )
-        recorded = _Recorded(_Anywhere(function, frozenset(near)), self.context, self.part, os.getpid())
-        found = client.gather(client.map(recorded, list(items), pure=False, priority=10))
+        recorded = _Recorded(dumps(_Anywhere(function, frozenset(near))), self.context, self.part, os.getpid())
+        found = client.gather(client.map(recorded, [dumps(item) for item in items], pure=False, priority=10))
         return [Path(name) if is_here else function.fetch(name) for is_here, name in found]
 
 
@@ -140,20 +142,23 @@ def _place(worker: Mapping[str, Any]) -> tuple[str, Path]:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """Runs one part and records what it used, except in the calling process, which is metered already; picklable."""
+    """Runs one part and records what it used, except in the calling process, which is metered already; picklable.
 
-    function: Callable[[Any], Any]
+    Function and items travel as bytes: the scheduler unpickles what it passes on, and would import their modules.
+    """
+
+    function: bytes
     context: Context
     part: str
     asked_by: int
 
-    def __call__(self, item: Any) -> Any:
+    def __call__(self, packed: bytes) -> Any:
         forward_from_worker(self.context.run_id)
+        function, item = loads(self.function), loads(packed)
         with threadpool_limits(1), at_work(self.context.run_id):
             if os.getpid() == self.asked_by:
-                return self.function(item)
-            with Meter() as meter:
-                found = self.function(item)
+                return function(item)
+            found, used, source = metered_part(partial(function, item))
         name = hashlib.sha256(repr(item).encode()).hexdigest()[:12]
-        record_work(self.context, f"{self.part} {name}", meter.usage, meter.source, 0.0)
+        record_work(self.context, f"{self.part} {name}", used, source, 0.0)
         return found

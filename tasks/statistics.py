@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special  # what scipy.stats calls; importing that takes seconds
 
 Array = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ def upper_share(hits: float, n: int, alpha: float) -> float:
     hits = _whole(hits)
     if alpha <= 0 or n <= 0 or hits >= n:
         return 1.0
-    return float(stats.beta.ppf(1 - alpha, hits + 1, n - hits))
+    return float(special.betaincinv(hits + 1, n - hits, 1 - alpha))
 
 
 def share_p(hits: float, n: int, share: float) -> float:
@@ -37,12 +37,12 @@ def share_p(hits: float, n: int, share: float) -> float:
 
     At most `alpha` exactly if `upper_share(hits, n, alpha)` is at most `share`.
     """
-    return float(stats.binom.cdf(_whole(hits), n, share)) if n > 0 else 1.0
+    return float(special.bdtr(_whole(hits), n, share)) if n > 0 else 1.0
 
 
 def share_above_p(hits: float, n: int, share: float) -> float:
     """Return the exact p-value against "the true share is at most `share`": P(X >= hits) of the binomial."""
-    return float(stats.binom.sf(math.floor(hits + 1e-9) - 1, n, share)) if n > 0 else 1.0
+    return float(special.bdtrc(math.floor(hits + 1e-9) - 1, n, share)) if n > 0 else 1.0
 
 
 def unit_hits(hit: NDArray[np.bool_], units: Sequence[str] | None = None) -> tuple[float, int]:
@@ -70,7 +70,7 @@ def lower_mean(values: Array, alpha: float, units: Sequence[str] | None = None) 
     error, degrees = mean_error(values, units)
     if not degrees or alpha <= 0:
         return -math.inf
-    return float(values.mean() + stats.t.ppf(alpha, degrees) * error)
+    return float(values.mean() + special.stdtrit(degrees, alpha) * error)
 
 
 def mean_interval(values: Array, units: Sequence[str] | None = None, level: float = 0.95) -> tuple[float, float] | None:
@@ -85,7 +85,7 @@ def mean_p(values: Array, threshold: float, units: Sequence[str] | None = None) 
     if not degrees:
         return 1.0
     gain = float(values.mean()) - threshold
-    return float(stats.t.sf(gain / error, degrees)) if error > 0 else float(gain <= 0)
+    return float(special.stdtr(degrees, -gain / error)) if error > 0 else float(gain <= 0)
 
 
 def holm(p_values: Mapping[str, float], alpha: float, family: int) -> list[tuple[str, float]]:

@@ -1,4 +1,4 @@
-"""The Prefect tasks of every stage: work, decide, shadow. Few and coarse; each is metered."""
+"""The tasks of every stage: work, decide, shadow. Few and coarse; each is metered."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import task
-
 from infra.energy.meter import Meter
+from infra.processes.stopping import at_work
 from infra.progress import forward_from_worker
-from infra.stopping import at_work
 from tasks.contract import Decision, Subtask
 from tasks.records import record_work
-from tasks.settle import run_shadow, settle
 from tasks.stage import Context, State, load_decision, load_step
 from tasks.workbench import Shadow, Workbench
 
@@ -31,16 +28,16 @@ class Decided:
     beside: Shadow | None = None
 
 
-@task(name="work", task_run_name="{context.stage}: {step}")
 def work(context: Context, state: State, step: str) -> State:
     """Do one step of a stage's road, given by the name of its function."""
     with _work(context, step):
         return load_step(context.stage, step)(context, state)
 
 
-@task(name="decide", task_run_name="{context.stage}: decide {subtask}")
 def decide(context: Context, state: State, subtask: str, bench: Workbench, since: str) -> Decided:
     """Pose one decision, choose and run its arm, and apply the solution; the stage began at `since`."""
+    from tasks.settle import settle  # needs Qiskit, which the process that submits does not
+
     found = load_decision(context.stage, subtask)
     with _work(context, f"pose {subtask}"):
         problem = posed(found, context, state)
@@ -52,7 +49,6 @@ def decide(context: Context, state: State, subtask: str, bench: Workbench, since
     return Decided(after, outcome.decision, Shadow(context, state, subtask, outcome.problem, left, bench, since))
 
 
-@task(name="shadow", task_run_name="{shadow.context.stage}: shadow {shadow.subtask}")
 def shadow(shadow: Shadow) -> int:
     """Run the arms that were not chosen, for comparison; return their number.
 
@@ -64,6 +60,8 @@ def shadow(shadow: Shadow) -> int:
 
 def run_beside(shadow: Shadow) -> int:
     """Pose a decision again from the stored state and run its shadow arms; return their number."""
+    from tasks.settle import run_shadow
+
     found = load_decision(shadow.context.stage, shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
         problem = posed(found, shadow.context, shadow.state)
@@ -82,10 +80,9 @@ def _work(context: Context, part: str) -> Iterator[None]:
     forward_from_worker(context.run_id)
     log.info("%s: %s", context.stage, part)
     failure: Exception | None = None
-    with Meter() as meter:
+    with at_work(context.run_id), Meter() as meter:  # a stop also ends the wait for the meter
         try:
-            with at_work(context.run_id):
-                yield
+            yield
         except Exception as error:  # noqa: BLE001  (work that fails is recorded, then the error is raised)
             failure = error
     record_work(context, part, meter.usage, meter.source, meter.peak_rss_mb)

@@ -6,16 +6,20 @@ import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from infra.evidence import Evidence
-from infra.runtime.queue import Runtime
 from infra.settings import Objective, home_here
 from infra.shared import open_evidence
 from tasks.contract import Method, content_key
 from tasks.stage import Context, State
+
+if TYPE_CHECKING:
+    from infra.runtime.queue import Runtime
+
+SHARED = "shared"  # prefix of the ledger name of calls that compute a value shared by several arms
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,8 @@ class Workbench:
     @cached_property
     def runtime(self) -> Runtime:
         """The quantum runtime queue."""
+        from infra.runtime.queue import Runtime  # its interface is Qiskit's, which the process of a run never needs
+
         return Runtime(
             self.ledger,
             self.backend,
@@ -75,6 +81,10 @@ class Workbench:
             projection=self.projection_device,
             simulation_limit_s=self.simulation_limit_s,
         )
+
+    def resume_root(self, stage: str) -> Path:
+        """Return where the arms of a stage's decisions keep checkpoints that survive a kill."""
+        return self.home / "scratch" / "resume" / self.run_id / stage
 
     def generator(self, *names: str) -> np.random.Generator:
         """Return a generator seeded by the run's seed and the given names, independent of everything else that ran."""

@@ -21,6 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 os.environ.setdefault("QDK_PYTHON_TELEMETRY", "none")  # read when the estimator is imported
+sys.path.append(str(Path(__file__).parent / "doubles"))  # what several tests share
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +40,6 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def ibm_double() -> Iterator[Any]:
     """A process that speaks the quantum platform's protocol, started by the first test that asks."""
-    sys.path.insert(0, str(Path(__file__).parent / "doubles"))
     from ibm_platform import Double
 
     double = Double()

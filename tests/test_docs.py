@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.reports.decisions import list_decisions, markdown
+from flows.reports.documentation.decisions import list_decisions, markdown
 from tasks.contract import STAGES
 from tasks.options import listed, sections
 from tasks.stage import decisions, stage_module
@@ -52,6 +52,17 @@ PAGES = [page for page in [ROOT / "README.md", *DOCS.rglob("*.md")] if page.pare
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         assert "://" in target or ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+@pytest.mark.parametrize("page", ["results.md", "outlook.md", "queue.md", *(f"stages/{s}.md" for s in STAGES)])
+def test_a_table_of_figures_is_generated_or_its_section_names_the_command(page):
+    text = re.sub(r"<!-- (table|figure): .*?<!-- /\1 -->", "", (DOCS / page).read_text(), flags=re.DOTALL)
+    for section in re.split(r"^#+ ", text, flags=re.MULTILINE):
+        figures = [
+            re.findall(r"(?<![\w.])\d*\.\d+|\d{3,}", table) for table in re.findall(r"(?:^\|.*\n)+", section, re.M)
+        ]
+        said = re.search(r"\b(python -m benchmarks|ketcycle |make )", section)
+        assert said or all(len(found) <= 5 for found in figures), f"{page}: no command in: {section.splitlines()[0]}"
 
 
 def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,9 @@ ADVICE = {
     errno.EROFS: "the file system is read-only; choose another folder with --home",
 }
 
+PIPELINE = find_spec("prefect") is not None  # else the runtime queue alone is installed
+WITHOUT_PIPELINE = "this needs the extra `pipeline`: pip install 'ketcycle[pipeline]'; installed is the queue alone"
+
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)
 
@@ -40,6 +44,10 @@ def clear_errors() -> Iterator[None]:
         raise _stop(str(error), 2) from None
     except KetcycleError as error:
         raise _stop(str(error), 1) from None
+    except ModuleNotFoundError:
+        if PIPELINE:
+            raise
+        raise _stop(WITHOUT_PIPELINE, 2) from None
     except OSError as error:
         if error.errno not in ADVICE:
             raise
@@ -70,5 +78,5 @@ def print_table(rows: list[dict[str, Any]], empty: str) -> None:
         return
     table = Table(*rows[0], pad_edge=False)
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(escape(str(value)) for value in row.values()))
     out.print(table)

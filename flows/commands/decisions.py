@@ -15,7 +15,7 @@ def decisions(
     as_json: AsJson = False,
 ) -> None:
     """List all decisions with their arms and options."""
-    from flows.reports.decisions import list_decisions, markdown
+    from flows.reports.documentation.decisions import list_decisions, markdown
 
     with clear_errors():
         found = list_decisions()

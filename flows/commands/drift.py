@@ -14,7 +14,9 @@ from infra.errors import BadInput
 
 def drift(
     current: Annotated[Path, typer.Option(help="The rows to be judged: Parquet (file or folder), CSV or JSON lines.")],
-    reference: Annotated[Path | None, typer.Option(help="The same of normal rows; with --stream optional.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Normal rows, in the same formats; optional with --stream.")
+    ] = None,
     columns: Annotated[
         str | None, typer.Option(help="Comma-separated columns to be compared; default all that can be.")
     ] = None,
@@ -24,21 +26,23 @@ def drift(
         bool, typer.Option("--stream", help="Walk the current table in windows and print the change points.")
     ] = False,
     window: Annotated[int, typer.Option(min=4, help="Rows of a window, with --stream.")] = 100,
-    level: Annotated[float | None, typer.Option(help="Default .05; with --stream .01, for each window.")] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Level of the tests; default .05, with --stream .01 for each window.")
+    ] = None,
     effect: Annotated[
         float, typer.Option(help="Least share of the rows that must differ before a column has drifted.")
     ] = 0.05,
     debounce: Annotated[int, typer.Option(min=1, help="Drifted windows in a row that are a change.")] = 2,
     rows: Annotated[int, typer.Option(min=6, help="Rows of each table that the arms compare at most.")] = 200,
-    permutations: Annotated[int, typer.Option(min=19, help="Of each test.")] = 499,
-    shots: Annotated[int, typer.Option(min=1, help="For each circuit.")] = 256,
+    permutations: Annotated[int, typer.Option(min=19, help="Permutations of each test.")] = 499,
+    shots: Annotated[int, typer.Option(min=1, help="Shots of each circuit.")] = 256,
     minimum: Annotated[int, typer.Option(min=6, help="Rows that each table and each segment must have.")] = 20,
     backend: Annotated[str, typer.Option(help="aer, noisy:<fake device> or ibm:<device>.")] = "aer",
     html: Annotated[Path | None, typer.Option(help="Also write a page to look at.")] = None,
     prometheus: Annotated[
         Path | None, typer.Option(help="Also write the figures for node_exporter's textfile collector (*.prom).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and permutations.")] = 0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +91,7 @@ def _titles(current: Path, reference: Path | None) -> dict[str, Any]:
 def _compare(
     loaded: settings.Settings, current: Path, reference: Path | None, asked: Any, arms: tuple[str, ...], backend: str
 ) -> tuple[dict[str, Any], Any]:
-    from flows.reports.drift import comparison
+    from flows.reports.drift.page import comparison
     from tasks.monitoring.two_tables import compare_tables
 
     _, found = compare_tables(loaded, reference, current, asked, arms=arms, backend=backend)
@@ -97,10 +101,10 @@ def _compare(
 def _walk(
     current: Path, reference: Path | None, named: tuple[str, ...], window: int, level: float, debounce: int, seed: int
 ) -> tuple[dict[str, Any], Any]:
-    from flows.reports.drift import walked
-    from tasks.monitoring.reading import read_whole
-    from tasks.monitoring.states import Rules
+    from flows.reports.drift.page import walked
+    from tasks.monitoring.tables.reading import read_whole
     from tasks.monitoring.two_tables import stream, stream_report
+    from tasks.monitoring.watching.states import Rules
 
     now = read_whole(current, name="current table")
     normal = read_whole(reference, name="reference") if reference else None
@@ -118,7 +122,7 @@ def _write(found: dict[str, Any], page: Any, html: Path | None, prometheus: Path
     if html:
         write_atomic(html, page(found))
     if prometheus:
-        from flows.reports.drift_metrics import exposition
+        from flows.reports.drift.metrics import exposition
 
         write_atomic(prometheus, exposition(found))
 
@@ -129,6 +133,6 @@ def _progress(step: Any, rows: int) -> str:
 
 
 def _closing(found: dict[str, Any]) -> Any:
-    from flows.reports.drift import compared, stream_lines
+    from flows.reports.drift.cells import compared, stream_lines
 
     return compared(found) if "views" in found else stream_lines(found)

@@ -46,7 +46,7 @@ def fetch(
     robots.txt is obeyed, a host gets one request at a time, and only hosts named by the list or by the address of a
     sitemap are requested. Links are not followed. urls.csv in the folder has the outcome of each address.
     """
-    from tasks.corpus.fetch import Order, fetch, render
+    from tasks.corpus.crawling.fetch import Order, fetch, render
 
     with clear_errors():
         loaded = settings.load(home=home)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +45,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check this installation and report what is missing; exit code 1 if something has to be repaired."""
-    from infra.doctor import examine, repair
+    from infra.installation.doctor import examine, repair
 
     with clear_errors():
         loaded = settings.load(home=home)
@@ -64,18 +63,25 @@ def doctor(
 
 def clean(
     keep: Annotated[int, typer.Option(min=0, help="Number of newest runs and studies to keep.")],
+    versions: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Newest versions of each registered model to keep besides those with an alias; default: all versions.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed; remove nothing.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Remove old runs and the data that only they use; evidence, ledger and registered models are kept."""
-    from infra.retention import carry_out, plan
+    """Remove old runs and the data that only they use; evidence and ledger are kept."""
+    from infra import retention
 
     with clear_errors():
         loaded = settings.load(home=home)
-        folder = loaded.home
-        items = plan(folder, keep, _registered(loaded))
-        freed = sum(item.n_bytes for item in items) if dry_run else carry_out(folder, items)
+        settings.quiet_libraries(loaded.home)
+        items = retention.clean(loaded, keep, versions, dry_run=dry_run)
+        freed = sum(item.n_bytes for item in items)
         rows = [{"what": item.what, "name": item.name, "MB": f"{item.n_bytes / 1e6:.1f}"} for item in items]
         if as_json:
             print_value({"removed": rows, "freed_bytes": freed, "dry_run": dry_run}, as_json)
@@ -83,13 +89,3 @@ def clean(
         print_table(rows, "nothing to remove")
         if rows:
             out.print(f"{freed / 1e6:.1f} MB {'would be' if dry_run else ''} freed".replace("  ", " "), highlight=False)
-
-
-def _registered(loaded: settings.Settings) -> Collection[str]:
-    """Return the addresses of the registered models; a store that does not exist is not created."""
-    if not loaded.tracking.startswith("http") and not (loaded.home / "mlflow" / "mlflow.db").exists():
-        return ()
-    settings.quiet_libraries(loaded.home)
-    from infra.tracking import Tracking
-
-    return Tracking(loaded.tracking, loaded.home / "mlflow" / "artifacts").registered()

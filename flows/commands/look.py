@@ -17,7 +17,7 @@ from infra.errors import BadInput
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from infra.status import Status
+    from infra.installation.status import Status
 
 
 def status(
@@ -27,7 +27,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the installation on one screen: services, runs, queue and budget, champion, drift, events, disk."""
-    from infra.status import look as take
+    from infra.installation.status import look as take
 
     with clear_errors():
         loaded = settings.load(home=home)
@@ -59,11 +59,21 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for further lines, until interrupted.")] = False,
     home: Home = None,
 ) -> None:
-    """Print the log of a run, from all its processes, with the time and the run on every line."""
+    """Print the log of a run, from all its processes, with the time and the run on every line.
+
+    RUN is a run of the state folder, or the name or id of a flow run in the Prefect page, such as
+    "curate-on-arrival: aug.parquet".
+    """
+    from infra.installation.status import prefect_of
     from infra.run_log import lines
 
     with clear_errors():
-        for line in lines(settings.load(home=home).home, run_id, follow=follow):
+        loaded = settings.load(home=home)
+        found = None
+        if not (runs.folder(loaded.home, run_id) / "log.txt").exists():
+            prefect = prefect_of(loaded)
+            found = prefect.logs(run_id) if prefect.answers() else None
+        for line in found or lines(loaded.home, run_id, follow=follow):
             sys.stdout.write(f"{line}\n")
             sys.stdout.flush()
 
@@ -79,13 +89,13 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Print the report of a run."""
-    from flows.reports.closing import render, summarise
-    from flows.reports.text import full_tables
+    from flows.reports.run.closing import render, summarise
+    from flows.reports.run.text import full_tables
 
     with clear_errors():
         loaded = settings.load(home=home)
         if html:
-            from flows.reports.run import remake
+            from flows.reports.run.report import remake
 
             path = remake(loaded, run_id)
             if open_at:
@@ -104,7 +114,7 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Compare two runs: parameters, time, energy, decisions, quality, data and model."""
-    from flows.reports import compare as sides
+    from flows.reports.run import compare as sides
     from infra.energy.model import Coefficients
 
     with clear_errors():
@@ -166,7 +176,7 @@ def _recompute(loaded: Settings, run_id: str | None, path: Path | None, write: b
 
 
 def _publish(loaded: Settings, names: list[str], as_json: bool) -> None:
-    from flows.reports.published import publish
+    from flows.reports.documentation.published import publish
 
     changed = [str(path) for path in publish(loaded, names)]
     print_value({"pages": changed} if as_json else "\n".join(changed) or "no page changed", as_json)
@@ -175,7 +185,7 @@ def _publish(loaded: Settings, names: list[str], as_json: bool) -> None:
 def _verify(loaded: Settings, as_json: bool, *, write: bool) -> None:
     from dataclasses import asdict
 
-    from flows.reports.published import verify, write_pages
+    from flows.reports.documentation.published import verify, write_pages
 
     if write:
         write_pages(loaded)

@@ -86,8 +86,8 @@ def webhooks(
         settings.quiet_libraries(loaded.home)
         from infra.access import Guard, is_loopback, require_guard, shown
         from infra.claims import Claims
-        from infra.standing import choose_port
-        from infra.webhooks import Receiver, serve
+        from infra.installation.services import choose_port
+        from infra.installation.webhooks import Receiver, serve
 
         guard = Guard.of(loaded.home) if tls or not is_loopback(host) else Guard()
         require_guard(f"receiving webhooks on {host}", host, guard)

@@ -62,7 +62,7 @@ def _list(as_json: bool) -> None:
 
 def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
     from flows.pilots.page import build_page
-    from flows.reports.pilot import write_pilot
+    from flows.reports.study.pilot import write_pilot
     from flows.study.config import read_record
     from tasks.contract import PILOTS
 
@@ -99,10 +99,10 @@ def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json:
 
         with services(loaded) as running:
             progress.listen(display.take)
-            display.say(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+            display.say(running.said)
             from flows.pilots.pilot import pilot as flow  # prefect reads its address when it is imported
 
-            found = flow(config)
+            found = (flow if running.prefect_url else flow.fn)(config)
     _print(found, as_json)
     err.print(f"page: {folder / 'pilot.html'}", highlight=False, markup=False, soft_wrap=True)
 
@@ -111,7 +111,7 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.reports.pilot import answers, lists, opening, tables
+    from flows.reports.study.pilot import answers, lists, opening, tables
     from flows.reports.text import table
 
     if as_json:

@@ -14,12 +14,12 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from flows.commands.console import AsJson, Home, clear_errors, err, out, print_table, print_value
+from flows.commands.console import PIPELINE, AsJson, Home, clear_errors, err, out, print_table, print_value
 from infra import settings
 from infra.errors import BadInput
 
-app = typer.Typer(no_args_is_help=True, help="Look into the quantum runtime queue, and act on it.")
-budget_app = typer.Typer(help="Limits of what may be spent, what is reserved and what was billed.")
+app = typer.Typer(no_args_is_help=True, help="Inspect the quantum runtime queue, cancel or retry calls, set budgets.")
+budget_app = typer.Typer(help="Spending limits, reserved amounts and bills.")
 app.add_typer(budget_app, name="budget", invoke_without_command=True)
 
 Run = Annotated[str | None, typer.Option("--run", help="Only this run.")]
@@ -108,7 +108,7 @@ def watch(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is open until nothing is, or Ctrl-C; with --json a line for each look that differs."""
+    """Show the open calls until there are none, or until Ctrl-C; with --json one line for each change."""
     from infra.runtime.figures.attention import attention
     from infra.runtime.figures.inspect import list_leaders, list_open
 
@@ -126,7 +126,7 @@ def watch(
 
 @dataclass(frozen=True)
 class Look:
-    """What `queue watch` shows at one moment: open calls, who leads, what a person should look at."""
+    """What `queue watch` shows at one moment: open calls, the leading processes, and what needs a person."""
 
     open: list[dict[str, Any]]
     leaders: dict[str, dict[str, Any]]
@@ -180,7 +180,7 @@ def _open_table(found: Look) -> Any:
 
 
 def _note(row: dict[str, Any]) -> str:
-    """Say what a person should look at on a backend."""
+    """Return what needs a person on a backend."""
     reserved = ", ".join(f"{seconds:.3g} s {age}" for age, seconds in row["reserved_s"].items() if seconds) or "nothing"
     return f"{row['backend']}: {row['unknown']} of unknown outcome, {row['flagged']} flagged, {reserved} reserved"
 
@@ -192,9 +192,9 @@ def cancel(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel a call, or all open calls of a run, with their remote jobs unless calls of others are in them.
+    """Cancel a call, or all open calls of a run; a remote job is cancelled too unless other callers share it.
 
-    Where no process leads, this one cancels the remote jobs; it sends nothing.
+    If no process dispatches, this command cancels the remote jobs itself; it never sends one.
     """
     from infra.runtime.cancel import cancel_now
 
@@ -219,7 +219,7 @@ def retry(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let a failed call be sent again, whatever it failed of; on hardware that is paid again."""
+    """Allow a failed call to be sent again, whatever the error was; hardware bills it again."""
     from infra.runtime.figures.inspect import full_key
     from infra.runtime.ledger.ledger import FAILED, Ledger
 
@@ -247,8 +247,6 @@ def drain(
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
-        from flows.lifecycle.pending import complete_pending
-
         lanes = [backend] if backend else lanes_to_drain(loaded.ledger, thorough=True)
         done, completed = [], []
         while True:
@@ -256,7 +254,7 @@ def drain(
                 done.append({"backend": lane, "jobs": _drain_lane(loaded, lane)})
                 jobs = done[-1]["jobs"]
                 err.print(f"{lane}: {jobs} job{'' if jobs == 1 else 's'} sent or followed", highlight=False)
-            rows = [item for item in complete_pending(loaded) if item.status != "pending"]
+            rows = _complete_arms(loaded)
             completed += rows
             for item in rows:
                 told = f"{item.run_id}: {item.stage}/{item.subtask} {item.arm} is {item.status} now"
@@ -266,6 +264,15 @@ def drain(
                 break
         shown = [*done, *(vars(item) for item in completed)]
         print_value(shown, True) if as_json else out.print("done" if done or completed else "nothing is open")
+
+
+def _complete_arms(loaded: settings.Settings) -> list[Any]:
+    """Complete the arms whose results are here now; without the pipeline there are none."""
+    if not PIPELINE:
+        return []
+    from flows.lifecycle.pending import complete_pending
+
+    return [item for item in complete_pending(loaded) if item.status != "pending"]
 
 
 def _drain_lane(loaded: settings.Settings, lane: str) -> int:
@@ -301,13 +308,13 @@ def _tell(lane: str, calls: Sequence[dict[str, Any]], told: str) -> str:
 
 @app.command("resolve")
 def resolve(
-    tag: Annotated[str | None, typer.Argument(help="Tag of a parked batch; none lists them.")] = None,
-    job: Annotated[str | None, typer.Option("--job", help="The job that you found under the tag.")] = None,
-    never_ran: Annotated[bool, typer.Option("--never-ran", help="You looked, and there is no such job.")] = False,
+    tag: Annotated[str | None, typer.Argument(help="Tag of a batch; without one, list them.")] = None,
+    job: Annotated[str | None, typer.Option("--job", help="Id of the job that you found under this tag.")] = None,
+    never_ran: Annotated[bool, typer.Option("--never-ran", help="Record that no job exists under this tag.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the batches whose job may or may not exist, or say what became of one."""
+    """List the batches that may or may not have reached the service, or record what you found of one."""
     from infra.runtime.figures.inspect import list_parked
     from infra.runtime.ledger.ledger import Ledger
 
@@ -331,12 +338,14 @@ def resolve(
 
 @app.command("settle")
 def settle(
-    tag: Annotated[str | None, typer.Argument(help="Tag of a batch; none lists them.")] = None,
-    seconds: Annotated[float | None, typer.Option("--seconds", help="QPU seconds that its job really cost.")] = None,
+    tag: Annotated[str | None, typer.Argument(help="Tag of a batch; without one, list them.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="QPU seconds that the job used, as the service states.")
+    ] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the batches whose bill is missing or not plausible, or charge one what you found it to cost."""
+    """List the batches whose bill is missing or not plausible, or record the QPU seconds of one."""
     from infra.runtime.figures.attention import list_unsettled
     from infra.runtime.ledger.ledger import Ledger
 
@@ -389,7 +398,7 @@ def _print_parked(parked: list[dict[str, Any]], as_json: bool) -> None:
 
 @budget_app.callback()
 def budget(context: typer.Context, home: Home = None, as_json: AsJson = False) -> None:
-    """Show the limits, what is reserved and what was billed; `budget set` changes a limit while runs go on."""
+    """Show spending limits, reserved amounts and bills; `budget set` changes a limit, also during a run."""
     if context.invoked_subcommand is not None:
         return
     from infra.runtime.ledger.budget import overview
@@ -410,7 +419,7 @@ def set_(
     value: Annotated[str, typer.Argument(help="The most that may be spent, or none for no limit.")],
     home: Home = None,
 ) -> None:
-    """Set a limit, or lift it; it holds from the next job on, for runs under way too."""
+    """Set a spending limit, or remove it with `none`; it applies from the next job on, also during a run."""
     from infra.runtime.ledger.budget import set_limit
     from infra.runtime.ledger.ledger import Ledger
 
@@ -425,7 +434,7 @@ def set_(
 
 @app.command("calibration")
 def calibration(home: Home = None, as_json: AsJson = False) -> None:
-    """Show by how much the bills exceed the estimates, for each backend, with the error of that factor."""
+    """Show the ratio of bills to estimates for each backend, with its error."""
     from infra.runtime.figures.calibration import calibration_table
     from infra.runtime.ledger.ledger import Ledger
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,6 +71,10 @@ Scale = Annotated[
     typer.Option(help="Size of model and training: their compute as a multiple of the demo's; rules choose the rest."),
 ]
 CoreMinutes = Annotated[float | None, typer.Option(help="The same by the CPU minutes of the training.")]
+GpuHours = Annotated[
+    float | None,
+    typer.Option(help="The same by the hours of the training on a card; without one, projected for an H100."),
+]
 Joules = Annotated[float | None, typer.Option(help="The same by the modelled joules of the training.")]
 
 
@@ -91,6 +96,7 @@ def run(
     objective: Objective = None,
     scale: Scale = None,
     core_minutes: CoreMinutes = None,
+    gpu_hours: GpuHours = None,
     joules: Joules = None,
     seed: Seed = None,
     resume: Annotated[
@@ -105,7 +111,7 @@ def run(
     """Run the lifecycle, or some of its stages, and print what each decision cost and gained."""
     chosen = {
         "profile": profile,
-        "options": _with_dial(options, scale, core_minutes, joules),
+        "options": _with_dial(options, scale, core_minutes, gpu_hours, joules),
         "corpus": _absolute(corpus),
         "second": _absolute(second),
         "text_column": text_column,
@@ -148,6 +154,7 @@ def stage(
     backend: Backend = None,
     scale: Scale = None,
     core_minutes: CoreMinutes = None,
+    gpu_hours: GpuHours = None,
     joules: Joules = None,
     seed: Seed = None,
     resume: Annotated[
@@ -176,7 +183,7 @@ def stage(
     shorthand = [f"curation.{option}={json.dumps(value)}" for option, value in given.items() if value is not None]
     chosen = {
         "profile": profile,
-        "options": _with_dial([*shorthand, *(options or [])], scale, core_minutes, joules),
+        "options": _with_dial([*shorthand, *(options or [])], scale, core_minutes, gpu_hours, joules),
         "corpus": _absolute(corpus),
         "second": _absolute(second),
         "text_column": text_column,
@@ -207,10 +214,14 @@ def stage(
 
 
 def _with_dial(
-    options: list[str] | None, scale: float | None, core_minutes: float | None, joules: float | None
+    options: list[str] | None,
+    scale: float | None,
+    core_minutes: float | None,
+    gpu_hours: float | None,
+    joules: float | None,
 ) -> list[str] | None:
     """Return the assignments of options with those of the dial before them; None if there are none."""
-    dial = {"scale": scale, "core_minutes": core_minutes, "joules": joules}
+    dial = {"scale": scale, "core_minutes": core_minutes, "gpu_hours": gpu_hours, "joules": joules}
     turned = [f"architecture.{name}={value}" for name, value in dial.items() if value is not None]
     return [*turned, *(options or [])] or None
 
@@ -224,12 +235,48 @@ def _run(
     loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool, manner: Manner
 ) -> str:
     settings.quiet_libraries(loaded.home)
+    config = _config(loaded, chosen, resume, run_id)
+    from flows.reports.run.closing import render, summarise
+    from infra import progress
+
+    name = config.run_id
+    since = datetime.now(UTC).isoformat(timespec="microseconds")
+    failure: StageFailed | None = None
+    title = f"run {name}: profile {Path(config.profile).stem}, method {config.method}, backend {config.backend}"
+    output = runs.folder(loaded.home, name) / "output.txt"
+    with shown(title, manner, config.stages, output) as display:
+        display.say(f"run {name} begins (home {loaded.home})")
+        from infra.compute import services
+
+        with services(loaded, config.modules, lambda: import_module("flows.lifecycle.run")) as running:
+            progress.listen(display.take)
+            display.say(running.said)
+            from flows.lifecycle.run import close_books, conclude, run_stages
+
+            if not running.prefect_url:
+                failure = run_stages(config)
+            else:
+                from flows.lifecycle.lifecycle import lifecycle  # prefect reads its address when it is imported
+
+                try:
+                    lifecycle(config)
+                except StageFailed as error:
+                    failure = error
+        found = (close_books if running.prefect_url else conclude)(name, since)  # services have stopped
+    page = runs.report_files(loaded.home, name)[-1]
+    print_value(found if as_json else render(summarise(found, page)), as_json)
+    if failure:
+        raise failure
+    return name
+
+
+def _config(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None) -> RunConfig:
+    """Return the run that was asked for, validated; a new one has its name from now on."""
     from pydantic import ValidationError
 
     from flows.lifecycle.checks import check_backend, check_run
     from flows.lifecycle.config import RunConfig, explain, is_file, resolve_options
-    from flows.reports.closing import render, summarise
-    from infra import completion, progress
+    from infra import completion
     from tasks.options import merge, parse_assignment
 
     for option, value in {**chosen, "resume": resume, "run": run_id}.items():
@@ -241,10 +288,9 @@ def _run(
         given["options"] = merge(stored.get("options", {}), *map(parse_assignment, given["options"]))
     if is_file(given.get("profile", "")):
         given["profile"] = str(Path(given["profile"]).expanduser().absolute())
-    given = {**stored, **given}
     name = resume or run_id or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     try:
-        config = RunConfig(**{**given, "run_id": name})
+        config = RunConfig(**{**stored, **given, "run_id": name})
     except ValidationError as error:
         raise BadInput(explain(error)) from None
     if resume:
@@ -254,29 +300,7 @@ def _run(
     else:
         check_run(config, loaded)
         _take_name(loaded.home, config)
-    since = datetime.now(UTC).isoformat(timespec="microseconds")
-    failure: StageFailed | None = None
-    title = f"run {name}: profile {Path(config.profile).stem}, method {config.method}, backend {config.backend}"
-    output = runs.folder(loaded.home, name) / "output.txt"
-    with shown(title, manner, config.stages, output) as display:
-        display.say(f"run {name} begins (home {loaded.home})")
-        from infra.compute import services
-
-        with services(loaded, config.modules) as running:
-            progress.listen(display.take)
-            display.say(f"Prefect page {running.prefect_url.removesuffix('/api')}")
-            from flows.lifecycle.lifecycle import close_books, lifecycle
-
-            try:
-                lifecycle(config)
-            except StageFailed as error:
-                failure = error
-        found = close_books(name, since)
-    page = runs.report_files(loaded.home, name)[-1]
-    print_value(found if as_json else render(summarise(found, page)), as_json)
-    if failure:
-        raise failure
-    return name
+    return config
 
 
 def _stored_config(home: Path, run_id: str) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 import typer
 
 from flows.commands.console import Home, clear_errors, err
-from flows.commands.standing import Port
+from flows.commands.up import Port
 from infra import settings
 from infra.settings import LogText
+from tasks.model.recipe import Form
 
 MODEL = "models:/ketcycle@champion"
 EngineName = Literal["builtin", "transformers", "llama.cpp", "vllm"]
@@ -37,7 +38,10 @@ def serve(
     port: Port = None,
     name: Annotated[str, typer.Option(help="Name of the model in the API; default: the registry's.")] = "",
     batch: Annotated[int, typer.Option(min=1, max=256, help="Texts written side by side at most.")] = 16,
-    threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; texts are split among them.")] = 1,
+    form: Annotated[
+        Form | None, typer.Option(help="Number format of the weights (builtin); default: what the model card chose.")
+    ] = None,
     follow: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks whether the alias moved.")] = 5.0,
     log: Annotated[bool, typer.Option("--log/--no-log", help="Log requests to the lake.")] = True,
     log_text: Annotated[LogText | None, typer.Option(help="Texts in the log; default: setting log_text.")] = None,
@@ -81,7 +85,7 @@ def serve(
             from tasks.serving.source import Source
 
             source = Source.parse(model or MODEL, name)
-            run = partial(run_builtin, Serving(source, loaded.home, rules, place, threads, batch, follow))
+            run = partial(run_builtin, Serving(source, loaded.home, rules, place, threads, batch, follow, form))
         else:
             from tasks.serving.gateway.engines import Engine
             from tasks.serving.gateway.server import Fronting, front
@@ -99,6 +103,6 @@ def serve(
 
 def _port(loaded: settings.Settings) -> int:
     """Return the port that was asked for, or another where nobody asked for just that one."""
-    from infra.standing import choose_port
+    from infra.installation.services import choose_port
 
     return choose_port(loaded, "serve_port")

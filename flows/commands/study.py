@@ -26,7 +26,10 @@ def study(
     ] = None,
     sizes: Annotated[str | None, typer.Option(help="Sizes of the instances as MIN-MAX; default all.")] = None,
     instances: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of instances; default the whole bank.")
+        int | None, typer.Option(min=1, help="Maximum number of instances; default as many as certification needs.")
+    ] = None,
+    quantum_instances: Annotated[
+        int | None, typer.Option(min=1, help="Run quantum arms on so many of them, the first; default on all.")
     ] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Executions of each arm on each instance; default 1.")
@@ -56,6 +59,7 @@ def study(
         "subtask": subtask,
         "arms": tuple(a.strip() for a in arms.split(",")) if arms else None,
         "instances": instances,
+        "quantum_instances": quantum_instances,
         "repeats": repeats,
         "seeds": seeds,
         "backend": backend,
@@ -100,7 +104,7 @@ def _list(loaded: Settings, as_json: bool) -> None:
 
 
 def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
-    from flows.reports.study_page import write_study
+    from flows.reports.study.page import write_study
     from flows.study.config import read_record
     from flows.study.table import build_study
     from tasks.registry import find_subtask
@@ -144,10 +148,10 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
 
         with services(loaded) as running:
             progress.listen(display.take)
-            display.say(f"Prefect page {running.prefect_url.removesuffix('/api')}")
+            display.say(running.said)
             from flows.study.study import study as flow  # prefect reads its address when it is imported
 
-            found = flow(config)
+            found = (flow if running.prefect_url else flow.fn)(config)
     print_value(found if as_json else _closing(found), as_json)
     err.print(f"study: {folder / 'study.md'}", highlight=False, markup=False, soft_wrap=True)
 
@@ -162,7 +166,7 @@ def _closing(found: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.reports.study import (
+    from flows.reports.study.cells import (
         ARM_HEADER,
         DEVICE_HEADER,
         ENERGY_HEADER,

@@ -25,8 +25,10 @@ def watch(
     keep: Annotated[
         bool, typer.Option("--keep", help="Also write the requests into the request log of this home.")
     ] = False,
-    log_text: Annotated[LogText | None, typer.Option(help="Texts in that log; default: setting log_text.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of sampling and permutations.")] = 0,
+    log_text: Annotated[
+        LogText | None, typer.Option(help="How texts are stored in that log; default: setting log_text.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of sampling and permutations.")] = 0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -34,10 +36,10 @@ def watch(
     with clear_errors():
         loaded = settings.load(home=home, log_text=log_text)
         settings.quiet_libraries(loaded.home)
-        from flows.reports.drift import stream_lines
+        from flows.reports.drift.cells import stream_lines
         from infra.shared import open_lake
         from tasks.monitoring import two_tables as flow
-        from tasks.monitoring.states import Rules
+        from tasks.monitoring.watching.states import Rules
         from tasks.serving.foreign import read_log
         from tasks.serving.request_log import RequestLog, table_of
         from tasks.serving.request_log import Rules as Kept

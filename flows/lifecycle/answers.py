@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -38,6 +39,11 @@ def at_work(holder: str) -> bool:
     return state is None or not state.is_final()
 
 
+def scheduled() -> datetime:
+    """Return the time that this flow run was scheduled for, UTC: the same on every retry, also if it starts late."""
+    return (flow_run.scheduled_start_time or datetime.now(UTC)).astimezone(UTC)
+
+
 def me() -> str:
     """Return the id of this flow run; a retry has the same id."""
     return str(flow_run.id or "by hand")
@@ -48,6 +54,11 @@ def named_by(parameter: str, *fields: str) -> str:
     given = flow_run.parameters[parameter]
     values = given if isinstance(given, Mapping) else given.model_dump()
     return f"{flow_run.flow_name}: {' '.join(_shown(values.get(name)) for name in fields)}"
+
+
+def named_by_time() -> str:
+    """Return a readable name of a scheduled flow run: the flow and its time, e.g. `status 2026-11-29 08:15`."""
+    return f"{flow_run.flow_name} {scheduled():%Y-%m-%d %H:%M}"
 
 
 def _shown(value: Any) -> str:
@@ -71,12 +82,7 @@ def skipped(reason: str) -> State[Any]:
 
 def taken(what: str, claim: Claim) -> State[Any]:
     """Return the state of a flow run whose event is or was handled by another flow run."""
-    return skipped(f"{what}: {by(claim)}")
-
-
-def by(claim: Claim) -> str:
-    """Return a text with the flow run that holds a claim, and whether it has finished."""
-    return f"{'done' if claim.finished else 'being done'} by flow run {claim.holder}"
+    return skipped(f"{what}: {claim.said}")
 
 
 def _is_id(text: str) -> bool:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from infra import settings
+from infra import engine, settings
+from infra.installation.flow_runs import beat
+from infra.processes.stopping import stop_everywhere
 from infra.runtime.cancel import cancel_run
-from infra.stopping import stop_everywhere
 
 log = logging.getLogger("ketcycle.lifecycle")
 
@@ -22,15 +23,19 @@ _pressed: set[str] = set()  # cancelled flow runs of this process whose state is
 
 @contextmanager
 def cancellable(run_id: str) -> Iterator[None]:
-    """Watch the current flow run; if it is interrupted, stop the run's work and cancel its remote jobs.
+    """Stop the run's work and cancel its remote jobs if it is interrupted, or if its flow run is cancelled.
 
-    For a flow run without a Prefect worker *Cancel* only sets the state, so a thread polls the state.
+    For a flow run without a Prefect worker *Cancel* only sets the state, so a thread polls the state. A flow run that
+    was set to a final state by others is interrupted too. The thread also emits heartbeats of this flow run and of the
+    one around it.
     """
-    from prefect.runtime import flow_run
+    over, watcher = threading.Event(), None
+    if engine.in_flow():
+        from prefect.runtime import flow_run
 
-    over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(str(flow_run.id), over), daemon=True)
-    watcher.start()
+        around = str(flow_run.root_flow_run_id or flow_run.id)
+        watcher = threading.Thread(target=_watch, args=(str(flow_run.id), around, over), daemon=True)
+        watcher.start()
     try:
         yield
     except BaseException as error:
@@ -41,7 +46,8 @@ def cancellable(run_id: str) -> Iterator[None]:
         raise
     finally:
         over.set()
-        watcher.join()
+        if watcher:
+            watcher.join()
 
 
 def on_cancellation(flow: Any, flow_run: Any, state: Any) -> None:
@@ -66,7 +72,7 @@ def on_crashed(flow: Any, flow_run: Any, state: Any) -> None:
             client.set_flow_run_state(flow_run.id, Cancelled(message="cancelled, with its remote jobs"), force=True)
 
 
-def _watch(flow_run_id: str, over: threading.Event) -> None:
+def _watch(flow_run_id: str, around: str, over: threading.Event) -> None:
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import PrefectException
@@ -75,10 +81,14 @@ def _watch(flow_run_id: str, over: threading.Event) -> None:
         while not over.wait(LOOK_S):
             try:
                 state = client.read_flow_run(UUID(flow_run_id)).state
+                if state is not None and state.is_running():
+                    beat(client, {UUID(flow_run_id), UUID(around)})
             except (httpx.HTTPError, PrefectException) as error:  # the run continues without the server
                 log.debug("the state of the flow run could not be read: %s", error)
                 continue
-            if state is not None and (state.is_cancelling() or state.is_cancelled()):
-                _pressed.add(flow_run_id)
+            if state is not None and (state.is_cancelling() or state.is_final()):
+                # One that was set to `Crashed`, as a machine that was cut off is, must not go on beside its successor.
+                if not state.is_crashed():
+                    _pressed.add(flow_run_id)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return

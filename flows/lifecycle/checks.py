@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel
 
 from flows.lifecycle.config import RunConfig, resolve_options
 from infra.energy.coefficients import read_coefficients
@@ -14,7 +16,10 @@ from infra.runtime.backends.registry import canonical_name, open_backend
 from infra.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks.corpus.read import Layout
+    from tasks.corpus.documents import Layout
+    from tasks.finetuning.options import Options as Tuning
+
+OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def check_run(config: RunConfig, settings: Settings) -> None:
@@ -26,12 +31,13 @@ def check_run(config: RunConfig, settings: Settings) -> None:
     options = resolve_options(config, settings)
     check_backend(config.backend)
     check_settings(settings)
-    from tasks.curation.options import Options
+    from tasks.curation.options import Options as Curation
+    from tasks.finetuning.options import Options as Tuning
+    from tasks.inference.options import Options as Inference
 
-    own = {name: value for name, value in options.get("curation", {}).items() if name in Options.model_fields}
     for option, paths in (("corpus", config.corpus), ("second", config.second)):
         if paths:
-            check_corpus(option, paths, Options.model_validate(own).layout())
+            check_corpus(option, paths, _options_of("curation", Curation, options).layout())
     if config.threshold is not None and "curation" not in config.stages:
         raise BadInput("--threshold is for curation, which is not among the stages; leave it out")
     if config.model:
@@ -40,6 +46,32 @@ def check_run(config: RunConfig, settings: Settings) -> None:
         check_folder(Path(config.model).expanduser())
     if config.evaluate:
         check_text(Path(config.evaluate).expanduser())
+    if "finetuning" in config.stages:
+        check_tuning(_options_of("finetuning", Tuning, options))
+    if "inference" in config.stages and (forms := _options_of("inference", Inference, options).exports):
+        from tasks.inference.exports import require_packages
+
+        require_packages(forms)
+
+
+def _options_of(stage: str, model: type[OptionsT], options: Mapping[str, Any]) -> OptionsT:
+    return model.model_validate({k: v for k, v in options.get(stage, {}).items() if k in model.model_fields})
+
+
+def check_tuning(options: Tuning) -> None:
+    """Check the rows, the chat template and the preferences of fine-tuning, which comes after the training.
+
+    Raises:
+        BadInput: a file cannot be read or has a malformed row or too few, or `trl` is not installed.
+    """
+    if options.data:
+        from tasks.finetuning.target import read_file
+
+        read_file(options)
+    if options.preferences:
+        from tasks.finetuning.preference import read_pairs
+
+        read_pairs(options)
 
 
 def check_backend(name: str) -> None:
@@ -80,17 +112,22 @@ def check_corpus(option: str, paths: Sequence[str], layout: Layout) -> None:
     Raises:
         BadInput: a path is not there, or none of them holds a document.
     """
-    from tasks.corpus.kinds import FORMATS, KNOWN, UNKNOWN, recognise
+    from tasks.corpus.formats.kinds import KNOWN, UNKNOWN, Skipped, expanded, recognise, refusal
     from tasks.corpus.read import Reader
 
-    missing = [path for path in paths if not Path(path).expanduser().exists()]
+    given: list[Path] = []
+    missing: list[str] = []
+    for path in paths:
+        try:
+            given += expanded(path)
+        except FileNotFoundError:
+            missing.append(path)
     if missing:
         raise BadInput(f"no such file or folder: {', '.join(missing)}; give --{option} what is there")
-    given = [Path(path).expanduser() for path in paths]
-    for path in given:
-        found = recognise(path.name, path, layout.form) if path.is_file() else None
-        if found is not None and not hasattr(found, "kind"):
-            raise BadInput(f"the format of {path} is not known; name it by --format: {', '.join(FORMATS)}")
+    for one in given:
+        found = recognise(one.name, one, layout.form) if one.is_file() else None
+        if isinstance(found, Skipped):
+            raise BadInput(refusal(one, found))
     reader = Reader("base", layout)
     batches = reader.read(given)
     if any(document.text.strip() for batch in batches for document in batch):

@@ -14,6 +14,7 @@ from infra.errors import BadInput
 from infra.settings import FILE, Objective, Settings
 from tasks.contract import STAGES, Method
 from tasks.options import check as check_options
+from tasks.options import decisions_of
 from tasks.options import merge as merge_options
 
 # What a stage's options take from the run's parameters.
@@ -93,13 +94,18 @@ class RunConfig(BaseModel):
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that the workers of the run need; a cluster of its own imports them once for all its workers."""
-        return ("tasks.steps", *(f"tasks.{stage}.stage" for stage in self.stages))
+        folders = (f"tasks.{stage}.{name}" for stage in self.stages for name in decisions_of(stage))
+        stages = (f"tasks.{stage}.stage" for stage in self.stages)
+        # The last is what arms import when they first run: it would be charged to the first one.
+        return ("tasks.steps", "tasks.settle", *stages, *(f"{folder}.subtask" for folder in folders), "sklearn.cluster")
 
     def named(self) -> RunConfig:
         """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""
+        if self.run_id:
+            return self
         from prefect.runtime import flow_run
 
-        return self if self.run_id else self.model_copy(update={"run_id": named_after(str(flow_run.id))})
+        return self.model_copy(update={"run_id": named_after(str(flow_run.id))})
 
 
 def named_after(flow_run_id: str) -> str:

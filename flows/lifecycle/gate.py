@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
-from prefect.artifacts import create_markdown_artifact
 from pydantic import BaseModel, ConfigDict, Field
 
-from deployments.automations import answered
-from flows.lifecycle.promotion import promote_on_validation
-from infra import completion
+from flows.lifecycle.alias import SCOPE, move_alias
+from infra import completion, engine
+from infra.claims import Claims
 from infra.errors import BadInput, LakeError
 from infra.events import Drift, ModelValidated, emit
 from infra.lake import Lake, Ref
@@ -65,7 +64,7 @@ class Judged:
     then: str = ""
 
     def __str__(self) -> str:
-        versus = f"version {self.against}" if self.against else "nothing"
+        versus = f"version {self.against}" if self.against else "no champion"
         passed = "passed" if self.passed else "not passed"
         said = f"{self.name} version {self.version} against {versus}: {passed}; {self.reason}"
         return f"{said}; {self.then}" if self.then else said
@@ -111,10 +110,10 @@ def judge_run(
         champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in (champion_files, made))
         verdict = judge(champion, challenger, like, gate.margin)
     judged = Judged(name, version, before, verdict.passed, verdict.reason)
-    judged = _followed(judged, verdict, run_id, gate)
+    judged = _followed(loaded, judged, verdict, run_id, gate)
     tracking.describe(name, version, f"Gate: {judged}")
     log.info("%s", judged)
-    create_markdown_artifact(
+    engine.publish(
         f"**{judged}**\n\n{_about(drift)}", key="ketcycle-gate", description=f"Champion against challenger of {run_id}"
     )
     return judged
@@ -135,7 +134,7 @@ def _about(drift: Drift | None) -> str:
     return f"Drift: window `{drift.window}`, p = {drift.p_value:.3g}, {drift.requests} requests, data `{drift.data}`."
 
 
-def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judged:
+def _followed(loaded: Settings, judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judged:
     """Emit the verdict as an event, and move the alias if no automation does."""
     once = f"{judged.version} {run_id}"
     if verdict.worse and not verdict.passed:
@@ -146,6 +145,13 @@ def _followed(judged: Judged, verdict: Verdict, run_id: str, gate: Gate) -> Judg
         return judged
     fact = ModelValidated(name=judged.name, version=judged.version, by="gate", reason=judged.reason)
     emit("model.validated", fact, once=once)
+    if not engine.in_flow():
+        claims = Claims(loaded.ledger, SCOPE, lambda _: False)  # without a server no flow run is at work
+        said = move_alias(claims, run_id, fact, gate.champion)[1]
+        return replace(judged, then=said)
+    from deployments.automations import answered
+    from flows.lifecycle.promotion import promote_on_validation
+
     if answered("model.validated"):
         return replace(judged, then=f"promote-on-validation moves {gate.champion}")
     state = promote_on_validation(fact, gate.champion, return_state=True)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 import sqlalchemy as sa
 
 from flows.lifecycle.walk import bench_of, context_of, shadows_of
-from flows.reports.run import remake
+from flows.reports.run.report import remake
 from infra import completion, runs
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow, Status
@@ -23,7 +23,7 @@ from infra.runtime.ledger.schema import calls
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks import steps
-from tasks.execution import SHARED
+from tasks.workbench import SHARED
 
 log = logging.getLogger("ketcycle.pending")
 

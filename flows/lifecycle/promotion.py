@@ -6,12 +6,10 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.lifecycle.answers import claims_of, done, me, named_by, skipped, taken
+from flows.lifecycle.alias import SCOPE, move_alias
+from flows.lifecycle.answers import claims_of, done, me, named_by, skipped
 from infra import settings
 from infra.events import ModelValidated
-from infra.tracking import open_tracking
-
-SCOPE = "promote-on-validation"
 
 
 @flow(name="promote-on-validation", flow_run_name=lambda: named_by("model", "name", "version"))
@@ -25,15 +23,5 @@ def promote_on_validation(model: ModelValidated, alias: str = "champion") -> Sta
     Raises:
         BadInput: the registry has no such version.
     """
-    claims, what = claims_of(settings.load(), SCOPE), f"{model.name} {model.version} as {alias}"
-    if other := claims.claim(what, me(), model.name):
-        return taken(f"{model.name} version {model.version}", other)
-    tracking = open_tracking()
-    before = tracking.version_at(model.name, alias)
-    if before and before >= model.version:
-        claims.release(what, me())
-        return skipped(f"{alias} of {model.name} is version {before} already, not older than {model.version}")
-    tracking.promote(model.name, model.version, alias)
-    claims.finish(what, me())
-    was = f"version {before}" if before else "nothing"
-    return done(f"{alias} of {model.name}: {was} -> version {model.version} ({model.by}: {model.reason})")
+    moved, said = move_alias(claims_of(settings.load(), SCOPE), me(), model, alias)
+    return done(said) if moved else skipped(said)

@@ -8,22 +8,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import distributed
 from dask.base import annotate
-from prefect.runtime import flow_run
 
 from flows.lifecycle.config import RunConfig, named_after, resolve_options
-from infra import completion, settings
+from flows.reports.drift.page import of_run
+from infra import completion, engine, runs, settings
 from infra.compute import cluster
 from infra.errors import BadInput, LakeError
-from infra.lake import Lake, Ref
+from infra.lake import Lake, Ref, write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence, open_lake
 from tasks import steps
 from tasks.contract import Method
-from tasks.execution import resume_root
 from tasks.options import SETTLE
 from tasks.stage import Context, Outline, State, headline, outline, plain_sections
 from tasks.workbench import Shadow, Workbench
@@ -71,6 +71,8 @@ class StageResult:
 
 def run_name() -> str:
     """Name a flow run for people: the flow and the run that it belongs to."""
+    from prefect.runtime import flow_run
+
     given = flow_run.parameters["config"]
     run_id = given.get("run_id") if isinstance(given, Mapping) else given.run_id
     return f"{flow_run.flow_name} {run_id or named_after(str(flow_run.id))}"
@@ -112,11 +114,24 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
             _sweep(context)
             result = replace(_walk(context, seen, bench), reason=reason, data=data)
             completion.record(loaded.home, config.run_id, name, parts, _plain(result))
-            shutil.rmtree(resume_root(bench, name), ignore_errors=True)
+            shutil.rmtree(bench.resume_root(name), ignore_errors=True)
         result = replace(result, sections=_on_a_worker(plain_sections, name, result.facts))
         if join_shadows:
             join(start_shadows(result.shadows, ShadowBudget(loaded, config.run_id)))
+    if name in PAGES:
+        PAGES[name](loaded.home, config.run_id, result)
     return result
+
+
+def _drift_page(home: Path, run_id: str, result: StageResult) -> None:
+    page, table = of_run(home, run_id, result.refs, result.facts)
+    path = runs.folder(home, run_id) / "drift.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, page)
+    engine.publish(f"{table}\n\nPage: `{path}`", key="ketcycle-drift", description=f"Drift, {run_id}")
+
+
+PAGES = {"monitoring": _drift_page}  # what a stage shows beside the report of its run
 
 
 def _on_a_worker(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
@@ -198,9 +213,10 @@ def _walk(context: Context, seen: Outline, bench: Workbench) -> StageResult:
     shadows: list[Shadow] = []
     for item in seen.road:
         if f"{context.stage}/{item}" not in seen.arms:
-            state = steps.work.submit(context, state, item).result()
+            state = engine.submit(f"{context.stage}: {item}", steps.work, context, state, item).result()
             continue
-        decided = steps.decide.submit(context, state, item, bench, since).result()
+        name = f"{context.stage}: decide {item}"
+        decided = engine.submit(name, steps.decide, context, state, item, bench, since).result()
         state = decided.state
         if decided.decision is not None and decided.beside is not None:
             chosen[item] = asdict(decided.decision) | {"problem": decided.beside.problem}
@@ -244,7 +260,7 @@ class Started:
     """Shadow arms of one decision that were submitted."""
 
     shadow: Shadow
-    future: Any
+    future: engine.Future[int]
 
 
 def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Started]:
@@ -259,7 +275,11 @@ def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Start
     workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
     place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
     with annotate(priority=-10, **place):
-        return [Started(shadow, steps.shadow.submit(shadow)) for shadow in shadows]
+        return [Started(shadow, _beside(shadow)) for shadow in shadows]
+
+
+def _beside(shadow: Shadow) -> engine.Future[int]:
+    return engine.submit(f"{shadow.context.stage}: shadow {shadow.subtask}", steps.shadow, shadow)
 
 
 def join(started: Iterable[Started]) -> None:
@@ -271,12 +291,12 @@ def join(started: Iterable[Started]) -> None:
     for item in started:
         while True:
             try:
-                item.future.result(timeout=STUCK_S, raise_on_failure=False)
+                engine.outcome(item.future, STUCK_S)
                 break
             except TimeoutError:
                 if not any(distributed.get_client().processing().values()):
                     log.warning("no worker has taken up %s; it is submitted again", item.shadow.subtask)
-                    item.future = steps.shadow.submit(item.shadow)
+                    item.future = _beside(item.shadow)
 
 
 def _newest(lake: Lake) -> dict[str, str]:

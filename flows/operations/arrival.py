@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect import State, flow
 
-from flows.lifecycle.answers import by, claims_of, done, me, named_by, skipped
+from flows.lifecycle.answers import claims_of, done, me, named_by, named_by_time, scheduled, skipped
 from flows.lifecycle.cancel import on_cancellation
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.lifecycle import lifecycle
@@ -19,9 +18,12 @@ from infra import completion, settings
 from infra.claims import Claim, Claims
 from infra.errors import BadInput
 from infra.events import CorpusArrived, emit
+from tasks.corpus.formats.kinds import Skipped, recognise
+from tasks.options import merge
 
 SCOPE = "curate-on-arrival"
 LARGEST = 500  # files in one event
+NAMED = 3  # files that are left out, in a message
 SETTLED_S = 10.0  # a file that was written to more recently may be incomplete
 ARRIVAL = RunConfig(stages=("curation",))
 
@@ -34,19 +36,25 @@ ARRIVAL = RunConfig(stages=("curation",))
 def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> State[Any]:
     """Curate the files of an arrival that were not curated before; files are recognised by their content.
 
+    Files that are gone or of an unknown format are left out and named.
+
     Args:
         arrival: The files, inside the folder that the setting `inbox` names.
         config: How they are curated; its corpus and its stages are set by the arrival.
 
     Raises:
-        BadInput: a file does not exist, or is outside the inbox.
+        BadInput: a file is outside the inbox, or all are left out.
     """
     loaded = settings.load()
-    files = [_inside(loaded.inbox_folder, name) for name in arrival.files]
+    asked = [_inside(loaded.inbox_folder, name) for name in arrival.files]
+    reasons = {path: _useless(path, _form(merge(loaded.options, config.options))) for path in asked}
+    files, left_out = [path for path in asked if not reasons[path]], [*filter(None, reasons.values())]
+    if not files:
+        raise BadInput(f"nothing to curate: {'; '.join(left_out)}")
     claims = claims_of(loaded, SCOPE)
     new, others = _claimed(claims, files)
     if not new:
-        runs = "; ".join(dict.fromkeys(by(other) for other in others))
+        runs = "; ".join(dict.fromkeys(other.said for other in others))
         return skipped(f"nothing new in {len(files)} files: {runs}")
     run_id = config.run_id or f"curate-{completion.digest(files=sorted(new))}"
     corpus = tuple(str(path) for path in new.values())
@@ -56,26 +64,38 @@ def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> St
         claims.finish(digest, me())
     kept = completion.find(loaded.home, run_id, "curation")
     where = kept.result["refs"]["curation/kept"] if kept else "nowhere"
-    return done(f"{len(new)} of {len(files)} files were new; run {run_id} kept {where}")
+    rest = f"; left out: {', '.join(left_out)}" if left_out else ""
+    return done(f"{len(new)} of {len(asked)} files were new; run {run_id} kept {where}{rest}")
 
 
-@flow(name="corpus-watch")
+@flow(name="corpus-watch", flow_run_name=named_by_time)
 def watch_corpus() -> State[Any]:
     """Look into the folder that the setting `inbox` names and report the files that were not curated yet."""
     loaded = settings.load()
-    claims, new = claims_of(loaded, SCOPE), {}
-    for path in sorted(loaded.inbox_folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(loaded.inbox_folder).parts)
-        if path.is_file() and not hidden and time.time() - path.stat().st_mtime > SETTLED_S:
-            digest = _digest(path)
-            if claims.open(digest):
+    inbox, claims = loaded.inbox_folder, claims_of(loaded, SCOPE)
+    new: dict[str, str] = {}
+    left_out: list[str] = []
+    for path in sorted(inbox.rglob("*")):
+        if any(part.startswith(".") for part in path.relative_to(inbox).parts) or not path.is_file():
+            continue
+        try:
+            if time.time() - path.stat().st_mtime <= SETTLED_S:
+                continue
+            outside = not path.resolve().is_relative_to(inbox.resolve())
+            reason = f"{path.name} leads out of it" if outside else _useless(path, _form(loaded.options))
+            if not reason and claims.open(digest := _digest(path)):
                 new[digest] = str(path)
+        except OSError as error:  # one file must not keep the others waiting
+            reason = f"{path.name} cannot be read ({error.strerror})"
+        left_out += [reason] if reason else []
+    rest = f"; {len(left_out)} left out: {', '.join(left_out[:NAMED])}" if left_out else ""
     if not new:
-        return skipped(f"nothing new in {loaded.inbox_folder}")
+        return skipped(f"nothing new in {inbox}{rest}")
     for batch in _batches(sorted(new)):
         files = [new[digest] for digest in batch]
-        emit("corpus.arrived", {"files": files}, once=f"{completion.digest(files=batch)} {datetime.now(UTC):%Y-%m-%d}")
-    return done(f"{len(new)} files not curated yet in {loaded.inbox_folder}")
+        # Within an hour a repeat is dropped; a curation that did not finish is begun again in the next one.
+        emit("corpus.arrived", {"files": files}, once=f"{completion.digest(files=batch)} {scheduled():%Y-%m-%dT%H}")
+    return done(f"{len(new)} files not curated yet in {inbox}{rest}")
 
 
 def _claimed(claims: Claims, files: list[Path]) -> tuple[dict[str, Path], list[Claim]]:
@@ -100,9 +120,19 @@ def _inside(inbox: Path, name: str) -> Path:
     path = (inbox / name).resolve()  # an absolute name stands for itself
     if not path.is_relative_to(inbox.resolve()):
         raise BadInput(f"{name} is outside {inbox}; put new files there, or set `inbox` to the folder they come to")
-    if not path.is_file():
-        raise BadInput(f"there is no file {path}; it was moved or removed before it was curated")
     return path
+
+
+def _useless(path: Path, forced: str) -> str:
+    """Say why a file cannot be curated; empty if it can."""
+    if not path.is_file():
+        return f"there is no file {path}: it was moved or removed before it was curated"
+    found = recognise(path.name, path, forced)
+    return f"{path.name} is no text ({found.reason})" if isinstance(found, Skipped) else ""
+
+
+def _form(options: Mapping[str, Any]) -> str:
+    return str(options.get("curation", {}).get("form", ""))
 
 
 def _digest(path: Path) -> str:

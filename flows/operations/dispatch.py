@@ -11,6 +11,7 @@ from types import FrameType
 
 from prefect import flow
 
+from flows.lifecycle.answers import named_by_time
 from flows.lifecycle.pending import complete_pending
 from infra import settings
 from infra.errors import BadInput
@@ -19,7 +20,7 @@ from infra.runtime.queue import Runtime
 from infra.settings import Settings
 
 
-@flow(name="quantum-dispatch")
+@flow(name="quantum-dispatch", flow_run_name=named_by_time)
 def dispatch(backend: str = "") -> int:
     """Dispatch all that waits, and follow what is out, unless someone leads already; return the number of jobs.
 

@@ -21,7 +21,7 @@ from prefect import State, flow
 from prefect.artifacts import create_table_artifact
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.lifecycle.answers import done, skipped
+from flows.lifecycle.answers import done, named_by_time, scheduled, skipped
 from infra import settings
 from infra.events import emit
 from infra.lake import Lake, Ref, write_atomic
@@ -29,9 +29,9 @@ from infra.settings import Settings
 from infra.shared import open_lake
 from tasks.contract import Method
 from tasks.monitoring.service import SettledDrift, service_bench
-from tasks.monitoring.standing import Standing
-from tasks.monitoring.states import Level, Rules
-from tasks.monitoring.watch import Watched, watch_window
+from tasks.monitoring.watching.standing import Standing
+from tasks.monitoring.watching.states import Level, Rules
+from tasks.monitoring.watching.watch import Watched, watch_window
 from tasks.options import SettleOptions
 from tasks.serving.request_log import read_requests
 from tasks.workbench import Workbench
@@ -83,16 +83,16 @@ class Memory:
 WATCHING = Watching()
 
 
-@flow(name="drift-watch")
+@flow(name="drift-watch", flow_run_name=named_by_time)
 def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) -> State[Any]:
     """Judge the requests since the last window and emit warnings, drift, its end, and worse quality as events.
 
     Args:
         watching: How they are judged.
-        until: End of the window; none = the last full hour.
+        until: End of the window; none = the last full hour before its schedule.
     """
     loaded = settings.load()
-    end = (until or datetime.now(UTC).replace(minute=0, second=0, microsecond=0)).astimezone(UTC)
+    end = until.astimezone(UTC) if until else scheduled().replace(minute=0, second=0, microsecond=0)
     lake = open_lake(loaded.home)
     model = _newest_model(lake, end)
     if model is None:

@@ -7,13 +7,13 @@ from typing import Any
 from prefect import State, flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.lifecycle.answers import done
+from flows.lifecycle.answers import done, named_by_time
 from flows.reports.status import markdown
 from infra import settings
-from infra.status import look
+from infra.installation.status import look
 
 
-@flow(name="status")
+@flow(name="status", flow_run_name=named_by_time)
 def status() -> State[Any]:
     """Write the status of the installation to the page: services, runs, queue, champion, drift, events, disk."""
     found = look(settings.load())

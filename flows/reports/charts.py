@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 Row = Mapping[str, Any]
 
@@ -81,6 +81,9 @@ def svg_of(figure: Figure, title: str) -> str:
     """Return the figure as an SVG element without identifiers that two charts of one page could share."""
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):
+        if engine := figure.get_layout_engine():  # once; to save a figure with an engine is to draw it twice
+            engine.execute(figure)
+            figure.set_layout_engine("none")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         figure.savefig(out, format="svg", metadata=nothing)
     text = out.getvalue()
@@ -102,11 +105,11 @@ def _dot(ax: Axes, x: Sequence[float], y: float, colour: str, marker: str, **mor
 
 
 def log_axis(ax: Axes, which: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic, its labels plain text: laying out formulae takes most of the time of drawing."""
+    """Make an axis logarithmic, with plain text at powers of ten: formulae and minor marks are slow to draw."""
     axis = ax.xaxis if which == "x" else ax.yaxis
     ax.set_xscale("log") if which == "x" else ax.set_yscale("log")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"10{str(round(np.log10(value))).translate(_RAISED)}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())  # nine of ten marks
 
 
 def _rows(ax: Axes, names: Sequence[str]) -> None:
@@ -170,7 +173,7 @@ def arms(subtask: Row) -> str | None:
         if subtask["oracle"] is not None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
         right[0].set_xlabel(f"{fill(subtask['metric'], 18)},\nhigher is better")
-        right[0].xaxis.set_major_locator(MaxNLocator(3))
+        right[0].xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
         right[0].tick_params(axis="y", length=0)
         right[0].margins(x=0.08)
     figure.legend(
@@ -303,6 +306,42 @@ def three_energies(report: Row) -> str | None:
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=1)
     return svg_of(figure, f"Three energies of run {report['run_id']}")
+
+
+def drawn(title: str, chart: Row) -> str:
+    """Return the chart of a section: a waterfall or lines."""
+    return str(waterfall(title, chart) if "steps" in chart else lines(title, chart))
+
+
+@_once
+def waterfall(title: str, chart: Row) -> str:
+    """Return the steps as bars, each from the height that the ones before it reach, with totals between them."""
+    parts = list(dict.fromkeys(step["part"] for step in chart["steps"]))
+    colour = dict(zip(parts, cycle(COLOURS[kind] for kind in ("classical", "quantum", "dequantised", "twin"))))
+    totals = {at: name for name, at in chart["totals"]}
+    bars: list[tuple[str, float, float, str]] = []
+    height = 0.0
+    for number, step in enumerate(chart["steps"], 1):
+        bars.append((step["name"], height, step["amount"], colour[step["part"]]))
+        height += step["amount"]
+        if number in totals:
+            bars.append((totals[number], 0.0, height, COLOURS["control"]))
+    figure, ax = _figure(0.9 + 0.26 * len(bars))
+    reach = max(max(start, start + amount) for _, start, amount, _ in bars)
+    for y, (_, start, amount, fill_colour) in enumerate(bars):
+        ax.barh(y, amount, left=start, height=0.7, color=fill_colour)
+        if y + 1 < len(bars):
+            ax.plot([start + amount] * 2, [y - 0.35, y + 1.35], color="#444444", lw=0.6)
+        right = max(start, start + amount)
+        said = f"{amount:,.0f}" if abs(amount) >= 100 else f"{amount:.3g}"
+        ax.annotate(said, (right, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+    _rows(ax, [name for name, *_ in bars])
+    ax.set_xlim(0, 1.16 * reach)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.set_xlabel(chart["axis"])
+    handles = [Line2D([], [], color=colour[part], marker="s", ls="none", ms=7, label=part) for part in parts]
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, columnspacing=0.8, handletextpad=0.2)
+    return svg_of(figure, title)
 
 
 @_once

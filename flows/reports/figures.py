@@ -164,8 +164,20 @@ def decision_report(rows: Sequence[EvidenceRow], decision: Mapping[str, Any], bo
         "sources": sorted({row.energy_source for row in rows}),
         "best_classical": best and {"arm": best.arm.arm, "control": best.is_control, "reference": best.reference.arm},
         "saturated_by": list(saturated_by(figures, first.tolerance)),
-        "rows": [arm_report(arm, figures, best, books) for arm in arms.values()],
+        "rows": [arm_report(arm, *_beside(arm, arms, books.coefficients), books) for arm in arms.values()],
     }
+
+
+def _beside(
+    arm: Arm, arms: Mapping[str, Arm], coefficients: Coefficients
+) -> tuple[list[ArmFigures], BestClassical | None]:
+    """Return all arms, and the best classical one, on the problems that an arm solved: others cost other joules."""
+    problems = {row.problem for row in arm.rows if row.status == "done"}
+    rows = [row for other in arms.values() for row in other.rows]
+    if problems and problems < {row.problem for row in rows}:
+        arms = arms_of([row for row in rows if row.problem in problems], coefficients)
+    figures = [other.figures for other in arms.values()]
+    return figures, best_classical(figures, arm.rows[0].tolerance)
 
 
 def arm_report(arm: Arm, everything: Sequence[ArmFigures], best: BestClassical | None, books: Books) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.text import Text
 
 from flows.reports.books import open_grid
-from flows.reports.run import remake
+from flows.reports.run.report import remake
 from flows.reports.text import number, table
 from infra import runs
 from infra.energy.carbon import Grid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from infra.status import Status
+from infra.installation.status import Status
 
 
 @dataclass(frozen=True)

@@ -1,43 +1,17 @@
-"""Reports for people: the wide tables and Markdown. Reads the report's dictionary only, so it starts at once."""
+"""Figures as text, and tables of text for the console and for Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 Row = Mapping[str, Any]
 
-DECISION_HEADER = ("stage", "decision", "chosen", "metric", "incumbent", "best class.", "twin", "quantum", "control")
-RECORD_HEADER = ("decision", "chosen", "rule", "n", "difference to the incumbent", "reason")
-ENERGY_HEADER = (
-    "decision",
-    "arm",
-    "spent J [p5, p95]",
-    "QPU J",
-    "simulation J",
-    "best classical J",
-    "QPU s",
-    "break-even",
-)
-QUEUE_HEADER = (
-    "backend",
-    "calls",
-    "jobs",
-    "flagged",
-    "call to result s, median",
-    "longest",
-    "QPU s estimated",
-    "QPU s billed",
-    "QPU s projected",
-    "cost USD",
-    "QPU J [p5, p95]",
-)
-POINTS_HEADER = ("series", "points", "first x", "first y", "last x", "last y")
-STAGE_HEADER = ("stage", "status", "wall s", "CPU s", "peak MiB", "J [p5, p95]", "circuits", "shots", "result")
+
+SIZES = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n"))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -51,6 +25,20 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits}g}" if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
 
 
+def joules(value: float | None) -> str:
+    """Return an energy in the unit that suits its size."""
+    return scaled(value, "J")
+
+
+def scaled(value: float | None, unit: str) -> str:
+    """Return a figure with the prefix of its unit that suits its size, a dash for none."""
+    if not value:
+        return f"0 {unit}" if value == 0 else "-"
+    size, prefix = next(((size, prefix) for size, prefix in SIZES if abs(value) >= size), SIZES[-1])
+    shown = value / size
+    return f"{shown:.0f} {prefix}{unit}" if 100 <= abs(shown) < 10_000 else f"{number(shown, 2)} {prefix}{unit}"
+
+
 def band(values: Sequence[float] | None) -> str:
     """Return a band `[p5, p50, p95]` as `p50 [p5, p95]`."""
     if not values:
@@ -58,97 +46,9 @@ def band(values: Sequence[float] | None) -> str:
     return f"{number(values[1])} [{number(values[0], 2)}, {number(values[2], 2)}]"
 
 
-def _decisions(report: Row) -> Iterable[tuple[Row, Row]]:
-    for stage in report["stages"]:
-        for subtask in stage["subtasks"]:
-            yield stage, subtask
-
-
-def _quality(row: Row | None) -> str:
-    if row is None:
-        return "-"
-    if row["quality"] is None:
-        return row["status"] if row["status"] != "done" else "no truth"
-    spread = (
-        f" [{number(row['quality_lo'], 4)}, {number(row['quality_hi'], 4)}]" if row["quality_lo"] is not None else ""
-    )
-    return f"{number(row['quality'], 4)}{spread} {row['arm']}"
-
-
-def _best(rows: Iterable[Row]) -> Row | None:
-    scored = [row for row in rows if row["quality"] is not None]
-    return max(scored, key=lambda row: (row["quality"], -row["cpu_s"]), default=None)
-
-
-def _of_kind(subtask: Row, *kinds: str) -> list[Row]:
-    return [row for row in subtask["rows"] if row["kind"] in kinds]
-
-
-def decision_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the table of decisions."""
-    cells: list[tuple[str, ...]] = []
-    for stage, subtask in _decisions(report):
-        incumbent = next((r for r in _of_kind(subtask, "classical") if r["role"] == "incumbent"), None)
-        cells.append(
-            (
-                stage["stage"],
-                f"{subtask['name']} (n={max((r['n'] for r in subtask['rows']), default=0)}, size {subtask['size']})",
-                f"{subtask['chosen'] or '-'}",
-                subtask["metric"],
-                _quality(incumbent),
-                _quality(_best(_of_kind(subtask, "classical", "dequantised"))),
-                _quality(_best(_of_kind(subtask, "twin"))),
-                _quality(next((r for r in _of_kind(subtask, "quantum") if r["role"] == "challenger"), None)),
-                _quality(_best(_of_kind(subtask, "control"))),
-            )
-        )
-    return cells
-
-
-def record_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the decision records: what was chosen, by which rule, on how many instances."""
-    return [
-        (
-            subtask["name"],
-            str(subtask["chosen"] or "-"),
-            str(subtask["rule"] or "-"),
-            str(subtask["n"] or "-"),
-            difference(subtask["difference"], subtask["interval"]),
-            subtask["reason"],
-        )
-        for _, subtask in _decisions(report)
-    ]
-
-
 def difference(value: float | None, interval: Sequence[float] | None) -> str:
     """Return a difference with its interval, a dash for none."""
     return number(value) + (f" [{number(interval[0])}, {number(interval[1])}]" if interval else "")
-
-
-def energy_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the table of the three energies, one row for each quantum arm and each incumbent."""
-    cells: list[tuple[str, ...]] = []
-    for _, subtask in _decisions(report):
-        for row in subtask["rows"]:
-            if row["kind"] != "quantum" and row["role"] != "incumbent":
-                continue
-            energy = row["energy"]
-            qpu, simulation, best = energy["qpu"], energy["simulation"], energy["best_classical"]
-            cells.append(
-                (
-                    subtask["name"],
-                    f"{row['arm']} ({row['kind']}, {row['quality_backend']})",
-                    f"{band(energy['spent']['narrow'])} {energy['spent']['source']}",
-                    f"{qpu_joules(qpu)} modelled, {_time(qpu)} time" if qpu else "-",
-                    f"{band(simulation['narrow'])} {simulation['source']}, {simulation['by']}" if simulation else "-",
-                    f"{band(best['narrow'])} {best['source']}, {best_arm(best)}" if best else "-",
-                    f"{number(row['qpu_s_projected'] if qpu['projected'] else row['qpu_s_billed'])} {_time(qpu)}"
-                    if qpu
-                    else "-",
-                    break_even(energy["break_even"]),
-                )
-            )
-    return cells
 
 
 def break_even(found: Row | None) -> str:
@@ -157,23 +57,24 @@ def break_even(found: Row | None) -> str:
         return "-"
     narrow, price, time = found["narrow"], found["price"], found["time"]
     if narrow["at"] is None:
-        watts = f"{number(narrow['without_own'][1])} W" if narrow["without_own"][1] > 0 else "no power"
+        without = narrow["without_own"][1]
         return (
-            f"none: own CPU {number(narrow['own'])} J against {number(narrow['best'])} J in all; with "
-            f"{number(narrow['to_save'])} J of it saved, below {watts}"
+            f"none: the arm's CPU work alone takes {joules(narrow['own'])}, the best classical arm "
+            f"{joules(narrow['best'])} in all; without that work "
+            + (f"below {scaled(without, 'W')}" if without > 0 else "none either")
         )
     usd = f"{number(price['at'][1])} USD/s" if price["at"] else "at no price"
     seconds = f"{number(time['at'][1])} of the projected time" if time["at"] else "at no speed"
-    return f"{number(narrow['at'][1])} W; {usd}; {seconds}"
+    return f"{scaled(narrow['at'][1], 'W')}; {usd}; {seconds}"
 
 
 def qpu_joules(qpu: Row) -> str:
-    """Return the joules of a QPU, or that no shot of its circuits would survive."""
+    """Return the joules of a QPU and the share of shots that noise leaves, or that it leaves none."""
     survives = qpu["surviving_fidelity"]
     if not qpu["arrives"]:
-        return f"nothing arrives (fidelity {number(survives)})"
+        return f"noise leaves no usable shot (fidelity {number(survives)})"
     said = band(qpu["narrow"])
-    return said if survives is None else f"{said}, /{number(survives)} surviving"
+    return said if survives is None else f"{said}; noise leaves {number(100 * survives, 2)} % of the shots"
 
 
 def best_arm(best: Row) -> str:
@@ -186,84 +87,13 @@ def too_easy(subtask: Row) -> str:
     found = subtask["saturated_by"]
     if not found:
         return ""
-    return f" {', '.join(found)} as good as the best classical arm: these instances are too easy to tell arms apart."
-
-
-def _time(qpu: Row) -> str:
-    return "projected" if qpu["projected"] else "billed"
-
-
-def _mixed(subtask: Row) -> str:
-    sources = subtask["sources"]
-    return f" Energies of different sources ({', '.join(sources)}) do not compare." if len(sources) > 1 else ""
-
-
-def stage_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the table of stages."""
-    return [
-        (
-            stage["stage"],
-            f"{stage['status']} before" if stage["reused"] else stage["status"],
-            number(stage["wall_s"]),
-            number(stage["cpu_s"]),
-            number(stage["peak_rss_mb"], 4),
-            f"{band(stage['spent']['narrow'])} {stage['spent']['source']}" if stage["spent"] else "-",
-            str(stage["circuits"]),
-            str(stage["shots"]),
-            str(stage["facts"].get("headline", stage["reason"])),
-        )
-        for stage in report["stages"]
-    ]
-
-
-def queue_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the table of the runtime queue, one row for each backend."""
-    return [
-        (
-            entry["backend"],
-            ", ".join(f"{count} {state}" for state, count in entry["calls"].items()),
-            str(entry["jobs"]),
-            str(entry["flagged"]),
-            number(entry["wait_median_s"]),
-            number(entry["wait_longest_s"]),
-            number(entry["qpu_s_estimated"]),
-            number(entry["qpu_s_billed"]),
-            number(entry["qpu_s_projected"]),
-            number(entry["cost_usd"][1]) if entry["billed"] else f"{band(entry['cost_usd'])} projected, not spent",
-            f"{band(entry['qpu_energy_j'])} modelled, {'billed' if entry['billed'] else 'projected'} time",
-        )
-        for entry in report["queue"]
-    ]
-
-
-def arm_rows(subtask: Row) -> list[tuple[str, ...]]:
-    """Return the cells of one decision's table of arms."""
-    return [
-        (
-            row["arm"],
-            row["kind"],
-            row["status"],
-            number(row["quality"], 4),
-            number(row["cpu_s"]),
-            number(row["prepare_cpu_s"]),
-            band(row["energy"]["spent"]["narrow"]),
-            to_solution(row),
-            str(row["circuits"]),
-            str(row["shots"]),
-            number(row["qpu_s_projected"]) if row["circuits"] else "-",
-        )
-        for row in subtask["rows"]
-    ]
+    return f" As good as the best classical arm: {', '.join(found)}; these instances are too easy to tell arms apart."
 
 
 def to_solution(row: Row) -> str:
     """Return the joules to solution with the instances that no execution solved."""
     unsolved = f" ({row['unsolved']} not solved)" if row["unsolved"] else ""
     return f"{number(row['energy_to_solution_j'])}{unsolved}"
-
-
-ARM_HEADER = ("arm", "kind", "status", "quality", "CPU s", "shared CPU s", "J [p5, p95]", "J to solution", "circuits",
-              "shots", "QPU s, projected")  # fmt: skip
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -276,37 +106,6 @@ def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> T
     return found
 
 
-def full_tables(report: Row) -> Group:
-    """Return all tables of a run for a wide console."""
-    parts: list[Any] = [table("Stages", STAGE_HEADER, stage_rows(report))]
-    if decisions := decision_rows(report):
-        parts += [
-            table("Decisions: quality, higher is better", DECISION_HEADER, decisions),
-            table("Why", RECORD_HEADER, record_rows(report)),
-            table("Three energies", ENERGY_HEADER, energy_rows(report)),
-        ]
-        parts += [Text(f"{s['name']}:{mixed}") for _, s in _decisions(report) if (mixed := _mixed(s))]
-        parts += [Text(report["break_even"])]
-    return Group(*parts, *(Text(line) for line in (gate(report), summary(report)) if line))
-
-
-def gate(report: Row) -> str:
-    """Return whether the run's model may serve, in one line; empty where it registered none."""
-    found = report.get("gate")
-    return f"gate: {found['said']}" if found else ""
-
-
-def summary(report: Row) -> str:
-    """Return the run in one line."""
-    orchestration = report["orchestration"]
-    beside = f", of them orchestration {number(orchestration['cpu_s'])} CPU s" if orchestration else ""
-    return (
-        f"run {report['run_id']}: {report['status']}, {number(report['wall_s'])} s, "
-        f"{number(report['cpu_s'])} CPU s{beside}, peak {number(report['peak_mb'], 4)} MiB; "
-        f"energy is modelled unless a source says measured (coefficients {report['coefficients']})"
-    )
-
-
 def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [" | ".join(header), " | ".join("---" for _ in header)]
@@ -314,87 +113,19 @@ def pipes(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-def markdown(report: Row) -> str:
-    """Return the report as Markdown."""
-    parts = [f"# Run {report['run_id']}", *(line for line in (summary(report), gate(report)) if line)]
-    parts += ["## Stages", pipes(STAGE_HEADER, stage_rows(report))]
-    parts += _decided(report) if any(_decisions(report)) else ["No decision was made."]
-    if report["queue"]:
-        parts += ["## Runtime queue", pipes(QUEUE_HEADER, queue_rows(report))]
-    for stage, subtask in _decisions(report):
-        parts += [
-            f"## {stage['stage']} / {subtask['name']}",
-            f"{subtask['metric']}; oracle {number(subtask['oracle'], 4)}; tolerance {number(subtask['tolerance'])}. "
-            f"Chosen: **{subtask['chosen']}**, {subtask['reason']}." + _mixed(subtask) + too_easy(subtask),
-            pipes(ARM_HEADER, arm_rows(subtask)),
-        ]
-    for name, sections in stored_sections(report):
-        for section in sections:
-            parts += _section(name, section)
-    for stage in report["stages"]:
-        facts = list(fact_rows(stage["facts"]))
-        if facts:
-            parts += [f"## Facts: {stage['stage']}", pipes(("fact", "value"), facts)]
-    return "\n\n".join(parts) + "\n"
-
-
-def stored_sections(report: Row) -> Iterator[tuple[str, Sequence[Row]]]:
-    """Yield each stage that stored sections, with them; reports before version 3 hold none."""
-    yield from ((stage["stage"], stage["sections"]) for stage in report["stages"] if stage.get("sections"))
-
-
 def section_cells(section: Row) -> list[tuple[str, ...]]:
     """Return the cells of a section's table as text."""
-    return [tuple(map(_cell, row)) for row in section["rows"]]
+    return [tuple(map(cell_text, row)) for row in section["rows"]]
 
 
-def _cell(value: str | float | None) -> str:
+def cell_text(value: str | float | None) -> str:
+    """Return a value of a table as text, a float in four significant digits."""
     return number(value, 4) if value is None or isinstance(value, float) else str(value)
 
 
-def _section(stage: str, section: Row) -> list[str]:
-    """Return a section as Markdown; of a chart, the ends of its series."""
-    parts = [f"## {stage}: {section['title']}", section["sentence"]]
-    if section["rows"]:
-        parts.append(pipes(section["header"], section_cells(section)))
-    if chart := section["chart"]:
-        ends = [
-            (s["name"], *map(_cell, (len(s["points"]), *s["points"][0], *s["points"][-1]))) for s in chart["series"]
-        ]
-        parts += [f"{chart['y']} over {chart['x']}:", pipes(POINTS_HEADER, ends)]
-    return [part for part in parts if part]
-
-
-def _decided(report: Row) -> list[str]:
-    return [
-        "## Decisions",
-        "Quality, higher is better; intervals are 95 % Student intervals, clustered by the unit of independence.",
-        pipes(DECISION_HEADER, decision_rows(report)),
-        pipes(RECORD_HEADER, record_rows(report)),
-        "## Three energies",
-        "Narrow boundary: what was spent here (CPU and DRAM), what a QPU would draw for the same circuits (cryostat "
-        "and control, modelled from projected QPU seconds), the cheapest noiseless simulation of the circuits that "
-        "was run (the simulator's or the arm's own twin's), and the cheapest classical arm of the same quality. "
-        "A projection is no measurement, and quality reached on an ideal simulator is that of a hypothetical "
-        "noiseless device. Break-even is the power of the QPU system, its price and the share of its projected time at "
-        "which the quantum arm would cost as little as the best classical one, its own CPU included; none where its "
-        "own CPU alone takes more.",
-        pipes(ENERGY_HEADER, energy_rows(report)),
-        report["break_even"],
-    ]
-
-
-def fact_rows(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the facts of a stage, nested ones under dotted names; headline and long lists stand elsewhere."""
-    for name, value in facts.items():
-        if name == "headline":
-            continue
-        if isinstance(value, Mapping):
-            yield from fact_rows(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            yield f"{prefix}{name}", number(value, 4)
-        elif isinstance(value, list):
-            if len(value) <= 8:
-                yield f"{prefix}{name}", ", ".join(number(v, 4) if isinstance(v, float) else str(v) for v in value)
-        elif value is not None:
-            yield f"{prefix}{name}", str(value)
+def plain(value: float, digits: int = 3) -> str:
+    """Return a figure as people write it: few significant digits, thousands apart."""
+    if not 1000 <= abs(value) < 1e9:
+        return number(value, digits)
+    place = 10 ** (len(str(int(abs(value)))) - digits)
+    return f"{round(value / place) * place:,}"

@@ -11,8 +11,7 @@ import numpy as np
 from infra.errors import BadInput
 from infra.settings import Settings
 from tasks.contract import PILOTS, Material
-from tasks.evaluation.rules import smallest_n
-from tasks.policy import LOOKS, may_replace, size_bucket, sizes_of
+from tasks.policy import may_replace, size_bucket, sizes_of, smallest_certifying
 from tasks.registry import subtasks
 
 CACHE = Path("studies") / "cache"  # below the home
@@ -28,11 +27,12 @@ def material_of(subtask: str, loaded: Settings, corpus: Sequence[str] = (), seco
 
 def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
     """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
-    from tasks.text.docstrings import LIBRARIES, library_docstrings, library_modules
+    from tasks.text.docstrings import LIBRARIES, library_docstrings
     from tasks.text.samples import sample_documents
 
-    texts: dict[str, Sequence[str]] = {name: library_docstrings(name) for name in LIBRARIES}
-    works: dict[str, Sequence[str]] = {name: library_modules(name) for name in LIBRARIES}
+    found_in = {name: library_docstrings(name, loaded.home / CACHE) for name in LIBRARIES}
+    texts: dict[str, Sequence[str]] = {name: tuple(found) for name, found in found_in.items()}
+    works: dict[str, Sequence[str]] = {name: tuple(found.values()) for name, found in found_in.items()}
     for option, given in (("corpus", corpus), ("second", second)):
         name, domain = DOMAINS[option]
         found = _read(option, given) if given else sample_documents(domain)
@@ -71,7 +71,7 @@ def list_banks(loaded: Settings) -> list[dict[str, Any]]:
                 "decision": key,
                 "instances": len(bank),
                 "units": len({i.unit or i.source for i in bank}),
-                "needed": smallest_n(LOOKS[0][1] / max(1, len(may_replace(subtask)))),
+                "needed": smallest_certifying(may_replace(subtask)),
                 "sources": sources,
                 "sizes": {sizes_of(b): buckets[b] for b in sorted(buckets)},
                 "arms": [arm.name for arm in subtask.arms],

@@ -6,6 +6,7 @@ Knows nothing of the orchestrator, which must not be imported before its address
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.errors import BadInput
 from infra.settings import Objective
-from tasks.contract import Instance, Material
+from tasks.contract import Instance, Kind, Material
+from tasks.policy import may_replace, smallest_certifying
 from tasks.registry import find_subtask
 
 
@@ -27,7 +29,10 @@ class StudyConfig(BaseModel):
     subtask: str = Field(description="The decision, e.g. inference/pruning.")
     arms: tuple[str, ...] = Field((), description="Arms to run; the incumbent always runs; empty = all.")
     sizes: tuple[int, int] | None = Field(None, description="Smallest and largest instance; empty = all.")
-    instances: int = Field(0, ge=0, description="Instances at most, sources in turns; 0 = the whole bank.")
+    instances: int = Field(
+        0, ge=0, description="Instances at most, sources in turns; 0 = as many as certification needs, or all."
+    )
+    quantum_instances: int = Field(0, ge=0, description="Quantum arms run on so many of them, the first; 0 = on all.")
     repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
     seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
     backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
@@ -55,12 +60,44 @@ def draw_instances(config: StudyConfig, material: Material) -> list[Instance[Any
         for instance in subtask.bank(material, np.random.default_rng([seed, 7])):
             if low <= instance.size <= high:
                 found.setdefault((instance.source, instance.name), instance)
-    chosen = list(found.values())[: config.instances or None]
+    chosen = list(found.values())[: config.instances or units_reached(list(found.values()), needed_units(config))]
     if not chosen:
         raise BadInput(
             f"the bank of {config.subtask} has no instance of size {low} to {high}; see ketcycle study --list"
         )
     return chosen
+
+
+def arms_on(config: StudyConfig, number: int) -> tuple[str, ...]:
+    """Return the arms that run on an instance, given its number from 0.
+
+    Raises:
+        KeyError: an arm that was asked for does not exist.
+    """
+    subtask = find_subtask(config.subtask)
+    asked = {subtask.arm(name).name for name in config.arms} or {arm.name for arm in subtask.arms}
+    late = config.quantum_instances and number >= config.quantum_instances
+    return tuple(
+        arm.name
+        for arm in subtask.arms
+        if arm.name in {*asked, subtask.incumbent.name} and not (late and arm.kind is Kind.QUANTUM)
+    )
+
+
+def needed_units(config: StudyConfig) -> int:
+    """Return the smallest number of independent units at which an arm of the study can be certified."""
+    subtask = find_subtask(config.subtask)
+    return smallest_certifying([name for name in may_replace(subtask) if not config.arms or name in config.arms])
+
+
+def units_reached(instances: Sequence[Instance[Any]], units: int) -> int:
+    """Return how many instances, from the first on, hold so many independent units; all if they hold fewer."""
+    seen: set[str] = set()
+    for number, instance in enumerate(instances, 1):
+        seen.add(instance.unit or instance.source)
+        if len(seen) >= units:
+            return number
+    return len(instances)
 
 
 def record_path(home: Path, study_id: str) -> Path:

@@ -1,6 +1,8 @@
 """The noisy rows of a study: each quantum arm on its smallest instances with circuits, with the noise of a device.
 
-They are kept under a name of their own, so that nothing else in the table of the study rests on them.
+They are kept under a name of their own, so that nothing else in the table of the study rests on them. An arm whose
+circuits take too long to simulate with noise even there runs on the example of its decision, with and without noise:
+real data of fewer texts, dimensions or qubits.
 """
 
 from __future__ import annotations
@@ -14,11 +16,22 @@ from infra.evidence import EvidenceRow
 from tasks.contract import Kind, Subtask
 
 LIMIT_S = 300.0  # CPU seconds that the noisy simulation of a call may be expected to take
+EXAMPLE = "example"  # fingerprint of the data, and source, of rows that are of an example: no evidence for routing
 
 
 def noisy_name(study_id: str) -> str:
     """Return the name under which the noisy rows of a study are kept."""
     return f"{study_id}-noisy"
+
+
+def example_name(study_id: str) -> str:
+    """Return the name under which the noiseless rows of examples are kept: a row is named by its run and problem."""
+    return f"{study_id}-example"
+
+
+def kept_names(study_id: str) -> tuple[str, str]:
+    """Return the names of all rows that are kept beside those of a study."""
+    return noisy_name(study_id), example_name(study_id)
 
 
 def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any], sizes: int = 1) -> dict[str, list[str]]:
@@ -40,13 +53,32 @@ def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any], 
     return found
 
 
+def without_noisy_row(noisy: Iterable[EvidenceRow]) -> list[str]:
+    """Return the arms that were refused with noise and ran on no instance."""
+    rows = list(noisy)
+    ran = {row.arm for row in rows if row.status == "done"}
+    return sorted({row.arm for row in rows if row.status == "refused"} - ran)
+
+
 def compare_noise(
-    ideal: Sequence[EvidenceRow], noisy: Iterable[EvidenceRow], coefficients: Coefficients
+    ideal: Sequence[EvidenceRow], kept: Iterable[EvidenceRow], coefficients: Coefficients
 ) -> list[dict[str, Any]]:
-    """Return for each noisy row its quality beside the noiseless one, its gates, and the fidelity that survives."""
-    known = {(row.problem, row.arm): row for row in reversed(ideal) if row.status == "done"}
+    """Return for each noisy row its quality beside the noiseless one, its gates, and the fidelity that survives.
+
+    Args:
+        ideal: rows without noise.
+        kept: the noisy rows, and those of examples without noise.
+        coefficients: the error of a gate.
+    """
+    rows = list(kept)
+    noisy = [row for row in rows if row.backend.startswith("noisy:")]
+    ran = {row.arm for row in noisy if row.status == "done"}
+    everything = [*ideal, *(row for row in rows if row.data == EXAMPLE and row not in noisy)]
+    known = {(row.problem, row.arm): row for row in reversed(everything) if row.status == "done"}
     found = []
     for row in noisy:
+        if row.status == "refused" and row.arm in ran:
+            continue
         like = known.get((row.problem, row.arm))
         used = _used(like) if like else _used(row)
         found.append(

@@ -9,19 +9,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, task
-from prefect.artifacts import create_markdown_artifact
+import numpy as np
+from prefect import flow
 
-from flows.reports.study import markdown
-from flows.reports.study_page import write_study
+from flows.reports.study.cells import markdown
+from flows.reports.study.page import write_study
 from flows.study.bank import material_of
-from flows.study.config import StudyConfig, draw_instances, load_record, record_path
-from flows.study.noisy import LIMIT_S, noisy_name, smallest_instances
+from flows.study.config import StudyConfig, arms_on, draw_instances, load_record, record_path
+from flows.study.noisy import EXAMPLE, LIMIT_S, example_name, noisy_name, smallest_instances, without_noisy_row
 from flows.study.table import build_study
-from infra import completion, settings
+from infra import completion, engine, settings
 from infra.compute import cluster, task_runner
 from infra.errors import StageFailed
 from infra.lake import write_atomic
@@ -40,9 +41,7 @@ LOOPED_S = 20.0  # seconds that each short arm is looped over all instances of a
 Done = frozenset[tuple[str, str, int]]
 
 
-@task(name="instance", task_run_name="{label}")
 def run_instance(
-    label: str,  # noqa: ARG001  (names the task run)
     subtask: str,
     instance: Instance[Any],
     arms: tuple[str, ...],
@@ -82,7 +81,8 @@ def study(config: StudyConfig) -> dict[str, Any]:
     """Run the arms over the bank, append evidence, and write table and plots."""
     loaded = settings.load()
     began = time.monotonic()
-    record = load_record(loaded.home, config.study_id) or _new_record(config)
+    stored = load_record(loaded.home, config.study_id) or _new_record(config)
+    record = stored | {"config": config.model_dump(mode="json")}  # one that is continued may be asked for more
     material = material_of(config.subtask, loaded, config.corpus, config.second)
     record["sources"] = _about(material)
     instances = draw_instances(config, material)
@@ -102,30 +102,27 @@ def study(config: StudyConfig) -> dict[str, Any]:
     open_evidence(loaded.home).compact()
     found = build_study(loaded, find_subtask(config.subtask), record)
     write_study(loaded.home / "studies" / config.study_id, found)
-    create_markdown_artifact(markdown(found), key="ketcycle-study", description=f"Study {config.study_id}")
+    engine.publish(markdown(found), key="ketcycle-study", description=f"Study {config.study_id}")
     return found
 
 
 def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench) -> Iterator[dict[str, Any]]:
     """Submit an instance a task; yield what each came to, in order, with a progress line and the time left."""
     began = time.monotonic()
-    subtask = find_subtask(config.subtask)
-    asked = config.arms or tuple(arm.name for arm in subtask.arms)
-    for name in asked:
-        subtask.arm(name)
-    arms = tuple(arm.name for arm in subtask.arms if arm.name in {*asked, subtask.incumbent.name})
     rows = bench.evidence.read(run_id=config.study_id)
     done = frozenset((row.problem, row.arm, row.repetition) for row in rows if row.status == "done")
     if done:
         log.info("%d executions stand in the evidence already and are not run again", len(done))
     labels = [f"{instance.source}: {instance.name}" for instance in instances]
     futures = [
-        run_instance.submit(label, config.subtask, instance, arms, config.repeats, done, bench)
-        for label, instance in zip(labels, instances, strict=True)
+        engine.submit(
+            label, run_instance, config.subtask, instance, arms_on(config, number), config.repeats, done, bench
+        )
+        for number, (label, instance) in enumerate(zip(labels, instances, strict=True))
     ]
     failed = ""
     for number, (label, future) in enumerate(zip(labels, futures, strict=True), 1):
-        result: Any = future.result(raise_on_failure=False)
+        result = engine.outcome(future)
         if not isinstance(result, dict):
             failed = f"{label}: {result}"
             log.error("%d/%d %s failed: %s", number, len(instances), label, result)
@@ -159,7 +156,20 @@ def _run_noisy(
         arms = tuple(chosen.get(names.get((instance.source, instance.name), ""), ()))
         if arms:
             log.info("%s on %s: %s %s", ", ".join(arms), noisy.backend, instance.source, instance.name)
-            run_instance.submit(f"noisy: {instance.name}", config.subtask, instance, arms, 1, done, noisy).result()
+            name = f"noisy: {instance.name}"
+            engine.submit(name, run_instance, config.subtask, instance, arms, 1, done, noisy).result()
+    left = without_noisy_row(noisy.evidence.read(run_id=noisy.run_id, backend=noisy.backend))
+    if left:
+        log.info("%s on %s: the example of the decision", ", ".join(left), noisy.backend)
+        ideal = replace(noisy, run_id=example_name(config.study_id), backend=bench.backend)
+        for there in (ideal, noisy):
+            example, of = _example(config), replace(there, data=EXAMPLE)
+            engine.submit("noisy: example", run_instance, config.subtask, example, tuple(left), 1, done, of).result()
+
+
+def _example(config: StudyConfig) -> Instance[Any]:
+    subtask = find_subtask(config.subtask)
+    return Instance(EXAMPLE, EXAMPLE, 0, partial(subtask.example, np.random.default_rng([config.seed, 7])))
 
 
 def _bench(config: StudyConfig, loaded: Settings, instances: int) -> Workbench:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +13,7 @@ import numpy as np
 
 from flows.reports.books import Books
 from flows.reports.figures import Arm, arms_of, decision_report
-from flows.study.noisy import compare_noise, noisy_name
+from flows.study.noisy import compare_noise, kept_names
 from infra import runs
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
@@ -70,27 +71,10 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     pairs = study_pairs(subtask, rows, config["objective"])
     verdicts = policy.judge(pairs, certified(policy.Setting("", 0, "").uses))
     best = best_values(figures)
+    kept = [row for name in kept_names(config["study_id"]) for row in evidence.read(run_id=name)]
     challenger = subtask.challenger.name if subtask.challenger else None
     return {
-        "study": config["study_id"],
-        "subtask": subtask.key,
-        "metric": subtask.metric,
-        "tolerance": subtask.tolerance,
-        "incumbent": incumbent,
-        "challenger": challenger,
-        "twin": subtask.challenger.twin if subtask.challenger else "",
-        "backend": rows[0].backend,
-        "record": dict(record),
-        "instances": len(about),
-        "units": len({row.unit or row.problem for row in rows}),
-        "sources": _count(item["source"] for item in about.values()),
-        "buckets": {
-            policy.sizes_of(bucket): n
-            for bucket, n in _count(policy.size_bucket(item["size"]) for item in about.values()).items()
-        },
-        "repeats": config["repeats"],
-        "counts": subtask.counts,
-        "mean_size": float(np.mean([item["size"] for item in about.values()])),
+        **_described(subtask, record, [*about.values()], rows),
         "statistics": STATISTICS,
         "needed": policy.needed(pairs),
         "best_classical": report["best_classical"],
@@ -107,10 +91,46 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         else [],
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
-        "noisy": compare_noise(rows, evidence.read(run_id=noisy_name(config["study_id"])), books.coefficients),
+        "noisy": compare_noise(rows, kept, books.coefficients),
         "predictions": _predicted(subtask, figures, verdicts),
+        "measures": _measured(rows),
         "break_even": str(books.coefficients.break_even()),
     }
+
+
+def _described(
+    subtask: Subtask[Any, Any], record: Row, instances: Sequence[Row], rows: Sequence[EvidenceRow]
+) -> dict[str, Any]:
+    """Return what was studied: the decision, the backend, and on how many instances of which sources and sizes."""
+    config, challenger = record["config"], subtask.challenger
+    buckets = _count(policy.size_bucket(item["size"]) for item in instances)
+    return {
+        "study": config["study_id"],
+        "subtask": subtask.key,
+        "metric": subtask.metric,
+        "tolerance": subtask.tolerance,
+        "incumbent": subtask.incumbent.name,
+        "challenger": challenger.name if challenger else None,
+        "twin": challenger.twin if challenger else "",
+        "backend": rows[0].backend,
+        "record": dict(record),
+        "instances": len(instances),
+        "units": len({row.unit or row.problem for row in rows}),
+        "sources": _count(item["source"] for item in instances),
+        "buckets": {policy.sizes_of(bucket): n for bucket, n in buckets.items()},
+        "repeats": config["repeats"],
+        "counts": subtask.counts,
+        "mean_size": float(np.mean([item["size"] for item in instances])),
+    }
+
+
+def _measured(rows: Sequence[EvidenceRow]) -> dict[str, dict[str, float]]:
+    """Return the mean over instances of each further value, by its name and the arm."""
+    values: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        for name, found in json.loads(row.measures).items():
+            values.setdefault(name, {}).setdefault(row.arm, []).extend(found)
+    return {name: {arm: float(np.mean(of)) for arm, of in arms.items()} for name, arms in values.items()}
 
 
 def study_pairs(subtask: Subtask[Any, Any], rows: Sequence[EvidenceRow], objective: Objective) -> dict[str, Pairs]:

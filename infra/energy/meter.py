@@ -34,9 +34,11 @@ Source = Literal["measured", "attributed", "modelled"]
 SAMPLE_S = 0.5
 FIRST_SAMPLE_S = 1.0
 FOREIGN_LOAD = 0.1
+WAIT_S = 0.05  # between two looks for the end of another task's block
 MACHINE_LOCK = Path(tempfile.gettempdir()) / "ketcycle-meter.lock"
 
 _busy = threading.Lock()
+_holder: list[int] = []  # the thread whose block is open
 os.register_at_fork(after_in_child=lambda: _renew_lock())
 
 
@@ -162,6 +164,8 @@ class Meter:
         children: process ids of running processes whose work belongs to the block.
         counters: the energy counters to read; this machine's by default.
         lock: file whose exclusive lock means that no other process meters on this machine.
+        wait: in a task of a Dask worker, wait for the block of another task of this process to end. Such a task has
+            given its place in the worker away while it waits for its parts.
 
     Attributes:
         usage: quantities that the block used, set at its end.
@@ -171,11 +175,16 @@ class Meter:
             shared, `attributed` if the counters were shared, `modelled` if there is no CPU counter.
 
     Raises:
-        MeterBusy: another metered block of this process is open.
+        MeterBusy: another metered block of this process is open, and it is not one to wait for.
     """
 
     def __init__(
-        self, children: Sequence[int] = (), counters: Counters | None = None, lock: Path = MACHINE_LOCK
+        self,
+        children: Sequence[int] = (),
+        counters: Counters | None = None,
+        lock: Path = MACHINE_LOCK,
+        *,
+        wait: bool = True,
     ) -> None:
         self.usage = Usage()
         self.peak_rss_mb = 0.0
@@ -185,11 +194,15 @@ class Meter:
         self._children = [process for pid in children if (process := _find(pid)) is not None]
         self._family = Family(self._children)
         self._stack = contextlib.ExitStack()
+        self._wait = wait
 
     def __enter__(self) -> Self:
-        if not _busy.acquire(blocking=False):
-            raise MeterBusy("a metered block is open in this process; metered blocks are leaves, one at a time")
+        while not _busy.acquire(blocking=False):
+            if threading.get_ident() in _holder or not (self._wait and _waited()):
+                raise MeterBusy("a metered block is open in this process; metered blocks are leaves, one at a time")
         self._stack.callback(_busy.release)
+        _holder.append(threading.get_ident())
+        self._stack.callback(_holder.clear)
         try:
             self._exclusive = bool(self._counters.domains) and self._stack.enter_context(_machine_lock(self._lock_path))
             self._sampler = _Sampler(self._children, self._counters)
@@ -288,6 +301,24 @@ class _Sampler:
             wait_s = SAMPLE_S
 
 
+def _waited() -> bool:
+    """In a task of a Dask worker, wait until no block is open, the worker's place given away meanwhile; else False.
+
+    The task that has the block open needs the place to end its work.
+    """
+    distributed: Any = sys.modules.get("distributed")
+    try:
+        if distributed is None or distributed.get_worker() is None:
+            return False
+        distributed.secede()
+    except (ValueError, AttributeError):  # no worker, or no task of it
+        return False
+    while _busy.locked():
+        time.sleep(WAIT_S)
+    distributed.rejoin()
+    return True
+
+
 @contextlib.contextmanager
 def _machine_lock(path: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
@@ -360,3 +391,4 @@ def _find(pid: int) -> psutil.Process | None:
 def _renew_lock() -> None:
     global _busy
     _busy = threading.Lock()
+    _holder.clear()

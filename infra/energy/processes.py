@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_S = 10.0  # reading the proportional set size takes milliseconds for each process
+SAMPLE_S = 10.0
 
 
 def machine() -> str:
@@ -62,8 +62,9 @@ class ProcessTree:
 
     This process and its descendants are counted from their start; the others (such as workers of a shared cluster)
     from the creation of this object. An ended and reaped descendant is counted through the `children` times of its
-    parent. Memory is the proportional set size: a page that several processes share is counted once in total. It is
-    read every ten seconds and at the end, so a peak between two readings is missed.
+    parent. Memory is the proportional set size: a page that several processes share is counted once in total. Every ten
+    seconds and at the end it is read, which takes milliseconds, if the resident sizes add up to more than at the peak
+    so far. A peak between two readings is missed, and one that only unshares pages.
 
     Args:
         others: further process ids; a descendant of this process may be among them.
@@ -79,6 +80,7 @@ class ProcessTree:
         self._start = {process.pid: _cpu_s(process) for process in self._family() if process.pid not in own}
         self._stop = threading.Event()
         self.peak_mb = 0.0
+        self._resident = 0  # bytes in all processes at that peak, shared pages counted again
         threading.Thread(target=self._watch, daemon=True).start()
 
     def cpu_s(self) -> float:
@@ -112,7 +114,10 @@ class ProcessTree:
             self._sample()
 
     def _sample(self) -> None:
-        self.peak_mb = max(self.peak_mb, sum(_pss_mb(process) for process in self._family()))
+        family = self._family()
+        resident = sum(_resident(process) for process in family)
+        if resident > self._resident and (now_mb := sum(_pss_mb(process) for process in family)) > self.peak_mb:
+            self.peak_mb, self._resident = now_mb, resident
 
 
 def _cpu_s(process: psutil.Process) -> float:
@@ -121,6 +126,13 @@ def _cpu_s(process: psutil.Process) -> float:
     except psutil.NoSuchProcess:
         return 0.0
     return float(times.user + times.system + times.children_user + times.children_system)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
 
 
 def _pss_mb(process: psutil.Process) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,8 @@ class Usage:
         counted_cpu_s: the part of `cpu_s` covered by `package_j`; the CPU-time model covers the rest.
         sub_jobs: sub-jobs in the projected seconds, each with fixed seconds; a shared one counts as a fraction.
         qubit_shots: qubits of a circuit times its shots, over all circuits.
+        two_qubit_depth: two-qubit gates on the longest path through each circuit, once per circuit, of the same form;
+            0 beside gates where the evidence is of a version that did not record it.
     """
 
     cpu_s: float = 0.0
@@ -45,17 +47,18 @@ class Usage:
     counted_cpu_s: float = 0.0
     sub_jobs: float = 0.0
     qubit_shots: int = 0
+    two_qubit_depth: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+        return Usage(**{name: value + getattr(other, name) for name, value in vars(self).items()})
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
+        return Usage(**{name: value - getattr(other, name) for name, value in vars(self).items()})
 
     def scaled(self, factor: float) -> Usage:
         """Return every quantity times `factor`; counts are rounded."""
         counts = {f.name for f in fields(self) if isinstance(f.default, int)}
-        return Usage(**{k: round(v * factor) if k in counts else v * factor for k, v in asdict(self).items()})
+        return Usage(**{k: round(v * factor) if k in counts else v * factor for k, v in vars(self).items()})
 
     def split(self, part: Usage) -> tuple[Usage, Usage]:
         """Subtract the work of `part` and return (rest, part).
@@ -72,4 +75,4 @@ class Usage:
 
     def asdict(self) -> dict[str, float | int]:
         """Return the quantities by name."""
-        return asdict(self)
+        return dict(vars(self))

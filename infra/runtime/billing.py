@@ -18,13 +18,16 @@ def plausible_s(most_s: float) -> float:
     return 2 * most_s + 10.0
 
 
-def charge(backend: Backend, standing: Standing, waited_s: float, *, required: bool = False) -> Bill:
+def charge(
+    backend: Backend, standing: Standing, waited_s: float, *, completed: bool = False, required: bool = False
+) -> Bill:
     """Return what a finished job is charged; never a negative amount, and never more than it can have used.
 
     Args:
         backend: where it ran.
         standing: its batch.
         waited_s: seconds since the bill was first asked for.
+        completed: whether the job is done, so that it must have used something.
         required: whether a bill that is missing is asked for again, however long it takes.
 
     Raises:
@@ -40,8 +43,14 @@ def charge(backend: Backend, standing: Standing, waited_s: float, *, required: b
         return Bill(most_s, note=str(error))
     if seconds is None and (required or waited_s < BILL_PATIENCE_S):
         raise NoAnswer(f"the bill of job {job} is not known yet")
+    note = None
     if seconds is not None and most_s is not None and seconds > plausible_s(most_s):
         note = f"the service bills {seconds:g} s for job {job}, which it was to stop after {most_s:g} s"
+    elif seconds == 0 and completed and most_s:
+        if waited_s < BILL_PATIENCE_S:
+            raise NoAnswer(f"the service bills nothing for job {job} yet")
+        note = f"the service bills nothing for job {job}, which it completed"
+    if note is not None:
         log.warning("batch %s is charged %.3g s: %s", standing.tag, most_s, note)
         return Bill(most_s, note=note)
     return Bill(seconds)

@@ -66,7 +66,7 @@ class Queue:
         backend: `aer`, `noisy:<fake device>`, `ibm:<device>` or `provider:<module>:<device>`.
         run: name under which calls are recorded; a budget can be set for each run.
         seed: of simulators.
-        send: send calls at once, from a thread of this process; else they wait for whoever waits for a result, for
+        send: send calls at once, from a thread of this process; else they wait until a process waits for a result, for
             `ketcycle queue drain`, or for the deployment `queue`.
         options: options of the backend.
     """

@@ -1,4 +1,4 @@
-"""Sends what waits in the ledger and brings back what came of it, for every caller alike.
+"""Sends the calls that wait in the ledger and fetches their results, for all callers alike.
 
 The process that holds a lane's lease leads: it takes the calls that wait, sends them in as few jobs as the limits
 allow, follows all jobs that are out, stores each result with what it used, and charges the bills. There is no
@@ -13,21 +13,21 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
 from infra.errors import BadAnswer, BadInput, NoAnswer, RuntimeQueueError
 from infra.runtime import billing
-from infra.runtime.backends.contract import Backend, JobState, Status
+from infra.runtime.backends.contract import Backend, Forgetful, JobState, Status
+from infra.runtime.keeper import KEEPER
 from infra.runtime.ledger.batch import Batch, Bill, Delivery, Standing
 from infra.runtime.ledger.budget import limits
 from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.lease import LeaseLost
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, OUT, PREPARED, SUBMITTED, SUBMITTING, UNKNOWN
 from infra.runtime.overhead import OVERHEAD
-from infra.runtime.parcels import CIRCUIT_CACHE, Job, delivery_of
+from infra.runtime.parcels import CIRCUIT_CACHE, Job, delivery_of, task_of
 from infra.runtime.submission import Pause, cancel_jobs, send, tariff_of
 from infra.runtime.sweep import sweep
 
@@ -93,7 +93,7 @@ def lead(
         )
     rounds = Rounds(lane, backend, manner, stop or threading.Event())
     try:
-        with OVERHEAD.counted(), _kept_alive(lane):
+        with OVERHEAD.counted(), KEEPER.kept(lane):
             rounds.run(wanted)
     except LeaseLost as error:
         log.warning("%s; its batches belong to the new leader", error)
@@ -110,6 +110,7 @@ class _Track:
     pause_s: float = 0.0
     since: float = field(default_factory=time.monotonic)
     bill_since: float | None = None
+    lost_since: float | None = None
     listed: float = -inf
     cancelled: bool = False
     senseless: int = 0
@@ -171,7 +172,7 @@ class Rounds:
         return self._manner.send and sweep(self._lane, self._backend, thorough=self._manner.thorough) > 0
 
     def _is_open(self, standing: Standing) -> bool:
-        """Whether there is something left to do soon; nobody waits for what is parked, nor long for a bill."""
+        """Whether work is left to do soon; parked batches, and bills that take long, are not waited for."""
         track = self._track(standing)
         if not self._manner.send:
             return standing.unwanted and standing.state in OUT
@@ -187,7 +188,7 @@ class Rounds:
         return min(max(soonest - time.monotonic(), 0.0), max(self._backend.poll_s, 1.0))
 
     def advance(self, standing: Standing) -> None:
-        """Take a batch one step on, unless it is too early to ask; what is wrong with it stops no other batch."""
+        """Advance a batch by one step, unless its next poll is not due; an error of one batch stops no other."""
         track = self._track(standing)
         if time.monotonic() < track.not_before:
             return
@@ -215,12 +216,13 @@ class Rounds:
     def _senseless(self, standing: Standing, track: _Track, error: Exception) -> None:
         """Ask again after an answer that makes no sense, and park the batch after several."""
         track.senseless += 1
-        if track.senseless < BAD_ANSWERS or standing.state not in OUT:
+        if track.senseless < BAD_ANSWERS or standing.state not in (*OUT, UNKNOWN):
             self._ask_later(standing, track, error)
             return
-        log.warning("batch %s is parked: %s", standing.tag, error)
-        self._lane.close(standing.tag, UNKNOWN, f"{type(error).__name__}: {error}")
-        track.not_before = inf
+        if standing.state in OUT:
+            log.warning("batch %s is parked: %s", standing.tag, error)
+            self._lane.close(standing.tag, UNKNOWN, f"{type(error).__name__}: {error}")
+        track.not_before = inf  # the next leader looks for its job again
 
     def _step(self, standing: Standing, track: _Track) -> None:
         if standing.state == SUBMITTED:
@@ -230,7 +232,8 @@ class Rounds:
         elif standing.state == PREPARED:
             self._lane.put_back(standing.tag, "its leader ended before it was sent")
         else:
-            self._lane.settle(standing.tag, self._bill(standing, track, required=True))
+            completed = standing.state == DONE
+            self._lane.settle(standing.tag, self._bill(standing, track, completed=completed, required=True))
 
     def _search(self, standing: Standing, track: _Track) -> None:
         """Look for the job of a batch that may have been sent; the batch is not sent again while one may exist."""
@@ -247,6 +250,10 @@ class Rounds:
                 cancel_jobs(backend, found)  # given up meanwhile, by hand
         elif standing.state == UNKNOWN:
             track.not_before = inf  # looked for once by each leader
+        elif states and waited_s < 2 * backend.listing_delay_s:
+            raise NoAnswer(f"job {next(iter(states))} is listed, and the service does not know it")
+        elif states:
+            self._lane.close(tag, UNKNOWN, f"job {next(iter(states))} is listed, and the service does not know it")
         elif backend.local:
             self._lane.put_back(tag, "its leader died with the job")
         else:
@@ -281,10 +288,12 @@ class Rounds:
         if found.tags is not None and (standing.duplicate_of or tag) not in found.tags:
             self._disown(standing, f"job {job} bears the tags {', '.join(found.tags) or 'none'}, not that of its batch")
             return
+        if found.state is JobState.LOST:
+            self._lost(standing, track, job)
+            return
+        track.lost_since = None
         if found.state in (JobState.QUEUED, JobState.RUNNING):
             self._while_out(standing, track, found)
-        elif found.state is JobState.LOST:
-            self._lost(standing, job)
         else:
             self._over(standing, track, found)
 
@@ -321,11 +330,12 @@ class Rounds:
             self._lane.disown(standing.tag, reason)
             self._tracks.pop(standing.tag, None)
 
-    def _lost(self, standing: Standing, job: str) -> None:
+    def _lost(self, standing: Standing, track: _Track, job: str) -> None:
+        track.lost_since = track.lost_since or time.monotonic()
         if self._backend.local:
             self._lane.put_back(standing.tag, "its leader died with the job")
-        elif time.monotonic() - self._track(standing).since < self._backend.listing_delay_s:
-            raise NoAnswer(f"job {job} is not known everywhere yet")
+        elif time.monotonic() - track.lost_since < self._backend.listing_delay_s:
+            raise NoAnswer(f"the service does not know job {job}, perhaps not everywhere")
         else:
             self._lane.close(standing.tag, UNKNOWN, f"job {job} is lost: the service does not know it any more")
 
@@ -333,7 +343,7 @@ class Rounds:
         tag, job = standing.tag, str(standing.job_id)
         if self._backend.priced and not standing.duplicate_of and track.bill_since is None:
             self._note_others(standing)
-        bill = self._bill(standing, track)
+        bill = self._bill(standing, track, completed=found.state is JobState.DONE)
         reason = f"job {job} is {found.state}" + (f": {found.reason}" if found.reason else "")
         if not self._backend.local:
             log.info("%s on %s", reason, self._backend.name, extra={"count": ("queue jobs", 1, 0)})
@@ -345,11 +355,12 @@ class Rounds:
             end = DONE if found.state is JobState.DONE else FAILED
             self._lane.close(tag, end, reason, bill, permanent=found.permanent)
 
-    def _bill(self, standing: Standing, track: _Track, *, required: bool = False) -> Bill:
+    def _bill(self, standing: Standing, track: _Track, *, completed: bool, required: bool = False) -> Bill:
         if not self._backend.priced:
             return Bill(free=True)
         track.bill_since = track.bill_since or time.monotonic()
-        return billing.charge(self._backend, standing, time.monotonic() - track.bill_since, required=required)
+        waited_s = time.monotonic() - track.bill_since
+        return billing.charge(self._backend, standing, waited_s, completed=completed, required=required)
 
     def _fetch(self, standing: Standing, track: _Track, bill: Bill) -> None:
         """Store the results of a job as they come."""
@@ -382,6 +393,9 @@ class Rounds:
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         items = {item.slot: item for item in batch.items}
         facts = Job(tag, batch.size, bill.seconds)
+        if isinstance(self._backend, Forgetful):
+            sent = {slot: task_of(item, circuits[item.part.circuit]) for slot, item in items.items()}
+            self._backend.remind(job, tag, sent)
         found: list[Delivery] = []
         last = time.monotonic()
         for slot, outcome in self._backend.results(job) if items else ():
@@ -394,25 +408,3 @@ class Rounds:
                 found, last = [], time.monotonic()
         missing = f"job {job} is over and brought no result for this part"
         return [*found, *(Delivery(item.part, error=missing, permanent=True) for item in items.values())]
-
-
-@contextmanager
-def _kept_alive(lane: Lane) -> Iterator[None]:
-    """Renew the lease while the work of the block writes nothing for long."""
-    over = threading.Event()
-
-    def renew() -> None:
-        while not over.wait(lane.ttl_s / 3):
-            try:
-                lane.renew()
-            except LeaseLost:  # the leader finds out at its next write
-                return
-            except RuntimeQueueError as error:
-                log.warning("the lease of %s was not renewed: %s", lane.name, error)
-
-    keeper = threading.Thread(target=renew, name="ketcycle-lease", daemon=True)
-    keeper.start()
-    try:
-        yield
-    finally:
-        over.set()

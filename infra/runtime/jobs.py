@@ -1,4 +1,4 @@
-"""A call in the ledger as a Qiskit job: it waits for its result, and leads meanwhile if nobody else does."""
+"""A call in the ledger as a Qiskit job: it waits for its result, and dispatches meanwhile if no other process does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class QueuedJob(BasePrimitiveJob):  # type: ignore[misc]  # the library is not t
         return asyncio.to_thread(self.result).__await__()
 
     def result(self, timeout: float | None = None) -> PrimitiveResult:
-        """Wait for the result; if nobody leads, lead meanwhile.
+        """Wait for the result; dispatch meanwhile if no other process does.
 
         Args:
             timeout: seconds to wait at most; None = to the deadline of the sampler or estimator, if it has one.

@@ -74,7 +74,7 @@ class Leader(threading.Thread):
 
     @classmethod
     def forget(cls) -> None:
-        """Start anew: nobody leads in this process."""
+        """Forget the leader: no thread of this process leads."""
         cls._lock, cls._leading = threading.Lock(), set()
 
     def check(self) -> None:

@@ -7,7 +7,8 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from infra.energy.usage import Usage
 from infra.errors import BadAnswer, KetcycleError, RuntimeQueueError
 from infra.runtime.backends.contract import SEED_STEP, Executed, Task, derive_seed
 from infra.runtime.backends.projection import is_lower_bound, project
-from infra.runtime.circuits.observables import decode_observables
+from infra.runtime.circuits.observables import Measurements, decode_observables, shots_for
 from infra.runtime.circuits.payload import decode_arrays, decode_circuit, encode_arrays
 from infra.runtime.ledger.batch import Delivery, Item
 from infra.runtime.ledger.ledger import Ledger
@@ -58,7 +59,7 @@ CIRCUIT_CACHE = CircuitCache()
 
 
 def task_of(item: Item, circuit: QuantumCircuit) -> Task:
-    """Return what a backend is asked for a part."""
+    """Return the request to the backend for a part."""
     arrays = decode_arrays(item.part.request)
     seed = derive_seed(item.seed, item.part.position) + SEED_STEP * item.part.start
     common = (item.primitive, circuit, item.part.circuit, arrays["sets"], item.part.shots, seed)
@@ -103,9 +104,11 @@ def delivery_of(
     part = item.part
     if isinstance(outcome, Executed):
         try:
+            if outcome.measured:
+                outcome = replace(outcome, arrays=_values(item, circuit.num_qubits, outcome.measured))
             _check(item, circuit, outcome, job.tag)
         except _Unlike as error:
-            return Delivery(part, error=f"the result is not what was asked: {error}", permanent=True)
+            return Delivery(part, error=f"the result does not match the request: {error}", permanent=True)
     if isinstance(outcome, Exception):
         trace = None if isinstance(outcome, KetcycleError) else outcome
         log.warning("call %s, PUB %d failed: %s", part.call, part.position, outcome, exc_info=trace)
@@ -124,6 +127,7 @@ def delivery_of(
         circuits=part.circuits,
         shots=executions,
         two_qubit_gates=projection.two_qubit_gates * part.circuits,
+        two_qubit_depth=projection.two_qubit_depth * part.circuits,
         qubit_shots=circuit.num_qubits * executions,
     )
     facts: dict[str, Any] = {**outcome.facts, "prepare_cpu_s": dict(outcome.prepare_cpu_s)}
@@ -132,6 +136,7 @@ def delivery_of(
     facts["projection"] = {
         "device": item.projection,
         "two_qubit_gates": projection.two_qubit_gates,
+        "two_qubit_depth": projection.two_qubit_depth,
         "duration_s": projection.duration_s,
         "lower_bound": is_lower_bound(circuit),
         "error": projection.error or ("an exact value has no number of shots" if executions == 0 else None),
@@ -140,7 +145,21 @@ def delivery_of(
 
 
 class _Unlike(Exception):
-    """A result has not the form that was asked for."""
+    """A result does not have the requested form."""
+
+
+def _values(item: Item, qubits: int, measured: Mapping[tuple[str, int], NDArray[np.uint8]]) -> dict[str, NDArray[Any]]:
+    """Return the expectation values of a part from what was measured for it."""
+    task = task_of(item, QuantumCircuit())
+    plan, shots = Measurements.plan(task.pairs), shots_for(task.precision)
+    for basis, index in ((basis, index) for basis, sets in plan.sets.items() for index in sets):
+        bits = measured.get((basis, index))
+        if bits is None or bits.shape[1:] != (qubits,) or len(bits) < shots:
+            shape = None if bits is None else bits.shape
+            raise _Unlike(
+                f"{shots} shots of {qubits} qubits in the basis {basis} were asked, of the shape {shape} came"
+            )
+    return plan.values(measured)
 
 
 def _check(item: Item, circuit: QuantumCircuit, outcome: Executed, tag: str) -> None:

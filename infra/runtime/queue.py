@@ -71,9 +71,9 @@ class Runtime:
         backend: `aer` or `noisy:<fake device>`.
         home: folder that a relative ledger path lies below.
         projection: fake device on which QPU time is projected.
-        default_shots: shots where neither the call nor the PUB says.
-        default_precision: target standard error of expectation values where neither says; 0 = exact, on `aer` only.
-        reuse: answer from finished calls of *other* runs that ask the same with the same seed; on `aer` only.
+        default_shots: shots where neither the call nor the PUB gives a number.
+        default_precision: standard error of expectation values where none is given; 0 = exact, on `aer` only.
+        reuse: answer from finished calls of *other* runs with the same circuits and the same seed; on `aer` only.
         options: options of the backend; those without effect there are recorded as such.
         linger_s: how long a leader lets further callers join a job; None = the backend's own time.
         simulation_limit_s: CPU seconds that a call may be expected to simulate; beyond it the call is refused.

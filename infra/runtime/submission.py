@@ -148,7 +148,7 @@ def _recall(lane: Lane, backend: Backend, tag: str, job_id: str) -> None:
 
 
 def cancel_jobs(backend: Backend, jobs: Sequence[str]) -> None:
-    """Cancel jobs that nobody wants, as far as the service answers."""
+    """Cancel jobs without a caller, as far as the service answers."""
     for job in jobs:
         for pause_s in (0.0, 1.0, 5.0):
             time.sleep(pause_s)

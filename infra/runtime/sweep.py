@@ -32,7 +32,7 @@ def is_due(age_s: float, looked_s: float, listing_delay_s: float = 60.0) -> bool
 
 
 def sweep(lane: Lane, backend: Backend, *, thorough: bool = False) -> int:
-    """List the jobs of recent batches whose look is due; return how many nobody knew.
+    """List the jobs of recent batches whose check is due; return the number of unknown jobs.
 
     Each of those is followed from now on: cancelled while it is queued, else charged and flagged.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tasks.architecture.config import TOKENS_PER_PARAMETER, Shape, shape_of_dial
-from tasks.model.recipe import Recipe
+from tasks.architecture.rate import Rate
 from tasks.model.scaling import Rules, fresh_tokens, rules
 
 DEEPEST = 48
@@ -22,15 +22,21 @@ class Budget:
 
     Attributes:
         flops: floating-point operations.
-        cpu_s: CPU seconds on the processor of the fit.
+        times: seconds on processors, with their rates.
     """
 
     flops: float | None = None
-    cpu_s: float | None = None
+    times: tuple[tuple[float, Rate], ...] = ()
 
-    def tokens(self, shape: Shape, fitted: Rules) -> int:
+    def __post_init__(self) -> None:
+        if self.flops is None and not self.times:
+            raise ValueError("a budget needs a limit in flops or seconds")
+
+    def tokens(self, shape: Shape) -> int:
         """Return the training tokens that a model of this shape can read."""
-        return int(fitted.tokens(shape.training_flops_per_token, flops=self.flops, cpu_s=self.cpu_s))
+        each = shape.training_flops_per_token
+        found = [rate.tokens(each, seconds) for seconds, rate in self.times]
+        return int(min([*found, *([] if self.flops is None else [self.flops / each])]))
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ def best_depth(budget: Budget, vocab_size: int, context: int, unique_tokens: flo
 
     def loss(depth: int) -> float:
         shape = shape_of_dial(depth, vocab_size, context)
-        tokens = budget.tokens(shape, fitted)
+        tokens = budget.tokens(shape)
         if depth > 1 and tokens < FEWEST_STEPS * 4 * context:
             return float("inf")
         if depth < DEEPEST and tokens > TOKENS_PER_PARAMETER * shape.parameters:
@@ -84,9 +90,11 @@ def choose(budget: Budget, shape: Shape, unique_tokens: float, fitted: Rules | N
         fitted: the rules; None = those that ship.
     """
     fitted = fitted or rules()
-    tokens = max(1, budget.tokens(shape, fitted))
+    tokens = max(1, budget.tokens(shape))
     flops = float(shape.training_flops_per_token * tokens)
-    rates = {"matrix_lr": Recipe.matrix_lr, "other_lr": Recipe.other_lr}
-    recipe = {"tokens": tokens, **fitted.recipe(flops, tokens, unique_tokens, rates)}
+    recipe = {
+        "tokens": tokens,
+        **fitted.recipe(shape.parameters, flops, tokens, shape.context, unique_tokens),
+    }
     predicted = fitted.loss(shape.parameters, fresh_tokens(tokens, unique_tokens))
     return Choice(shape, recipe, flops, predicted, fitted.residual, flops / fitted.largest)

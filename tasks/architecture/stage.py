@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from tasks.architecture.config import (
 from tasks.architecture.dial import DEMO_FLOPS, Budget, best_depth, choose
 from tasks.architecture.hyperparameters.space import SPACE
 from tasks.architecture.options import Options
+from tasks.architecture.rate import Rate, card_rate, measure_rate
 from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_tokenizer, save_model
 from tasks.model.pretrained import read_config, read_model, take_files
@@ -32,7 +34,8 @@ from tasks.stage import Context, Road, State
 
 log = logging.getLogger("ketcycle.architecture")
 
-DIAL = ("scale", "core_minutes", "joules")
+DIAL = ("scale", "core_minutes", "gpu_hours", "joules")
+ROOM = 2  # times the tokens that a measured rate predicts: a training that is faster uses its whole time
 
 
 def choose_shape(context: Context, state: State) -> State:
@@ -105,6 +108,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
     if dial := facts.get("dial"):
         figures = {**{name: dial[name] for name in DIAL if name in dial}, **dial["recipe"]}
         rows = tuple((name.replace("_", " "), value) for name, value in figures.items())
+        rows += tuple(("rate of the processor", rate["source"]) for rate in dial.get("rates", ()))
         rows += (("predicted bits per byte", dial["predicted"]), ("residual of the fit", dial["residual"]))
         sentence = f"Chosen by the scaling rules; {dial['beyond']:.2g} times the compute of the largest run of the fit."
         made += (Section("Dial", sentence, ("figure", "value"), rows),)
@@ -120,11 +124,22 @@ ROAD: Road = ("hyperparameters", "hybrid_layer", choose_shape, make_model)
 
 def _budget(options: Options) -> Budget | None:
     """Return the budget that the dial sets, or None."""
-    flops = None if options.scale is None else options.scale * DEMO_FLOPS
+    if all(getattr(options, name) is None for name in DIAL):
+        return None
+    times: list[tuple[float, Rate]] = []
+    if cpu_s := _cpu_s(options):
+        times.append((cpu_s, measure_rate("cpu")))
+    if options.gpu_hours is not None:
+        times.append((3600 * options.gpu_hours, card_rate()))
+    return Budget(None if options.scale is None else options.scale * DEMO_FLOPS, tuple(times))
+
+
+def _cpu_s(options: Options) -> float | None:
+    """Return the CPU seconds of the training that the dial sets, or None."""
     seconds = [] if options.core_minutes is None else [60 * options.core_minutes]
     if options.joules is not None:
         seconds.append(options.joules / joules_per_cpu_s())
-    return None if flops is None and not seconds else Budget(flops, min(seconds, default=None))
+    return min(seconds, default=None)
 
 
 def _unique_tokens(context: Context, length: int) -> int:
@@ -136,15 +151,22 @@ def _unique_tokens(context: Context, length: int) -> int:
 def _dial(state: State, options: Options, budget: Budget, shape: Shape, unique_tokens: int) -> State:
     """Choose tokens and settings of the training by the scaling rules, and say what they predict."""
     chosen = choose(budget, shape, unique_tokens)
-    recipe = dict(chosen.recipe)
-    if budget.cpu_s is not None:
-        recipe["core_minutes"] = budget.cpu_s / 60
+    recipe: dict[str, Any] = dict(chosen.recipe)
+    if (cpu_s := _cpu_s(options)) is not None:
+        recipe |= {"core_minutes": cpu_s / 60, "device": "cpu"}
+        if options.scale is None and options.gpu_hours is None:
+            recipe["tokens"] *= ROOM
+    for _, rate in budget.times:
+        log.info("dial: %.3g s a token and %.3g s a TFLOP, %s", rate.seconds, 1e12 * rate.seconds_per_flop, rate.source)
+        if not rate.measured:
+            here = recipe["tokens"] * measure_rate("cpu").each(shape.training_flops_per_token)
+            log.warning("there is no card: this training would take about %.3g CPU hours here", here / 3600)
     log.info(
         "dial: %d blocks of width %d, %s tokens, batch %d, rates %.3g and %.3g, weight decay %.2g; predicted %.3f "
         "bits per byte (+- %.3f, %s)",
         shape.depth,
         shape.width,
-        f"{recipe['tokens']:,}",
+        f"{chosen.recipe['tokens']:,}",
         recipe["batch"],
         recipe["matrix_lr"],
         recipe["other_lr"],
@@ -154,8 +176,9 @@ def _dial(state: State, options: Options, budget: Budget, shape: Shape, unique_t
         "within the runs of the fit" if chosen.beyond <= 1 else f"{chosen.beyond:.1f} times their compute",
     )
     given = {name: value for name in DIAL if (value := getattr(options, name)) is not None}
-    figures = {"flops": chosen.flops, "predicted": chosen.predicted, "residual": chosen.residual}
+    figures: dict[str, Any] = {"flops": chosen.flops, "predicted": chosen.predicted, "residual": chosen.residual}
     figures |= {"beyond": chosen.beyond, "unique_tokens": unique_tokens}
+    figures |= {"rates": [asdict(rate) for _, rate in budget.times]}
     return state.add(dial={**given, **figures, "recipe": recipe})
 
 

@@ -30,11 +30,21 @@ def path_integral_annealing(qubo: Qubo, reads: int, sweeps: int, rng: Generator)
     return _sample(sampler(), qubo, reads, sweeps, rng)
 
 
-def cardinality_annealing(qubo: Qubo, k: int, reads: int, sweeps: int, rng: Generator) -> Bits:
+def cardinality_annealing(
+    qubo: Qubo, k: int, reads: int, sweeps: int, rng: Generator, temperatures: tuple[float, float] = (2.0, 2e-3)
+) -> Bits:
     """Anneal swaps of a chosen and an unchosen variable, so that every state has exactly `k` ones; (reads, n).
 
-    A sweep proposes n swaps in each read. The temperature falls geometrically from the largest change that a swap can
-    make on average to a thousandth of it, so the last sweeps are a descent.
+    A sweep proposes n swaps in each read. The temperature falls geometrically, by default from the largest change that
+    a swap can make on average to a thousandth of it, so the last sweeps are a descent.
+
+    Args:
+        qubo: what is minimised.
+        k: ones of every state.
+        reads: independent runs.
+        sweeps: sweeps of each run.
+        rng: draws the swaps.
+        temperatures: the first and the last one, in units of the typical change of a flip.
 
     Raises:
         ValueError: `k` is not between 0 and n.
@@ -51,8 +61,7 @@ def cardinality_annealing(qubo: Qubo, k: int, reads: int, sweeps: int, rng: Gene
     inside, outside = order[:, :k].copy(), order[:, k:].copy()
     fields = qubo.fields(bits)
     scale = float(np.std(fields)) + float(np.sqrt(np.mean(qubo.quadratic**2)))
-    temperatures = np.geomspace(2.0, 2e-3, max(1, sweeps)) * (scale or 1.0)
-    for temperature in temperatures:
+    for temperature in np.geomspace(*temperatures, max(1, sweeps)) * (scale or 1.0):
         at_in = rng.integers(k, size=(n, reads))
         at_out = rng.integers(n - k, size=(n, reads))
         # A change is taken with probability exp(-dE / T): dE is compared with an exponential draw.

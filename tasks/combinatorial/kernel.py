@@ -66,7 +66,7 @@ class Kernel:
         return self.graph.size
 
     def lift(self, chosen: Iterable[int]) -> tuple[int, ...]:
-        """Return the independent set of the graph that an independent set of its kernel stands for."""
+        """Return the independent set of the graph for an independent set of its kernel."""
         taken = {self.nodes[v] for v in chosen}
         for step in reversed(self.steps):
             if step.instead is not None and step.instead in taken:

@@ -41,7 +41,7 @@ def deletions(bits: int, lost: int) -> Graph:
 
 
 def karate_club() -> Graph:
-    """Return who met whom outside the karate club."""
+    """Return Zachary's karate club: two members are joined if they met outside the club."""
     return _graph(34, networkx.karate_club_graph().edges())
 
 

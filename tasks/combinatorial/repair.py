@@ -81,6 +81,16 @@ def repair_cardinality(qubo: Qubo, bits: ArrayLike, k: int) -> Bits:
     return swap_descent(qubo, project(qubo, bits, k))
 
 
+def swapped(bits: ArrayLike) -> Bits:
+    """Return the states that differ from one, (n,), by the swap of a chosen and an unchosen bit, (k (n - k), n)."""
+    state = np.asarray(bits, np.uint8)
+    pairs = [(out, new) for out in np.flatnonzero(state) for new in np.flatnonzero(state == 0)]
+    x = np.tile(state, (len(pairs), 1))
+    for row, pair in zip(x, pairs, strict=True):
+        row[list(pair)] ^= 1
+    return x
+
+
 def uniform_bits(n: int, shots: int, rng: Generator) -> Bits:
     """Draw uniform bits, (shots, n): the control of an unconstrained sampler."""
     return rng.integers(0, 2, size=(shots, n), dtype=np.uint8)

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 from icu4py.breakers import WordBreaker
 
-from tasks.corpus.encodings import identifier
+from tasks.corpus.formats.encodings import identifier
 
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
 BULLETS = ("•", "-")

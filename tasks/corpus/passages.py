@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-from tasks.corpus.encodings import Source
+from tasks.corpus.formats.encodings import Source
 
 LEAST, MOST = 2_048, 16_384  # bytes of a passage
 ONE_IN = 8  # paragraphs after which a passage may end, ends

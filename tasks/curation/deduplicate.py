@@ -9,8 +9,9 @@ found.kept, found.dropped, found.edges, found.components
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,8 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.corpus.documents import Layout
 from tasks.corpus.filters import choose_rules
-from tasks.corpus.read import Layout
+from tasks.corpus.formats.kinds import expanded
+from tasks.corpus.tabular.arrow import frame_reader
 from tasks.curation.direct import curate
 from tasks.curation.index.corpus import Corpus
 from tasks.curation.index.near_duplicates import by_component, choose_bands, component_of
@@ -29,10 +32,11 @@ from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
 from tasks.curation.index.shingles import PERMUTATIONS
 from tasks.curation.options import Options
 from tasks.curation.outcome import EXACT, OURS, as_given
+from tasks.curation.reading import put_aside
 from tasks.curation.removals import Plan
 
 SHARD_BYTES = 16 * 2**20
-ROW_GROUP = 8_192
+ROWS_AT_ONCE = 1_024
 EDGES = pa.schema({"i": pa.string(), "j": pa.string(), "jaccard": pa.float64()})
 
 
@@ -46,7 +50,7 @@ class Result:
             (`ketcycle_jaccard`, 1 for exact copies).
         edges: near duplicates (i, j, jaccard) by id, and pairs of removed documents of crowds and their witnesses.
         components: the number of the component of each document (`id`) that has near duplicates.
-        quarantined: files, rows and lines that could not be read, with the reason.
+        quarantined: files, rows and lines that could not be read or are of an unknown format, with the reason.
     """
 
     kept: pa.Table
@@ -62,14 +66,14 @@ def deduplicate(
     threshold: float = 0.7,
     layout: Layout | None = None,
     rules: str = "none",
-    languages: Sequence[str] = (),
+    languages: str | Sequence[str] = (),
     ignore_case: bool = False,
 ) -> Result:
     """Remove exact copies and near duplicates; of a component the heaviest documents stay, by default the longest.
 
     Args:
-        source: an Arrow table or reader, anything that exports one (pandas, Polars, DuckDB, `datasets`), or paths of
-            files and folders.
+        source: an Arrow table, dataset or reader, anything that exports one (pandas, Polars, DuckDB, `datasets`, also
+            streamed), or paths of files and folders, or patterns of them (`data/*.jsonl`).
         threshold: Jaccard similarity from which two documents are near duplicates.
         layout: the columns of text, id and weight; None = the usual names.
         rules: quality rules: `none`, `prose`, `web`, `code`, or a YAML file.
@@ -77,11 +81,14 @@ def deduplicate(
         ignore_case: whether texts that differ in case alone are exact copies.
 
     Raises:
-        BadInput: a file of a format that cannot be told.
-        ValueError: rules or languages that there are not, or a table without a text column.
+        BadInput: a file whose format is not recognised.
+        FileNotFoundError: there is no such file or folder, and none that matches the pattern.
+        ValueError: a threshold, rules or languages that there are not, or a source without a text.
     """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"a threshold is above 0 and at most 1, not {threshold}")
     bands, band_rows = choose_bands(threshold, PERMUTATIONS)
-    chosen = choose_rules(rules, {}, languages)
+    chosen = choose_rules(rules, {}, [languages] if isinstance(languages, str) else languages)
     recipe = Recipe(
         rules=chosen,
         layout=layout or Layout(code=rules == "code"),
@@ -91,7 +98,7 @@ def deduplicate(
     )
     with TemporaryDirectory(prefix="ketcycle-") as name:
         folder = Path(name)
-        paths = _paths(source, folder / "table.parquet")
+        paths = _paths(source, folder / "table.arrow")
         work, skipped = plan_shards("base", paths, recipe, SHARD_BYTES)
         index = Index.open([make_shard(folder / "shards", item, recipe) for item in work], recipe)
         found = find_edges(folder / "searches", index, recipe, threshold, folder, _one_by_one)
@@ -100,9 +107,10 @@ def deduplicate(
         for pairs, jaccard in by_component(parts, component_of(index.size, parts), folder):
             plan.decide(pairs, jaccard, weights, corpus.name)
         if not len(corpus.names):
-            aside = "; ".join(f"{row['path']}: {row['detail']}" for row in corpus.aside().slice(0, 3).to_pylist())
-            raise ValueError(f"no document can be read ({aside or f'{len(skipped)} files of unknown formats'})")
-        return _result(corpus, plan, parts, recipe.layout.text_column)
+            first = put_aside(corpus, {"base": skipped}).slice(0, 3).to_pylist()
+            aside = "; ".join(f"{row['path']}: {row['reason']} ({row['detail']})" for row in first)
+            raise ValueError(f"no document can be read ({aside or 'no file'})")
+        return _result(corpus, plan, parts, recipe.layout.text_column, put_aside(corpus, {"base": skipped}))
 
 
 def deduplicate_into(
@@ -112,7 +120,7 @@ def deduplicate_into(
     threshold: float = 0.7,
     layout: Layout | None = None,
     rules: str = "none",
-    languages: Sequence[str] = (),
+    languages: str | Sequence[str] = (),
     ignore_case: bool = False,
 ) -> dict[str, Any]:
     """Do the same with a source of any size: the tables are written into a folder batch by batch.
@@ -137,15 +145,15 @@ def deduplicate_into(
     names = ("text_column", "id_column", "weight_column", "columns", "list_rows", "form")
     target = Path(out).expanduser()
     target.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix="ketcycle-", dir=target) as name:
+    with TemporaryDirectory(prefix=".ketcycle-", dir=target) as name:
         folder = Path(name)
         given: dict[str, Any] = {name: getattr(where, name) for name in names}
         options = Options(
-            corpus=tuple(str(path.absolute()) for path in _paths(source, folder / "table.parquet")),
+            corpus=tuple(str(path.absolute()) for path in _paths(source, folder / "table.arrow")),
             alone=True,
             threshold=threshold,
             rules=rules,
-            languages=tuple(languages),
+            languages=(languages,) if isinstance(languages, str) else tuple(languages),
             ignore_case=ignore_case,
             max_line_mb=max(1, where.max_line >> 20),
             **given,
@@ -158,31 +166,44 @@ def _one_by_one(function: Any, items: Sequence[Any]) -> list[Path]:
 
 
 def _paths(source: Any, target: Path) -> list[Path]:
-    """Return the paths of a source; a table is written to a file first, some row groups in memory at a time."""
+    """Return the paths of a source; a table is written to a file first, some rows in memory at a time."""
     if isinstance(source, str | Path):
-        return [Path(source).expanduser()]
+        return expanded(source)
     if isinstance(source, list | tuple) and all(isinstance(item, str | Path) for item in source):
-        return [Path(item).expanduser() for item in source]
+        return [path for item in source for path in expanded(item)]
     reader = _reader(source)
-    with pq.ParquetWriter(target, reader.schema, compression="lz4") as writer:
+    with pa.OSFile(str(target), "wb") as file, pa.ipc.new_stream(file, reader.schema) as writer:
         for batch in reader:
-            writer.write_table(pa.Table.from_batches([batch]), row_group_size=ROW_GROUP)
+            writer.write_table(pa.Table.from_batches([batch]), max_chunksize=ROWS_AT_ONCE)
     return [target]
 
 
 def _reader(source: Any) -> pa.RecordBatchReader:
     if isinstance(source, pa.RecordBatchReader):
         return source
-    if isinstance(source, pa.Table):
+    if hasattr(source, "scanner"):  # a dataset of Arrow
+        source = source.scanner()
+    if hasattr(source, "to_reader"):  # a table or scanner of Arrow
         return source.to_reader()
+    if hasattr(source, "with_format") and hasattr(source, "iter"):  # a dataset of `datasets`, or one that is streamed
+        return _of_tables(source.with_format("arrow").iter(ROWS_AT_ONCE))
     if hasattr(source, "__arrow_c_stream__"):  # pandas, Polars, DuckDB, and whatever else speaks Arrow's C interface
-        return pa.RecordBatchReader.from_stream(source)
-    if hasattr(source, "with_format") and hasattr(source, "data"):  # a dataset of `datasets`
-        return source.with_format("arrow")[:].to_reader()
+        try:
+            return frame_reader(source)
+        except pa.ArrowInvalid as error:  # a single column
+            raise ValueError(f"a {type(source).__name__} is no table; give one with a column of texts") from error
     raise ValueError(f"a {type(source).__name__} is no table and no path; give an Arrow table, or files")
 
 
-def _result(corpus: Corpus, plan: Plan, parts: list[Path], text_column: str) -> Result:
+def _of_tables(tables: Iterator[pa.Table]) -> pa.RecordBatchReader:
+    first = next(tables, None)
+    if first is None:
+        raise ValueError("the dataset has no rows")
+    batches = (batch for table in chain([first], tables) for batch in table.cast(first.schema).to_batches())
+    return pa.RecordBatchReader.from_batches(first.schema, batches)
+
+
+def _result(corpus: Corpus, plan: Plan, parts: list[Path], text_column: str, aside: pa.Table) -> Result:
     copies, originals = corpus.copies()
     gone, witness, jaccard, how = plan.removals()
     of = {int(g): (int(w), j, h) for g, w, j, h in zip(gone, witness, jaccard, how, strict=True)}
@@ -208,7 +229,7 @@ def _result(corpus: Corpus, plan: Plan, parts: list[Path], text_column: str) -> 
         dropped=_with_reasons(as_given(dropped, text), why),
         edges=_edges(corpus, parts),
         components=_components(corpus, plan),
-        quarantined=corpus.aside(),
+        quarantined=aside,
     )
 
 

@@ -22,6 +22,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from infra.errors import BadInput
+from infra.lake import row_groups
+from tasks.corpus.formats.kinds import shown
 from tasks.curation.index.corpus import Corpus
 from tasks.curation.index.near_duplicates import by_component, component_of
 from tasks.curation.index.search import find_edges
@@ -29,7 +32,7 @@ from tasks.curation.index.shards import Index, make_shard
 from tasks.curation.index.shingles import I64
 from tasks.curation.options import Options
 from tasks.curation.outcome import DROPPED, EXACT, FINAL, KEPT, as_given
-from tasks.curation.reading import check_read, plan_work, put_aside, recipe_of
+from tasks.curation.reading import check_read, exchanged, plan_work, put_aside, recipe_of
 from tasks.curation.removals import Plan
 
 log = logging.getLogger("ketcycle.curation")
@@ -61,8 +64,10 @@ def curate(options: Options, out: Path, root: Path) -> dict[str, Any]:
     Raises:
         BadInput: options or files that cannot be used; the message says what to do.
     """
+    if shown(out) != str(out):
+        raise BadInput(f"the name of the folder {shown(out)} is no UTF-8; write to another one")
     recipe = recipe_of(options)
-    work, skipped = plan_work(options, recipe)
+    work, skipped = plan_work(options, recipe, out)
     index = Index.open(_with_progress("reading", work, lambda item: make_shard(root / "shards", item, recipe)), recipe)
     with TemporaryDirectory(prefix="ketcycle-") as name:
         scratch = Path(name)
@@ -71,6 +76,7 @@ def curate(options: Options, out: Path, root: Path) -> dict[str, Any]:
             return _with_progress("comparing", items, function)
 
         found = find_edges(root / "searches", index, recipe, options.threshold, scratch, spread)
+        exchanged(index, recipe, found)
         corpus, plan = Corpus(index, found.first), Plan(0, 3, found.witness)
         parts, weights = [found.path, found.crowds], index.gather("weights")
         for pairs, jaccard in by_component(parts, component_of(index.size, parts), scratch):
@@ -190,7 +196,7 @@ def _put(out: Path, name: str, tables: Iterator[pa.Table], text: str = "") -> in
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     writer: pq.ParquetWriter | None = None
     try:
-        for table in tables:
+        for table in row_groups(tables):
             table = as_given(table, text) if text else table
             writer = writer or pq.ParquetWriter(draft, table.schema, compression="zstd")
             writer.write_table(table)

@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from infra.lake import Ref, link_or_copy
-from tasks.corpus.read import Piece
+from tasks.corpus.documents import Piece
 from tasks.curation.index.near_duplicates import Join, join_bands
 from tasks.curation.index.shards import UNREADABLE, Recipe, Work, digest_of, make_shard
 from tasks.stage import Context
@@ -149,7 +149,7 @@ def put_shard(context: Context, key: str) -> None:
 
 
 def get_shard(context: Context, key: str) -> Path | None:
-    """Return the folder of a shard: of this home, or fetched from the lake; None if nobody has made it."""
+    """Return the folder of a shard: of this home, or fetched from the lake; None if it does not exist yet."""
     target = _shards(context) / key
     if (target / "facts.json").exists():
         return target

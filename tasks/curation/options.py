@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
-    from tasks.corpus.read import Layout
+    from tasks.corpus.documents import Layout
 
 
 class Options(BaseModel):
@@ -73,7 +73,7 @@ class Options(BaseModel):
 
     def layout(self) -> Layout:
         """Return where documents are in the files."""
-        from tasks.corpus.read import Layout  # imports pyarrow, which options alone do not need
+        from tasks.corpus.documents import Layout  # imports pyarrow, which options alone do not need
 
         return Layout(
             text_column=self.text_column,

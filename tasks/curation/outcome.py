@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.lake import Lake, Ref
-from tasks.corpus.read import GIVEN
+from tasks.corpus.documents import GIVEN
 from tasks.curation.removals import (
     Removal,
 )

@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from infra.errors import BadInput, NoDocuments
+from tasks.corpus.documents import Layout
 from tasks.corpus.filters import choose_rules, source_digest
-from tasks.corpus.kinds import Skipped
-from tasks.corpus.read import Layout
+from tasks.corpus.formats.kinds import UNKNOWN, Skipped, expanded
 from tasks.corpus.sample import sample_path
 from tasks.curation.index.corpus import Corpus
 from tasks.curation.index.near_duplicates import choose_bands
-from tasks.curation.index.shards import WORTHLESS, Recipe, Work, plan_shards
+from tasks.curation.index.search import Found
+from tasks.curation.index.shards import WORTHLESS, Index, Recipe, Work, plan_shards
 from tasks.curation.options import Options
 from tasks.curation.outcome import EXACT
 
@@ -61,19 +62,35 @@ def domains_of(options: Options) -> list[tuple[str, str, tuple[str, ...]]]:
     return domains[:1] if options.alone and not options.second else domains
 
 
-def plan_work(options: Options, recipe: Recipe) -> tuple[list[Work], dict[str, list[Skipped]]]:
-    """Return the shards of all domains, and the files that are not read, by domain."""
+def plan_work(options: Options, recipe: Recipe, out: Path | None = None) -> tuple[list[Work], dict[str, list[Skipped]]]:
+    """Return the shards of all domains, and the files that are not read, by domain; `out` is where tables go to."""
     work: list[Work] = []
     skipped: dict[str, list[Skipped]] = {}
     for domain, _, given in domains_of(options):
-        paths = [Path(path).expanduser() for path in given] or [sample_path(domain)]
-        for path in paths:
-            if not path.exists():
-                raise BadInput(f"there is no {path}; give files or folders of text")
+        try:
+            paths = [path for one in given for path in expanded(one)] or [sample_path(domain)]
+        except FileNotFoundError as error:
+            raise BadInput(str(error)) from error
         own = recipe if given else replace(recipe, layout=Layout())
-        some, skipped[domain] = plan_shards(domain, paths, own, options.shard_mb * 2**20)
+        some, skipped[domain] = plan_shards(domain, paths, own, options.shard_mb * 2**20, out)
         work += some
     return work, skipped
+
+
+def exchanged(index: Index, recipe: Recipe, found: Found) -> dict[str, int]:
+    """Return what the parts of a curation exchange, in bytes, and log it where there are several.
+
+    `least` and `most` are of a shard, `keys` what the searches of the bands read, `edges` what they give.
+    """
+    sizes = [sum(path.stat().st_size for path in shard.folder.iterdir()) for shard in index.shards] or [0]
+    facts = {"least": min(sizes), "most": max(sizes), "keys": 8 * index.size * recipe.bands}
+    facts["edges"] = found.path.stat().st_size + found.crowds.stat().st_size
+    if len(sizes) > 1:
+        log.info(
+            "%d shards of %.1f to %.1f MB; searching the bands reads %.1f MB of keys and gives %.1f MB of edges",
+            len(sizes), *(facts[name] / 1e6 for name in ("least", "most", "keys", "edges")),
+        )  # fmt: skip
+    return facts
 
 
 def put_aside(corpus: Corpus, skipped: Mapping[str, list[Skipped]]) -> pa.Table:
@@ -103,10 +120,12 @@ def check_read(options: Options, corpus: Corpus, skipped: Mapping[str, list[Skip
             why = Counter[str]()
             for item in aside:
                 why[item["reason"]] += item["count"] * (item["domain"] == domain)
+            for one in skipped[domain]:
+                why[f"{one.reason}: {one.ending}" if one.reason == UNKNOWN else one.reason] += 1
             raise NoDocuments(
-                f"no usable document in the {domain} domain ({option}): {read[domain]} read, {len(skipped[domain])} "
-                f"files not read, put aside: {dict(+why)}, dropped by rules: {dict(filtered)}. Name the column of the "
-                "text by --text-column or the format by --format, or choose --rules none"
+                f"no usable document in the {domain} domain ({option}): {read[domain]} read; not read: "
+                f"{_counts(+why) or 'nothing'}; dropped by rules: {_counts(filtered) or 'none'}. "
+                + _advice(why, read[domain])
             )
     if options.id_column and not corpus.total("named").total():
         raise BadInput(f"no document has a value in {options.id_column}; name another column by --id-column")
@@ -115,6 +134,19 @@ def check_read(options: Options, corpus: Corpus, skipped: Mapping[str, list[Skip
     there = {name for shard in corpus.index.shards for name in shard.facts["columns"]}
     if missing := set(options.columns) - there:
         raise BadInput(f"no file has {', '.join(sorted(missing))}; there are {', '.join(sorted(there))} (--columns)")
+
+
+def _advice(why: Counter[str], read: int) -> str:
+    """Return what to do where a corpus has no document left."""
+    if read:
+        return "Choose other --rules, or --rules none"
+    if not why:
+        return "There is no file; name another folder"
+    if "no text column" in why:
+        return "Name the column of the text by --text-column"
+    if any(reason.startswith(UNKNOWN) for reason in why):
+        return "Name the format by --format, or convert the files"
+    return "Give other files"
 
 
 def closing_line(facts: Mapping[str, Any]) -> str:
@@ -130,7 +162,7 @@ def closing_line(facts: Mapping[str, Any]) -> str:
     if skipped := facts["skipped_files"]:
         parts.append(f"{sum(skipped.values())} files not read ({_counts(skipped)})")
     if truth := facts.get("truth"):
-        parts.append(f"pairs: precision {truth['precision']:.3f}, recall {truth['recall']:.3f}")
+        parts.append(f"near-duplicate pairs: precision {truth['precision']:.3f}, recall {truth['recall']:.3f}")
     return "; ".join(parts)
 
 

@@ -91,7 +91,7 @@ class Plan:
         pinned = np.isin(members, witnesses)
         kept = _heaviest_first(inside[between], weights[members], pinned) & ~removed
         stay = ~removed & kept
-        both, value = _to_kept(inside[between], jaccard[between], np.flatnonzero(stay))
+        both, value = _to_kept(inside[between], jaccard[between], stay)
         gone, at = np.unique(both[:, 0], return_index=True)
         star = np.flatnonzero(removed)
         number = dict(zip(map(tuple, np.sort(pairs, axis=1).tolist()), jaccard.tolist(), strict=True))
@@ -114,14 +114,14 @@ class Plan:
         inside = inside.reshape(pairs.shape)
         number, clique = len(self.how), len(pairs) == len(members) * (len(members) - 1) // 2
         if len(members) > LARGE and not clique:  # a graph of sets of neighbours would grow with the square
-            kept = np.flatnonzero(_heaviest_first(inside, weights[members], np.zeros(len(members), bool)))
-        elif clique:
-            kept = np.array([np.argmax(weights[members])])
+            stay = _heaviest_first(inside, weights[members], np.zeros(len(members), bool))
         else:
-            kept = np.array(greedy(Graph.of(weights[members].tolist(), inside)))
-        both, value = _to_kept(inside, jaccard, kept)
+            stay = np.zeros(len(members), bool)
+            heaviest = [int(np.argmax(weights[members]))]
+            stay[heaviest if clique else list(greedy(Graph.of(weights[members].tolist(), inside)))] = True
+        both, value = _to_kept(inside, jaccard, stay)
         gone, at = np.unique(both[:, 0], return_index=True)
-        if len(gone) + len(kept) != len(members):
+        if len(gone) + stay.sum() != len(members):
             raise ValueError(f"the component of {name(int(members[0]))} would lose a document without a kept witness")
         witness = members[both[at, 1]].tolist()
         self._note(
@@ -158,10 +158,10 @@ class Plan:
         return gone[settled], witness[settled], value[settled], how[settled].tolist()
 
 
-def _to_kept(inside: I64, jaccard: NDArray[np.float64], kept: I64) -> tuple[I64, NDArray[np.float64]]:
+def _to_kept(inside: I64, jaccard: NDArray[np.float64], stay: NDArray[np.bool_]) -> tuple[I64, NDArray[np.float64]]:
     """Return the edges from removed to kept documents, the most similar one of each first, of equal ones the first."""
     both, value = np.concatenate([inside, inside[:, ::-1]]), np.r_[jaccard, jaccard]
-    use = np.isin(both[:, 1], kept) & ~np.isin(both[:, 0], kept)
+    use = stay[both[:, 1]] & ~stay[both[:, 0]]
     both, value = both[use], value[use]
     order = np.lexsort((both[:, 1], -value, both[:, 0]))
     return both[order], value[order]

@@ -25,7 +25,7 @@ from tasks.curation.index.shingles import I64
 from tasks.curation.index.truth import agreement, found_pairs, true_pairs
 from tasks.curation.options import Options
 from tasks.curation.outcome import DECISIONS, EXACT
-from tasks.curation.reading import check_read, closing_line, plan_work, put_aside, recipe_of
+from tasks.curation.reading import check_read, closing_line, exchanged, plan_work, put_aside, recipe_of
 from tasks.curation.removals import Plan
 from tasks.curation.representatives.options import Options as PosedOptions
 from tasks.sections import Chart, Section, Series, counts
@@ -52,6 +52,7 @@ def prepare(context: Context, _: State) -> State:
     with TemporaryDirectory(dir=context.scratch) as folder:
         scratch = Path(folder)
         found = find_edges(root / "searches", index, recipe, options.threshold, scratch, _spread_bands(context))
+        exchange = exchanged(index, recipe, found)
         corpus = Corpus(index, found.first)
         filtered: Counter[str] = Counter()
         name = {"text": corpus.text_name(options.text_column)}
@@ -84,6 +85,7 @@ def prepare(context: Context, _: State) -> State:
         component_sizes={str(size): count for size, count in sorted(plan.sizes.items())},
         largest_component=plan.largest,
         shards=len(index.shards),
+        exchanged_bytes=exchange,
     )
     return state.add(**_against_truth(options, corpus, parts, copies, originals))
 

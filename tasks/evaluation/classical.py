@@ -53,6 +53,12 @@ def matches(best: BestClassical, arm: ArmFigures, tolerance: float) -> bool:
     return found.mean is None or found.mean >= -tolerance - ROUNDING
 
 
+def as_good_as(arm: ArmFigures, arms: Sequence[ArmFigures], tolerance: float) -> tuple[str, ...]:
+    """Return the classical arms and controls that solved what an arm solved and lose at most the tolerance to it."""
+    done = [a for a in arms if a.status == "done" and a.solved and a.kind in CLASSICAL | {CONTROL}]
+    return tuple(a.arm for a in done if _as_good(a, arm, tolerance))
+
+
 def saturated_by(arms: Sequence[ArmFigures], tolerance: float) -> tuple[str, ...]:
     """Return the controls that are as good as the best classical arm: the instances are too easy to tell arms apart."""
     best = best_classical(arms, tolerance)

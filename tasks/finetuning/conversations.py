@@ -2,7 +2,8 @@
 
 A row is one of `{"messages": [{"role": ..., "content": ...}, ...]}`, `{"prompt": ..., "completion": ...}` (both texts
 or both lists of messages) and `{"text": ...}`. A row for preference tuning is `{"prompt": ..., "chosen": ...,
-"rejected": ...}`. Every file is checked in full before anything is trained; an error names the file and the line.
+"rejected": ...}`. A file may be packed (gzip, zstd, xz, bzip2, lz4). Every file is checked in full before a run starts;
+an error names the file and the line.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.errors import BadInput
+from tasks.corpus.formats.kinds import DAMAGE, HEAD, packing_of, unpacked
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 FORMS = "messages, or prompt and completion, or text"
@@ -85,9 +87,14 @@ def _read(path: Path, convert: Callable[[str, Mapping[str, Any]], T]) -> list[T]
 
 def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror}); give a file of JSON lines") from None
+        with unpacked(path, packing_of(path)) as stream:
+            content = b"".join(iter(lambda: stream.read(1 << 20), b""))  # damage raises behind what could be read
+    except DAMAGE as error:
+        raise BadInput(
+            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); give a file of JSON lines"
+        ) from None
+    if b"\0" in content[:HEAD]:
+        raise BadInput(f"{path} is no text in UTF-8; give JSON lines, one object a line")
     for number, line in enumerate(content.split(b"\n"), 1):
         where = f"{path} line {number}"
         try:
@@ -101,6 +108,8 @@ def _objects(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except json.JSONDecodeError as error:
             hint = "; the file is one JSON document, give one object a line" if text[0] == "[" else ""
             raise BadInput(f"{where}: not JSON ({error.msg} at column {error.colno}){hint}") from None
+        except (RecursionError, ValueError):  # brackets in brackets, or a number of thousands of digits
+            raise BadInput(f"{where}: nested too deeply, or a number too long, to be read; remove the row") from None
         if not isinstance(found, dict):
             raise BadInput(f"{where}: a JSON object expected, found {_kind(found)}")
         yield where, found
@@ -126,7 +135,8 @@ def _prompted(where: str, prompt: Any, completion: Any) -> Row:
         before = _messages(where, "prompt", prompt, answered=False)
         return Row(where, before + _messages(where, "completion", completion, answered=True), learnt_from=len(before))
     if isinstance(prompt, str) and isinstance(completion, str):
-        return Row(where, prompt=prompt, completion=_text(where, "completion", completion))
+        completion = _text(where, "completion", completion)
+        return Row(where, prompt=_string(where, "prompt", prompt), completion=completion)
     raise BadInput(
         f"{where}: prompt and completion are both texts or both lists of messages, "
         f"found {_kind(prompt)} and {_kind(completion)}"
@@ -142,6 +152,7 @@ def _preference(where: str, given: Mapping[str, Any]) -> Preference:
         for name in ("prompt", "chosen", "rejected"):
             _messages(where, name, given[name], answered=name != "prompt")
     elif kinds == {"a text"}:
+        _string(where, "prompt", given["prompt"])
         for name in ("chosen", "rejected"):
             _text(where, name, given[name])
     else:
@@ -161,22 +172,29 @@ def _messages(where: str, name: str, given: Any, *, answered: bool) -> tuple[Mes
     for number, item in enumerate(given):
         at = f"{where}: {name}[{number}]"
         if not isinstance(item, dict) or "role" not in item or "content" not in item:
-            raise BadInput(f'{at} should be {{"role": ..., "content": ...}}, found {_kind(item)}')
+            found_keys = f" with {', '.join(map(str, item))[:80] or 'nothing'}" if isinstance(item, dict) else ""
+            raise BadInput(f'{at} should be {{"role": ..., "content": ...}}, found {_kind(item)}{found_keys}')
         if item["role"] not in ROLES:
-            raise BadInput(f"{at}.role is {item['role']!r}; it should be one of {', '.join(ROLES)}")
-        if not isinstance(item["content"], str):
-            raise BadInput(f"{at}.content should be a text, found {_kind(item['content'])}")
-        found.append(Message(item["role"], item["content"]))
+            raise BadInput(f"{at}.role is {item['role']!r:.40}; it should be one of {', '.join(ROLES)}")
+        found.append(Message(item["role"], _string(where, f"{name}[{number}].content", item["content"])))
     if answered and not any(message.role == "assistant" and message.content for message in found):
         raise BadInput(f"{where}: {name} has no answer of the assistant, so there is nothing to learn")
     return tuple(found)
 
 
 def _text(where: str, name: str, given: Any) -> str:
+    if not _string(where, name, given).strip():
+        raise BadInput(f"{where}: {name} is empty")
+    return str(given)
+
+
+def _string(where: str, name: str, given: Any) -> str:
     if not isinstance(given, str):
         raise BadInput(f"{where}: {name} should be a text, found {_kind(given)}")
-    if not given.strip():
-        raise BadInput(f"{where}: {name} is empty")
+    try:
+        given.encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{where}: {name} has half of a surrogate pair at {error.start}; remove it") from None
     return given
 
 

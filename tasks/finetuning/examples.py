@@ -40,11 +40,13 @@ class Example:
         ids: int64, (n,), tokens.
         learnt: bool, (n,), whether the loss counts on the token.
         n_bytes: int64, (n,), UTF-8 bytes of each token; special tokens and templates count none of their own.
+        where: file and line number of the row, for messages.
     """
 
     ids: np.ndarray
     learnt: np.ndarray
     n_bytes: np.ndarray
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Packed:
         cut: rows of which the end did not fit into a window.
         dropped: rows of which nothing that is learnt fitted.
         filled: share of the positions that hold a token of a row.
+        first_left: the first row that was cut or dropped, by file and line; empty = none.
     """
 
     windows: Windows
@@ -64,6 +67,7 @@ class Packed:
     cut: int
     dropped: int
     filled: float
+    first_left: str = ""
 
 
 class Encoder:
@@ -112,7 +116,7 @@ class Encoder:
             learnt |= (starts < last) & (ends > first)
         special = np.isin(found.ids, self._tokenizer.all_special_ids)
         sizes = np.where(special, 0, token_bytes(text, ends.tolist()))
-        return Example(np.array(found.ids, np.int64), learnt, sizes)
+        return Example(np.array(found.ids, np.int64), learnt, sizes, row.where)
 
     def _chat(self, row: Row) -> tuple[str, list[tuple[int, int]]]:
         """Return the text of a chat and where the learnt answers are in it.
@@ -155,16 +159,20 @@ def pack(examples: Iterable[Example], context: int, filler: int, *, together: bo
     Raises:
         ValueError: no example has anything to learn within a window.
     """
-    kept, cut, dropped = [], 0, 0
+    kept, cut, dropped, first_left = [], 0, 0, ""
     for example in examples:
-        fits = Example(*(values[: context + 1] for values in (example.ids, example.learnt, example.n_bytes)))
+        ids, learnt, sizes = (values[: context + 1] for values in (example.ids, example.learnt, example.n_bytes))
+        fits = Example(ids, learnt, sizes)
+        if len(example.ids) > context + 1 or not fits.learnt[1:].any():
+            first_left = first_left or example.where
         if not fits.learnt[1:].any():
             dropped += 1
             continue
         cut += len(example.ids) > context + 1
         kept.append(fits)
     if not kept:
-        raise ValueError(f"none of {dropped} rows has a token to learn within {context} tokens")
+        where = f", the first is {first_left}" if first_left else ""
+        raise ValueError(f"none of {dropped} rows has a token to learn within {context} tokens{where}")
     bins = (
         _best_fit([len(example.ids) for example in kept], context + 1) if together else [[i] for i in range(len(kept))]
     )
@@ -172,7 +180,7 @@ def pack(examples: Iterable[Example], context: int, filler: int, *, together: bo
     tokens, scored, positions, n_bytes = (np.stack(values) for values in zip(*rows, strict=True))
     used = sum(len(example.ids) for example in kept)
     windows = Windows(tokens, n_bytes, scored, positions)
-    return Packed(windows, len(kept), cut, dropped, used / tokens.size)
+    return Packed(windows, len(kept), cut, dropped, used / tokens.size, first_left)
 
 
 def _best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:

@@ -20,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.model.causal import load_model, save_model
 from tasks.model.recipe import Recipe
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 
 CONTEXT = 64

@@ -25,6 +25,7 @@ class Options(BaseModel):
         preferences: file of JSON lines with prompt, chosen and rejected, for preference tuning (DPO) afterwards;
             empty = none. Needs the extra `preference`.
         held_out: share of the rows of a file that are not trained on; half of them are the validation rows.
+        base_share: share of the training windows that is text of the base domain (rehearsal), which lowers forgetting.
         template: Jinja file with the chat template; empty = the tokenizer's own, else a plain one.
         packing: whether several rows of a file share a window.
         tokens: training tokens of each method.
@@ -53,6 +54,7 @@ class Options(BaseModel):
     data: str = ""
     preferences: str = ""
     held_out: float = Field(0.1, gt=0, lt=1)
+    base_share: float = Field(0.0, ge=0, lt=1)
     template: str = ""
     packing: bool = True
     tokens: int = Field(100_000, ge=1)

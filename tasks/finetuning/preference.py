@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infra.errors import BadInput
-from tasks.finetuning.conversations import read_preferences
+from tasks.finetuning.conversations import Preference, read_preferences
 from tasks.finetuning.examples import PLAIN_TEMPLATE
 
 if TYPE_CHECKING:
@@ -20,6 +20,21 @@ if TYPE_CHECKING:
     from tasks.stage import Context
 
 log = logging.getLogger("ketcycle.finetuning")
+
+
+def read_pairs(options: Options) -> tuple[list[Preference], Any]:
+    """Return the preferences of the file, and the library that tunes a model on them.
+
+    Raises:
+        BadInput: the file is malformed, or `trl` is not installed.
+    """
+    preferences = read_preferences(Path(options.preferences).expanduser())
+    try:
+        return preferences, import_module("trl")  # an extra; it names its classes when they are asked for
+    except ImportError as error:
+        raise BadInput(
+            f"preference tuning needs trl ({error}); install ketcycle[preference], or clear finetuning.preferences"
+        ) from error
 
 
 def tune_preferences(
@@ -34,16 +49,10 @@ def tune_preferences(
     Raises:
         BadInput: the file is malformed, or `trl` is not installed.
     """
-    preferences = read_preferences(Path(options.preferences).expanduser())
-    try:
-        from datasets import Dataset
-        from peft import LoraConfig
+    preferences, trl = read_pairs(options)
+    from datasets import Dataset
+    from peft import LoraConfig
 
-        trl: Any = import_module("trl")  # an extra; it names its classes when they are asked for
-    except ImportError as error:
-        raise BadInput(
-            f"preference tuning needs trl ({error}); install ketcycle[preference], or clear finetuning.preferences"
-        ) from error
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None:

@@ -11,15 +11,18 @@ from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 from infra.lake import Ref
+from tasks.finetuning.mixture import mixed
 from tasks.finetuning.options import Options, TuningMethod
 from tasks.finetuning.preference import tune_preferences
 from tasks.finetuning.target import Target, domain_windows, read_target
 from tasks.model.adapters import Adapter, AdapterKind, add_adapter, count_trainable, merge, save_adapter
 from tasks.model.causal import load_model, load_tokenizer, save_model
-from tasks.model.checkpoint import Place
+from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Run, Watch, train
+from tasks.model.training.checkpoint import Place
+from tasks.model.training.loop import Run, Watch, train
+from tasks.model.windows import Windows
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 
@@ -46,7 +49,7 @@ def measure(context: Context, _: State) -> State:
 
 def adapt(context: Context, state: State) -> State:
     """Adapt the model by the chosen method, merge it, and store adapter and merged model in the lake."""
-    options = context.parsed(Options)
+    options = _settled(context.parsed(Options), state)
     with torch_threads(options.threads):
         target = read_target(context, options)
         tuned = _tune(context, options, target, options.method)
@@ -80,10 +83,13 @@ def headline(state: State) -> str:
     """Return the result of the stage in one line."""
     method = state.facts.get("method", "lora")
     chosen = state.facts[method]
-    others = [f"{_title(name)} {f['gain']:.3f}, {f['forgetting']:.3f}" for name, f in _methods(state.facts).items()
+    others = [f"{_title(name)}: {f['gain']:.3f} and {f['forgetting']:.3f}" for name, f in _methods(state.facts).items()
               if name != method]  # fmt: skip
     beside = f" ({'; '.join(others)})" if others else ""
-    return f"{_title(method)}: gain {chosen['gain']:.3f}, forgetting {chosen['forgetting']:.3f} bits per byte{beside}"
+    return (
+        f"{_title(method)}: {chosen['gain']:.3f} bits per byte gained on the new domain, {chosen['forgetting']:.3f} "
+        f"forgotten on the first{beside}"
+    )
 
 
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
@@ -133,6 +139,13 @@ def _decided(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             "after",
         )
         found += (Section("Low-rank projection", sentence, header, _named(titles, names, low_rank)),)
+    if policy := facts.get("tuning_policy"):
+        sentence = "The run with the highest mean reward: gain on the new domain minus loss on the first one."
+        kept = tuple(name for name in ("base_share", "rank", "adapter_lr", "episodes") if name in policy)
+        said = tuple(name.replace("_", " ").replace("adapter lr", "learning rate") for name in kept)
+        curve = line("reward of a run", policy["rewards"])
+        chart = Chart("fine-tuning run", "bits per byte", curve) if curve else None
+        found += (Section("Settings of the fine-tuning", sentence, header, _named(said, kept, policy), chart),)
     if site := facts.get("site"):
         sentence = f"Adapter of {site['name']}; kept if it lowers the loss of held-out text."
         said = ("bits per byte before", "bits per byte after", "trained weights")
@@ -149,7 +162,7 @@ def _named(said: tuple[str, ...], names: tuple[str, ...], values: Mapping[str, A
     return tuple((title, values[name]) for title, name in zip(said, names, strict=True))
 
 
-ROAD: Road = (measure, "low_rank", adapt, "adapter", align, "head", "distillation")
+ROAD: Road = (measure, "low_rank", "tuning_policy", adapt, "adapter", align, "head", "distillation")
 
 
 @dataclass(frozen=True)
@@ -182,7 +195,9 @@ def _tune(context: Context, options: Options, target: Target, method: TuningMeth
     log.info("%s trains %d of %d weights", _title(method), *counts)
     recipe = options.recipe(context.seed, method, target.tokens)
     place = Place.of(context, method) if recipe.checkpoint_every else None
-    run = train(model, target.train, recipe, Watch(target.validation, log=log), place)
+    run = train(
+        model, _training_text(context, options, target, recipe), recipe, Watch(target.validation, log=log), place
+    )
     if method == "full":
         return _Tuned(method, model, run, counts, None)
     with TemporaryDirectory(dir=context.scratch) as saved:
@@ -190,6 +205,21 @@ def _tune(context: Context, options: Options, target: Target, method: TuningMeth
         about = {"method": method, "rank": options.rank, "target": target.name}
         ref = context.lake.put_folder("finetuning/adapter", Path(saved), about)
     return _Tuned(method, merge(model), run, counts, ref)
+
+
+def _settled(options: Options, state: State) -> Options:
+    """Return the options with the settings that the decision `tuning_policy` found, where they were left open."""
+    found = state.facts.get("tuning_policy", {})
+    names = {"base_share", "rank", "adapter_lr"} & found.keys() - options.model_fields_set
+    return options.model_copy(update={name: found[name] for name in names})
+
+
+def _training_text(context: Context, options: Options, target: Target, recipe: Recipe) -> Windows:
+    if not options.base_share:
+        return target.train
+    count = recipe.reach(target.train.context)
+    base = domain_windows(context, options.base, "train", count)
+    return mixed(target.train, base, options.base_share, count)
 
 
 def _with_adapter(state: State, tuned: _Tuned) -> State:

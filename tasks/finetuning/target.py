@@ -86,14 +86,29 @@ def _domain(context: Context, options: Options) -> Target:
     )
 
 
-def _file(context: Context, options: Options) -> Target:
+def read_file(options: Options) -> tuple[list[Row], str]:
+    """Return the rows of the file to adapt to, and the chat template that was given, or an empty text.
+
+    Raises:
+        BadInput: a file cannot be read, has a malformed row, or too few rows.
+    """
     path = Path(options.data).expanduser()
     rows = _read_once(path, path.stat().st_mtime_ns if path.exists() else 0)
-    held = max(2, round(options.held_out * len(rows)))
-    if len(rows) < held + 1:
+    if len(rows) < _held_out(options, rows) + 1:
         raise BadInput(f"{path} has {len(rows)} row(s); at least 3 are needed to train, validate and test")
+    return rows, _template(options)
+
+
+def _held_out(options: Options, rows: Sequence[Row]) -> int:
+    return max(2, round(options.held_out * len(rows)))
+
+
+def _file(context: Context, options: Options) -> Target:
+    path = Path(options.data).expanduser()
+    rows, template = read_file(options)
+    held = _held_out(options, rows)
     tokenizer = load_tokenizer(context.lake.folder(context.require("preprocessing/tokenizer")))
-    encoder = Encoder(tokenizer, _template(options))
+    encoder = Encoder(tokenizer, template)
     order = np.random.default_rng([context.seed, 5]).permutation(len(rows))
     length = context_length(context)
 
@@ -107,7 +122,10 @@ def _file(context: Context, options: Options) -> Target:
     validation, test, train = (packed(part.tolist()) for part in np.split(order, [held // 2, held]))
     left = {"cut": train.cut, "dropped": train.dropped}
     if any(left.values()):
-        log.warning("%s: %d rows cut at %d tokens, %d dropped, since no answer fitted", path, *left.values(), length)
+        log.warning(
+            "%d rows exceed %d tokens and lose their end, %d are left out because no answer fits; the first is %s",
+            train.cut, length, train.dropped, train.first_left,
+        )  # fmt: skip
     tokens = options.tokens if options.epochs is None else round(options.epochs * train.windows.n_predicted)
     sizes = {"filled": train.filled, "windows": len(train.windows)}
     about = {"rows": len(rows), "trained_rows": train.rows, **sizes, **left}

@@ -8,6 +8,7 @@ from typing import Any
 
 from infra.energy.derive import energy_draws
 from infra.energy.model import Band, Coefficients
+from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
 from infra.shared import open_evidence
 from tasks.contract import STAGES
@@ -46,6 +47,43 @@ def lifecycle(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> list[E
                 cpu_s = sum(row.total.cpu_s for row in chosen)
                 found.append(Entry(stage, part, (band.p5, band.p50, band.p95), cpu_s))
     return found
+
+
+def decisions(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> list[dict[str, Any]]:
+    """Return what each decision took, in the order of the rows: the chosen arm, and the arms that ran beside it.
+
+    Returns:
+        For each decision `stage`, `decision`, `chosen`, and median joules: `chosen_j`, `classical_j` and `quantum_j`
+        (CPU that simulated circuits) of the arms beside.
+    """
+
+    def joules(part: Sequence[EvidenceRow]) -> float:
+        return Band.of(energy_draws(part, coefficients)).p50 if part else 0.0
+
+    found = []
+    for key in dict.fromkeys((row.stage, row.subtask) for row in rows if row.subtask):
+        own = [row for row in rows if (row.stage, row.subtask) == key]
+        beside = [row for row in own if not row.chosen]
+        found.append(
+            {
+                "stage": key[0],
+                "decision": key[1],
+                "chosen": next((row.arm for row in own if row.chosen), ""),
+                "chosen_j": joules([row for row in own if row.chosen]),
+                "classical_j": joules([row for row in beside if _part(row) == CLASSICAL]),
+                "quantum_j": joules([row for row in beside if _part(row) == QUANTUM]),
+            }
+        )
+    return found
+
+
+def reading_joules(facts: Mapping[str, Any], tokens: int, coefficients: Coefficients) -> dict[str, Any]:
+    """Return the joules of reading a number of tokens before and after pruning, modelled; empty if not measured."""
+    speeds = facts.get("prefill_tokens_per_cpu_s")
+    if not speeds or not tokens:
+        return {}
+    watts = coefficients.cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
+    return {"tokens": tokens, **{name: watts * tokens / speed for name, speed in speeds.items()}}
 
 
 def chosen_only(rows: Sequence[EvidenceRow]) -> list[EvidenceRow]:
@@ -101,6 +139,10 @@ def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], li
         lines += ["", "## Number formats on the machine that made it", "", f"Chosen: {forms['chosen']}.", ""]
         lines += _table(("format", "bits per byte", "tokens read / CPU s", "tokens written / CPU s",
                          "J / 1,000 read", "J / 1,000 written", "MB"), form_rows(forms))  # fmt: skip
+    if exports := facts.get("exports"):
+        ref = about["inputs"]["inference/exports"]
+        written = ", ".join(f"{name} ({count / 1e6:.1f} MB)" for name, count in exports.items())
+        lines += ["", "## For other runtimes", "", f"`{ref}`: {written}."]
     return "\n".join(lines) + "\n"
 
 
@@ -150,6 +192,7 @@ def describe_energy(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> 
         "rows": printed,
         "entries": [[e.stage or "run", e.part, list(e.joules), e.cpu_s] for e in entries],
         "made_j": [made.p5, made.p50, made.p95],
+        "decisions": decisions(rows, coefficients),
     }
 
 

@@ -1,8 +1,9 @@
 """Number formats in which a model can be run, measured on this machine: fp32, bfloat16, INT8.
 
-INT8 is PyTorch's dynamic quantisation: weights in 8 bits for each output channel, inputs quantised at run time. Which
-format is fastest depends on the processor (INT8 needs VNNI, bfloat16 needs AVX512-BF16 or AMX), so nothing is assumed:
-speed and quality are measured once for a machine and an architecture, and the choice is read from the table.
+A format is that of the weights of projections, as the server keeps them: bfloat16, or 8 bits with a scale for each
+output; sums are fp32 always. Which is fastest depends on the processor, so nothing is assumed: speed and quality are
+measured once for a machine and an architecture, by the functions that serve, and the choice is read from the table.
+Models of another build than Llama are served in fp32 only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import hashlib
 import json
 import platform
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,13 @@ from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.lake import write_atomic
 from tasks.model.causal import load_model
+from tasks.model.generation.llama import LlamaSteps, in_form, supports
+from tasks.model.recipe import Form
 from tasks.model.score import bits_per_byte
 from tasks.model.windows import Windows
 
-FORMS = ("fp32", "bf16", "int8")
+FORMS: tuple[Form, ...] = ("fp32", "bf16", "int8")
+WEIGHT_BYTES = {"fp32": 4, "bf16": 2, "int8": 1}
 DECODED = 8  # tokens of one measured continuation
 
 
@@ -45,12 +48,12 @@ def measure_forms(folder: Path, text: Windows, seconds: float, kept: Path) -> di
     """
     machine = machine_key()
     shape = hashlib.sha256((folder / "config.json").read_bytes() + str(text.context).encode()).hexdigest()[:12]
-    path = kept / f"{machine}-{shape}-torch{torch.__version__.split('+')[0]}.json"
+    path = kept / f"{machine}-{shape}-served.json"
     known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     rows = {}
-    for form in FORMS:
+    for form in FORMS if supports(load_model(folder)) else FORMS[:1]:
+        speed = known.get(form) or _speeds(load_model(folder), form, text, seconds)
         model = load_form(folder, form)
-        speed = known.get(form) or _speeds(model, text, seconds)
         known[form] = speed
         quality = bits_per_byte(model, text)
         rows[form] = {**speed, "bits_per_byte": quality, "bytes": weights_bytes(folder, form)}
@@ -74,7 +77,7 @@ def choose_form(rows: Mapping[str, Mapping[str, Any]], allowed_loss: float) -> s
 
 
 def load_form(folder: Path, form: str) -> Any:
-    """Load a model in a format.
+    """Load a model whose projections have the values that they have in a format.
 
     Raises:
         ValueError: there is no such format.
@@ -82,29 +85,31 @@ def load_form(folder: Path, form: str) -> Any:
     if form not in FORMS:
         raise ValueError(f"the formats are {', '.join(FORMS)}, not {form!r}")
     model: Any = load_model(folder)
-    if form == "bf16":
-        return model.to(torch.bfloat16)
-    if form == "int8":
-        with warnings.catch_warnings():
-            # Deprecated in favour of torchao, whose INT8 without compilation is 16 to 20 times slower on a CPU.
-            warnings.filterwarnings("ignore", message="(?s).*torch.ao.quantization is deprecated.*")
-            return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):  # a tied head becomes one of its own, as the embedding keeps its numbers
+            module.weight = nn.Parameter(_rounded(module.weight, form), requires_grad=False)
     return model
 
 
+def _rounded(weights: torch.Tensor, form: Form) -> torch.Tensor:
+    numbers, scales = in_form(weights, form)
+    if form == "int8":
+        return torch.from_numpy(numbers).float() * torch.from_numpy(scales)[:, None]
+    return weights.bfloat16().float() if form == "bf16" else weights.detach()
+
+
 def weights_bytes(folder: Path, form: str) -> int:
-    """Return the bytes of the weights in a format; in INT8 each output channel of a projection has a scale, too."""
+    """Return the bytes of the weights in a format; in INT8 each output of a projection has a scale, too."""
     model: Any = load_model(folder)
     total = sum(int(p.numel()) for p in model.parameters())
     if form == "fp32":
         return 4 * total
-    if form == "bf16":
-        return 2 * total
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear)]
     embedded = {id(model.get_input_embeddings().weight)}
     inside = sum(int(w.numel()) for w in linear)
     shared = sum(int(w.numel()) for w in linear if id(w) in embedded)  # a tied head is also kept as the embedding
-    return inside + 4 * sum(len(w) for w in linear) + 4 * (total - inside + shared)
+    scales = 4 * sum(len(w) for w in linear) if form == "int8" else 0
+    return WEIGHT_BYTES[form] * inside + scales + 4 * (total - inside + shared)
 
 
 def machine_key() -> str:
@@ -117,9 +122,42 @@ def machine_key() -> str:
     return hashlib.sha256("\n".join(about).encode()).hexdigest()[:12]
 
 
-def _speeds(model: Any, text: Windows, seconds: float) -> dict[str, Any]:
+def _speeds(model: Any, form: Form, text: Windows, seconds: float) -> dict[str, Any]:
     tokens = text.take(slice(0, 1)).inputs()["input_ids"]
     coefficients = Coefficients.load()
+    read, write = _served(model, form, tokens) if supports(model) else _general(model, tokens)
+    with torch.inference_mode():
+        speeds = {"read": _rate(read, seconds), "written": _rate(write, seconds)}
+    row: dict[str, Any] = {f"{name}_tokens_per_cpu_s": speed for name, speed in speeds.items()}
+    for name, speed in speeds.items():
+        band = coefficients.cpu_energy_j(Usage(cpu_s=1000 / speed), source="modelled")
+        row[f"j_per_1000_{name}"] = [band.p5, band.p50, band.p95]
+    return row
+
+
+def _served(model: Any, form: Form, tokens: torch.Tensor) -> tuple[Callable[[], int], Callable[[], int]]:
+    """Return what reads a window, and what continues a text, by the functions that serve; each returns its tokens."""
+    ids = tokens[0].tolist()
+    steps = LlamaSteps(model, max(len(ids), DECODED), form=form)
+    steps.add()
+
+    def read() -> int:
+        steps.clear(0)
+        steps.read(ids, scored=0)
+        return len(ids)
+
+    def write() -> int:
+        steps.clear(0)
+        token = ids[0]
+        for _ in range(DECODED):
+            token = int(steps.step([token])[0].argmax())
+        return DECODED
+
+    return read, write
+
+
+def _general(model: Any, tokens: torch.Tensor) -> tuple[Callable[[], int], Callable[[], int]]:
+    """Return the same by the model's own code."""
 
     def read() -> int:
         model(input_ids=tokens, use_cache=False)
@@ -132,13 +170,7 @@ def _speeds(model: Any, text: Windows, seconds: float) -> dict[str, Any]:
             found = model(input_ids=following, past_key_values=found.past_key_values, use_cache=True)
         return DECODED
 
-    with torch.inference_mode():
-        speeds = {"read": _rate(read, seconds), "written": _rate(write, seconds)}
-    row: dict[str, Any] = {f"{name}_tokens_per_cpu_s": speed for name, speed in speeds.items()}
-    for name, speed in speeds.items():
-        band = coefficients.cpu_energy_j(Usage(cpu_s=1000 / speed), source="modelled")
-        row[f"j_per_1000_{name}"] = [band.p5, band.p50, band.p95]
-    return row
+    return read, write
 
 
 def _rate(run: Callable[[], int], seconds: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -21,6 +23,9 @@ class Options(BaseModel):
         speed_s: CPU seconds of each measurement of the reading speed.
         forms_s: CPU seconds of each measurement of a number format (fp32, bfloat16, INT8); 0 = none is measured.
         forms_loss: bits per byte that a number format may lose against fp32.
+        exports: forms in which the model is also written, for other runtimes: `gguf` and `gguf-q8_0` (llama.cpp),
+            `onnx` and `onnx-int4` (ONNX Runtime; OpenVINO reads the former). They need the extra `exports`.
+        ledger_tokens: tokens read, over which the lifecycle ledger counts what pruning saves.
         licences: licence of each domain, for the model card, e.g. {base: PSF-2.0}.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
@@ -41,6 +46,8 @@ class Options(BaseModel):
     speed_s: float = Field(1.0, gt=0)
     forms_s: float = Field(1.0, ge=0)
     forms_loss: float = Field(0.01, ge=0)
+    exports: tuple[Literal["gguf", "gguf-q8_0", "onnx", "onnx-int4"], ...] = ()
+    ledger_tokens: int = Field(1_000_000, ge=0)
     licences: dict[str, str] = Field(default_factory=dict)
     register_model: bool = True
     name: str = "ketcycle"

@@ -6,6 +6,7 @@ import logging
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import copytree
 from tempfile import TemporaryDirectory
@@ -18,7 +19,9 @@ from infra import events
 from infra.energy.model import Coefficients
 from infra.lake import Ref
 from infra.tracking import register_model
-from tasks.inference.card import data_sources, describe_energy, form_rows, model_card, read_rows
+from tasks.inference.bom import NAME, bill_of_materials
+from tasks.inference.card import data_sources, describe_energy, form_rows, model_card, read_rows, reading_joules
+from tasks.inference.exports import export, size
 from tasks.inference.forms import choose_form, measure_forms
 from tasks.inference.options import Options
 from tasks.inference.pruning.blocks import without_blocks
@@ -29,13 +32,13 @@ from tasks.inference.pruning.units import BLOCK, Unit, zero_units
 from tasks.inference.pruning.walk import unit_sizes
 from tasks.inference.texts import SOURCES, context_length, domains_with, mixed_windows
 from tasks.model.causal import load_model, save_model
-from tasks.model.checkpoint import Place
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Watch, train
+from tasks.model.training.checkpoint import Place
+from tasks.model.training.loop import Watch, train
 from tasks.model.windows import read_windows
-from tasks.sections import Chart, Section, line
+from tasks.sections import Chart, Section, Step, Waterfall, line
 from tasks.serving.client import complete, running_server
 from tasks.serving.compact import Kept, active_parameters, compact, expand
 from tasks.stage import Context, Road, State
@@ -43,6 +46,12 @@ from tasks.stage import Context, Road, State
 log = logging.getLogger("ketcycle.inference")
 
 ANNOUNCED_S = 120.0  # longer decisions are announced
+CALLED = {
+    "before": "before",
+    "pruned": "pruned",
+    "recovered": "after training to recover",
+    "unpruned_same_compute": "unpruned after as much training",
+}
 
 
 def measure(context: Context, _: State) -> State:
@@ -102,16 +111,38 @@ def compare_forms(context: Context, state: State) -> State:
     return state.add(forms={**found, "chosen": chosen, "domain": domain})
 
 
+def export_forms(context: Context, state: State) -> State:
+    """Write the model in the forms of `inference.exports`, for other runtimes."""
+    wanted = context.parsed(Options).exports
+    if not wanted:
+        return state
+    model, sizes = context.lake.folder(state.refs["inference/model"]), {}
+    with TemporaryDirectory(dir=context.scratch) as folder:
+        for form in wanted:
+            sizes[form] = size(export(model, form, Path(folder) / form))
+            log.info("exported as %s, %.1f MB", form, sizes[form] / 1e6)
+        ref = context.lake.put_folder("inference/exports", Path(folder), {"model": str(state.refs["inference/model"])})
+    return state.add({"inference/exports": ref}, exports=sizes)
+
+
 def write_card(context: Context, state: State) -> State:
-    """Write the model card: lineage, quality by domain, energy of making the model, licences."""
+    """Write the model card: lineage, quality by domain, energy, licences; beside it the bill of materials."""
     options = context.parsed(Options)
-    energy = describe_energy(read_rows(context), Coefficients.load())
+    coefficients = Coefficients.load()
+    energy = describe_energy(read_rows(context), coefficients)
+    energy["reading"] = reading_joules(state.facts, options.ledger_tokens, coefficients)
     inputs = {name: str(ref) for name, ref in {**context.inputs, **state.refs}.items()}
-    about = {"run": context.run_id, "inputs": inputs, "sources": data_sources(context), "energy": energy}
+    model = state.refs["inference/model"]
+    about = {"run": context.run_id, "inputs": inputs, "sources": data_sources(context), "energy": energy,
+             "version": str(model)}  # fmt: skip
     card = model_card(options.name, state.facts, about, options.licences)
+    bill = bill_of_materials(
+        options.name, state.facts, about, options.licences, context.lake.folder(model), datetime.now(UTC)
+    )
     with TemporaryDirectory(dir=context.scratch) as folder:
         (Path(folder) / "README.md").write_text(card, encoding="utf-8")
-        ref = context.lake.put_folder("inference/card", Path(folder), {"model": str(state.refs["inference/model"])})
+        (Path(folder) / NAME).write_bytes(bill)
+        ref = context.lake.put_folder("inference/card", Path(folder), {"model": str(model)})
     return state.add({"inference/card": ref}, lifecycle=energy)
 
 
@@ -123,6 +154,7 @@ def register(context: Context, state: State) -> State:
     ref = state.refs["inference/model"]
     card = str(state.refs.get("inference/card", ""))
     meta = {"ketcycle_run": context.run_id, "lake": str(ref), "source": str(state.facts["source"]), "card": card}
+    meta["form"] = _form(state)  # what serves the model reads it
     version = register_model(options.name, context.lake.folder(ref), options.alias, meta)
     registered = {"name": options.name, "version": version, "source": str(ref), "run_id": context.run_id}
     events.emit("model.registered", registered, once=str(version))
@@ -135,7 +167,12 @@ def serve(context: Context, state: State) -> State:
     if not context.parsed(Options).serve:
         return state
     ref = state.refs["inference/model"]
-    return state.add(served=_serve(context, context.lake.folder(ref), ref))
+    return state.add(served=_serve(context, context.lake.folder(ref), ref, _form(state)))
+
+
+def _form(state: State) -> str:
+    """Return the number format in which the model is served."""
+    return str(state.facts.get("forms", {}).get("chosen", "fp32"))
 
 
 def headline(state: State) -> str:
@@ -143,8 +180,8 @@ def headline(state: State) -> str:
     if not state.facts.get("removed"):
         return "nothing removed"
     figures, share = state.facts["bits_per_byte"], state.facts["parameters"]["removed_share"]
-    named = ", ".join(f"{name.replace('_', ' ')} {statistics.mean(s.values()):.3f}" for name, s in figures.items())
-    return f"{len(state.facts['removed'])} units ({share:.1%} of the weights) removed; bits per byte {named}"
+    named = ", ".join(f"{statistics.mean(s.values()):.3f} {CALLED[name]}" for name, s in figures.items())
+    return f"{len(state.facts['removed'])} units ({share:.1%} of the weights) removed; bits per byte: {named}"
 
 
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
@@ -169,6 +206,10 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
             f"Least energy at the quality of fp32: {forms['chosen']}."
         )
         found += (Section("Number formats", sentence, tuple(table[0]), tuple(tuple(row.values()) for row in table)),)
+    if exports := facts.get("exports"):
+        sentence = "The model in forms for other runtimes, in the lake as inference/exports."
+        rows = tuple((name, round(count / 1e6, 1)) for name, count in exports.items())
+        found += (Section("Exports", sentence, ("form", "MB"), rows),)
     if lifecycle := facts.get("lifecycle"):
         found += _ledger(lifecycle, facts)
     if served := facts.get("served"):
@@ -178,22 +219,44 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
 
 
 def _ledger(lifecycle: Mapping[str, Any], facts: Mapping[str, Any]) -> tuple[Section, ...]:
-    """Return the lifecycle ledger: joules of each part, added up in the order of the stages."""
-    rows: tuple[tuple[Any, ...], ...] = ()
-    total = 0.0
-    for stage, part, joules, cpu_s in lifecycle["entries"]:
-        total += joules[1]
-        rows += ((stage, part, joules[1], joules[0], joules[2], total, cpu_s),)
+    """Return the lifecycle ledger: joules of each part of making the model, and what each decision cost and saves."""
+    entries, reading = lifecycle["entries"], lifecycle.get("reading") or {}
+    if not entries:
+        return ()
     sentence = lifecycle["sentence"]
     if forms := facts.get("forms"):
         served = forms["rows"][forms["chosen"]]["j_per_1000_written"][1]
         tokens = 1000 * lifecycle["made_j"][1] / served
         sentence += f" Writing 1,000 tokens takes {served:.3g} J; what making took is that of {tokens:,.0f} tokens."
-    header = ("stage", "part", "J", "5 %", "95 %", "J up to here", "CPU s")
-    found: tuple[Section, ...] = (Section("Lifecycle ledger", sentence, header, rows),) if rows else ()
-    if steps := line("joules up to here", [(i + 1, row[5]) for i, row in enumerate(rows)]):
-        found += (Section("Lifecycle waterfall", chart=Chart("row of the lifecycle ledger", "J", steps)),)
+    rows = tuple((stage, part, joules[1], joules[0], joules[2], cpu_s) for stage, part, joules, cpu_s in entries)
+    header = ("stage", "part", "J", "5 %", "95 %", "CPU s")
+    steps = tuple(Step(f"{stage}, {part}" if part == "quantum" else stage, part, joules[1])
+                  for stage, part, joules, _ in entries)  # fmt: skip
+    totals: tuple[tuple[str, int], ...] = (("spent in this run", len(steps)),)
+    if reading:
+        read = f"{reading['tokens']:,} tokens"
+        steps += (Step(f"reading {read}", "serving", reading["before"]),
+                  Step("saved by pruning", "serving", reading["after"] - reading["before"]))  # fmt: skip
+        totals += ((f"with {read} read", len(steps)),)
+    chart = Waterfall("J, medians, narrow boundary", steps, totals)
+    found: tuple[Section, ...] = (Section("Lifecycle ledger", sentence, header, rows, chart),)
+    if decided := lifecycle.get("decisions"):
+        found += (_decisions(decided, reading),)
     return found
+
+
+def _decisions(decided: Sequence[Mapping[str, Any]], reading: Mapping[str, Any]) -> Section:
+    saved = {"pruning": reading["before"] - reading["after"]} if reading else {}
+    names = ("stage", "decision", "chosen", "chosen_j", "classical_j", "quantum_j")
+    rows = tuple((*(row[name] for name in names), saved.get(row["decision"])) for row in decided)
+    tokens = f" over {reading['tokens']:,} tokens read" if reading else ""
+    sentence = (
+        f"Joules of the chosen arm, of the arms that ran beside it, and what the decision saves{tokens} by a smaller "
+        "model; no other decision changes what serving takes. Modelled; circuits were simulated."
+    )
+    header = ("stage", "decision", "chosen", "J of the chosen arm", "J beside, classical", "J beside, quantum arms",
+              "J saved in serving")  # fmt: skip
+    return Section("What each decision cost and saves", sentence, header, rows)
 
 
 def _what_went(facts: Mapping[str, Any]) -> str:
@@ -205,7 +268,7 @@ def _what_went(facts: Mapping[str, Any]) -> str:
     return f"Removed: {', '.join(removed)}" + (f": {share:.1%} of the weights." if share is not None else ".")
 
 
-ROAD: Road = (measure, "pruning", prune, compare_forms, write_card, register, serve)
+ROAD: Road = (measure, "pruning", prune, compare_forms, export_forms, write_card, register, serve)
 
 
 def _prune_and_save(context: Context, state: State, options: Options) -> State:
@@ -291,11 +354,12 @@ def _weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
 
 
-def _serve(context: Context, folder: Path, ref: Ref) -> dict[str, Any]:
+def _serve(context: Context, folder: Path, ref: Ref, form: str) -> dict[str, Any]:
     """Start the server as a user would and send one request, logged under a separate name."""
     prompt = _prompt(context)
     began = time.monotonic()
-    with running_server(folder, context.home, f"{context.run_id}-{context.stage}", version=ref.version) as url:
+    run, options = f"{context.run_id}-{context.stage}", ["--form", form]
+    with running_server(folder, context.home, run, version=ref.version, options=options) as url:
         ready_s = time.monotonic() - began
         answer = complete(url, prompt, max_tokens=24, label="check")
     choice = answer["choices"][0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -44,14 +45,26 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         FileNotFoundError: the folder holds no `tokenizer.json`.
         TypeError: the tokenizer is not a fast one.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     if not (Path(folder) / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{folder} is no tokenizer folder: it has no tokenizer.json")
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
+    found: Any = PreTrainedTokenizerFast
+    if _tokenizer_class(Path(folder)) != PreTrainedTokenizerFast.__name__:
+        from transformers import AutoTokenizer  # imports the classes of all models
+
+        found = AutoTokenizer
+    tokenizer = found.from_pretrained(folder, local_files_only=True, trust_remote_code=False, use_fast=True)
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise TypeError(f"{folder} holds a {type(tokenizer).__name__}, not a fast tokenizer (tokenizer.json)")
     return tokenizer
+
+
+def _tokenizer_class(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # transformers finds it in another file, or says what is wrong
 
 
 def separator(tokenizer: PreTrainedTokenizerFast) -> int | None:

@@ -56,7 +56,7 @@ def document_bits(folder: Path, texts: Sequence[str]) -> Array:
     """
     # Imported here because torch and transformers take seconds to import, and judging needs neither.
     from tasks.model.causal import load_model, load_tokenizer, separator
-    from tasks.model.generate import context_of
+    from tasks.model.generation.generate import context_of
     from tasks.model.score import nll
     from tasks.model.windows import Windows, token_bytes
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Form = Literal["fp32", "bf16", "int8"]  # of the weights of a served model
 Precision = Literal["auto", "fp32", "bf16"]
+DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Recipe:
         threads: number of torch threads.
         precision: `bf16` multiplies matrices in bfloat16 (weights, sums and optimiser states stay fp32); `auto` does so
             where the processor has instructions for it.
+        device: `cuda` trains on the card, `auto` does so where there is one. The model is given and returned on the
+            CPU.
         evaluate_every: steps between evaluations on held-out windows, 0 = only at the start and the end.
         patience: evaluations without a new lowest bits per byte after which training stops, 0 = never.
         checkpoint_every: steps between checkpoints, 0 = none.
@@ -57,6 +61,7 @@ class Recipe:
     seed: int = 0
     threads: int = 1
     precision: Precision = "fp32"
+    device: DeviceName = "cpu"
     evaluate_every: int = 0
     patience: int = 0
     checkpoint_every: int = 0

@@ -2,8 +2,9 @@
 
 The rules are fitted on runs of our own loop on the shipped text (`python -m benchmarks.scaling --write`) and stored in
 `scaling.yaml` with these runs. The loss follows `floor + A N^-a + B D^-b` in parameters N and tokens D (Hoffmann et al.
-2022, approach 3); tokens that are read again count less (Muennighoff et al. 2023). Batch and learning rates are power
-laws of the training FLOPs C (arXiv 2401.02954). Weight decay rises with the logarithm of the number of readings.
+2022, approach 3); tokens that are read again count less (Muennighoff et al. 2023). The batch is a power law of the
+training FLOPs (arXiv 2401.02954), the learning rates are one of the optimiser steps and of the parameters. Weight decay
+rises with the logarithm of the number of readings.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Any
 
 import yaml
 
+from tasks.model.recipe import Recipe
+
 UNIT = 1e5  # parameters, tokens
 COMPUTE = 1e11  # FLOPs
+STEPS = 100.0  # of the optimiser
 HALVED = 15.4  # readings after which another one is worth 1/e of a new text (Muennighoff et al. 2023, table 1)
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
 
@@ -32,14 +36,15 @@ def fresh_tokens(tokens: float, unique_tokens: float) -> float:
 
 @dataclass(frozen=True)
 class Power:
-    """A power law `at * (x / COMPUTE)^exponent`."""
+    """A power law `at * (x / unit)^exponent`."""
 
     at: float
     exponent: float
+    unit: float
 
-    def __call__(self, compute: float) -> float:
-        """Return the value at a number of training FLOPs."""
-        return float(self.at * (compute / COMPUTE) ** self.exponent)
+    def __call__(self, x: float) -> float:
+        """Return the value at x."""
+        return float(self.at * (x / self.unit) ** self.exponent)
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,10 @@ class Rules:
     Attributes:
         floor, model, model_exponent, data, data_exponent: of the loss in bits per byte, N and D in units of 1e5.
         residual: root mean square residual of the loss at the runs of the fit, bits per byte.
-        rates: factor of the default learning rates by compute.
-        batch: windows of a step by compute.
+        rates: factor of the default learning rates by optimiser steps, for 1e5 parameters.
+        rates_by_size: exponent with which the learning rates change with the parameters.
+        batch: windows of a step by training FLOPs.
         weight_decay: of matrices, for each factor of e by which a text is read more than once.
-        seconds: CPU seconds of a token that do not depend on the model.
-        seconds_per_flop: CPU seconds of a FLOP, on the processor of the fit.
         largest: training FLOPs of the largest run of the fit.
     """
 
@@ -64,10 +68,9 @@ class Rules:
     data_exponent: float
     residual: float
     rates: Power
+    rates_by_size: float
     batch: Power
     weight_decay: float
-    seconds: float
-    seconds_per_flop: float
     largest: float
 
     @classmethod
@@ -81,38 +84,26 @@ class Rules:
         size, read = parameters / UNIT, tokens / UNIT
         return float(self.floor + self.model * size**-self.model_exponent + self.data * read**-self.data_exponent)
 
-    def cpu_s(self, flops_per_token: float, tokens: float) -> float:
-        """Return the predicted CPU seconds of a training."""
-        return tokens * (self.seconds + self.seconds_per_flop * flops_per_token)
-
-    def tokens(self, flops_per_token: float, *, flops: float | None = None, cpu_s: float | None = None) -> float:
-        """Return the tokens that the smaller of the given budgets covers.
-
-        Raises:
-            ValueError: no budget is given.
-        """
-        found = [] if flops is None else [flops / flops_per_token]
-        if cpu_s is not None:
-            found.append(cpu_s / self.cpu_s(flops_per_token, 1.0))
-        if not found:
-            raise ValueError("a number of tokens needs a budget in flops or cpu_s")
-        return min(found)
-
-    def recipe(self, flops: float, tokens: float, unique_tokens: float, rates: Mapping[str, float]) -> dict[str, float]:
-        """Return the settings of a training.
+    def recipe(
+        self, parameters: float, flops: float, tokens: float, context: int, unique_tokens: float
+    ) -> dict[str, float]:
+        """Return the settings of a training: `matrix_lr`, `other_lr`, `batch`, `weight_decay`.
 
         Args:
+            parameters: of the model.
             flops: training FLOPs.
             tokens: training tokens.
+            context: tokens of a window.
             unique_tokens: tokens of the training text; more are read again.
-            rates: learning rates at a factor of 1, by name.
         """
         wanted = self.batch(flops)
-        factor = self.rates(flops)
+        batch = min(BATCHES, key=lambda batch: abs(log(batch / wanted)))
+        factor = self.rates(tokens / (batch * context)) * (parameters / UNIT) ** self.rates_by_size
         repeats = max(1.0, tokens / unique_tokens)
         return {
-            **{name: factor * rate for name, rate in rates.items()},
-            "batch": min(BATCHES, key=lambda batch: abs(log(batch / wanted))),
+            "matrix_lr": factor * Recipe.matrix_lr,
+            "other_lr": factor * Recipe.other_lr,
+            "batch": batch,
             "weight_decay": self.weight_decay * log(repeats),
         }
 

@@ -23,15 +23,16 @@ def nll(model: torch.nn.Module, windows: Windows, batch_size: int | None = None)
         float64, (n,), nats, summed over the tokens of a window.
     """
     batch_size = batch_size or max(1, BATCH_TOKENS // windows.context)
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     totals = []
     with torch.inference_mode():
         for start in range(0, len(windows), batch_size):
             part = windows.take(slice(start, start + batch_size))
-            logits = model(**part.inputs(), use_cache=False).logits
-            loss = cross_entropy(logits.flatten(0, 1).float(), part.labels().flatten(), reduction="none")
-            totals.append(loss.view(len(part), -1).double().sum(1).numpy())
+            given = {name: value.to(device) for name, value in part.inputs().items()}
+            logits = model(**given, use_cache=False).logits
+            loss = cross_entropy(logits.flatten(0, 1).float(), part.labels().flatten().to(device), reduction="none")
+            totals.append(loss.view(len(part), -1).double().sum(1).cpu().numpy())
     model.train(was_training)
     return np.concatenate(totals)
 

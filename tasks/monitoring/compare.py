@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.random import Generator
 
-from tasks.monitoring.columns import Feature, adjust, column_features, farthest_first
 from tasks.monitoring.drift.arms import ReferencePool
 from tasks.monitoring.drift.problem import Drift
-from tasks.monitoring.profiles import differing_texts, profile
-from tasks.monitoring.reading import Sample, open_table, sample_rows
-from tasks.monitoring.tables import Layout, LeftOut, choose_columns
-from tasks.monitoring.views import COLUMNS, Sizes, pose_views
+from tasks.monitoring.tables.features import Feature, adjust, column_features, farthest_first
+from tasks.monitoring.tables.layout import Layout, LeftOut, choose_columns
+from tasks.monitoring.tables.profiles import differing_texts, profile
+from tasks.monitoring.tables.reading import Sample, open_table, sample_rows
+from tasks.monitoring.tables.views import COLUMNS, Sizes, pose_views
+from tasks.monitoring.tables.written import written_numbers
 
 VERSION = 2  # of the report
 SEGMENTS = 20  # largest segments that are compared
@@ -42,13 +43,13 @@ Judge = Callable[[Mapping[str, Drift]], Values]
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of two tables.
+    """How two tables are compared.
 
     Attributes:
         columns: to be compared; empty = all that can be.
         by: column by whose values segments are compared too; empty = none.
         level: probability of saying drift where there is none.
-        effect: effect size below which no column is said to have drifted, 0 to 1; see `tasks.monitoring.columns`.
+        effect: effect size below which no column counts as drifted, 0 to 1; see `tasks.monitoring.tables.features`.
         rows: of each table that the kernel pool compares at most.
         permutations: of each of its tests.
         shots: for each circuit of the quantum arms.
@@ -106,7 +107,7 @@ class Segment:
         value: that value.
         rows: looked at in the reference and in the current table.
         share: of all rows, in both.
-        features: those that drifted, the farthest first.
+        features: those that drifted, first what moved farther here than in the whole tables.
         note: why the segment was not compared, empty if it was.
     """
 
@@ -122,7 +123,7 @@ class Comparison:
     """What two tables came to.
 
     Attributes:
-        question: what was asked.
+        question: how they were compared.
         rows: of the whole tables.
         looked_at: rows of the samples.
         layout: columns compared, schema changes, columns left out.
@@ -233,6 +234,7 @@ def _listed(names: Sequence[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + more
 
 
+@np.errstate(over="ignore", invalid="ignore")  # sums and steps of values at the ends of the floats are not finite
 def compare(reference: Any, current: Any, question: Question | None = None, judge: Judge | None = None) -> Comparison:
     """Compare two tables.
 
@@ -257,18 +259,22 @@ def compare(reference: Any, current: Any, question: Question | None = None, judg
             raise ValueError(f"the {name} has {sample.total} rows; at least {asked.minimum} are needed (--minimum)")
     if asked.by:
         _check_by(asked.by, samples)
-    layout = _with_unreadable(choose_columns(samples[0].table, samples[1].table, asked.columns), samples, asked)
-    flat = layout.flat(samples[0].table), layout.flat(samples[1].table)
+    tables, written = written_numbers([sample.table for sample in samples])
+    samples = [replace(sample, table=table) for sample, table in zip(samples, tables, strict=True)]
+    layout = choose_columns(tables[0], tables[1], asked.columns, none=True)
+    notes = tuple(f"{name} holds numbers as text; compared as numbers" for name in written)
+    layout = _with_unreadable(replace(layout, notes=layout.notes + notes), samples, asked)
+    flat = layout.flat(tables[0]), layout.flat(tables[1])
     parts = 3 if asked.by else 2
     features = farthest_first(adjust(column_features(layout, *flat), asked.level / parts, asked.effect))
     sizes = Sizes(asked.rows, asked.permutations, asked.shots)
-    problems, texts = pose_views(layout, *flat, sizes, asked.level / parts, rng)
+    problems, texts = pose_views(layout, *flat, sizes, asked.level / parts, rng) if layout.columns else ({}, {})
     p_values = (judge or judge_by_pool(rng))(problems)
     views = tuple(
         View(name, p_values[name], problem.level, (len(problem.reference), len(problem.windows[0])))
         for name, problem in problems.items()
     )
-    segments = _segments(asked, layout, samples, flat, asked.level / parts) if asked.by else ()
+    segments = _segments(asked, layout, samples, flat, asked.level / parts, features) if asked.by else ()
     moved = list(dict.fromkeys(f.column for f in features))[:PICTURES]
     by_name = {column.name: column for column in layout.columns}
     profiles = [profile(by_name[name], flat[0][name], flat[1][name]) for name in moved]
@@ -289,6 +295,9 @@ def _check_by(by: str, samples: Sequence[Sample]) -> None:
     for name, sample in zip(("reference", "current table"), samples, strict=True):
         if by not in sample.table.schema.names:
             raise ValueError(f"the {name} has no column {by!r} to divide it by (--by)")
+        of = sample.table.schema.field(by).type
+        if pa.types.is_nested(of) or pa.types.is_binary(of) or pa.types.is_large_binary(of):
+            raise ValueError(f"column {by!r} holds {of}, whose values name no segments (--by); choose another")
 
 
 def _with_unreadable(layout: Layout, samples: Sequence[Sample], asked: Question) -> Layout:
@@ -312,9 +321,17 @@ def judge_by_pool(rng: Generator) -> Judge:
 
 
 def _segments(
-    asked: Question, layout: Layout, samples: Sequence[Sample], flat: tuple[pa.Table, pa.Table], level: float
+    asked: Question,
+    layout: Layout,
+    samples: Sequence[Sample],
+    flat: tuple[pa.Table, pa.Table],
+    level: float,
+    overall: Sequence[Feature],
 ) -> tuple[Segment, ...]:
-    """Compare the rows of each value of a column; the p-values of all segments are one family."""
+    """Compare the rows of each value of a column; the p-values of all segments are one family.
+
+    What moved in a segment more than in the whole table comes first.
+    """
     keys = [pc.fill_null(sample.table[asked.by].cast(pa.large_string()), "missing") for sample in samples]
     counts = [{str(row["values"]): row["counts"] for row in pc.value_counts(key).to_pylist()} for key in keys]
     values = sorted({*counts[0], *counts[1]}, key=lambda value: -max(c.get(value, 0) for c in counts))
@@ -327,11 +344,13 @@ def _segments(
         family += [(value, feature) for feature in column_features(rest, parts[0], parts[1])]
     decided = adjust([feature for _, feature in family], level, asked.effect)
     totals = [max(1, sample.table.num_rows) for sample in samples]
+    whole = {feature.feature: feature.distance for feature in overall}
     found = []
     for value in values:
         drifted = [d for (of, _), d in zip(family, decided, strict=True) if of == value and d.drifted]
         few = f"fewer than {asked.minimum} rows" if min(sizes[value]) < asked.minimum else "a smaller segment"
         share = (sizes[value][0] / totals[0], sizes[value][1] / totals[1])
         note = "" if value in compared else few
-        found.append(Segment(value, sizes[value], share, tuple(farthest_first(drifted)), note))
+        drifted.sort(key=lambda f: whole.get(f.feature, 0.0) - f.distance)
+        found.append(Segment(value, sizes[value], share, tuple(drifted), note))
     return tuple(found)

@@ -16,13 +16,17 @@ def standard_components(
 ) -> FloatArray:
     """Return texts (m, count) on the leading principal axes of normal ones, at their unit variance, clipped.
 
-    Fewer than `count` where the normal texts have no more directions. With `residual` the last feature is the length of
-    what lies outside the axes, standardised likewise.
+    Fewer than `count` where the normal texts have no more directions; where they are all equal, the axis on which the
+    others differ most, as it is. With `residual` the last feature is the length of what lies outside the axes,
+    standardised likewise.
     """
     calm = np.asarray(normal, np.float64)
     centre = calm.mean(axis=0)
     _, singular, axes = np.linalg.svd(calm - centre, full_matrices=False)
     n = min(count - residual, int((singular > 0).sum()))
+    if not n and not residual:
+        axes = np.linalg.svd(texts - centre, full_matrices=False)[2]
+        return np.asarray(np.clip((texts - centre) @ axes[:1].T, -CLIP, CLIP))
     spread = singular[:n] / np.sqrt(len(calm))
     found = (texts - centre) @ axes[:n].T
     features = [found / spread]

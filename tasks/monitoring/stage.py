@@ -74,7 +74,8 @@ def announce(context: Context, state: State) -> State:
 
 def headline(state: State) -> str:
     """Return the result of the stage in one line."""
-    return "states of the windows: " + ", ".join(map(str, state.facts["states"]))
+    states = state.facts["states"]
+    return f"{len(states)} windows of requests against the reference: {', '.join(map(str, states))}"
 
 
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:

@@ -19,8 +19,8 @@ from tasks.monitoring.drift.mmd import kernel_pairs
 from tasks.monitoring.drift.problem import Drift, Verdicts
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.service import service_bench
-from tasks.monitoring.states import Rules, average_run_length
-from tasks.monitoring.watch import Step, walk
+from tasks.monitoring.watching.states import Rules, average_run_length
+from tasks.monitoring.watching.watch import Step, walk
 from tasks.settle import run_arms
 from tasks.workbench import Workbench
 
@@ -57,17 +57,18 @@ def compare_tables(
     run_id = f"drift-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     bench = service_bench(loaded, run_id, seed=question.seed, backend=backend, minimum_s=LOOP_S, blocks=BLOCKS)
     views: list[Row] = []
-    skipped: list[str] = []
+    skipped: dict[str, str] = {}
 
     def judge(problems: Mapping[str, Drift]) -> dict[str, float]:
         for name, problem in problems.items():
             few = [arm for arm in chosen if arms or _costly(arm, problem) <= CIRCUITS]
-            skipped.extend(
-                f"{name}: {arm.name} would take {_costly(arm, problem):,} "
-                f"{'circuits' if arm.kind is Kind.QUANTUM else 'sums over all amplitudes'}; "
-                f"ask for it with --arms {arm.name}"
-                for arm in chosen
-                if arm not in few
+            skipped.update(
+                {
+                    arm.name: f"{arm.name} ({_costly(arm, problem):,} "
+                    f"{'circuits' if arm.kind is Kind.QUANTUM else 'sums over all amplitudes'})"
+                    for arm in chosen
+                    if arm not in few
+                }
             )
             views.append(_judge(name, problem, few, len(problems), bench))
         return {view["view"]: _p_of(view, DRIFT.incumbent.name) for view in views}
@@ -77,7 +78,8 @@ def compare_tables(
     except ValueError as error:
         raise BadInput(str(error)) from None
     plain = found.asdict()
-    plain["notes"] += skipped
+    if skipped:
+        plain["notes"].append(f"not run: {', '.join(skipped.values())}; ask for one with --arms NAME")
     level = views[0]["level"] * len(views) if views else question.level
     return found, {**plain, "run_id": run_id, "views": finite(views), "arms": _together(views, chosen, level)}
 
@@ -157,7 +159,7 @@ def _judge(name: str, problem: Drift, arms: Sequence[Arm[Drift, Verdicts]], view
 def stream(
     table: pa.Table, window: int, rules: Rules, reference: pa.Table | None, columns: Sequence[str], seed: int
 ) -> Iterator[Step]:
-    """Walk a table in windows, see `tasks.monitoring.watch.walk`.
+    """Walk a table in windows, see `tasks.monitoring.watching.watch.walk`.
 
     Raises:
         BadInput: a table or columns that cannot be walked.

@@ -181,7 +181,7 @@ class Assumptions(Coefficients):
         if degrees < 1:
             return np.zeros(self.n)
         self._read.add(key)
-        return self._kept(f"{key}/{degrees}", lambda: np.asarray(stdtrit(degrees, self._uniform(key))))
+        return self._kept(f"{key}/{degrees}", lambda: self._student(key, degrees))
 
     def uniform(self, key: str) -> Array:
         """Return draws between 0 and 1."""
@@ -226,11 +226,23 @@ class Assumptions(Coefficients):
         self._read.add(name)
         return name
 
+    def _student(self, key: str, degrees: int) -> Array:
+        if self.quantiles is not None:
+            return np.asarray(stdtrit(degrees, self._uniform(key)))
+        # The draws of every key are the same quantiles in another order.
+        quantiles = self._kept(f"t {degrees}", lambda: np.asarray(stdtrit(degrees, self._grid())))
+        return np.asarray(quantiles[self._order(key)])
+
     def _uniform(self, key: str) -> Array:
         if self.quantiles is not None:
             return self.quantiles.get(key, np.full(self.n, 0.5))
-        rng = np.random.default_rng([SEED, zlib.crc32(key.encode())])
-        return np.asarray((rng.permutation(self.n) + 0.5) / self.n)
+        return np.asarray(self._grid()[self._order(key)])
+
+    def _grid(self) -> Array:
+        return np.asarray((np.arange(self.n) + 0.5) / self.n)
+
+    def _order(self, key: str) -> NDArray[np.int64]:
+        return np.random.default_rng([SEED, zlib.crc32(key.encode())]).permutation(self.n)
 
 
 def _named(hardware: HardwareFile, site: SiteFile) -> Iterator[tuple[str, Coefficient | SameAs]]:

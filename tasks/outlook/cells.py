@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +41,7 @@ class Cell:
 
     def asdict(self) -> dict[str, Any]:
         """Return the cell as it is stored; what is not finite is left out."""
-        found = asdict(self)
+        found: dict[str, Any] = dict(vars(self))
         found["value"] = _finite(self.value)
         found["band"] = [_finite(point) for point in self.band] if self.band else None
         return found

@@ -48,7 +48,7 @@ class Crossing:
     @property
     def answer(self) -> Answer:
         """What most draws say."""
-        if self.reached >= 0.5:
+        if np.isfinite(self.band[1]):
             return "from"
         return "none" if self.impossible >= 0.5 else "not below"
 
@@ -95,5 +95,6 @@ def _between(sizes: Array, first: Array, second: Array, at: NDArray[np.intp]) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         low = np.log(first[before, draws]) - np.log(second[before, draws])
         high = np.log(first[at, draws]) - np.log(second[at, draws])
-        share = np.where((at > 0) & np.isfinite(low) & np.isfinite(high), np.clip(low / (low - high), 0.0, 1.0), 1.0)
+        known = (at > 0) & np.isfinite(low) & np.isfinite(high) & (low != high)
+        share = np.where(known, np.clip(low / (low - high), 0.0, 1.0), 1.0)
     return np.asarray(np.exp(x[before] + share * (x[at] - x[before])))

@@ -116,9 +116,14 @@ class Scaling:
         slope = line.slope + line.slope_error * _t(source, f"{key} slope", line.degrees, line.slope_error)
         change = np.log if line.form == "power" else np.asarray
         x, last = np.asarray(change(sizes), dtype=np.float64), float(change(self.largest))
-        reach = np.where(slope[None, :] < 0, np.minimum(x, last)[:, None], x[:, None])
-        exponent = level[None, :] + slope[None, :] * (reach - line.centre)
-        return np.exp(np.minimum(exponent, LARGEST_EXPONENT)) * line.smear
+        values = np.multiply.outer(x - line.centre, slope)
+        for i in np.flatnonzero(x > last):
+            np.copyto(values[i], slope * (last - line.centre), where=slope < 0)
+        # In place: shape (sizes, draws) is large.
+        values += level
+        np.exp(np.minimum(values, LARGEST_EXPONENT, out=values), out=values)
+        values *= line.smear
+        return values
 
 
 def _t(source: Source, key: str, degrees: int, error: float) -> Array:

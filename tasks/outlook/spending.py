@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -53,16 +54,29 @@ def quantities(row: EvidenceRow) -> dict[str, float]:
         "circuits": used.circuits / n,
         "shots": used.shots / n,
         "gates": used.two_qubit_gates / used.circuits if used.circuits else 0.0,
+        "depth": _depth(used),
         "qubits": used.qubit_shots / used.shots if used.shots else 0.0,
         "circuit_us": max(0.0, 1e6 * (executing_s / used.shots - REP_DELAY_S)) if used.shots else 0.0,
     }
 
 
+def _depth(used: Usage) -> float:
+    """Return the two-qubit depth of a mean circuit, nan where the evidence is older than its record."""
+    if used.two_qubit_gates and not used.two_qubit_depth:
+        return math.nan
+    return used.two_qubit_depth / used.circuits if used.circuits else 0.0
+
+
 def fits_of(rows: Sequence[EvidenceRow]) -> dict[str, Scaling]:
-    """Return how each raw quantity of an arm grows with the size of the instance."""
+    """Return how each raw quantity of an arm grows with the size of the instance, by the rows that recorded it."""
     found = [quantities(row) for row in rows]
-    sizes, units = [float(max(1, row.size)) for row in rows], [row.unit or row.problem for row in rows]
-    return {name: fit(sizes, [q[name] for q in found], units) for name in found[0]}
+    fits = {}
+    for name in found[0]:
+        known = [(row, q[name]) for row, q in zip(rows, found, strict=True) if not math.isnan(q[name])]
+        known = known or [(row, 0.0) for row in rows]
+        sizes, units = [float(max(1, row.size)) for row, _ in known], [row.unit or row.problem for row, _ in known]
+        fits[name] = fit(sizes, [value for _, value in known], units)
+    return fits
 
 
 @dataclass(frozen=True)

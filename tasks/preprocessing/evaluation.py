@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from infra.errors import BadInput
-from tasks.corpus.read import Layout, Reader
+from tasks.corpus.documents import Layout
+from tasks.corpus.formats.kinds import expanded
+from tasks.corpus.read import Reader
 
 # Columns of the questions of published sets, tried in turn where there is no `text`, `content` or `body`.
-COLUMNS = ("", "question", "prompt", "problem", "query", "instruction", "input", "sentence", "premise", "passage")
+COLUMNS = (
+    *("", "question", "prompt", "problem", "query", "instruction", "input", "sentence", "premise", "passage"),
+    *("sentence1", "goal", "ctx", "context", "Question", "Text", "claim", "title"),
+)
 
 
 def read_sets(sets: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
@@ -23,20 +27,23 @@ def read_sets(sets: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """
     for name, given in sets.items():
         path, _, column = given.partition("::")
-        if not Path(path).expanduser().exists():
-            raise BadInput(f"preprocessing.evaluation.{name}: there is no {path}")
+        try:
+            paths = expanded(path)
+        except FileNotFoundError as error:
+            raise BadInput(f"preprocessing.evaluation.{name}: {error}") from None
         columns = (column,) if column else COLUMNS
-        found = False
+        found, aside = False, ""
         for one in columns:
             reader = Reader(name, Layout(text_column=one))
-            for batch in reader.read([Path(path).expanduser()]):
+            for batch in reader.read(paths):
                 for document in batch:
                     found = True
                     yield name, document.doc_id, document.text
             if found:
                 break
+            aside = aside or "".join(f"; {q.path}: {q.reason} ({q.detail})" for q in reader.quarantined[:1])
         if not found:
             raise BadInput(
                 f"preprocessing.evaluation.{name}: no text in {path}; name its column as {path}::COLUMN (tried "
-                f"{', '.join(filter(None, columns)) or 'text, content, body'})"
+                f"{', '.join(filter(None, columns)) or 'text, content, body'}){aside}"
             )

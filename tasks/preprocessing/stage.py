@@ -18,7 +18,7 @@ from infra.lake import Lake, Ref
 from tasks.model.causal import load_tokenizer, separator
 from tasks.model.pretrained import read_tokenizer
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
-from tasks.preprocessing.decontaminate import HeldOut
+from tasks.preprocessing.decontaminate import HeldOut, Overlap
 from tasks.preprocessing.documents import read_rows
 from tasks.preprocessing.encode import choose_encoder
 from tasks.preprocessing.evaluation import read_sets
@@ -191,17 +191,10 @@ def _decontaminate(lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, 
         found = held.overlap(row["text"])
         if not found.nearest:
             continue
-        action = "kept"
-        if max(found.own, found.held_out) >= options.overlap:
-            detail = (
-                f"{found.own:.2f} of its {options.ngram}-grams are held out; "
-                f"it holds {found.held_out:.2f} of those of {found.nearest}"
-            )
-            pieces = held.pieces(row["text"]) if found.own < options.overlap else []
-            action = "dropped"
-            if 0 < len(pieces) <= options.pieces:
-                action, cut[row["doc_id"]] = "cut", "\n".join(pieces)
-                detail = f"{detail}; {len(row['text']) - sum(map(len, pieces))} characters are cut"
+        action, detail, left = _judge(row["text"], found, held, options)
+        if action == "cut":
+            cut[row["doc_id"]] = left
+        if action != "kept":
             reason = "contaminated, cut" if action == "cut" else "contaminated"
             found_rows.append({"doc_id": row["doc_id"], "reason": reason, "detail": detail})
         shared = held.spans(row["text"])
@@ -225,6 +218,20 @@ def _decontaminate(lake: Lake, kept: Ref, splits: dict[str, str], holdout: Ref, 
         "preprocessing/spans": lake.write("preprocessing/spans", pa.Table.from_pylist(spans, schema=SPANS)),
     }
     return _Decontaminated(refs, dropped, cut, by_set)
+
+
+def _judge(text: str, found: Overlap, held: HeldOut, options: Options) -> tuple[str, str, str]:
+    """Return whether a document is kept, dropped or cut, the reason, and what is left of one that is cut."""
+    if max(found.own, found.held_out) < options.overlap:
+        return "kept", "", ""
+    detail = (
+        f"{found.own:.2f} of its {options.ngram}-grams are held out; "
+        f"it holds {found.held_out:.2f} of those of {found.nearest}"
+    )
+    pieces = held.pieces(text) if found.own < options.overlap else []
+    if not 0 < len(pieces) <= options.pieces:
+        return "dropped", detail, ""
+    return "cut", f"{detail}; {len(text) - sum(map(len, pieces))} characters are cut", "\n".join(pieces)
 
 
 def _texts(lake: Lake, kept: Ref, splits: dict[str, str], split: str, cut: Mapping[str, str]) -> Iterator[str]:

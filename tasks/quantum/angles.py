@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import Any
 
 import yaml
 
@@ -42,7 +43,23 @@ def tuned_ramp(key: str, name: str) -> Ramp:
     Raises:
         KeyError: the decision has no ramp of that name.
     """
+    stored = _stored(key)
+    return Ramp(**stored["ramps"][name], source=stored["source"])
+
+
+def tuned_temperatures(key: str, name: str) -> tuple[float, float]:
+    """Return the first and the last temperature of an annealing, tuned with as many trials as the ramps.
+
+    Raises:
+        KeyError: the decision has no annealing of that name.
+    """
+    first, last = _stored(key)["annealing"][name]
+    return float(first), float(last)
+
+
+@cache
+def _stored(key: str) -> dict[str, Any]:
     stage, _, decision = key.partition("/")
     path = resources.files("tasks") / stage / decision / "angles.yaml"
-    stored = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return Ramp(**stored["ramps"][name], source=stored["source"])
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found

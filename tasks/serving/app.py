@@ -23,7 +23,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from tasks.model.generate import Token
+from tasks.model.generation.generate import Token
 from tasks.serving import protocol
 from tasks.serving.edge import Edge, Limits, cors
 from tasks.serving.engine import Answer, BadPrompt, Engine, Prompt, TooLong
@@ -62,6 +62,7 @@ def create_app(service: Service, limits: Limits | None = None, follow_s: float |
         asked = await _read(request, CompletionRequest)
         _named(service, asked.model)
         with service.using() as engine:
+            _biased(engine, asked)
             cut = asked.truncation == "auto"
             prompts = [await asyncio.to_thread(engine.prompt, given, truncate=cut) for given in asked.prompt]
             return await _answer(service, engine, asked, [p for p in prompts for _ in range(asked.n)], request)
@@ -73,6 +74,7 @@ def create_app(service: Service, limits: Limits | None = None, follow_s: float |
         with service.using() as engine:
             if not engine.chats:
                 raise HTTPException(404, f"{service.name!r} is no chat model; ask /v1/completions")
+            _biased(engine, asked)
             turns = [message.plain() for message in asked.messages]
             cut = asked.truncation == "auto"
             prompt = await asyncio.to_thread(engine.conversation, turns, truncate=cut)
@@ -105,21 +107,26 @@ def create_app(service: Service, limits: Limits | None = None, follow_s: float |
 
 
 async def _read(request: Request, kind: type[Body]) -> Body:
-    return read_body(kind, await request.body(), request.headers.get("content-type", ""))
+    headers = request.headers
+    return read_body(kind, await request.body(), headers.get("content-type", ""), headers.get("content-encoding", ""))
 
 
 def _handle_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(Refused)
     async def wrong(_: Request, error: Refused) -> Response:
-        return refusal(error.status, str(error), error.param)
+        return refusal(error.status, str(error), error.param, error.code)
 
     @app.exception_handler(HTTPException)
-    async def refused(_: Request, error: HTTPException) -> Response:
-        return refusal(error.status_code, str(error.detail), headers=error.headers)
+    async def refused(request: Request, error: HTTPException) -> Response:
+        said, code = str(error.detail), None
+        if said in ("Not Found", "Method Not Allowed"):  # of the router
+            said, code = f"this server has no {request.method} {request.url.path}", "unknown_url"
+        return refusal(error.status_code, said, code=code, headers=error.headers)
 
     @app.exception_handler(BadPrompt)
-    async def unusable(_: Request, error: BadPrompt) -> Response:
-        return refusal(400, str(error), "prompt", "context_length_exceeded" if isinstance(error, TooLong) else None)
+    async def unusable(request: Request, error: BadPrompt) -> Response:
+        where = "messages" if "/chat/" in request.url.path else "prompt"
+        return refusal(400, str(error), where, "context_length_exceeded" if isinstance(error, TooLong) else None)
 
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> Response:
@@ -133,7 +140,14 @@ def _handle_errors(app: FastAPI, service: Service) -> None:
 
 def _named(service: Service, name: str | None) -> None:
     if name not in (None, service.name):
-        raise HTTPException(404, f"there is no model {name!r}; this server has {service.name!r}")
+        raise Refused(f"there is no model {name!r}; this server has {service.name!r}", "model", 404, "model_not_found")
+
+
+def _biased(engine: Engine, asked: CompletionRequest | ChatRequest) -> None:
+    try:
+        engine.check_tokens(asked.logit_bias)
+    except BadPrompt as error:
+        raise Refused(f"logit_bias: {error}", "logit_bias") from None
 
 
 def _model(service: Service) -> dict[str, Any]:
@@ -201,6 +215,7 @@ def _stream(
 ) -> StreamingResponse:
     """Answer by server-sent events, one for each token that made text certain; a client that leaves ends its texts."""
     loop, left = asyncio.get_running_loop(), threading.Event()
+    reports = bool(asked.stream_options and asked.stream_options.include_usage)
     tokens: asyncio.Queue[tuple[int, Token | None]] = asyncio.Queue()
 
     async def write(index: int, prompt: Prompt) -> Answer:
@@ -221,7 +236,8 @@ def _stream(
 
     def event(choices: list[dict[str, Any]], **more: Any) -> str:
         body = protocol.envelope(key, _object(asked), service.name, engine.version, choices)
-        return f"data: {json.dumps(body | more)}\n\n"
+        usage = {"usage": None} if reports else {}  # of a stream that ends with it
+        return f"data: {json.dumps(body | usage | more)}\n\n"
 
     async def events() -> AsyncIterator[str]:
         try:
@@ -242,7 +258,7 @@ def _stream(
                 log.error("a stream ended early", exc_info=failed)
                 error = {"message": f"the server failed ({type(failed).__name__})", "type": "server_error"}
                 yield f"data: {json.dumps({'error': error | {'param': None, 'code': None}})}\n\n"
-            elif asked.stream_options and asked.stream_options.include_usage:
+            elif reports:
                 yield event([], usage=protocol.usage_of([a for a in answers if isinstance(a, Answer)], asked.n))
             yield "data: [DONE]\n\n"
         finally:

@@ -88,6 +88,10 @@ class Edge:
 
     async def _pass(self, scope: Any, receive: Any, send: Any) -> None:
         chunks: list[dict[str, Any]] = []
+        stated = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+        if int(stated) > self._limits.body_bytes:  # not read, nor asked for where the client waits for 100
+            await self._too_long(scope, receive, send)
+            return
         try:
             async with asyncio.timeout(BODY_S):
                 whole = await _read(receive, chunks, self._limits.body_bytes)
@@ -95,13 +99,17 @@ class Edge:
             await refusal(408, f"the body did not come within {BODY_S:g} s")(scope, receive, send)
             return
         if not whole:
-            await refusal(413, f"the body has more than {self._limits.body_bytes} bytes")(scope, receive, send)
+            await self._too_long(scope, receive, send)
             return
 
         async def replay() -> Any:
             return chunks.pop(0) if chunks else await receive()
 
         await self._app(scope, replay, send)
+
+    async def _too_long(self, scope: Any, receive: Any, send: Any) -> None:
+        said = refusal(413, f"the body has more than {self._limits.body_bytes} bytes", headers={"Connection": "close"})
+        await said(scope, receive, send)
 
 
 class Rates:
@@ -138,5 +146,15 @@ async def _read(receive: Any, chunks: list[dict[str, Any]], most: int) -> bool:
 
 
 def cors(origins: Sequence[str]) -> dict[str, Any]:
-    """Return what Starlette's CORS middleware needs, which answers preflight requests before any key is asked."""
-    return {"allow_origins": list(origins), "allow_methods": ["GET", "POST"], "allow_headers": ["*"]}
+    """Return what Starlette's CORS middleware needs, which answers preflight requests before any key is asked.
+
+    A page may send credentials where its origin is named: this server reads no cookies, so they give it nothing.
+    """
+    return {
+        "allow_origins": list(origins),
+        "allow_methods": ["GET", "POST"],
+        "allow_headers": ["*"],
+        "allow_credentials": "*" not in origins,
+        "allow_private_network": True,
+        "expose_headers": ["Retry-After", "WWW-Authenticate"],
+    }

@@ -10,7 +10,8 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,13 +22,16 @@ from typing import Any
 import torch
 
 from tasks.model.causal import load_model, load_tokenizer, separator
-from tasks.model.decode import Vocabulary, pieces_of
-from tasks.model.generate import Sampling, Text, Texts, Token, context_of, started
-from tasks.model.llama import Scored
+from tasks.model.generation.decode import Vocabulary, pieces_of
+from tasks.model.generation.generate import Sampling, Text, Texts, Token, context_of, started
+from tasks.model.generation.llama import Scored
+from tasks.model.generation.plain import read_plain
+from tasks.model.recipe import Form
 from tasks.serving.compact import compact
 
 ROWS = 16
 CACHE_BYTES = 1 << 30  # of keys and values of all texts together
+REMEMBERED_BYTES = 1 << 28  # of texts that are over, for those that begin alike
 SCORED = 256  # tokens at the end of a prompt whose log-probabilities the request log takes the mean of
 
 
@@ -85,7 +89,7 @@ class TooLong(BadPrompt):
     """A prompt that does not fit into the context."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Job:
     prompt: Prompt
     sampling: Sampling
@@ -111,9 +115,20 @@ class Engine:
         users: requests that use it now; counted by its owner.
     """
 
-    def __init__(self, folder: Path, threads: int = 1, version: str = "", rows: int = ROWS) -> None:
+    def __init__(
+        self, folder: Path, threads: int = 1, version: str = "", rows: int = ROWS, form: Form = "fp32"
+    ) -> None:
+        """Load a model.
+
+        Args:
+            folder: the model with its tokenizer.
+            threads: threads that compute.
+            version: name of the weights, by default their digest.
+            rows: texts written side by side at most.
+            form: number format of the weights.
+        """
         torch.set_num_threads(threads)
-        model = load_model(folder)
+        model: Any = read_plain(folder) or load_model(folder)
         self.tokenizer = load_tokenizer(folder)
         self.version = version or weights_digest(folder)
         self.users = 0
@@ -123,9 +138,10 @@ class Engine:
         self._size = int(model.config.vocab_size)
         self._token_bytes = _token_bytes(model)
         self._clock = time.thread_time if threads == 1 else time.process_time
-        self._texts = Texts(model, self.tokenizer, rows)  # keeps the weights that it needs
+        # Keeps the weights that it needs.
+        self._texts = Texts(model, self.tokenizer, rows, form=form, remembered=REMEMBERED_BYTES, threads=threads)
         self._waiting: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._next: _Job | None = None  # waits for room in the cache
+        self._line: deque[_Job] = deque()  # taken from there, waiting for a row and room in the cache
         self._jobs: dict[Text, _Job] = {}
         self._tokenizing = threading.Lock()  # a fast tokenizer is not for two threads at once
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -154,9 +170,7 @@ class Engine:
                 text, lead = given, int(separator(self.tokenizer) is not None)
                 ids = started(self.tokenizer, ids)
             else:
-                unknown = next((token for token in given if not 0 <= token < self._size), None)
-                if unknown is not None:
-                    raise BadPrompt(f"token {unknown} is not in the model's vocabulary of {self._size}")
+                self.check_tokens(given)
                 text, ids, lead = self._vocabulary.decode(given), list(given), 0
         return self._fitting(text, ids, lead, truncate)
 
@@ -224,6 +238,16 @@ class Engine:
         self._waiting.put(job)
         return job.answer
 
+    def check_tokens(self, ids: Iterable[int]) -> None:
+        """See whether the model has these tokens.
+
+        Raises:
+            BadPrompt: it has not.
+        """
+        unknown = next((token for token in ids if not 0 <= token < self._size), None)
+        if unknown is not None:
+            raise BadPrompt(f"token {unknown} is not in the model's vocabulary of {self._size}")
+
     def piece(self, token: int) -> str:
         """Return the text that a token adds to a text."""
         with self._tokenizing:
@@ -236,7 +260,7 @@ class Engine:
 
     def _run(self) -> None:
         open_ = True
-        while open_ or self._jobs or self._next:
+        while open_ or self._jobs or self._line:
             try:
                 open_ = self._admit(open_)
                 self._step()
@@ -249,20 +273,20 @@ class Engine:
 
     def _admit(self, open_: bool) -> bool:
         """Read waiting prompts while there are rows and cache for them; return whether more may come."""
-        while len(self._jobs) < self.rows:
-            if self._next is None and open_:
-                try:
-                    self._next = self._waiting.get(block=not self._jobs)
-                except queue.Empty:
-                    return True
-                open_ = self._next is not None
-            if self._next is None or not self._fits(self._next):
-                return open_
-            job, self._next = self._next, None
-            if job.left.is_set():
-                job.answer.set_result(Answer(job.prompt, (), "cancelled", 0.0, 0.0, 0.0, _nothing))
+        while open_:
+            try:
+                job = self._waiting.get(block=not (self._jobs or self._line))
+            except queue.Empty:
+                break
+            if job is None:
+                open_ = False
             else:
-                self._read(job)
+                self._line.append(job)
+        for job in [job for job in self._line if job.left.is_set()]:
+            self._line.remove(job)
+            job.answer.set_result(Answer(job.prompt, (), "cancelled", 0.0, 0.0, 0.0, _nothing))
+        while self._line and len(self._jobs) < self.rows and self._fits(self._line[0]):
+            self._read(self._line.popleft())
         return open_
 
     def _fits(self, job: _Job) -> bool:
@@ -332,11 +356,11 @@ def weights_digest(folder: Path) -> str:
 
 
 def _token_bytes(model: Any) -> int:
-    """Return the bytes of keys and values of one token."""
+    """Return the bytes of keys, values and state of one token."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * 4 * config.num_hidden_layers * heads * width)
+    return int(4 * (2 * config.num_hidden_layers * heads * width + config.hidden_size))
 
 
 def _nothing(top: int) -> Scored:

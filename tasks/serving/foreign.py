@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ import pyarrow.parquet as pq
 from infra.errors import BadInput
 from tasks.serving.gateway.exchange import content_of, conversation_of
 from tasks.serving.request_log import Request
+
+log = logging.getLogger("ketcycle.serving")
 
 # Ours: theirs, the first that is there counts. A dot goes into a nested object; OpenTelemetry's names hold dots.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -101,6 +104,12 @@ def read_log(place: str, now: datetime | None = None) -> list[Request]:
         known = ", ".join(sorted({name for record in records[:20] for name in record}))
         wanted = ", ".join(FIELDS["prompt"])
         raise BadInput(f"no record of {place} holds a prompt; fields there: {known or 'none'}; one of {wanted} is read")
+    if len(found) < len(records):
+        log.warning(
+            "%d of %d records of %s hold no prompt and are left out", len(records) - len(found), len(records), place
+        )
+    if all(row.received != now.timestamp() for row in found):  # all have a time; exports often begin with the newest
+        found.sort(key=lambda row: row.received)
     return found
 
 
@@ -148,13 +157,19 @@ def _values(text: str, place: str) -> Iterator[Any]:
     if whole is not None:
         yield from whole if isinstance(whole, list) else [whole]
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    bad: list[str] = []
+    good = 0
+    for number, line in enumerate(text.split("\n"), 1):  # a text may hold other ends of lines
         if line.strip():
             try:
                 yield json.loads(line)
-            except ValueError as error:
-                said = f"line {number} of {place} is not JSON ({error})"
-                raise BadInput(f"{said}; give Parquet, JSON lines, OTLP JSON or vLLM's log") from None
+                good += 1
+            except (ValueError, RecursionError) as error:
+                bad.append(f"line {number} of {place} is not JSON ({error})")
+    if bad and not good:
+        raise BadInput(f"{bad[0]}; give Parquet, JSON lines, OTLP JSON or vLLM's log")
+    if bad:  # a line that was being written, or a crash
+        log.warning("%s and is left out; such lines: %d", bad[0], len(bad))
 
 
 def _spans(export: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

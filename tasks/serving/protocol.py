@@ -1,35 +1,38 @@
 """Bodies of OpenAI's completion and chat API, as this server reads and writes them, and its errors.
 
-`null` means the default for every parameter. What is not offered (penalties, `suffix`, `logit_bias`, tools, images) is
-refused, never ignored; values that ask for nothing (`tools: []`, `logit_bias: {}`) are accepted.
+`null` means the default for every parameter. What is not offered (`suffix`, tools, JSON answers, images) is refused,
+never ignored; values that ask for nothing (`tools: []`, `min_p: 0`) are accepted.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
-from tasks.model.generate import Sampling, Token
+from tasks.model.generation.generate import Sampling, Token
 from tasks.serving.engine import Answer, Engine
 
 MAX_PROMPTS = 64
-MAX_TOKENS = 2048
-MAX_STOPS, MAX_STOP = 4, 64
+MAX_TOKENS = 32_768
+MAX_STOPS, MAX_STOP = 16, 256
 MAX_TOP = 20
+MAX_BIASES = 1024
+MAX_DIGITS = 400
 
 # Values of parameters that this server does not offer which ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "repetition_penalty": (1,),
-    "logit_bias": ({},),
+    "length_penalty": (1,),
+    "min_p": (0,),
     "suffix": ("",),
     "tools": ([],),
     "functions": ([],),
@@ -37,53 +40,70 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
+    "reasoning_effort": ("none",),
     "modalities": (["text"],),
     "store": (False,),
     "service_tier": ("auto", "default"),
     "verbosity": ("medium",),
-    "top_k": (-1, 0),
-    "min_p": (0,),
     "ignore_eos": (False,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "use_beam_search": (False,),
+    "include_stop_str_in_output": (False,),
+    "add_special_tokens": (True,),
     "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "chat_template_kwargs": ({},),
+    "priority": (0,),
 }
 # Labels for the sender's own use, which change no answer.
-LABELS = ("metadata", "safety_identifier", "prompt_cache_key")
+LABELS = ("metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention")
+# Tools are not used where the choice of them is "none".
+CHOICES = {"tool_choice": "tools", "function_call": "functions"}
 # What an assistant's message says of parts that it does not have, besides null.
 EMPTY: tuple[Any, ...] = ([], {}, "")
+
+# Parameters whose null is not the same as their absence.
+MUST = ("prompt", "messages")
+# What pydantic adds to the place of an error: which type of several it tried, that a key is wrong.
+_UNION = re.compile(r"(str|list|function-\w+)(\[.*\])?|\[key\]")
 
 Body = TypeVar("Body", bound=BaseModel)
 
 
 class Refused(Exception):
-    """A request that cannot be answered; `param` names the parameter at fault."""
+    """A request that cannot be answered; `param` names the parameter at fault, `code` the kind of fault."""
 
-    def __init__(self, message: str, param: str | None = None, status: int = 400) -> None:
+    def __init__(self, message: str, param: str | None = None, status: int = 400, code: str | None = None) -> None:
         super().__init__(message)
-        self.param, self.status = param, status
+        self.param, self.status, self.code = param, status, code
 
 
-def read_body(kind: type[Body], body: bytes, content_type: str) -> Body:
+def read_body(kind: type[Body], body: bytes, content_type: str, packing: str = "") -> Body:
     """Read a request.
 
     Raises:
         Refused: it is no JSON object, or a parameter is missing, wrong or not offered.
     """
+    if packing.strip().lower() not in ("", "identity"):
+        raise Refused(f"the body is packed (Content-Encoding: {packing[:40]}); send it unpacked", status=415)
     if content_type.partition(";")[0].strip().lower() != "application/json":
         raise Refused(f"send the request as JSON with the header Content-Type: application/json, not {content_type!r}")
     try:
-        value = json.loads(body, parse_constant=_no_number)
+        value = json.loads(body, parse_constant=_no_number, parse_int=_whole)
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise Refused(f"the body is a JSON {type(value).__name__}, not an object with the request's parameters")
+        what = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
+        raise Refused(f"the body is {what}, not an object with the request's parameters")
     if (found := _surrogate(value, "")) is not None:
         raise Refused(f"{found}: the text holds half of a surrogate pair, which is no character", found)
     try:
-        return kind.model_validate({name: given for name, given in value.items() if given is not None})
+        return kind.model_validate({name: given for name, given in value.items() if given is not None or name in MUST})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        said = str(first["msg"]).removeprefix("Value error, ")
+        first = _nearest(error.errors())
+        where = ".".join(str(part) for part in first["loc"] if not _UNION.fullmatch(str(part)))
+        said = str(first["msg"]).removeprefix("Value error, ").partition(" or instance of")[0]
         if first["type"] == "extra_forbidden":
             said = f"this server does not offer it{_unless(where)}"
         elif first["type"] == "missing":
@@ -91,8 +111,21 @@ def read_body(kind: type[Body], body: bytes, content_type: str) -> Body:
         raise Refused(f"{where}: {said}", where) from None
 
 
+def _nearest(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Return the first error; of a value that may be of several types, the one of the type that it nearly is."""
+    loc = errors[0]["loc"]
+    size = next((at for at, part in enumerate(loc) if _UNION.fullmatch(str(part))), len(loc))
+    return max((error for error in errors if error["loc"][:size] == loc[:size]), key=lambda error: len(error["loc"]))
+
+
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits)} digits")
+    return int(digits)
 
 
 def _unless(where: str) -> str:
@@ -134,9 +167,13 @@ class Asked(BaseModel):
 
     model: str | None = None
     temperature: float = Field(1.0, ge=0.0, le=2.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_p: float = Field(1.0, ge=0.0, le=1.0)
+    top_k: int = Field(0, ge=-1)
+    frequency_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    presence_penalty: float = Field(0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[int, Annotated[float, Field(ge=-100.0, le=100.0)]] = Field({}, max_length=MAX_BIASES)
     n: int = Field(1, ge=1, le=MAX_PROMPTS)
-    stop: str | list[str] = ()  # type: ignore[assignment]
+    stop: tuple[str, ...] = ()
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -146,25 +183,39 @@ class Asked(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_neutral(cls, value: Any) -> Any:
+        unused = {tools for choice, tools in CHOICES.items() if value.get(choice) == "none"}
         return {
             name: given
             for name, given in value.items()
-            if name not in LABELS and not any(_same(given, neutral) for neutral in NEUTRAL.get(name, ()))
+            if name not in LABELS
+            and name not in unused
+            and not any(_same(given, neutral) for neutral in NEUTRAL.get(name, ()))
         }
 
-    @field_validator("stop", mode="after")
+    @field_validator("stop", mode="before")
     @classmethod
-    def _few_stops(cls, value: str | list[str]) -> str | list[str]:
-        stops = [value] if isinstance(value, str) else value
-        if len(stops) > MAX_STOPS or not all(1 <= len(s) <= MAX_STOP for s in stops):
-            raise ValueError(f"give at most {MAX_STOPS} stop strings of 1 to {MAX_STOP} characters")
-        return value
+    def _few_stops(cls, value: Any) -> tuple[str, ...]:
+        """Read a string or a list of strings; an empty one stops nothing."""
+        given = value if isinstance(value, list) else [value]
+        stops = tuple(stop for stop in given if stop not in (None, ""))
+        right = all(isinstance(stop, str) and len(stop) <= MAX_STOP for stop in stops)
+        if not right or len(stops) > MAX_STOPS:
+            raise ValueError(f"give at most {MAX_STOPS} stop strings of at most {MAX_STOP} characters")
+        return stops
 
     def _sampling(self, index: int, max_tokens: int, top: int) -> Sampling:
         seed = int.from_bytes(os.urandom(6), "big") if self.seed is None else (self.seed + index) % 2**64
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         return Sampling(
-            max_tokens=max_tokens, temperature=self.temperature, top_p=self.top_p, seed=seed, stop=stop, top=top
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_k=max(0, self.top_k),
+            top_p=self.top_p,
+            seed=seed,
+            stop=self.stop,
+            top=top,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            bias=tuple(self.logit_bias.items()),
         )
 
 
@@ -180,9 +231,16 @@ class CompletionRequest(Asked):
     echo: bool = False
     best_of: int | None = None
 
+    @field_validator("logprobs", mode="before")
+    @classmethod
+    def _none_asked(cls, value: Any) -> Any:
+        return None if value is False else value
+
     @field_validator("prompt", mode="before")
     @classmethod
     def _as_many(cls, value: Any) -> tuple[str | tuple[int, ...], ...]:
+        if value is None:
+            return ("",)  # a text from its beginning
         if isinstance(value, str):
             return (value,)
         if isinstance(value, list) and value:
@@ -227,6 +285,7 @@ class Part(BaseModel):
 
     type: Literal["text"]
     text: str
+    cache_control: Any = None  # a hint to servers that charge for what they remember
 
 
 class Message(BaseModel):
@@ -271,6 +330,12 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_TOP)
+
+    @model_validator(mode="after")
+    def _reports(self) -> ChatRequest:
+        if self.top_logprobs and not self.logprobs:
+            raise Refused("top_logprobs: set logprobs to true as well", "top_logprobs")
+        return self
 
     @property
     def choices(self) -> int:

@@ -20,7 +20,7 @@ from mlflow.pyfunc.model import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from infra.errors import BadInput
-from tasks.model.generate import Sampling
+from tasks.model.generation.generate import Sampling
 from tasks.serving.engine import BadPrompt, Engine, weights_digest
 
 CODE = "served.py"

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ log = logging.getLogger("ketcycle.serving")
 
 REQUESTS, FEEDBACK = "inference/requests", "inference/feedback"
 HOUR = "%Y%m%dt%H"
+PAUSE_S = 0.05  # between two looks whether there is much to write
 VERSION = 2  # of the columns; 1 had no path, status and error, which are null in its rows
 SCHEMA = pa.schema(
     [
@@ -239,10 +240,14 @@ class RequestLog:
         rules, failing = self._rules, False
         due = time.monotonic() + rules.flush_s
         while not self._stop.is_set():
-            if len(self._waiting) < rules.capacity:
-                self._take(max(0.0, min(due - time.monotonic(), 0.2)))
-            else:
+            if len(self._waiting) >= rules.capacity:
                 self._stop.wait(0.2)  # the lake takes none: leave the others in the queue, so that it fills
+            elif time.monotonic() >= due or (self.pending >= rules.flush_rows and not self._queue.empty()):
+                while not self._queue.empty() and len(self._waiting) < rules.capacity:
+                    self._take()
+            else:  # rows are made together, so that answers are seldom disturbed
+                self._stop.wait(max(0.0, min(due - time.monotonic(), PAUSE_S)))
+                continue
             if time.monotonic() >= due or (len(self._waiting) >= rules.flush_rows and not failing):
                 failing = bool(self._waiting) and not self._flush()
                 self._tidy()
@@ -250,15 +255,12 @@ class RequestLog:
             self.cpu_s = time.thread_time()
         while not self._queue.empty() or self._waiting:
             while not self._queue.empty() and len(self._waiting) < rules.capacity:
-                self._take(0.0)
+                self._take()
             if not self._flush():
                 return
 
-    def _take(self, wait_s: float) -> None:
-        try:
-            item = self._queue.get(timeout=wait_s) if wait_s else self._queue.get_nowait()
-        except queue.Empty:
-            return
+    def _take(self) -> None:
+        item = self._queue.get_nowait()
         try:
             items = item() if callable(item) else (item,)
             self._waiting += [self._noted(row) if isinstance(row, Feedback) else self._row(row) for row in items]
@@ -268,8 +270,8 @@ class RequestLog:
 
     def _noted(self, said: Feedback) -> tuple[str, dict[str, Any]]:
         given = datetime.fromtimestamp(said.given, UTC)
-        comment = self._rules.kept(said.comment)
-        row = {"request_id": said.request_id, "given": given, "rating": said.rating, "comment": comment}
+        comment = self._rules.kept(None if said.comment is None else _text(said.comment))
+        row = {"request_id": _text(said.request_id), "given": given, "rating": said.rating, "comment": comment}
         return f"{FEEDBACK}/{given:{HOUR}}", row
 
     def _row(self, request: Request) -> tuple[str, dict[str, Any]]:
@@ -309,8 +311,23 @@ class RequestLog:
             log.error("request log: %s; tried again in an hour", error)
 
 
+def _text(value: str) -> str:
+    """Return Unicode text: half of a surrogate pair, which JSON lets through, becomes a question mark."""
+    return value.encode(errors="replace").decode()
+
+
 def row_of(request: Request, rules: Rules, coefficients: Coefficients) -> dict[str, Any]:
     """Return the row of a request, with what the rules keep of its texts."""
+    request = replace(
+        request,
+        request_id=_text(request.request_id),
+        model_version=_text(request.model_version),
+        prompt=_text(request.prompt),
+        completion=_text(request.completion),
+        label=request.label and _text(request.label),
+        finish=_text(request.finish),
+        error=request.error and _text(request.error),
+    )
     received, usage = datetime.fromtimestamp(request.received, UTC), request.usage
     energy = coefficients.cpu_energy_j(usage) if usage else None
     return {
@@ -420,7 +437,7 @@ def _parts(lake: Lake, name: str, since: datetime | None, until: datetime | None
         for _ in range(5):  # a server may make one version of several meanwhile
             try:
                 tables = [lake.read(ref) for ref in lake.versions(hour)]
-            except LakeError:
+            except (LakeError, FileNotFoundError):
                 continue
             yield from tables
             break

@@ -10,11 +10,13 @@ import argparse
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 from fastapi import FastAPI
 
-import infra.warm  # noqa: F401  (before torch and transformers)
+import infra.processes.warm  # noqa: F401  (before torch and transformers)
 from infra.shared import open_lake
+from tasks.model.recipe import Form
 from tasks.serving.app import create_app
 from tasks.serving.edge import Limits
 from tasks.serving.engine import ROWS, Engine
@@ -38,6 +40,7 @@ class Serving:
         threads: torch threads.
         rows: texts written side by side at most.
         follow_s: seconds between two looks at the registry.
+        form: number format of the weights, None = what the model card chose.
     """
 
     source: Source
@@ -47,6 +50,7 @@ class Serving:
     threads: int = 1
     rows: int = ROWS
     follow_s: float = 5.0
+    form: Form | None = None
 
 
 def serve(asked: Serving) -> None:
@@ -58,7 +62,7 @@ def serve(asked: Serving) -> None:
     """
 
     def load(found: Found) -> Engine:
-        return Engine(found.folder, asked.threads, found.version, asked.rows)
+        return Engine(found.folder, asked.threads, found.version, asked.rows, asked.form or found.form)
 
     def make(limits: Limits) -> FastAPI:
         engine = load(asked.source.find())
@@ -79,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ready-file", type=Path, help="written with the address when the server listens")
     parser.add_argument("--version", default="", help="version of the model in the log; default: digest of its weights")
     parser.add_argument("--rows", type=int, default=ROWS, help="texts written side by side at most")
+    parser.add_argument("--form", choices=get_args(Form), help="number format of the weights; default: the card's")
     parser.add_argument("--follow-s", type=float, default=5.0, help="seconds between two looks at the registry")
     parser.add_argument("--flush-s", type=float, default=2.0, help="longest time that a row waits for the lake")
     parser.add_argument("--text", choices=("hashed", "redacted", "plain"), default="hashed", help="texts in the log")
@@ -100,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
             ),
             rows=options.rows,
             follow_s=options.follow_s,
+            form=options.form,
         )
     )
 

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from infra.energy.usage import Usage
-from tasks.model.generate import Token
+from tasks.model.generation.generate import Token
 from tasks.serving import request_log
 from tasks.serving.engine import SCORED, Answer, Engine, Prompt
 from tasks.serving.protocol import ChatRequest, CompletionRequest

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from infra.errors import BadInput
 from infra.tracking import open_tracking
+from tasks.model.recipe import Form
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -19,10 +20,12 @@ class Found:
     Attributes:
         folder: its files.
         version: its name in the log and in answers, empty for the digest of its weights.
+        form: number format that its model card chose.
     """
 
     folder: Path
     version: str
+    form: Form = "fp32"
 
 
 @dataclass(frozen=True)
@@ -76,5 +79,6 @@ class Source:
         """
         if not self.registered:
             return Found(Path(self.asked), self.label)
-        version, folder = open_tracking().model(self.registered, alias=self.alias, version=self.version)
-        return Found(folder, f"{self.registered}/{version}")
+        version, folder, tags = open_tracking().model(self.registered, alias=self.alias, version=self.version)
+        forms: dict[str, Form] = {"bf16": "bf16", "int8": "int8"}
+        return Found(folder, f"{self.registered}/{version}", forms.get(tags.get("form", ""), "fp32"))

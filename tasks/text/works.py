@@ -56,4 +56,9 @@ def smaller(source: str, number: int, sizes: Sequence[int]) -> tuple[int, ...]:
         sizes: the smaller sizes, which take turns.
     """
     turn, odd = divmod(number, 2)
-    return (sizes[(turn + zlib.crc32(source.encode())) % len(sizes)],) if odd else ()
+    return (in_turn(source, turn, sizes),) if odd else ()
+
+
+def in_turn(source: str, turn: int, sizes: Sequence[int]) -> int:
+    """Return the size whose turn it is; different sources begin with different sizes."""
+    return sizes[(turn + zlib.crc32(source.encode())) % len(sizes)]

@@ -30,12 +30,15 @@ class Options(BaseModel):
         matrix_lr: learning rate of Muon, which updates matrices.
         other_lr: learning rate of AdamW, which updates all other weights.
         warmup: share of the steps with rising learning rate.
+        final: learning rate at the end, as a share of the peak.
+        clip: maximum norm of the whole gradient.
         weight_decay: weight decay of matrices; larger where the text is read many times.
         dropout: share of the outputs of attention and feed-forward parts that are dropped.
         isolate: no token attends to another document of its window.
         precision: `bf16` multiplies matrices in bfloat16, `auto` does so where the processor has instructions for it.
-        workers: number of Dask workers that train together, as far as they are free; 1 = the one that has the task. Two
-            give the same bits as one with `parts` 2.
+        device: `cuda` trains on the card, `auto` does so where there is one.
+        workers: number of Dask workers that train together, as far as they are free; 1 = the one that has the task.
+            Unset = two if a step has 2,048 tokens or more, else one. Two give the same bits as one with `parts` 2.
         exchange_every: training steps between two exchanges. 1 = gradients are summed in every step; more = each worker
             steps on its own and the weights are averaged, for slow networks.
         threads: number of torch threads; results are bit-identical for the same processor and number of threads.
@@ -64,11 +67,14 @@ class Options(BaseModel):
     matrix_lr: float = Field(0.02, gt=0)
     other_lr: float = Field(0.03, gt=0)
     warmup: float = Field(0.05, ge=0, lt=1)
+    final: float = Field(0.05, ge=0, le=1)
+    clip: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     isolate: bool = False
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    workers: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    workers: int | None = Field(None, ge=1)
     exchange_every: int = Field(1, ge=1)
     threads: int = Field(1, ge=1)
     evaluate_every: int = Field(100, ge=0)

@@ -20,12 +20,12 @@ from infra.errors import BadInput
 from infra.progress import publish_curve
 from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_model, load_tokenizer, save_model, separator
-from tasks.model.checkpoint import Place
-from tasks.model.generate import Sampling, complete
+from tasks.model.generation.generate import Sampling, complete
 from tasks.model.scaling import fresh_tokens, rules
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
-from tasks.model.train import Run, Watch
+from tasks.model.training.checkpoint import Place
+from tasks.model.training.loop import Run, Watch
 from tasks.sections import Chart, Section, line
 from tasks.stage import Context, Road, State
 from tasks.training.evaluate import WINDOW_TOKENS, cut_windows, score_text
@@ -65,9 +65,9 @@ def headline(state: State) -> str:
     before, after = state.facts["before"]["test"], state.facts["after"]["test"]
     zlib = state.facts["references"]["test"]["zlib"]
     if state.facts.get("pretrained"):
-        return f"pretrained, not trained: test text {after:.3f} bits per byte (zlib {zlib:.3f}){_beside(state)}"
+        return f"pretrained, not trained: test text {after:.3f} bits per byte (zlib: {zlib:.3f}){_beside(state)}"
     tokens = state.facts["tokens"]
-    return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib {zlib:.3f})"
+    return f"test text {before:.3f} -> {after:.3f} bits per byte after {tokens:,} tokens (zlib: {zlib:.3f})"
 
 
 def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
@@ -266,6 +266,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "tokens_per_s": run.tokens_per_s,
         "tokens_per_cpu_s": run.tokens_per_cpu_s,
         "precision": "bf16" if run.bf16 else "fp32",
+        "device": run.device,
         "stopped": run.stopped,
         "resumed_at": run.resumed_at,
         "samples": {str(step): text for step, text in run.samples.items()},

@@ -18,26 +18,32 @@ from urllib.parse import urlsplit
 import distributed
 
 from infra.energy.meter import Meter
+from infra.processes.stopping import at_work
 from infra.progress import forward_from_worker
 from tasks.model.causal import load_model
-from tasks.model.checkpoint import Place
-from tasks.model.peers import GlooPeers, LostPeer, open_store
-from tasks.model.precision import use_bf16
-from tasks.model.recipe import Recipe
+from tasks.model.recipe import Precision, Recipe
 from tasks.model.threads import torch_threads
-from tasks.model.train import Run, Watch, train
+from tasks.model.training.checkpoint import Place
+from tasks.model.training.device import find_device
+from tasks.model.training.loop import Run, Watch, train
+from tasks.model.training.peers import GlooPeers, LostPeer, open_store
+from tasks.model.training.precision import use_bf16
 from tasks.parallel import free_workers
 from tasks.records import record_work
 from tasks.stage import Context, State
-from tasks.training.text import options_of, store_training
+from tasks.training.text import context_length, options_of, store_training
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger("ketcycle.training")
 
+# Tokens of a step from which a second worker pays: exchange and computation grow alike with the model, so their ratio
+# depends on the tokens alone (`python -m benchmarks.training workers`).
+LARGE_STEP = 2048
 GATHER_S = 180.0  # that the processes wait for each other before the first step
 EXCHANGE_S = 600.0  # that an exchange waits, an evaluation by process 0 included
+ATTEMPTS = 4  # with others; then this process trains alone, so that workers that always die cannot hold up a training
 ENDED_S = 30.0  # after which a process that should have ended is given up
 
 
@@ -86,15 +92,18 @@ def train_together(
         the trained model, the run, and figures: `workers`, bytes sent by each process, attempts.
     """
     options = options_of(context)
-    if options.workers > 1:  # all processes must make products of one type, on whatever processors they are
-        recipe = replace(recipe, precision="bf16" if use_bf16(recipe.precision) else "fp32", parts=max(2, recipe.parts))
+    workers = options.workers or (2 if recipe.batch * context_length(context) >= LARGE_STEP else 1)
+    if workers > 1:  # all processes must make products of one type, on whatever processors they are
+        device = find_device(recipe.device).type
+        precision: Precision = "bf16" if use_bf16(recipe.precision, device) else "fp32"
+        recipe = replace(recipe, precision=precision, parts=max(2, recipe.parts))
     avoided: set[str] = set()
     attempts = 0
     while True:
         attempts += 1
         others: list[str] = []
-        if options.workers > 1:
-            others = [address for address in free_workers() if address not in avoided][: options.workers - 1]
+        if workers > 1 and attempts <= ATTEMPTS:
+            others = [address for address in free_workers() if address not in avoided][: workers - 1]
         model = load_model(context.lake.folder(context.require("architecture/model")))
         if sample is not None:
             watch = replace(watch, sample=partial(sample, model))
@@ -120,7 +129,7 @@ def train_together(
         try:
             peers = GlooPeers(store, 0, world, options.exchange_every, GATHER_S, EXCHANGE_S)
             run = train(model, windows, recipe, watch, place, peers)
-            sent = [peers.bytes_sent, *(future.result(timeout=ENDED_S) for future in futures.values())]
+            sent = [peers.bytes_sent, *(_bytes_of(address, future) for address, future in futures.items())]
         except LostPeer as error:
             lost = _lost(futures)
             avoided |= lost or set(others)
@@ -133,7 +142,7 @@ def take_part(share: Share) -> int:
     """Train as one of the other processes; return the bytes sent. Its CPU time is recorded as work of the stage."""
     context, options = share.context, options_of(share.context)
     forward_from_worker(context.run_id)
-    with Meter() as meter, torch_threads(options.threads):
+    with at_work(context.run_id), Meter() as meter, torch_threads(options.threads):
         store = open_store(share.address[0], GATHER_S, share.address[1])
         peers = GlooPeers(store, share.rank, share.world, share.every, GATHER_S, EXCHANGE_S)
         model = load_model(context.lake.folder(context.require("architecture/model")))
@@ -142,6 +151,16 @@ def take_part(share: Share) -> int:
         train(model, windows, share.recipe, Watch(log=log), place, peers)
     record_work(context, f"train as process {share.rank}", meter.usage, meter.source, meter.peak_rss_mb)
     return peers.bytes_sent
+
+
+def _bytes_of(address: str, future: Any) -> int | None:
+    """Return the bytes that a worker has sent; None if it was lost after its last exchange, which costs no more."""
+    try:
+        return int(future.result(timeout=ENDED_S))
+    except (distributed.KilledWorker, distributed.client.FutureCancelledError, TimeoutError, LostPeer) as error:
+        log.warning("worker %s was lost after the training was done: %s", address, error)
+        future.cancel()
+        return None
 
 
 def _lost(futures: dict[str, Any]) -> set[str]:
@@ -154,6 +173,8 @@ def _lost(futures: dict[str, Any]) -> set[str]:
         gone |= {address for address in left if address not in known}
         left = {a: future for a, future in left.items() if a in known and not future.done()}
         time.sleep(0.2)
-    for future in futures.values():
+    for address, future in futures.items():
+        if future.status == "error":
+            log.warning("worker %s: %s", address, future.exception())
         future.cancel()
     return gone | set(left)

@@ -24,13 +24,13 @@ settings.quiet_libraries(loaded.home)
 docstrings.LIBRARIES.clear()  # texts enough without those of libraries, which take seconds to read
 with services(loaded):
     from flows.lifecycle.config import RunConfig
-    from flows.lifecycle.lifecycle import lifecycle
+    from flows.lifecycle.run import run_lifecycle
     from flows.study.config import StudyConfig
     from flows.study.study import study
     config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stages=("curation",),
                        options={"curation": {"rules": "none", "largest": {"documents": 5}}})
-    report = lifecycle(config, None)
-    found = study(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
+    report = run_lifecycle(config, None)
+    found = study.fn(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
 from typer.testing import CliRunner
 from flows.cli import app
 shown = {}

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from flows.study.bank import gather_material
 from infra import settings
-from tasks.contract import PILOTS, Bench, Instance, Kind, Material, Subtask, content_key
+from tasks.bench import make_bench
+from tasks.contract import PILOTS, Instance, Kind, Material, Subtask, content_key
 from tasks.curation.representatives.bank import PUBLISHED_SOURCE
 from tasks.finetuning import models
 from tasks.inference.pruning import bank as pruning_bank
@@ -29,25 +29,6 @@ torch.set_num_threads(1)
 ALL = list(subtasks().values())
 
 
-def bench(seed: int, scratch: Path) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(
-        rng=np.random.default_rng(seed),
-        sampler=StatevectorSampler(seed=seed),
-        estimator=StatevectorEstimator(seed=seed),
-        map=lambda function, items: [function(item) for item in items],
-        once=once,
-        scratch=scratch,
-        resume=lambda: scratch,
-    )
-
-
 @pytest.fixture(scope="module", params=ALL, ids=lambda s: s.key)
 def posed(request: pytest.FixtureRequest) -> tuple[Subtask[Any, Any], Any]:
     subtask: Subtask[Any, Any] = request.param
@@ -58,7 +39,7 @@ def posed(request: pytest.FixtureRequest) -> tuple[Subtask[Any, Any], Any]:
 def solved(posed: tuple[Subtask[Any, Any], Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     subtask, problem = posed
     return {
-        arm.name: arm.solve(problem, bench(1, tmp_path_factory.mktemp(arm.name.replace("/", "-"))))
+        arm.name: arm.solve(problem, make_bench(1, tmp_path_factory.mktemp(arm.name.replace("/", "-"))))
         for arm in subtask.arms
     }
 
@@ -128,7 +109,7 @@ def test_the_same_seed_gives_the_same_solution(
 ) -> None:
     subtask, problem = posed
     for arm in subtask.arms:
-        again = arm.solve(problem, bench(1, tmp_path))
+        again = arm.solve(problem, make_bench(1, tmp_path))
         assert content_key(again) == content_key(solved[arm.name]), arm.name
 
 
@@ -179,7 +160,7 @@ def test_an_instance_is_one_problem_of_known_truth_and_made_the_same_each_time(
     assert len({content_key(p) for p in problems}) == 2
     for instance, problem in zip(first, problems, strict=True):
         assert subtask.size(problem) == instance.size
-        (value,) = subtask.quality(problem, subtask.incumbent.solve(problem, bench(2, tmp_path)))
+        (value,) = subtask.quality(problem, subtask.incumbent.solve(problem, make_bench(2, tmp_path)))
         assert np.isfinite(value)
         assert subtask.oracle is None or len(subtask.oracle(problem)) <= 1
         assert pickle.loads(pickle.dumps(instance)).name == instance.name  # noqa: S301  (our own)

@@ -95,7 +95,26 @@ def test_what_is_named_is_declared_and_state_is_nobody_elses() -> None:
             assert config["source"] in FILE["configs"]
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:")
-    assert len(states) == len(set(states)) == 3
+    assert len(states) == len(set(states)) == 4
+
+
+def check(found: dict[str, Any]) -> list[str]:
+    """Return the services of a compose file; raise ValueError if it is not what the compose specification says."""
+    compose = pytest.importorskip("compose_spec").PyCompose.from_yaml(yaml.safe_dump(found))
+    compose.validate()
+    return list(compose.service_names())
+
+
+def test_the_file_is_what_the_compose_specification_says() -> None:
+    filled = yaml.safe_load(re.sub(r"\$\{(\w+):\?[^}]*\}", PASSWORD, (FOLDER / "compose.yaml").read_text()))
+    assert set(check(filled)) == SERVICES.keys()
+    filled["services"]["server"]["depends_on"] = {"postgres": {"condition": "service_fine"}}
+    with pytest.raises(ValueError, match="unknown variant `service_fine`"):
+        check(filled)
+    del filled["services"]["server"]["depends_on"]
+    filled["services"]["s3"]["restarts"] = "always"
+    with pytest.raises(ValueError, match="restarts"):
+        check(filled)
 
 
 def test_the_image_holds_the_packages_and_the_clients() -> None:

@@ -19,10 +19,11 @@ class Fault:
         route: which request: token, search, backends, configuration, properties, device, usage, submit, job, jobs,
             results, metrics, cancel, session; or `create` for what becomes of a job; `*` = any but those of control.
         kind: 401, 429, 500 ... (answered before anything is done), drop (the connection ends before), drop-after,
-            401-after, 500-after ... (it is done, the answer is lost or an error), twice (two jobs are made), slow,
+            401-after, 302-after ... (it is done, the answer is lost or an error), twice (two jobs are made), slow,
             truncate, echo (an error that repeats the caller's headers), page and empty (the answer is a proxy's page,
-            or nothing), answer (it is `body`), oldest (it is that about the oldest job); of `create`: failed, stuck,
-            cancelled, hidden (not listed until the script says `shown`).
+            or nothing), answer (it is `body`), oldest (it is that about the oldest job), untagged (a list of jobs
+            without their tags); of `create`: failed, stuck, cancelled, hidden (not listed until the script says
+            `shown`).
         times: how often; each time counts down.
         skip: how many requests pass unharmed before.
         seconds: of `slow` and of Retry-After.

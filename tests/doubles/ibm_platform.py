@@ -131,6 +131,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         if fault and fault.kind == "oldest" and name == "submit":
             content = {**content, "id": next(iter(self.platform.jobs))}
+        if fault and fault.kind == "untagged":
+            content = {**content, "jobs": [{k: v for k, v in job.items() if k != "tags"} for job in content["jobs"]]}
         if fault and fault.kind in ("page", "empty", "answer"):
             page = "<html><body>The proxy is out of breath.</body></html>"
             content = {"page": page, "empty": "", "answer": fault.body}[fault.kind]

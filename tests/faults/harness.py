@@ -13,6 +13,7 @@ import traceback
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import edges
 import pytest
@@ -277,7 +278,7 @@ def sent_once(folder, jobs, story):
     """An intent is posted again only if its last post was refused, its job ended without a result, or none ran."""
     notes = [json.loads(line) for line in (folder / "posts").read_text().splitlines()]
     refused = {note["tag"] for note in notes if note.get("came") == "refused"}
-    last = {}
+    last: dict[tuple[Any, ...], list[str]] = {}
     for note in notes:
         if "came" in note:
             continue

@@ -40,6 +40,14 @@ FAULTS = {
     "created twice, listed late": {
         "faults": [{"route": "submit", "kind": "twice"}, {"route": "create", "kind": "hidden", "skip": 1}]
     },
+    "moved after creating": {"faults": [{"route": "submit", "kind": "302-after"}]},
+    "not known for a while": {"faults": [{"route": "job", "kind": "404", "times": 3, "skip": 1}]},
+    "told to wait a day": {
+        "faults": [{"route": r, "kind": "429", "seconds": 86_400} for r in ("job", "results", "jobs")]
+    },
+    "listed without tags": {
+        "faults": [{"route": "submit", "kind": "drop-after"}, {"route": "jobs", "kind": "untagged", "times": 9}]
+    },
     "another's job": {"faults": [{"route": "submit", "kind": "oldest", "skip": 1}]},
 }
 

@@ -1,4 +1,7 @@
-"""Workers that a batch system starts: the Slurm script with a stand-in for `sbatch` that runs the jobs here."""
+"""Workers that a batch system starts: our Slurm script and dask-jobqueue, with a stand-in for `sbatch`.
+
+It runs the jobs here.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
 import pytest
 
 from infra import compute, settings
@@ -56,8 +60,6 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
 
 
 def test_jobs_of_a_batch_system_are_workers_of_the_cluster(scheduler: str, tmp_path: Path) -> None:
-    import distributed
-
     programs, jobs = tmp_path / "bin", tmp_path / "jobs"
     programs.mkdir()
     (programs / "sbatch").write_text(SBATCH)
@@ -83,3 +85,43 @@ def test_jobs_of_a_batch_system_are_workers_of_the_cluster(scheduler: str, tmp_p
     finally:
         for pid in jobs.read_text().split():
             os.killpg(int(pid), signal.SIGTERM)
+
+
+JOBQUEUE_SBATCH = """#!/bin/bash
+script=$(mktemp "$JOBS.XXXX")
+cp "$1" "$script"  # Slurm keeps its own copy, too
+setsid bash "$script" > "$script.log" 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+def test_the_documented_cluster_of_dask_jobqueue_is_used_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobqueue = pytest.importorskip("dask_jobqueue")
+    from infra.installation import doctor
+
+    programs, jobs = tmp_path / "bin", tmp_path / "jobs"
+    programs.mkdir()
+    jobs.touch()
+    for name, program in {"sbatch": JOBQUEUE_SBATCH, "scancel": '#!/bin/bash\nkill -TERM -- "-$1"\n'}.items():
+        (programs / name).write_text(program)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("JOBS", str(jobs))
+    monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (line,) = re.findall(r"^cluster = (SLURMCluster\(.*\))$", page, re.MULTILINE)
+    local = {"interface": "lo", "scheduler_options": {"dashboard_address": "127.0.0.1:0"}}
+    make = {"SLURMCluster": lambda **given: jobqueue.SLURMCluster(**given, **local)}
+    with eval(line, make) as cluster:  # noqa: S307  (what the page says)
+        cluster.scale(jobs=1)
+        loaded = settings.load(home=tmp_path / "home", dask_address=cluster.scheduler_address)
+        with compute.cluster(loaded):
+            client = distributed.get_client()
+            client.wait_for_workers(1, timeout=300)
+            assert client.submit(sum, [1, 2, 3]).result(timeout=60) == 6
+        (found,) = [item for item in doctor.examine(loaded) if item.about == "Dask workers"]
+        assert (found.level, found.found) == ("ok", "1, with the versions and stores of this machine")

@@ -48,8 +48,9 @@ def doubles():
 
 @pytest.fixture(scope="session")
 def played(request, tmp_path_factory):
-    """Plays all cases of a kind when the first of them is asked for, and keeps what came of them."""
+    """Plays the cases of a kind that were selected when the first of them is asked for, and keeps what came of them."""
     known = {}
+    tests = [item.callspec.params["key"] for item in request.session.items if "played" in item.fixturenames]
 
     def outcome(key):
         name, everything, index = key
@@ -58,10 +59,12 @@ def played(request, tmp_path_factory):
             worlds = [scripted.World()] * PLAYERS
             if name == "hosted":
                 worlds = [hosted.World(double) for double in request.getfixturevalue("doubles")]
-            found = list(play_all(cases(name, everything=everything), worlds, folder).values())
-            known[name, everything] = found
+            every = cases(name, everything=everything)
+            chosen = [number for kind, whole, number in tests if (kind, whole) == (name, everything)]
+            outcomes = list(play_all([every[number] for number in chosen], worlds, folder).values())
+            known[name, everything] = dict(zip(chosen, outcomes, strict=True))
             with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-                print("\n" + summary(f"{name}, {'all' if everything else 'pairwise'}", dict(enumerate(found))))
+                print("\n" + summary(f"{name}, {'all' if everything else 'pairwise'}", dict(enumerate(outcomes))))
         return known[name, everything][index]
 
     return outcome

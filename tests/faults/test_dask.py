@@ -18,7 +18,7 @@ EDGES = ("submit: after", "status: before", "deliver: before", "release: before"
 @pytest.fixture(scope="module")
 def cluster():
     with (
-        distributed.LocalCluster(2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as workers,
+        distributed.LocalCluster(2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as workers,
         distributed.Client(workers) as client,
     ):
         yield client

@@ -1,26 +1,30 @@
 """A standing installation on good and bad days: events in, runs out, while its processes are killed one by one.
 
-`-s` prints what a person sees after each fault and how long it takes until the next event is answered.
+`-s` prints what a person sees after each fault and how long it takes until the next event is answered;
+`WRITE_TABLES=1` writes these tables into docs/operations.md.
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
+import distributed
 import pytest
-from installation import Installation, until
+from installation import DEPLOYMENTS, DRIFT, OVER, SMOKE, Installation, until
+from printed import Printed
 
-from infra import flow_runs
 from infra.claims import Claims
+from infra.compute import read_note
+from infra.installation import flow_runs
 from infra.tracking import Tracking
 
 pytestmark = [pytest.mark.faults, pytest.mark.engine, pytest.mark.timeout(3600)]
 
-DRIFT = {"model": "m", "window": "w1", "streak": "s1", "requests": 40, "p_value": 0.001, "state": "alert"}
 TEXT = "The queue keeps what it was given, and the people who read the book know that it is so. " * 20
 
 
@@ -70,7 +74,7 @@ def test_a_validated_model_gets_the_alias_once(installed: Installation, tmp_path
         installed.emit("model.validated", fact)
     states = installed.over("promote-on-validation", 2)
     assert sorted(state for state, _ in states) == ["Completed", "Skipped"]
-    assert "champion of demo: nothing -> version 2 (gate: better)" in [said for _, said in states]
+    assert "champion of demo: none -> version 2 (gate: better)" in [said for _, said in states]
     assert tracking.version_at("demo", "champion") == 2
 
 
@@ -107,50 +111,131 @@ def test_cancel_ends_a_run_within_30_s_and_its_file_is_curated_later(installed: 
     until(lambda: installed.state(again)[0] == "COMPLETED")
 
 
-# What is killed while a curation runs, and the states that its flow run may end in.
-KILLED = {
-    "flow": ("CRASHED",),
-    "worker": ("CRASHED", "COMPLETED"),  # the process of the flow is a child of its own and may finish
-    "server": ("CRASHED", "COMPLETED"),
-    "up": ("CRASHED",),
-    "down": ("CRASHED",),  # not killed, but stopped in the middle
+# What ends while a curation runs, and the states that its flow run may end in.
+ENDS = {
+    "the process of the run": ("CRASHED",),
+    "the Prefect worker": ("CRASHED", "COMPLETED"),  # the process of the flow is a child of its own and may finish
+    "the Prefect worker, before the run's process started": ("CRASHED", "COMPLETED"),
+    "the Prefect server": ("CRASHED", "COMPLETED"),
+    "the Prefect server, for 75 s": ("COMPLETED",),  # longer than a flow run may be silent
+    "MLflow": ("COMPLETED",),
+    "the Dask worker": ("COMPLETED",),  # another one takes its task
+    "`ketcycle up`": ("CRASHED",),
+    "`ketcycle down`": ("CRASHED",),  # not killed, but stopped in the middle
+}
+SERVICES = {
+    "the Prefect worker": "worker",
+    "the Prefect worker, before the run's process started": "worker",
+    "the Prefect server": "server",
+    "MLflow": "mlflow",
+    "the Dask worker": "dask",
+    "`ketcycle up`": "up",
 }
 
 
-@pytest.mark.parametrize("what", KILLED)
-def test_whatever_is_killed_the_run_ends_and_the_next_event_is_answered(installed: Installation, what: str) -> None:
-    text = TEXT.replace("people", what)
-    run = installed.arrive(f"{what}.txt", text)
-    began = time.monotonic()
-    if what == "flow":
-        flow_runs.processes()[run["id"]].send_signal(signal.SIGKILL)
-    elif what == "down":
-        installed.down()
-    else:
-        installed.process(what).send_signal(signal.SIGKILL)
-    if what in ("up", "down"):
-        installed.up()
-
-    def ended() -> bool:
-        try:
-            return installed.state(run)[0] in KILLED[what]
-        except httpx.HTTPError:  # the server is being started again
-            return False
-
-    until(ended)
-    state, said = installed.state(run)
-    ended_s = time.monotonic() - began
-    following = installed.arrive(f"{what}-next.txt", text.replace("know", "see"))
-    until(lambda: installed.state(following)[0] == "COMPLETED")
-    print(
-        f"\n{what}: {state} after {ended_s:.0f} s ({said}); next event answered after {time.monotonic() - began:.0f} s"
+@pytest.fixture(scope="module")
+def kills() -> Iterator[Printed]:
+    table = Printed(
+        "kills",
+        ("killed while a curation runs", "the run", "its message", "after, s", "next event: begins, s", "done, s"),
     )
+    yield table
+    table.close()
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_whatever_is_killed_the_run_ends_and_the_next_event_is_answered(
+    installed: Installation, kills: Printed, what: str
+) -> None:
+    name, text = re.sub("[^a-z]+", "-", what.lower()).strip("-"), TEXT.replace("people", what)
+    run = installed.arrive(f"{name}.txt", text, until_it_runs="before" not in what)
+    began = datetime.now(UTC)
+    if "process of the run" in what:
+        flow_runs.processes()[run["id"]].send_signal(signal.SIGKILL)
+    elif what == "`ketcycle down`":
+        installed.down()
+    elif "for 75 s" in what:
+        leader = installed.process("up")
+        leader.suspend()  # it would start the server again
+        installed.process("server").send_signal(signal.SIGKILL)
+        time.sleep(75)
+        leader.resume()
+    else:
+        installed.process(SERVICES[what]).send_signal(signal.SIGKILL)
+    if what in ("`ketcycle up`", "`ketcycle down`"):
+        installed.up()
+    until(lambda: installed.ended(run))
+    state, said = installed.state(run)
+    ended_s = installed.seconds_until_end(run, began)
+    assert state in ENDS[what], said
+    begun_s, done_s = installed.answered(f"{name}-next.txt", text.replace("know", "see"))
+    kills.add(what, state.capitalize(), said.split("; run")[0], f"{ended_s:.0f}", f"{begun_s:.0f}", f"{done_s:.0f}")
+    assert ended_s < 60 * patience() or "for 75 s" in what
+    until(lambda: installed.answers("mlflow_url", "/health"))
     if state == "CRASHED":
-        again = installed.arrive(f"{what}.txt", text)
+        again = installed.arrive(f"{name}.txt", text)
         until(lambda: installed.state(again)[0] == "COMPLETED")
         assert installed.state(again)[1].startswith("1 of 1 files were new")
     inner = [run for run in installed.runs("lifecycle") if run["state"]["type"] == "RUNNING"]
     assert not inner, "flow runs inside it end too"
+
+
+@pytest.fixture(scope="module")
+def stopped() -> Iterator[Printed]:
+    table = Printed(
+        "stopped", ("deployment", "run killed: state", "after, s", "next run begins, s", "*Cancel*: state", "after, s")
+    )
+    yield table
+    table.close()
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+def test_a_killed_run_frees_the_place_of_each_deployment_and_cancel_ends_the_next_one(
+    installed: Installation, stopped: Printed, deployment: str
+) -> None:
+    """Its process is killed as soon as it is there, the next run is cancelled as soon as it runs, or is over."""
+    (installed.home / "inbox" / "a.txt").write_text(TEXT.replace("book", "novel"))
+    run = installed.start(deployment, DEPLOYMENTS[deployment])
+    until(lambda: run["id"] in flow_runs.processes())
+    flow_runs.processes()[run["id"]].send_signal(signal.SIGKILL)
+    killed_s = until(lambda: installed.ended(run))
+    killed = installed.state(run)[0]
+    following = installed.start(deployment, DEPLOYMENTS[deployment])
+    begins_s = until(lambda: installed.state(following)[0] in ("RUNNING", *OVER))
+    if installed.state(following)[0] == "RUNNING":
+        installed.ask(f"/flow_runs/{following['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    cancelled_s = until(lambda: installed.ended(following))
+    cancelled = installed.state(following)[0]
+    stopped.add(
+        f"`{deployment}`", killed.capitalize(), f"{killed_s:.0f}", f"{begins_s:.0f}", cancelled.capitalize(),
+        f"{cancelled_s:.0f}",
+    )  # fmt: skip
+    assert killed == "CRASHED"
+    assert cancelled in ("CANCELLED", "COMPLETED")  # one that was over first
+    assert max(killed_s, begins_s) < 60 * patience()
+    assert cancelled_s < 30 * patience()
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "killed"])
+def test_the_shared_worker_is_free_soon_after_a_run_was_cancelled_or_killed(
+    installed: Installation, ending: str
+) -> None:
+    run = installed.start("lifecycle/nightly", {"config": SMOKE["config"] | {"run_id": f"busy-{ending}"}})
+    with distributed.Client(read_note(installed.home)["dask_address"], set_as_default=False) as client:
+        until(lambda: any(client.processing().values()))
+        time.sleep(3)
+        if ending == "cancelled":
+            installed.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+        else:
+            flow_runs.processes()[run["id"]].send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        assert client.submit(sum, [1, 2], pure=False).result(timeout=120) == 3
+        free_s = time.monotonic() - began
+        until(lambda: installed.ended(run))
+    over_s = time.monotonic() - began
+    print(f"\n{ending}: {installed.state(run)[0]} after {over_s:.1f} s, worker free after {free_s:.1f} s")
+    assert installed.state(run)[0] == {"cancelled": "CANCELLED", "killed": "CRASHED"}[ending]
+    assert max(free_s, over_s) < 30 * patience()
 
 
 def patience() -> float:

@@ -69,6 +69,7 @@ def test_ctrl_c_ends_the_work_on_the_cluster_within_5_s(tmp_path: Path) -> None:
             assert len(list(shards.glob("*/facts.json"))) == made
             assert client.submit(sum, [1, 2]).result(timeout=20) == 3  # the workers are free
         assert run.wait(60) == 130
+        run.communicate()
     finally:
         up.send_signal(signal.SIGINT)
-        up.wait(60)
+        up.communicate(timeout=60)

@@ -33,6 +33,7 @@ from tasks.preprocessing import stage as preprocessing
 from tasks.stage import Context, State, decisions
 from tasks.steps import posed
 
+ROW = json.dumps({"text": "2 + 2 = 4"}) + "\n"
 PROSE = "the parser reads a stream of tokens and with each of them it decides what to do that the grammar allows"
 
 
@@ -128,6 +129,26 @@ CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
     "not UTF-8": (
         lambda: ("run", "--evaluate", written("l.txt", b"caf\xe9 ole")),
         r"l\.txt is not UTF-8 .* byte 3\); give a text file",
+    ),
+    "rows that are not there": (
+        lambda: ("run", "--set", "finetuning.data=nix.jsonl"),
+        r"nix\.jsonl cannot be read \(No such file or directory\); give a file of JSON lines",
+    ),
+    "malformed row": (
+        lambda: ("run", "--set", f"finetuning.data={written('r.jsonl', 3 * ROW + '{}')}"),
+        r"r\.jsonl line 4: a row has messages, or prompt and completion, or text; this one has nothing",
+    ),
+    "too few rows": (
+        lambda: ("run", "--set", f"finetuning.data={written('r.jsonl', 2 * ROW)}"),
+        r"r\.jsonl has 2 row\(s\); at least 3 are needed",
+    ),
+    "no template": (
+        lambda: ("run", "--set", f"finetuning.data={written('r.jsonl', 3 * ROW)}", "--set", "finetuning.template=nix"),
+        r"the chat template nix cannot be read",
+    ),
+    "malformed preference": (
+        lambda: ("run", "--set", f"finetuning.preferences={written('p.jsonl', ROW)}"),
+        r"p\.jsonl line 1: a preference has prompt, chosen and rejected; this one lacks prompt, chosen, rejected",
     ),
     "unknown backend": (lambda: ("run", "--backend", "mars"), r"use aer, noisy:.*, ibm:<device>, or provider:"),
     "unknown fake device": (lambda: ("run", "--backend", "noisy:mars"), r"no fake device 'mars'.*fake_torino"),

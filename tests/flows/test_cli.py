@@ -21,7 +21,7 @@ HEAVY = ("prefect", "mlflow", "torch", "qiskit", "qiskit_ibm_runtime", "distribu
 def commands() -> list[tuple[str, ...]]:
     group = typer.main.get_command(app)
     assert hasattr(group, "commands")
-    found = []
+    found: list[tuple[str, ...]] = []
     for name, command in group.commands.items():
         found += [(name, inner) for inner in command.commands] if hasattr(command, "commands") else [(name,)]
     return found

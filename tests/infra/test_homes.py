@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from infra import completion, doctor, runs, settings
+from infra import completion, runs, settings
 from infra.claims import Claims
+from infra.installation import doctor
+from infra.installation.status import look
 from infra.runtime.ledger.budget import limits
 from infra.runtime.ledger.ledger import Ledger
 from infra.settings import Settings
 from infra.shared import open_evidence
-from infra.status import look
 
 HOMES = sorted(path for path in (Path(__file__).parent / "homes").iterdir() if path.is_dir())
 

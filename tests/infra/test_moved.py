@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from infra import doctor, settings
+from infra import settings
 from infra.errors import BadInput
+from infra.installation import doctor
 from infra.moved import missing_models, moved_from, readdress
 from infra.tracking import Tracking
 
@@ -76,3 +77,27 @@ def test_doctor_finds_and_repairs_what_does_not_resolve(
         tracking.pointed_at("ketcycle", "champion")
     assert tracking.version_at("ketcycle", "champion") == 1
     assert tracking.promote("ketcycle", 1, "champion") == 1, "a champion without files can be succeeded"
+
+
+def test_a_link_to_a_home_is_that_home(first: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(first)
+    assert moved_from(link) is None
+    assert readdress(link) == 0
+    assert opened(link).pointed_at("ketcycle", "champion") == (1, first / "lake" / "inference" / "model" / "abc")
+
+
+@pytest.mark.parametrize("name", ["a b", "ünï", "100%25", "a#b", "a'b", "a_b"])
+def test_any_name_of_a_folder_will_do(first: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / name
+    shutil.copytree(first, copy)
+    tracking = opened(copy)
+    assert tracking.pointed_at("ketcycle", "champion") == (1, copy / "lake" / "inference" / "model" / "abc")
+    again = tmp_path / "again"
+    shutil.copytree(copy, again)
+    assert opened(again).pointed_at("ketcycle", "champion") == (1, again / "lake" / "inference" / "model" / "abc")
+
+
+def test_a_folder_whose_name_databases_cannot_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a question mark ends the path"):
+        settings.load(home=tmp_path / "what?")

@@ -151,7 +151,7 @@ def apart(numbers: list[int]) -> tuple[list[tuple[int, int]], float]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[distributed.Client]:
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as made,  # type: ignore[no-untyped-call]
         distributed.Client(made) as client,  # type: ignore[no-untyped-call]
     ):
         yield client

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tasks.contract import STAGES
-from tasks.sections import Chart, Section, Series, counts, line, plain
+from tasks.sections import Chart, Section, Series, Step, Waterfall, counts, line, plain
 from tasks.stage import stage_module
 
 
@@ -39,7 +39,7 @@ def test_curation_shows_what_was_dropped_and_removed() -> None:
     assert found["Dropped by rule"].rows == (("length", 2),)
     assert found["Removed duplicates"].rows == (("exact duplicates", 1),)
     chart = found["Near-duplicate components"].chart
-    assert chart is not None
+    assert isinstance(chart, Chart)
     assert chart.series == (Series("components", ((2, 4), (10, 1))),)
 
 
@@ -87,7 +87,7 @@ def test_finetuning_shows_gain_and_forgetting() -> None:
         ("full fine-tuning", 0.2, 0.1, 5, 0.5, 9, None),
     ]
     chart = found["Fine-tuning curve"].chart
-    assert chart is not None
+    assert isinstance(chart, Chart)
     assert [series.name for series in chart.series] == ["LoRA"]
 
 
@@ -103,7 +103,7 @@ def test_inference_shows_what_pruning_cost() -> None:
     assert found["Pruning"].rows == (("before", 2.0, None), ("pruned", 2.1, 3.0))
     assert "Removed: block 1: 25.0% of the weights." in found["Pruning"].sentence
     chart = found["Pruning curve"].chart
-    assert chart is not None
+    assert isinstance(chart, Chart)
     assert chart.levels == (("whole model", 2.0),)
     assert found["What the served model writes"].rows == (("a", "b"),)
     assert "Nothing was removed." in of("inference", bits_per_byte={"before": {"base": 2.0}})["Pruning"].sentence
@@ -119,7 +119,7 @@ def test_monitoring_shows_each_window() -> None:
     new = {"drifted": [False, True], "announced": [None, "drift.detected"], "alarm_level": 0.01}
     section = of("monitoring", **facts, **new)["Drift over time"]
     assert section.rows[1] == ("w2", 4, "yes", 0.002, "alert", "drift.detected", None, None)
-    assert section.chart is not None
+    assert isinstance(section.chart, Chart)
     assert section.chart.series[0].points == ((1, 0.5), (2, 0.002))
     assert section.chart.levels == (("alarm level 0.01", 0.01),)
     earlier = of("monitoring", **facts)["Drift over time"]
@@ -144,5 +144,9 @@ def test_what_cannot_be_shown_is_refused() -> None:
         Chart("x", "y", (Series("s", ((0, 1.0),)),), log="x")
     with pytest.raises(ValueError, match="finite"):
         Chart("x", "y", (Series("s", ((0, float("nan")),)),))
+    with pytest.raises(ValueError, match="at least one step"):
+        Waterfall("J", ())
+    with pytest.raises(ValueError, match="behind one of 1 steps"):
+        Waterfall("J", (Step("a", "b", 1.0),), (("all", 2),))
     assert line("s", [[0, 1.0]]) == ()
     assert counts("T", ("a", "b"), {}) == ()

@@ -229,14 +229,14 @@ def test_auto_without_evidence_keeps_the_incumbent_and_says_why(tmp_path: Path) 
     assert "insufficient evidence" in outcome.decision.reason
 
 
-def put_evidence(home: Path, n: int, arm: str, quality: float, cpu_s: float) -> None:
+def put_evidence(home: Path, n: int, arm: str, quality: float, cpu_s: float, loops: int = 1) -> None:
     kinds = {a.name: str(a.kind) for a in SUBTASK.arms}
     used = Usage(cpu_s=cpu_s, wall_s=cpu_s)
     bench(home).evidence.append(
         EvidenceRow(
             run_id="study", stage="curation", subtask="largest", problem=f"p{i}", arm=arm, arm_version="1", size=6,
             kind=kinds[arm], backend="aer", calibration=bench(home).runtime.calibration, qualities=(quality,),
-            usage=used, total=used, data="d", tolerance=0.0,
+            usage=used, total=used.scaled(loops), data="d", tolerance=0.0,
         )
         for i in range(n)
     )  # fmt: skip
@@ -266,6 +266,21 @@ def test_auto_uses_evidence_that_ships_where_data_and_version_fit_and_says_so(
     put_evidence(home, 130, "nothing", 0.0, 0.01)  # the same executions at home do not count twice
     again, _ = settle(SUBTASK, PROBLEM, bench(home, Method.AUTO))
     assert again.decision.reason.endswith("; 130 executions of the evidence that ships were used")
+
+
+def test_what_trials_cost_is_saved_again_by_those_who_paid_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer, user = tmp_path / "payer", tmp_path / "user"
+    put_evidence(payer, 130, "argmax", 0.0, 2.0)
+    put_evidence(payer, 130, "nothing", 0.0, 0.01, loops=10_000)  # 13,000 s of trials, 1.99 s saved by a use
+    paid, _ = settle(SUBTASK, PROBLEM, bench(payer, Method.AUTO))
+    assert paid.decision.arm == "argmax"
+    assert paid.decision.rule == "not certified: repaid"
+    assert "trials repaid after 65" in paid.decision.reason
+    monkeypatch.setattr("tasks.settle.shipped_evidence", lambda: open_evidence(payer))
+    free, _ = settle(SUBTASK, PROBLEM, bench(user, Method.AUTO))
+    assert free.decision.arm == "nothing"
 
 
 def test_auto_never_takes_a_control_that_guesses(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def _devices(decision: Decision, arm: str, assumed: Assumptions) -> list[str]:
 
 
 def _circuit_cells(cells: Cells, model: ArmModel, base: str, at: Array) -> None:
-    for name in ("circuits", "shots", "gates", "qubits", "circuit_us"):
+    for name in ("circuits", "shots", "gates", "depth", "qubits", "circuit_us"):
         make = partial(lambda name: banded(model.quantity(name, at)[0]), name)
         cells.add(f"{base}/at largest/{name}", GROWTH[name], "modelled", base, make)
     for device in cells.assumptions.hardware.devices:

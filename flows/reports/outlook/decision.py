@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from flows.reports.figures import Arm, arms_of
 from infra.energy.model import Boundary, Coefficients
 from infra.evidence import EvidenceRow
-from tasks.evaluation.classical import BestClassical, best_classical
+from tasks.evaluation.classical import BestClassical, as_good_as, best_classical
 from tasks.evaluation.energy import cheapest_simulation
 from tasks.evaluation.figures import QUANTUM
 from tasks.evaluation.paired import paired
@@ -31,7 +31,8 @@ class Rival:
         key: `best classical` or `simulation`.
         name: the arm, or `simulator`.
         model: the arm's model; that of the quantum arm itself for `simulator`.
-        others: classical arms of matched quality, which may be the cheapest at other sizes.
+        others: further classical arms as good as the best classical arm or as the quantum arm; one of them may be the
+            cheapest at other sizes.
     """
 
     key: str
@@ -106,11 +107,12 @@ class Decision:
     def rivals(self, arm: str) -> list[Rival]:
         """Return the best classical arm and the cheapest simulation, as far as there are any."""
         found = []
+        figures = [a.figures for a in self.arms.values()]
         if self.best is not None:
             name = self.best.arm.arm
-            others = tuple(self.models[arm] for arm in self.best.matched if arm != name)
+            matched = {*self.best.matched, *as_good_as(self.arms[arm].figures, figures, self.rows[0].tolerance)}
+            others = tuple(self.models[other] for other in sorted(matched - {name}))
             found.append(Rival("best classical", name, self.models[name], others))
-        figures = [a.figures for a in self.arms.values()]
         simulation = cheapest_simulation(self.arms[arm].figures, figures)
         if simulation is not None:
             mine = simulation.by == "simulator"

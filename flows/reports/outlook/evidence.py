@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from flows.study.noisy import EXAMPLE
 from infra.evidence import EvidenceRow
 from infra.settings import Settings
 from infra.shared import open_evidence
@@ -69,14 +70,16 @@ def grouped(rows: Iterable[EvidenceRow], place: str) -> Gathered:
 
 
 def _counted(rows: list[EvidenceRow]) -> tuple[list[EvidenceRow], dict[str, int]]:
-    done = [row for row in rows if row.status == "done"]
+    ended = [row for row in rows if row.status == "done"]
+    done = [row for row in ended if row.data != EXAMPLE]
     backends = Counter(row.backend for row in done if row.kind == "quantum" and row.backend)
     backend = backends.most_common(1)[0][0] if backends else ""
     here = [row for row in done if not row.backend or not backend or row.backend == backend]
     newest = {row.arm: row.arm_version for row in here}  # rows come in the order of appending
     found = [row for row in here if row.arm_version == newest[row.arm]]
     reasons = {
-        "not done": len(rows) - len(done),
+        "not done": len(rows) - len(ended),
+        "of an example": len(ended) - len(done),
         "another backend": len(done) - len(here),
         "an earlier version of the arm": len(here) - len(found),
     }

@@ -12,11 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from flows.reports.documentation.published import crate
 from flows.reports.export import SPDX_FIELDS, spdx_document, spdx_time
 from flows.reports.outlook.build import Outlook
 from flows.reports.outlook.page import outlook_page
 from flows.reports.outlook.text import markdown
-from flows.reports.published import crate
 from infra.energy.model import J_PER_KWH
 from infra.lake import write_atomic
 from infra.settings import Settings

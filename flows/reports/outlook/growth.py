@@ -27,6 +27,7 @@ GROWTH = {
     "circuits": "circuits",
     "shots": "shots",
     "gates": "two-qubit gates of a circuit",
+    "depth": "two-qubit depth of a circuit",
     "qubits": "qubits of a circuit",
     "circuit_us": "us of a circuit",
     "executing_s": "QPU s of executions, projected",

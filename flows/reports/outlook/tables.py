@@ -183,7 +183,7 @@ def today(outlook: Outlook) -> Table:
     device, get = outlook.assumptions.hardware.default, outlook.cells.get
     rows = []
     for decision, arm, base in _arms(outlook):
-        names = ("circuits", "shots", "gates", "circuit_us", "qubits")
+        names = ("circuits", "shots", "gates", "depth", "circuit_us", "qubits")
         rows.append(
             (
                 *_named(decision, arm),
@@ -198,8 +198,10 @@ def today(outlook: Outlook) -> Table:
     return Table(
         "today", "What one decision takes at the largest size of the evidence",
         "Counts and CPU time are measured, joules here modelled; seconds on the device are projected and its joules "
-        "modelled. Depth is not recorded; the duration of a circuit on the projection device stands for it.",
-        ("decision", "arm", "size", "circuits", "shots", "two-qubit gates", "us of a circuit", "qubits",
+        "modelled. Gates, depth and duration are those of the circuit as compiled for the projection device; a depth "
+        "of 0 beside gates was not recorded.",
+        ("decision", "arm", "size", "circuits", "shots", "two-qubit gates", "two-qubit depth", "us of a circuit",
+         "qubits",
          "surviving fidelity", "own CPU J", "device J", "best classical J"),
         tuple(rows),
     )  # fmt: skip

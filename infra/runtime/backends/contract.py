@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from infra.runtime.limits import Limits
 
@@ -97,6 +97,7 @@ class Executed:
         prepare_cpu_s: CPU seconds that the compiled form of the circuit cost when it was made, by its key.
         share: share of the job's executions, by which its bill is split.
         facts: what is worth keeping: method, qubits, layout.
+        measured: of an estimator, in place of `arrays`: by basis and parameter set the bits (shots, n), qubit 0 first.
         origin: tag and circuit digest that came back with the result; None where the job never left this process.
     """
 
@@ -107,6 +108,7 @@ class Executed:
     prepare_cpu_s: Mapping[str, float] = field(default_factory=dict)
     share: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[tuple[str, int], NDArray[np.uint8]] = field(default_factory=dict)
     origin: tuple[str, str] | None = None
 
 
@@ -216,4 +218,13 @@ class Backend(Protocol):
         Raises:
             NoAnswer: ask again.
         """
+        ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A backend whose results may not say of which circuits they are."""
+
+    def remind(self, job_id: str, tag: str, tasks: Mapping[int, Task]) -> None:
+        """Learn before `results` what was sent in a job, by place in it."""
         ...

@@ -9,9 +9,8 @@ The noise model does not include crosstalk, leakage, drift, and the decoherence 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from infra.runtime.backends.aer import Clock, Prepared, Simulator, branches, run
 from infra.runtime.backends.contract import SEED_STEP, Task, derive_seed
 from infra.runtime.backends.templates import make_template
 from infra.runtime.backends.usage import LEVEL, SEED_TRANSPILER, shannon_gates
-from infra.runtime.circuits.observables import group_terms, parity
+from infra.runtime.circuits.observables import Measurements, measured_in, shots_for
 from infra.runtime.limits import Limits
 
 DENSITY_QUBITS = 12  # a density matrix of 12 qubits holds 268 MB
@@ -120,37 +119,18 @@ class NoisySimulator(Simulator):
         """
         if task.precision <= 0:
             raise BadInput(f"{self.name} estimates from shots; set a precision above 0, such as 0.02")
-        shots = ceil(1 / task.precision**2)
-        needed: dict[str, list[int]] = {}  # the parameter sets that are measured in each basis
-        terms: list[list[tuple[int, float, str, str]]] = []
-        for index, observable in task.pairs:
-            terms.append([(index, weight, label, basis) for label, weight, basis in group_terms(observable)])
-            for _, _, _, basis in terms[-1]:
-                if index not in needed.setdefault(basis, []):
-                    needed[basis].append(index)
-        outcomes = {basis: self._measure(task, basis, indices, shots, clock) for basis, indices in needed.items()}
-        evs, variances = np.zeros(len(terms)), np.zeros(len(terms))
-        for row, items in enumerate(terms):
-            for basis in dict.fromkeys(basis for *_, basis in items):
-                index = items[0][0]
-                bits = outcomes[basis][index]
-                values = sum(w * parity(bits, label) for _, w, label, b in items if b == basis)
-                evs[row] += np.mean(values)
-                variances[row] += np.var(values) / shots
-        return {"evs": evs, "stds": np.sqrt(variances)}
+        plan = Measurements.plan(task.pairs)
+        bits: dict[tuple[str, int], NDArray[np.uint8]] = {}
+        for basis, indices in plan.sets.items():
+            found = self._measure(task, basis, indices, shots_for(task.precision), clock)
+            bits |= {(basis, index): measured for index, measured in found.items()}
+        return plan.values(bits)
 
     def _measure(
-        self, task: Task, basis: str, indices: list[int], shots: int, clock: Clock
+        self, task: Task, basis: str, indices: Sequence[int], shots: int, clock: Clock
     ) -> dict[int, NDArray[np.uint8]]:
         """Measure the circuit in a Pauli basis: for each parameter set the bits (shots, n), qubit 0 first."""
-        circuit = task.circuit.copy()
-        circuit.remove_final_measurements()
-        for qubit, pauli in enumerate(reversed(basis)):
-            if pauli == "Y":
-                circuit.sdg(qubit)
-            if pauli in "XY":
-                circuit.h(qubit)
-        circuit.measure_all()
+        circuit = measured_in(task.circuit, basis)
         seed = derive_seed(task.seed, basis)
         sub = replace(task, primitive="sampler", circuit=circuit, digest=f"{task.digest}:{basis}", shots=shots)
         ready, result = self._ready(sub, clock), {}
@@ -164,7 +144,7 @@ class NoisySimulator(Simulator):
         return result
 
 
-def _runs(indices: list[int]) -> list[tuple[int, int]]:
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
     """Return stretches of consecutive numbers as (first, count)."""
     runs: list[tuple[int, int]] = []
     for index in sorted(indices):

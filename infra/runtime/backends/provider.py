@@ -4,17 +4,21 @@ The module names the provider: either it holds one class whose name ends in `Pro
 it (`package.module.Class`). The class is made without arguments, so credentials come from the provider's own places.
 Prices are read from a file of settings (`provider_prices`), which says what a job and a shot cost.
 
-What a provider can promise differs from the IBM platform: its jobs bear no tags, so a submission whose answer is lost
-cannot be looked up. Such a batch is parked for a person; it is never sent again by itself.
+What a provider can promise differs from the IBM platform: its jobs have no tags, so a submission whose answer is lost
+cannot be looked up. Such a batch is parked until a person decides; it is never sent again automatically. Expectation
+values are computed here from counts, one circuit for each parameter set and group of Pauli strings that are measured
+together.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -31,8 +35,10 @@ from qiskit.providers import BackendV2
 from infra.errors import BadAnswer, BadInput, NoAnswer
 from infra.runtime.backends.contract import Executed, JobState, Status, Task, nothing_left
 from infra.runtime.backends.isa import IsaCache
+from infra.runtime.circuits.observables import Measurements, measured_in, shots_for
 from infra.runtime.limits import Limits
 
+_NAME = re.compile(r"([0-9a-zA-Z]+)-(\d+)-([0-9a-zA-Z]+)(?:-([IXYZ]+)-(\d+))?")
 KEPT = 256  # jobs whose objects are kept; others are retrieved from the provider
 
 STATES = {
@@ -108,6 +114,51 @@ def find_provider(module: str) -> Any:
     return classes.pop()()
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where the counts of a circuit belong.
+
+    Attributes:
+        tag: of the batch.
+        slot: of the task.
+        digest: of the circuit.
+        basis: of a measurement for expectation values; else empty.
+        number: of the parameter set of that measurement.
+        registers: names and sizes of the classical registers.
+    """
+
+    tag: str
+    slot: int
+    digest: str
+    basis: str
+    number: int
+    registers: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def read(cls, name: str, registers: Iterable[tuple[Any, Any]]) -> Place | None:
+        """Read the name that a circuit was sent under; None if it is none of ours."""
+        found = _NAME.fullmatch(name)
+        if found is None:
+            return None
+        sizes = tuple((str(register), int(size)) for register, size in registers)
+        return cls(found[1], int(found[2]), found[3], found[4] or "", int(found[5] or 0), sizes)
+
+
+def _places(circuits: Iterable[QuantumCircuit]) -> list[Place]:
+    found = (Place.read(each.name, [(register.name, register.size) for register in each.cregs]) for each in circuits)
+    return [place for place in found if place is not None]
+
+
+def _said(entry: Any) -> Place | None:
+    """Return what a result says of its circuit; not every provider returns the header that Qiskit's results have."""
+    header = getattr(entry, "header", None)
+    facts = header if isinstance(header, Mapping) else getattr(header, "__dict__", {})
+    try:
+        return Place.read(str(facts["name"]), facts["creg_sizes"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 class ProviderDevice:
     """A device of a provider.
 
@@ -140,7 +191,7 @@ class ProviderDevice:
         self.limits = Limits(parts=getattr(self._device, "max_circuits", None) or 100, sets=100, alike=True)
         self._isa = IsaCache(self.name, self._device.target)
         self._jobs: OrderedDict[str, Any] = OrderedDict()
-        self._tags: dict[str, str] = {}
+        self._places: OrderedDict[str, list[Place]] = OrderedDict()
         self._lock = threading.Lock()
 
     @property
@@ -156,12 +207,12 @@ class ProviderDevice:
         """Return 0, or refuse what the device cannot run.
 
         Raises:
-            BadInput: too many qubits, or an expectation value.
+            BadInput: too many qubits, or an expectation value that is to be exact.
         """
         del circuits
         self._isa.check_size(circuit)
-        if shots == 0 or not circuit.cregs:
-            raise BadInput(f"{self.name} samples; it returns no expectation values, measure the circuit instead")
+        if shots == 0:
+            raise BadInput(f"{self.name} estimates from shots; set a precision above 0, such as 0.02")
         return 0.0
 
     def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:
@@ -180,24 +231,39 @@ class ProviderDevice:
         """Send a batch as one job and return the job's id."""
         del max_qpu_s
         circuits = [circuit for slot, task in enumerate(tasks) for circuit in self._bound(tag, task, slot)]
+        estimates = tasks[0].primitive == "estimator"
+        shots = max(shots_for(task.precision) for task in tasks) if estimates else tasks[0].shots
         leaving()
-        job = self._device.run(circuits, shots=tasks[0].shots)
+        job = self._device.run(circuits, shots=shots)
         with self._lock:
             job_id = tag if self.local else str(job.job_id())
             self._jobs[job_id] = (job, tag)
-            if len(self._jobs) > KEPT:
-                self._jobs.popitem(last=False)
+            self._places[job_id] = _places(circuits)
+            for kept in (self._jobs, self._places):
+                if len(kept) > KEPT:
+                    kept.popitem(last=False)
         return job_id
 
     def _bound(self, tag: str, task: Task, slot: int) -> Iterator[QuantumCircuit]:
-        """Yield the compiled circuit of each parameter set; its name says where its counts belong."""
-        isa = self._isa.get(task.circuit, task.digest, task.options)
+        """Yield the compiled circuit of each parameter set and basis; its name says where its counts belong."""
+        name = f"{tag}-{slot}-{task.digest}"
+        if task.primitive == "sampler":
+            yield from self._compiled(task, task.circuit, task.digest, [(name, i) for i in range(len(task.sets))])
+            return
+        for basis, indices in Measurements.plan(task.pairs).sets.items():
+            names = [(f"{name}-{basis}-{index}", index) for index in indices]
+            yield from self._compiled(task, measured_in(task.circuit, basis), f"{task.digest}:{basis}", names)
+
+    def _compiled(
+        self, task: Task, circuit: QuantumCircuit, digest: str, names: Sequence[tuple[str, int]]
+    ) -> Iterator[QuantumCircuit]:
+        """Yield a circuit with the parameter sets of these indices, under these names."""
+        isa = self._isa.get(circuit, digest, task.options)
         binds = isa.template.binds(task.sets)
-        for number in range(len(task.sets)):
-            circuit = isa.template.circuit.assign_parameters({p: float(values[number]) for p, values in binds.items()})
-            circuit.name = f"{tag}-{slot}-{task.digest}"
-            circuit.metadata = {}
-            yield circuit
+        for name, index in names:
+            bound = isa.template.circuit.assign_parameters({p: float(values[index]) for p, values in binds.items()})
+            bound.name, bound.metadata = name, {}
+            yield bound
 
     def status(self, job_id: str) -> Status:
         """Return what the provider reports about a job."""
@@ -215,32 +281,58 @@ class ProviderDevice:
         """Yield the bits of each task."""
         result = self._ask(self._known(job_id).result, "result")
         try:
-            headers = [dict(getattr(entry.header, "__dict__", entry.header)) for entry in result.results]
-            names = [str(header["name"]) for header in headers]
-            registers = [[(str(name), int(size)) for name, size in header["creg_sizes"]] for header in headers]
-            counts = [result.get_counts(index) for index in range(len(headers))]
+            counts = [result.get_counts(index) for index in range(len(result.results))]
         except (AttributeError, KeyError, TypeError, ValueError, QiskitError) as error:
             raise BadAnswer(f"the result of job {job_id} holds no counts: {type(error).__name__}: {error}") from None
-        slots: OrderedDict[str, list[int]] = OrderedDict()
-        for index, name in enumerate(names):
-            slots.setdefault(name, []).append(index)
+        said = [_said(entry) for entry in result.results]
+        named = all(said)
+        places = [place for place in said if place] if named else self._places.get(job_id, [])
+        if len(places) != len(counts):
+            raise BadAnswer(f"job {job_id} brought {len(counts)} results that do not say of which circuits they are")
         shots = [sum(found.values()) for found in counts]
-        for name, indices in slots.items():
-            tag, slot, digest = name.rsplit("-", 2)
-            arrays = [_bits(counts[index], registers[index]) for index in indices]
+        tasks: dict[tuple[str, int, str], list[int]] = {}
+        for index, place in enumerate(places):
+            tasks.setdefault((place.tag, place.slot, place.digest), []).append(index)
+        for (tag, slot, digest), indices in tasks.items():
+            arrays = [_bits(counts[index], places[index].registers) for index in indices]
             share = sum(shots[index] for index in indices) / max(1, sum(shots))
+            outcome = Executed(
+                {}, 0.0, 0.0, share=share, facts={"job": job_id}, origin=(tag, digest) if named else None
+            )
+            if places[indices[0]].basis:
+                its = [(places[index], each) for index, each in zip(indices, arrays, strict=True)]
+                bits = {(place.basis, place.number): _unpacked(each, place) for place, each in its}
+                yield slot, replace(outcome, measured=bits)
+                continue
             try:
                 stacked = {register: np.stack([each[register] for each in arrays]) for register in arrays[0]}
             except ValueError as error:  # other numbers of shots
                 raise BadAnswer(f"the result of job {job_id} is not of one shape: {error}") from None
-            yield int(slot), Executed(stacked, 0.0, 0.0, share=share, facts={"job": job_id}, origin=(tag, digest))
+            yield slot, replace(outcome, arrays=stacked)
+
+    def remind(self, job_id: str, tag: str, tasks: Mapping[int, Task]) -> None:
+        """Work out which circuits a job of another process holds; some providers' results do not say."""
+        if job_id not in self._places:
+            circuits = [circuit for slot, task in sorted(tasks.items()) for circuit in self._bound(tag, task, slot)]
+            self._places[job_id] = _places(circuits)
 
     def billed(self, job_id: str) -> float | None:
         """Return the billing seconds of a finished job, by the price and the shots that came back."""
-        if self.status(job_id).state is not JobState.DONE:
-            return 0.0
-        result = self._ask(self._known(job_id).result, "result")
-        return self.price.seconds(sum(sum(result.get_counts(i).values()) for i in range(len(result.results))))
+        try:
+            if self.status(job_id).state is not JobState.DONE:
+                return 0.0
+        except BadAnswer as error:  # no bill is wrong, the question has no answer yet
+            raise NoAnswer(str(error)) from None
+        job, sent = self._known(job_id), self._places.get(job_id)
+
+        def shots() -> list[int]:
+            result = job.result()
+            return [sum(result.get_counts(index).values()) for index in range(len(result.results))]
+
+        found = self._ask(shots, "bill")
+        if sent is not None and len(found) != len(sent):
+            raise BadAnswer(f"job {job_id} brought {len(found)} results for {len(sent)} circuits")
+        return self.price.seconds(sum(found))
 
     def cancel(self, job_id: str) -> None:
         """Cancel a job if the provider can."""
@@ -275,6 +367,12 @@ class ProviderDevice:
             return question()
         except Exception as error:  # noqa: BLE001  (every provider raises its own kind; a question is asked again)
             raise NoAnswer(f"{self.name}: no answer to the question for the {what}: {error}") from None
+
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]], place: Place) -> NDArray[np.uint8]:
+    """Return the bits (shots, n) of the only register, qubit 0 first."""
+    ((name, size),) = place.registers
+    return np.unpackbits(arrays[name], axis=-1)[:, ::-1][:, :size]
 
 
 def _bits(counts: Mapping[str, int], registers: Sequence[tuple[str, int]]) -> dict[str, NDArray[Any]]:

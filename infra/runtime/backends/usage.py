@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import ceil
 
 SUB_JOB_S = 2.0  # billed for each sub-job, whatever it holds
@@ -33,3 +34,37 @@ def shannon_gates(qubits: int) -> int:
     23/48 4^n - 3/2 2^n + 4/3 (Shende, Bullock, Markov, IEEE TCAD 25, 1000 (2006), table 1).
     """
     return int((23 * 4**qubits - 72 * 2**qubits + 64) / 48)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A circuit on a device.
+
+    Attributes:
+        two_qubit_gates: of its ISA form.
+        duration_s: of one execution.
+        error: why the device cannot run it; then the figures are 0.
+        two_qubit_depth: how many of the gates lie on the longest path through it.
+    """
+
+    two_qubit_gates: int = 0
+    duration_s: float = 0.0
+    error: str | None = None
+    two_qubit_depth: int = 0
+
+    def qpu_s(self, executions: int, call_executions: int) -> float:
+        """Return the projected seconds of some executions of a call, its overhead shared by executions.
+
+        Args:
+            executions: circuits times shots of this part.
+            call_executions: the same of the whole call.
+        """
+        if self.error is not None or executions == 0:
+            return 0.0
+        return usage_s(call_executions, self.duration_s) * executions / call_executions
+
+    def sub_jobs(self, executions: int, call_executions: int) -> float:
+        """Return the share in the sub-jobs of a call, for the same arguments as `qpu_s`."""
+        if self.error is not None or executions == 0:
+            return 0.0
+        return sub_jobs(call_executions) * executions / call_executions

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from math import ceil
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +16,7 @@ from qiskit.primitives.containers.estimator_pub import EstimatorPub
 from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.errors import BadInput
-from infra.runtime.circuits.observables import encode_observables, group_terms
+from infra.runtime.circuits.observables import encode_observables, group_terms, shots_for
 from infra.runtime.circuits.payload import Arrays, decode_arrays, encode_arrays
 
 
@@ -189,7 +188,7 @@ class EstimatorRequest:
         by_set: dict[int, set[str]] = {}
         for index, which in self._pairs:
             by_set.setdefault(int(index), set()).update(basis for *_, basis in group_terms(flat[which]))
-        return max(map(len, by_set.values())) * ceil(1 / self._precision**2)
+        return max(map(len, by_set.values())) * shots_for(self._precision)
 
     def encode(self, start: int, stop: int) -> bytes:
         """Write a range of parameter sets."""

@@ -1,4 +1,4 @@
-"""Looking into the ledger: what waits, what runs, what came of it, what it used.
+"""Reads the ledger: calls that wait or run, their results and what they used.
 
 Plain values for people and for JSON. Knows SQL only, so that looking starts fast.
 """
@@ -159,7 +159,7 @@ def list_parked(url: str | Path) -> list[dict[str, Any]]:
 
 
 def list_leaders(url: str | Path) -> dict[str, dict[str, Any]]:
-    """Return who leads each lane: host, process, until when; nobody's lanes are left out."""
+    """Return the leader of each lane: host, process, end of its lease; lanes without a leader are left out."""
     with Ledger(url, create=False).database.read() as connection:
         rows = connection.execute(sa.select(leases).where(leases.c.holder.is_not(None))).mappings().all()
     return {

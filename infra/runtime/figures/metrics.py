@@ -133,7 +133,7 @@ def serve_metrics(
         location: path or URL of the ledger; it need not be there yet.
         port: 0 = any free one.
         host: address to listen on.
-        certificate: for TLS; who asks then needs one of the same authority.
+        certificate: for TLS; clients then need one of the same authority.
         more: further collectors.
     """
     registry = CollectorRegistry()

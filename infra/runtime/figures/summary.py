@@ -16,7 +16,6 @@ from infra.errors import BadInput
 from infra.runtime.figures.attention import read_attention
 from infra.runtime.ledger.ledger import DONE, STATES, UNKNOWN, Ledger
 from infra.runtime.ledger.schema import batches, calls, charges, parts
-from infra.shared import open_evidence
 
 
 def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
@@ -25,6 +24,8 @@ def summarise(location: str | Path, home: Path, run: str) -> dict[str, Any]:
     Raises:
         BadInput: no ledger there.
     """
+    from infra.shared import open_evidence  # which the queue alone does not have
+
     ledger = Ledger(location, create=False)
     with ledger.database.read() as connection:
         backends = connection.scalars(sa.select(calls.c.backend).where(calls.c.run == run).distinct()).all()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import sqlalchemy as sa
 
-from infra.runtime.ledger.schema import batches, charges
+from infra.runtime.ledger.schema import batches, charges, parts
 
 Spender = tuple[str, str]  # run and stage
 Amounts = Mapping[Spender, float]  # QPU seconds
@@ -34,3 +35,16 @@ def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
     """Charge a batch's bill to the runs and stages in it by their shares, and release its reservation."""
     charged = charges.update().where(charges.c.tag == tag)
     connection.execute(charged.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))
+
+
+def bill_parts(connection: sa.Connection, tag: str, billed_s: float) -> None:
+    """Write a bill that came after the results into the usage of the batch's parts, by their shares of the job."""
+    key = (parts.c.call, parts.c.position, parts.c.part)
+    query = sa.select(*key, parts.c.usage, parts.c.facts).where(parts.c.batch == tag, parts.c.result.is_not(None))
+    for call, position, part, usage, facts in connection.execute(query).all():
+        known = json.loads(facts or "{}")
+        if "share" in known:
+            its = {**json.loads(usage or "{}"), "qpu_s_billed": known["share"] * billed_s}
+            same = parts.c.call == call, parts.c.position == position, parts.c.part == part
+            told = json.dumps({**known, "job_billed_s": billed_s})
+            connection.execute(parts.update().where(*same).values(usage=json.dumps(its), facts=told))

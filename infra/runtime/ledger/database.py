@@ -19,9 +19,9 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from infra.errors import BadInput, NoLedger, RuntimeQueueError
-from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limits, meta, parts
+from infra.runtime.ledger.schema import METADATA, batches, calls, charges, limits, meta, parts, projections
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_S = 30.0
 _LOCK = 0x6B6574  # PostgreSQL advisory lock for creating the tables
 
@@ -229,7 +229,13 @@ def _from_3(connection: Connection) -> None:
     connection.execute(batches.update().where(out).values(sent=batches.c.created))
 
 
-_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2, 3: _from_3}
+def _from_4(connection: Connection) -> None:
+    """Version 5: the depth of projections. Those that are stored lack it and are computed again."""
+    projections.drop(connection)
+    projections.create(connection)
+
+
+_MIGRATIONS: dict[int, Callable[[Connection], None]] = {2: _from_2, 3: _from_3, 4: _from_4}
 
 
 def _parse(url: str) -> sa.URL:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from infra.errors import BadAnswer
 from infra.runtime.ledger.batch import Batch, Bill, Delivery, Item, Standing, Tariff
 from infra.runtime.ledger.budget import HEADROOM, Gate, Room
-from infra.runtime.ledger.charges import Amounts, Spender, reserve_again, settle
+from infra.runtime.ledger.charges import Amounts, Spender, bill_parts, reserve_again, settle
 from infra.runtime.ledger.lease import Lease
 from infra.runtime.ledger.ledger import (
     CANCELLED,
@@ -298,6 +298,8 @@ class Lane(Lease):
         """Charge the bill of a batch that ended before the bill was known."""
         with self.fenced() as connection:
             self._charge(connection, tag, bill)
+            if bill.seconds is not None:
+                bill_parts(connection, tag, bill.seconds)
 
     def leave(self, tag: str) -> bool:
         """Remove cancelled calls from a batch that contains other calls; return False if there are no others."""

@@ -27,6 +27,9 @@ from infra.runtime.ledger.schema import leases
 STALL_S = 900.0  # a live leader on this machine may be in a long simulation, during which it cannot renew its lease
 
 
+_RELEASED: dict[tuple[str, str], int] = {}  # fences of the leases that this process gave back last
+
+
 class LeaseLost(RuntimeQueueError):
     """Another process leads the lane now; nothing was written."""
 
@@ -51,6 +54,9 @@ class Lease:
     @classmethod
     def acquire(cls, ledger: Ledger, name: str, ttl_s: float) -> Self | None:
         """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
+        fence = _RELEASED.pop((ledger.database.url, name), None)
+        if fence is not None and (taken := cls._take(ledger, name, fence, "", ttl_s)) is not None:
+            return taken  # nobody has led since this process did
         now = time.time()
         with ledger.database.read() as connection:
             row = connection.execute(_LOOK, {"its_lane": name}).mappings().first()
@@ -66,13 +72,18 @@ class Lease:
         overdue_s = max(now - row["expires"], unmoved_s - ttl_s)
         if row["holder"] is not None and not _abandoned(dict(row), overdue_s):
             return None
-        holder, fence = uuid.uuid4().hex, row["fence"] + 1
+        return cls._take(ledger, name, row["fence"], row["holder"] or "", ttl_s)
+
+    @classmethod
+    def _take(cls, ledger: Ledger, name: str, fence: int, holder: str, ttl_s: float) -> Self | None:
+        """Take the lease from its last holder (empty = it is free), unless it has moved since; else None."""
+        ours = uuid.uuid4().hex
         host, pid, started = _identity(os.getpid())
+        taken = {"holder": ours, "host": host, "pid": pid, "started": started, "expires": time.time() + ttl_s}
+        same = {"its_lane": name, "its_fence": fence, "its_holder": holder}
         with ledger.database.write(wait=False) as connection:
-            taken = {"holder": holder, "host": host, "pid": pid, "started": started, "expires": now + ttl_s}
-            same = {"its_lane": name, "its_fence": row["fence"], "its_holder": row["holder"] or ""}
-            moved = connection.execute(_TAKE, {**same, **taken, "fence": fence})
-        return cls(ledger, name, fence, holder, ttl_s) if moved.rowcount == 1 else None
+            moved = connection.execute(_TAKE, {**same, **taken, "fence": fence + 1})
+        return cls(ledger, name, fence + 1, ours, ttl_s) if moved.rowcount == 1 else None
 
     def renew(self) -> None:
         """Keep the lease.
@@ -86,7 +97,9 @@ class Lease:
     def release(self) -> None:
         """Release the lease; nothing happens if another process holds it already."""
         with self.ledger.database.write(wait=False) as connection:
-            connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
+            freed = connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
+        if freed.rowcount == 1:
+            _RELEASED[self.ledger.database.url, self.name] = self.fence
 
     @contextmanager
     def fenced(self, *, wait: bool = True) -> Iterator[sa.Connection]:

@@ -19,14 +19,15 @@ import json
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from infra.errors import BadInput, RuntimeQueueError
-from infra.runtime.ledger.charges import settle
+from infra.runtime.backends.usage import Projection
+from infra.runtime.ledger.charges import bill_parts, settle
 from infra.runtime.ledger.database import Database, Duplicate
 from infra.runtime.ledger.schema import batches, calls, circuits, parts, projections
 
@@ -370,6 +371,7 @@ class Ledger:
                 move(connection, calls.c.key.in_(calls_of(tag)), (UNKNOWN,), state=FAILED, error=error, permanent=True)
             connection.execute(batches.update().where(batches.c.tag == tag).values(**values))
             settle(connection, tag, seconds)
+            bill_parts(connection, tag, seconds)
 
     def results(self, key: str) -> list[dict[str, Any]]:
         """Return the parts of a call in order: position, part, circuit, result, usage, facts."""
@@ -383,20 +385,19 @@ class Ledger:
             rows = connection.execute(sa.select(circuits).where(circuits.c.digest.in_(set(digests)))).all()
             return {digest: bytes(qpy) for digest, qpy in rows}
 
-    def projection(self, circuit: str, device: str) -> tuple[int, float, str | None] | None:
-        """Return two-qubit gates, seconds and error of a circuit on a projection device, if known."""
-        columns = (projections.c.two_qubit_gates, projections.c.duration_s, projections.c.error)
+    def projection(self, circuit: str, device: str) -> Projection | None:
+        """Return the projection of a circuit on a device, if known."""
+        columns = [projections.c[item.name] for item in fields(Projection)]
         with self.database.read() as connection:
             row = connection.execute(
                 sa.select(*columns).where(projections.c.circuit == circuit, projections.c.device == device)
             ).first()
-        return (row[0], row[1], row[2]) if row else None
+        return Projection(*row) if row else None
 
-    def store_projection(self, circuit: str, device: str, gates: int, duration_s: float, error: str | None) -> None:
+    def store_projection(self, circuit: str, device: str, projection: Projection) -> None:
         """Store a projection for all processes."""
-        values = {"two_qubit_gates": gates, "duration_s": duration_s, "error": error}
         try:
             with self.database.write(wait=False) as connection:  # a lost projection is computed again
-                connection.execute(projections.insert().values(circuit=circuit, device=device, **values))
+                connection.execute(projections.insert().values(circuit=circuit, device=device, **asdict(projection)))
         except Duplicate:
             return  # another process has stored it; the value is the same

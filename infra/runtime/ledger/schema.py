@@ -134,6 +134,7 @@ projections = sa.Table(
     sa.Column("circuit", sa.String(64), primary_key=True),
     sa.Column("device", sa.String(160), primary_key=True),
     sa.Column("two_qubit_gates", sa.Integer, nullable=False),
+    sa.Column("two_qubit_depth", sa.Integer, nullable=False),
     sa.Column("duration_s", sa.Float, nullable=False),
     sa.Column("error", sa.Text),
 )

@@ -1,6 +1,7 @@
 """The instance bank of `hybrid_layer`: cells of seed and place, each with its own section of real text.
 
-The models are byte-level, of two blocks of width 32; training text, test text and seed differ from cell to cell.
+The models are byte-level, of two blocks of width 32; training text, test text and seed differ from cell to cell. Beside
+every second cell the same model reads the first part of its text only.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ from tasks.architecture.hybrid_layer.fillings import PLACES
 from tasks.architecture.hybrid_layer.problem import Layer
 from tasks.contract import Instance, Material, in_turns
 from tasks.model.windows import Windows
+from tasks.text.works import smaller
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 CONTEXT, TRAINING, TEST = 32, 1024, 24  # windows
 WIDTH, LAYERS, SHOTS, HIDDEN, BATCH = 6, 2, 256, 32, 8
+SMALLER = (128, 256, 512, 768)  # training windows
 LONGEST = 12  # cells of a source
 
 
@@ -37,15 +40,19 @@ def _of_source(source: str, texts: Sequence[str], rng: Generator) -> Iterator[In
     starts = rng.permutation(len(text) // size)[:LONGEST] * size
     for number, start in zip(count(), starts.tolist()):
         seed, place = int(rng.integers(2**31)), PLACES[number % len(PLACES)]
-        pose = partial(_pose, text[start : start + size], place, seed)
         name = f"{place}, text from byte {start}, seed {seed}"
-        yield Instance(source, name, TRAINING * CONTEXT, pose, unit=f"{source} {start}")
+        # Places alternate by cells: of four, the second and the third have a smaller one, so both places have them.
+        turned = number + (number % 4 == 2) - (number % 4 == 3)
+        for windows in (TRAINING, *smaller(source, turned, SMALLER)):
+            pose = partial(_pose, text[start : start + size], windows, place, seed)
+            label = name if windows == TRAINING else f"{name}, {windows} windows"
+            yield Instance(source, label, windows * CONTEXT, pose, unit=f"{source} {start}")
 
 
-def _pose(text: bytes, place: str, seed: int) -> Layer:
+def _pose(text: bytes, windows: int, place: str, seed: int) -> Layer:
     rows = np.frombuffer(text, np.uint8).reshape(-1, CONTEXT + 1).astype(np.int64)
-    training, test = _windows(rows[:TRAINING]), _windows(rows[TRAINING:])
-    tokens = TRAINING * CONTEXT
+    training, test = _windows(rows[:windows]), _windows(rows[TRAINING:])
+    tokens = windows * CONTEXT
     return Layer(training, test, 256, place, WIDTH, LAYERS, SHOTS, HIDDEN, tokens, BATCH, seed)
 
 

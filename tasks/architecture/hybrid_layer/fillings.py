@@ -1,4 +1,4 @@
-"""What can stand between the two linear maps that take the place of a layer, all of the same width.
+"""Layers between the two linear maps that replace a layer, all of the same width.
 
 The place (the feed-forward part or the output projection of the attention of the last block, as in HyQuT, arXiv
 2511.10653) is filled by `up(f(down(x)))`: a linear map to n numbers, a function f of them, a linear map back. Only f

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from tasks.architecture.config import Shape, build_model
 from tasks.architecture.hybrid_layer.fillings import FILLINGS, Bottleneck, Nothing, Sampled, fill, of_place
 from tasks.model.recipe import Recipe
-from tasks.model.train import Watch, train
+from tasks.model.training.loop import Watch, train
 from tasks.model.windows import Windows
 from tasks.quantum.layer import CircuitLayer
 

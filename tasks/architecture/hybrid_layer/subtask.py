@@ -15,7 +15,7 @@ TERMS = terms("architecture/hybrid_layer")
 
 
 def pose(context: Context, state: State, options: Options) -> Layer | None:
-    """Return the comparison on the text of the run; None where it is not asked for or a pretrained model is used."""
+    """Return the comparison on the text of the run; None where the option is off or a pretrained model is used."""
     del state
     if not options.tokens or context.options.get("model"):
         return None

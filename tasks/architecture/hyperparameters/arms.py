@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks.architecture.hyperparameters.fourier import rank_by_circuit, rank_by_ridge
 from tasks.architecture.hyperparameters.problem import Found, Ledger, Search, sobol_sequence
-from tasks.architecture.hyperparameters.space import DEFAULT, SETTINGS, SPACE, bits, levels, setting_of
+from tasks.architecture.hyperparameters.space import SETTINGS, SPACE, bits, levels, setting_of
 from tasks.architecture.hyperparameters.surrogates import (
     Fit,
     Minimise,
@@ -38,9 +38,9 @@ QUERIES = 16  # oracle queries of a minimisation, the square root of the number 
 
 
 def take_default(problem: Search, bench: Bench) -> Found:
-    """Search nothing: one run with the default setting."""
+    """Search nothing: one run with the setting that the dial chooses."""
     ledger = Ledger(problem, bench, start=False)
-    ledger.evaluate([DEFAULT], at_most=1)
+    ledger.evaluate([problem.runs.default], at_most=1)
     return ledger.found()
 
 
@@ -63,7 +63,7 @@ def search_by_sobol(problem: Search, bench: Bench) -> Found:
 
 
 def search_by_optuna(make: Callable[[int, Ledger], BaseSampler], problem: Search, bench: Bench) -> Found:
-    """Let a sampler of Optuna propose settings by asking and telling; it knows the start design."""
+    """Let a sampler of Optuna propose settings (ask and tell); the start design is added as finished trials."""
     import optuna
     from optuna.distributions import IntDistribution
     from optuna.trial import create_trial
@@ -192,7 +192,7 @@ INCUMBENT: Arm[Search, Found] = Arm("tpe", Kind.CLASSICAL, partial(search_by_opt
 CHALLENGER = _surrogate("quadratic-qaoa", Kind.QUANTUM, fit_quadratic, minimise_by_qaoa, "quadratic-qaoa-sampled")
 OTHERS: tuple[Arm[Search, Found], ...] = (
     Arm("random", Kind.CONTROL, search_at_random),
-    Arm("default", Kind.CONTROL, take_default, does_nothing=True),
+    Arm("default", Kind.CONTROL, take_default, version="2", does_nothing=True),
     _surrogate("quadratic-uniform", Kind.CONTROL, fit_quadratic, minimise_by_uniform_samples),
     Arm("sobol", Kind.CLASSICAL, search_by_sobol),
     Arm("cma-es", Kind.CLASSICAL, search_by_cma_es),

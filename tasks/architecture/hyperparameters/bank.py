@@ -2,11 +2,13 @@
 
 The tables (`runs.parquet`, made by `python -m benchmarks.hpo`) hold one run of every setting on each of the two shipped
 domains. An instance is a cell: a table and a start design. Cells of one table share its runs, so their unit of
-independence is the start design and the random numbers of the arms, not the training text.
+independence is the start design and the random numbers of the arms, not the training text. Beside every second cell the
+same search has fewer trials.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import cache, partial
 from importlib import resources
@@ -16,15 +18,19 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from tasks.architecture.hyperparameters.problem import Search
-from tasks.architecture.hyperparameters.runs import Stored
+from tasks.architecture.hyperparameters.runs import Stored, default_setting
 from tasks.contract import Instance, Material, in_turns
+from tasks.text.works import smaller
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 TRIALS, START, PARALLEL = 40, 10, 2
+SMALLER = (12, 16, 24, 32)  # trials
 CELLS = 20  # of a table
 RESOURCE = "runs.parquet"
+NUMBERS = (b"tokens", b"context", b"windows")  # of the metadata of the table
+BYTES = 256  # tokens of the vocabulary
 
 
 @cache
@@ -32,6 +38,9 @@ def stored_runs() -> dict[str, Stored]:
     """Return the stored runs by the source of their text."""
     with resources.as_file(resources.files("tasks.architecture.hyperparameters") / RESOURCE) as path:
         table = pq.read_table(path).sort_by("setting")
+    about = {name.decode(): json.loads(value) for name, value in table.schema.metadata.items() if name in NUMBERS}
+    unique = about["windows"]["training"] * about["context"]
+    default = default_setting(BYTES, about["context"], about["tokens"], unique)
     found = {}
     for source in sorted(set(table["source"].to_pylist())):
         rows = table.filter(np.asarray(table["source"]) == source)
@@ -40,7 +49,7 @@ def stored_runs() -> dict[str, Stored]:
             part.setflags(write=False)
         test = rows["test"].to_numpy().astype(np.float64)
         test.setflags(write=False)
-        found[source] = Stored(curves[0], test, curves[1])
+        found[source] = Stored(curves[0], test, curves[1], default)
     return found
 
 
@@ -51,13 +60,15 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Search]]:
 
 
 def _of_table(source: str, cells: list[int]) -> Iterator[Instance[Search]]:
-    for cell in cells:
-        pose = partial(_pose, source, cell)
-        yield Instance(source, f"table of {source}, start design {cell}", TRIALS, pose, unit=f"{source} {cell}")
+    for number, cell in enumerate(cells):
+        name = f"table of {source}, start design {cell}"
+        for trials in (TRIALS, *smaller(source, number, SMALLER)):
+            label = name if trials == TRIALS else f"{name}, {trials} trials"
+            yield Instance(source, label, trials, partial(_pose, source, cell, trials), unit=f"{source} {cell}")
 
 
-def _pose(source: str, cell: int) -> Search:
-    return Search(stored_runs()[source], TRIALS, START, PARALLEL, cell)
+def _pose(source: str, cell: int, trials: int) -> Search:
+    return Search(stored_runs()[source], trials, START, PARALLEL, cell)
 
 
 def example(rng: Generator) -> Search:

@@ -9,8 +9,8 @@ class Options(BaseModel):
     """Settings of the decision.
 
     Attributes:
-        trials: training runs of each arm, 0 = no search. The study found the defaults within the tolerance of the best
-            of 40, and a search costs as much as dozens of short trainings, so a run searches only if told to.
+        trials: training runs of each arm, 0 = no search. A search costs as much as dozens of short trainings, and the
+            dial chooses without one, so a run searches only if told to.
         start: training runs of the start design, before an arm uses any result.
         parallel: training runs that are proposed together and trained at the same time where workers are free.
         tokens: training tokens of one run of the small model.

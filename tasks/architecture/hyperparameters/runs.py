@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.architecture.config import Shape, build_model
-from tasks.architecture.hyperparameters.space import values
+from tasks.architecture.dial import Budget, best_depth, choose
+from tasks.architecture.hyperparameters.space import nearest, values
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import Watch, train
+from tasks.model.training.loop import Watch, train
 from tasks.model.windows import Windows
 
 if TYPE_CHECKING:
@@ -28,6 +29,20 @@ if TYPE_CHECKING:
 QUARTERS = 4
 SHAPES: Mapping[int, tuple[int, int]] = {1: (48, 128), 2: (32, 96)}  # width and feed-forward units by depth
 HEAD_WIDTH = 16
+
+
+def small_shape(depth: int, vocab_size: int, context: int) -> Shape:
+    """Return the shape of the small model with one or two blocks."""
+    width, ffn = SHAPES[depth]
+    return Shape(depth, width, width // HEAD_WIDTH, ffn, vocab_size, context)
+
+
+def default_setting(vocab_size: int, context: int, tokens: int, unique_tokens: int) -> int:
+    """Return the setting nearest to what the dial chooses for the compute of a run of the small model."""
+    flops = float(small_shape(2, vocab_size, context).training_flops_per_token * tokens)
+    depth = min(2, best_depth(Budget(flops=flops), vocab_size, context, unique_tokens))
+    chosen = choose(Budget(flops=flops), small_shape(depth, vocab_size, context), unique_tokens).recipe
+    return nearest({"depth": depth, "warmup": Recipe.warmup, **chosen})
 
 
 @dataclass(frozen=True)
@@ -53,11 +68,13 @@ class Stored:
         validation: (256, 4), bits per byte after each quarter.
         test: (256,), bits per byte at the end.
         cpu_s: (256, 4), CPU seconds after each quarter.
+        default: the setting that the dial chooses.
     """
 
     validation: NDArray[np.float64]
     test: NDArray[np.float64]
     cpu_s: NDArray[np.float64] = field(compare=False)
+    default: int = 0
 
     def curve(self, setting: int, limits: Sequence[float]) -> Curve:
         """Return the stored run, cut where it exceeds a limit."""
@@ -92,6 +109,12 @@ class Real:
         """Bits per byte of a failed run: those of a model that knows nothing, the same for all arms."""
         return math.log2(self.vocab_size) * self.validation.n_predicted / float(self.validation.n_bytes.sum())
 
+    @property
+    def default(self) -> int:
+        """The setting that the dial chooses."""
+        unique = len(self.training) * self.training.context
+        return default_setting(self.vocab_size, self.training.context, self.tokens, unique)
+
     def curve(self, setting: int, limits: Sequence[float]) -> Curve:
         """Train, stopping after a quarter whose validation loss exceeds its limit.
 
@@ -100,10 +123,7 @@ class Real:
             limits: highest loss after each of the first quarters; none = train to the end.
         """
         chosen = values(setting)
-        depth = int(chosen["depth"])
-        width, ffn = SHAPES[depth]
-        shape = Shape(depth, width, width // HEAD_WIDTH, ffn, self.vocab_size, self.training.context)
-        model = build_model(shape, 0, self.seed)
+        model = build_model(small_shape(int(chosen["depth"]), self.vocab_size, self.training.context), 0, self.seed)
         recipe = Recipe(
             tokens=self.tokens,
             batch=int(chosen["batch"]),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import prod
+from math import log, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -96,4 +96,12 @@ def of_bits(rows: Bits) -> NDArray[np.int64]:
     return np.asarray(np.asarray(rows, np.int64) @ (1 << np.arange(BITS)))
 
 
-DEFAULT = int(setting_of(np.array([1, 2, 0, 1, 0, 0])))  # the defaults of a run, as near as the grid has them
+def nearest(wanted: Mapping[str, float]) -> int:
+    """Return the setting that is nearest to these hyperparameters, by name, each by the ratio where no level is 0."""
+
+    def distance(dimension: Dimension, level: float) -> float:
+        value = wanted[dimension.name]
+        return abs(level - value) if 0 in dimension.levels else abs(log(level / value))
+
+    rows = [min(range(len(d.levels)), key=lambda k, d=d: distance(d, d.levels[k])) for d in SPACE]  # type: ignore[misc]
+    return int(setting_of(np.array(rows)))

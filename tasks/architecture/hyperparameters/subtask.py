@@ -23,7 +23,7 @@ TERMS = terms("architecture/hyperparameters")
 
 
 def pose(context: Context, state: State, options: Options) -> Search | None:
-    """Return the search on the text of the run; None where it is not asked for or a pretrained model is used."""
+    """Return the search on the text of the run; None where the option is off or a pretrained model is used."""
     del state
     if not options.trials or context.parsed(StageOptions).model:
         return None

@@ -1,7 +1,7 @@
 """Models of the loss over the bits of a setting, fitted to the runs so far, and what minimises them.
 
 Both models are quadratic in the bits, so their minimiser is a QUBO of eight variables. Losses above the 75th percentile
-are cut to it before the fit: a diverged run says "bad", not how bad.
+are cut to it before the fit: a diverged run shows that a setting is bad, not how bad.
 """
 
 from __future__ import annotations

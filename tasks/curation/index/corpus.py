@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tasks.corpus.schemas import fitted
+from tasks.corpus.tabular.schemas import fitted
 from tasks.curation.index.shards import ASIDE, ROWS, Index
 from tasks.curation.index.shingles import I64
 

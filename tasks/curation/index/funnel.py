@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count as counting
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.corpus.filters import Rule, Text, first_objection
 from tasks.corpus.redact import redacted
@@ -49,7 +51,7 @@ class Funnel:
         read: documents seen.
         rule: of each document seen, the rule that dropped it, or None.
         detail: why.
-        slot: of each document seen, the number of the candidate that it is or repeats, or `DROPPED`.
+        slots: of each document seen, the number of the candidate that it is or repeats, or `DROPPED`; an array a batch.
         replaced: characters that could not be decoded, over all documents.
         redacted: personal data that were replaced, by kind.
     """
@@ -61,26 +63,25 @@ class Funnel:
     read: int = 0
     rule: list[str | None] = field(default_factory=list)
     detail: list[str | None] = field(default_factory=list)
-    slot: list[int] = field(default_factory=list)
+    slots: list[I64] = field(default_factory=list)
     replaced: int = 0
     redacted: Counter[str] = field(default_factory=Counter)
-    _first: dict[bytes, int] = field(default_factory=dict)
+    _first: defaultdict[bytes, int] = field(default_factory=lambda: defaultdict(counting().__next__))
 
     def take(self, texts: pa.Array, replaced: pa.Array) -> Candidates:
         """Return the candidates of some texts, of which characters were replaced."""
         self.read += len(texts)
-        self.replaced += sum(replaced.to_pylist())
+        self.replaced += pc.sum(replaced).as_py() or 0
         passed = self._passing(texts, replaced)
         passing = texts if len(passed) == len(texts) else texts.take(pa.array(passed))
         sketches = sketch(passing, ignore_case=self.ignore_case)
-        new: list[int] = []
+        before = len(self._first)
         marks = sketches.fingerprints.view("V16").ravel().tolist()
-        for k, (mark, place) in enumerate(zip(marks, (passed - len(texts)).tolist(), strict=True)):
-            number = len(self._first)
-            self.slot[place] = slot = self._first.setdefault(mark, number)
-            if slot == number:
-                new.append(k)
-        chosen = np.array(new, np.int64)
+        numbers = np.fromiter(map(self._first.__getitem__, marks), np.int64, len(marks))  # a new text gets the next one
+        slots = np.full(len(texts), DROPPED)
+        slots[passed] = numbers
+        self.slots.append(slots)
+        chosen = np.flatnonzero(np.diff(np.maximum.accumulate(np.r_[before - 1, numbers])))
         values, ends = distinct(sketches.shingles, sketches.ends, chosen)
         rows = passed[chosen]
         return Candidates(
@@ -96,7 +97,6 @@ class Funnel:
         """Record the verdict of the rules on each text; return the positions of those that pass."""
         self.rule += [None] * len(texts)
         self.detail += [None] * len(texts)
-        self.slot += [DROPPED] * len(texts)
         if not self.rules:
             return np.arange(len(texts))
         passed: list[int] = []
@@ -109,7 +109,7 @@ class Funnel:
         return np.array(passed, np.int64)
 
     def redacted_texts(self, texts: pa.Array) -> pa.Array:
-        """Return texts without personal data where that is asked for, and count what was replaced."""
+        """Return texts, without personal data if the option is on, and count what was replaced."""
         if not self.redact:
             return texts
         changed: list[str] = []

@@ -5,8 +5,9 @@ the same shingles that are not equal count as different in one shingle each, so 
 (Broder 1997; `datasketch`, scheme affine32) only proposes; an edge needs the exact value, so chance collisions never
 chain documents together.
 
-Everything large stays on disk: DuckDB sorts the keys of a band, and the edges, within `MEMORY` and spills the rest;
-signatures and shingle sets are mapped and released again. Memory grows by a few numbers for each candidate.
+Everything large stays on disk: the keys of a band are sorted range by range, at most `SORTED_AT_ONCE` at a time;
+DuckDB sorts the edges within `MEMORY` and spills the rest; signatures and shingle sets are mapped and released again.
+Memory grows by a few numbers for each candidate.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from tasks.curation.index.shingles import I64, U8, U32, U64, compiled, intersect
 MEMORY = "128MB"
 PAIRS_AT_ONCE = 30_000
 DOCUMENTS_AT_ONCE = 8_192
+SORTED_AT_ONCE = 2**20
 MISSED = 1e-3
 EDGES = pa.schema({"i": pa.int64(), "j": pa.int64(), "jaccard": pa.float64()})
 _WORD = re.compile(r"\w+")
@@ -104,9 +106,9 @@ def join_bands(join: Join, bands: Sequence[int]) -> Path:
     active, known = np.fromfile(join.scratch / "active", np.bool_), np.fromfile(join.scratch / "known", np.uint8)
     draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     checked = 0
-    with _spilling(join.scratch) as connection, pq.ParquetWriter(draft, EDGES, compression="lz4") as writer:
+    with pq.ParquetWriter(draft, EDGES, compression="lz4") as writer:
         for band in bands:
-            for rows, starts, ends in _groups(connection, index, band, active):
+            for rows, starts, ends in _groups(index, band, active):
                 for pairs in _proposed(join, index, band, rows, starts, ends, known):
                     checked += len(pairs)
                     jaccard = similarities(index, pairs, join.threshold)
@@ -151,34 +153,33 @@ def _spilling(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _groups(
-    connection: duckdb.DuckDBPyConnection, index: Index, band: int, active: NDArray[np.bool_]
-) -> Iterator[tuple[I64, I64, I64]]:
+def _groups(index: Index, band: int, active: NDArray[np.bool_]) -> Iterator[tuple[I64, I64, I64]]:
     """Yield candidates that share their key of a band: their numbers, and where each group begins and ends."""
     bits = int(np.clip(np.ceil(np.log2(8 * max(1, index.size))), 10, _SEEN_MOST))
-    seen = np.zeros(1 << bits, np.uint8)
+    seen, shift = np.zeros(1 << bits, np.uint8), np.uint64(64 - bits)
     for shard in index.shards:
-        _count(shard.band(band), seen, np.uint64(64 - bits))
-
-    def repeated() -> Iterator[pa.RecordBatch]:
-        for shard, start in zip(index.shards, index.starts, strict=False):
-            keys = shard.band(band)
-            often = np.flatnonzero(_often(keys, seen, np.uint64(64 - bits)) & active[start : start + shard.size])
-            yield pa.record_batch({"key": keys[often], "g": often + start})
-
-    schema = pa.schema({"key": pa.uint64(), "g": pa.int64()})
-    keyed = pa.RecordBatchReader.from_batches(schema, repeated())  # noqa: F841  (read by DuckDB)
-    ordered = connection.sql("select key, g from keyed order by key, g").to_arrow_reader(DOCUMENTS_AT_ONCE)
-    key, rows = np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    for batch in ordered:
-        key = np.r_[key, batch.column(0).to_numpy()]
-        rows = np.r_[rows, batch.column(1).to_numpy()]
-        whole = int(np.searchsorted(key, key[-1]))  # the last group may go on in the next batch
-        if whole:
-            yield _runs(key[:whole], rows[:whole])
-            key, rows = key[whole:], rows[whole:]
-    if len(key):
-        yield _runs(key, rows)
+        _count(shard.band(band), seen, shift)
+    often = [
+        np.flatnonzero(_often(shard.band(band), seen, shift) & active[start : start + shard.size])
+        for shard, start in zip(index.shards, index.starts, strict=False)
+    ]
+    ranges = sum(map(len, often)) // SORTED_AT_ONCE + 1
+    for part in range(ranges):
+        keys, numbers = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
+        for shard, start, rows in zip(index.shards, index.starts, often, strict=False):
+            own = shard.band(band)[rows]
+            here = (own >> np.uint64(32)) * np.uint64(ranges) >> np.uint64(32) == part
+            keys.append(own[here])
+            numbers.append(rows[here] + start)
+        key = np.concatenate(keys)
+        order = np.argsort(key, kind="stable")
+        key, found = key[order], np.concatenate(numbers)[order]
+        at = 0
+        while at < len(key):
+            end = min(at + DOCUMENTS_AT_ONCE, len(key))
+            end = int(np.searchsorted(key, key[end - 1], side="right"))  # a group is not cut
+            yield _runs(key[at:end], found[at:end])
+            at = end
 
 
 def _runs(key: U64, rows: I64) -> tuple[I64, I64, I64]:
@@ -192,10 +193,16 @@ def _proposed(join: Join, index: Index, band: int, rows: I64, starts: I64, ends:
     A pair whose estimated similarity lies five standard errors below the threshold is left out: a true pair is lost
     with a probability below one in a million, and the others need not be compared exactly.
     """
+    if len(starts):  # a group of which all share a bit has no pair to compare, however large it is
+        shared = np.bitwise_and.reduceat(np.r_[known[rows], known[:1]], np.column_stack([starts, ends]).ravel())[::2]
+        starts, ends = starts[shared == 0], ends[shared == 0]
     if not len(starts):
         return
     equal = least_equal(join.threshold, join.recipe.permutations)
-    grouped = np.unique(np.concatenate([rows[a:b] for a, b in zip(starts, ends, strict=True)]))
+    inside = np.zeros(len(rows) + 1, np.int64)
+    inside[starts] += 1
+    inside[ends] -= 1
+    grouped = np.unique(rows[np.cumsum(inside[:-1]) > 0])
     signatures = index.signatures(grouped)
     order = np.searchsorted(grouped, rows)  # of rows in no group: anything
     cursor, block = np.zeros(3, np.int64), np.empty((PAIRS_AT_ONCE, 2), np.int64)

@@ -17,9 +17,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Self
 
 import numpy as np
@@ -28,18 +28,37 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
+from tasks.corpus.documents import DOCUMENTS, GIVEN, Layout, Piece
 from tasks.corpus.filters import RuleSet
-from tasks.corpus.kinds import FORMATS, PARQUET, Found, Skipped, find_files
-from tasks.corpus.read import DOCUMENTS, GIVEN, Layout, Piece, Reader
-from tasks.corpus.schemas import holds, union
+from tasks.corpus.formats.bundles import DAMAGED, spans
+from tasks.corpus.formats.kinds import (
+    ARROW,
+    BUNDLES,
+    JSON,
+    LINES,
+    PARQUET,
+    Found,
+    Skipped,
+    find_files,
+    local,
+    refusal,
+    shown,
+)
+from tasks.corpus.read import Reader
+from tasks.corpus.tabular.arrow import open_arrow
+from tasks.corpus.tabular.columns import TEXT_COLUMNS
+from tasks.corpus.tabular.json_records import CHUNK, are_cut, cut_lines
+from tasks.corpus.tabular.schemas import holds, union
 from tasks.curation.index.funnel import Candidates, Funnel
 from tasks.curation.index.shingles import I64, PERMUTATIONS, U32, U64, compiled
 
 log = logging.getLogger("ketcycle.curation")
 
 TELL_S = 0.5
-LAYOUT = 4  # raised when what a shard holds is computed in another way
+LAYOUT = 6  # raised when what a shard holds is computed in another way
 BATCH = 256
+SIGNED_AT_ONCE = 16_384
+GROUP_BYTES = 4 * 2**20  # of the texts that are written at once
 WORTHLESS = 1e-9  # weight of a document whose score is missing or no positive number
 F64 = NDArray[np.float64]
 TOUCHED = 512  # candidates read from a map until it is let go; the kernel maps 64 KiB for each
@@ -98,7 +117,9 @@ class Work:
     digests: tuple[str, ...] = ()
 
 
-def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int) -> tuple[list[Work], list[Skipped]]:
+def plan_shards(
+    domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int, out: Path | None = None
+) -> tuple[list[Work], list[Skipped]]:
     """Return the shards of files and folders in order, and the files that are not read.
 
     Args:
@@ -106,9 +127,10 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
         paths: the files and folders.
         recipe: how the shards are made.
         n_bytes: of the files of a shard, about.
+        out: the folder that the tables go to.
 
     Raises:
-        BadInput: a file that was given by name has a format that cannot be told.
+        BadInput: a file that was given by name has a format that is not recognised.
     """
     skipped: list[Skipped] = []
     made = json.dumps([LAYOUT, domain, asdict(recipe)], sort_keys=True, default=str)
@@ -126,25 +148,22 @@ def plan_shards(domain: str, paths: Sequence[Path], recipe: Recipe, n_bytes: int
             work.append(Work(key, domain, tuple(piece for piece, _ in group), tuple(digest for _, digest in group)))
         group, size = [], 0
 
-    by_name = {path.name for path in paths if path.is_file()}
-    for found in find_files(paths, recipe.layout.form, code=recipe.layout.code):
+    by_name = {shown(PurePath(path.name)) for path in paths if not path.is_dir()}
+    for found in find_files(paths, recipe.layout.form, code=recipe.layout.code, out=out):
         if isinstance(found, Skipped):
             if found.name in by_name:
-                formats = ", ".join(FORMATS)
                 from infra.errors import BadInput  # banks of decisions use this module without infra
 
-                raise BadInput(
-                    f"the format of {found.name} is not known ({found.ending}); name it by --format: {formats}"
-                )
+                raise BadInput(refusal(Path(found.name), found))
             skipped.append(found)
             continue
         digest, length = digest_of(found.path), found.path.stat().st_size
-        for groups in _row_groups(found, n_bytes):
-            if groups is not None or size + length > n_bytes:
+        for piece in _parts(found, n_bytes):
+            if piece.groups is not None or size + length > n_bytes:
                 close()
-            group.append((Piece(found, groups), digest))
+            group.append((piece, digest))
             size += length
-            if groups is not None or hashlib.sha256(found.name.encode()).digest()[0] < 4:  # one name of 64
+            if piece.groups is not None or hashlib.sha256(found.name.encode()).digest()[0] < 4:  # one name of 64
                 close()
     close()
     return work, skipped
@@ -159,25 +178,54 @@ def digest_of(path: Path) -> str:
         return f"{UNREADABLE} {error.errno}"
 
 
-def _row_groups(found: Found, n_bytes: int) -> Iterator[tuple[int, int] | None]:
-    """Yield ranges of row groups of a large Parquet file, or None for a whole file."""
-    path = found.path
-    if found.kind != PARQUET or path.stat().st_size <= n_bytes:
-        yield None
-        return
+def _parts(found: Found, n_bytes: int) -> list[Piece]:
+    """Return the parts of a large file that can be read from several places, or any other file as a whole."""
     try:
-        metadata = pq.read_metadata(path)
-    except (OSError, pa.ArrowException):
-        yield None  # put aside by the reader
-        return
-    first, size = 0, 0
-    for group in range(metadata.num_row_groups):
-        packed = sum(metadata.row_group(group).column(c).total_compressed_size for c in range(metadata.num_columns))
-        if size and size + packed > n_bytes:
+        if found.kind in BUNDLES:
+            parts = [Piece(found, span) for span in spans(found, n_bytes)]
+        elif found.packing or found.path.stat().st_size <= n_bytes:
+            parts = []
+        elif found.kind in (LINES, JSON):
+            parts = _parts_of_lines(found, n_bytes)
+        else:
+            parts = [Piece(found, groups) for groups in _groups(found, n_bytes)]
+    except (*DAMAGED, pa.ArrowException):  # put aside by the reader
+        parts = []
+    return parts or [Piece(found)]
+
+
+def _parts_of_lines(found: Found, n_bytes: int) -> list[Piece]:
+    with found.path.open("rb") as stream:
+        if not are_cut(found.kind, stream.read(CHUNK)):
+            return []
+        stream.seek(0)
+        return [Piece(found, (start, end), line) for start, end, line in cut_lines(stream, n_bytes)]
+
+
+def _groups(found: Found, n_bytes: int) -> Iterator[tuple[int, int]]:
+    """Yield ranges of row groups of a Parquet file, or of batches of an Arrow file."""
+    sizes = _group_sizes(found) if found.kind in (PARQUET, ARROW) else []
+    first = held = 0
+    for group, own in enumerate(sizes):
+        if held and held + own > n_bytes:
             yield first, group
-            first, size = group, 0
-        size += packed
-    yield first, metadata.num_row_groups
+            first, held = group, 0
+        held += own
+    if sizes:
+        yield first, len(sizes)
+
+
+def _group_sizes(found: Found) -> list[int]:
+    """Return the bytes of the row groups of a file, or about those of its batches."""
+    if found.kind == PARQUET:
+        with local(found.path) as source:
+            metadata = pq.read_metadata(source)
+        groups, columns = range(metadata.num_row_groups), range(metadata.num_columns)
+        return [sum(metadata.row_group(g).column(c).total_compressed_size for c in columns) for g in groups]
+    with pa.memory_map(os.fsencode(found.path)) as source:
+        _, batches = open_arrow(source)
+        count = sum(1 for _ in batches)
+    return [found.path.stat().st_size // max(1, count)] * count
 
 
 def length_weights(n_words: ArrayLike) -> F64:
@@ -207,14 +255,13 @@ def make_shard(root: Path, work: Work, recipe: Recipe) -> Path:
 
 
 def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
-    reader = Reader(work.domain, recipe.layout)
+    reader = Reader(work.domain, recipe.layout if recipe.texts else replace(recipe.layout, columns=TEXT_COLUMNS))
     funnel = Funnel(recipe.rules.build(), recipe.permutations, recipe.redact, recipe.ignore_case)
     names: list[pa.Array] = []
     small: dict[str, list[Any]] = {"weights": [], "fingerprints": [], "ends": []}
-    signed: list[U32] = []
     filled = read = told = 0
     at = time.monotonic()
-    with _Rows(folder) as rows, (folder / "sets").open("wb") as sets:
+    with _Rows(folder) as rows, (folder / "sets").open("wb") as sets, (folder / "signatures").open("wb") as signed:
         for batch in reader.batches(work.pieces):
             texts = funnel.redacted_texts(batch.column("text"))
             found = funnel.take(texts, batch.column("replaced"))
@@ -225,7 +272,7 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
             weights = _weights(batch, found.rows, found.n_words, bool(recipe.layout.weight_column))
             small["weights"].append(weights)
             small["fingerprints"].append(found.fingerprints)
-            signed.append(found.signatures)
+            signed.write(found.signatures.data)
             if recipe.texts:
                 rows.write(_row_batch(batch, texts, found, weights))
             read += batch.num_rows
@@ -236,18 +283,18 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
     for name, parts in small.items():
         shape = (0, 2) if name == "fingerprints" else (0,)
         np.concatenate([np.zeros(shape, empty[name]), *parts]).tofile(folder / name)
-    signatures = np.concatenate([np.zeros((0, recipe.permutations), np.uint32), *signed])
-    signatures.tofile(folder / "signatures")
-    band_keys(signatures, recipe.bands, recipe.band_rows).tofile(folder / "bands")
+    candidates = sum(len(part) for part in small["weights"])
+    _write_bands(folder, candidates, recipe)
     ids = pa.chunked_array(names, TEXT)
-    columns = [ids, pa.array(funnel.rule, TEXT), pa.array(funnel.detail, TEXT), pa.array(funnel.slot, pa.int32())]
+    slots = pa.array(np.concatenate([np.zeros(0, np.int64), *funnel.slots]), pa.int32())
+    columns = [ids, pa.array(funnel.rule, TEXT), pa.array(funnel.detail, TEXT), slots]
     pq.write_table(pa.table(columns, schema=READ), folder / "read.parquet", compression="zstd")
     aside = [{"domain": work.domain, **asdict(item)} for item in reader.quarantined]
     pq.write_table(pa.Table.from_pylist(aside, ASIDE), folder / "aside.parquet")
     facts = {
         "domain": work.domain,
         "read": funnel.read,
-        "candidates": len(signatures),
+        "candidates": candidates,
         "quarantined": sum(item.count for item in reader.quarantined),
         "replaced": funnel.replaced,
         "redacted": dict(funnel.redacted),
@@ -258,28 +305,50 @@ def _fill(folder: Path, work: Work, recipe: Recipe) -> None:
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
+def _write_bands(folder: Path, candidates: int, recipe: Recipe) -> None:
+    """Write the band keys of stored signatures, (bands, candidates), some candidates at a time."""
+    with (folder / "signatures").open("rb") as signatures, (folder / "bands").open("wb") as bands:
+        for start in range(0, candidates, SIGNED_AT_ONCE):
+            part = np.fromfile(signatures, np.uint32, SIGNED_AT_ONCE * recipe.permutations)
+            keys = band_keys(part.reshape(-1, recipe.permutations), recipe.bands, recipe.band_rows)
+            for band in range(recipe.bands):
+                bands.seek(8 * (band * candidates + start))
+                bands.write(keys[band].data)
+
+
 class _Rows:
     """Writes the rows of a shard; a new file begins where their columns change."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self._count = folder, 0
         self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.RecordBatch] = []
+        self._held = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._write()
         if self._writer is not None:
             self._writer.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write some rows."""
+        """Write some rows, several batches at once."""
         if self._writer is None or self._writer.schema != batch.schema:
             self.__exit__()
             path = self._folder / f"rows-{self._count:05d}.parquet"
             self._writer = pq.ParquetWriter(path, batch.schema, compression="lz4")
             self._count += 1
-        self._writer.write_batch(batch)
+        self._waiting.append(batch)
+        self._held += batch.nbytes
+        if self._held >= GROUP_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._writer is not None and self._waiting:
+            self._writer.write_table(pa.Table.from_batches(self._waiting))
+        self._waiting, self._held = [], 0
 
 
 def _weights(batch: pa.RecordBatch, rows: I64, n_words: I64, given: bool) -> F64:

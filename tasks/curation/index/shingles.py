@@ -92,12 +92,15 @@ def sketch(texts: Sequence[str] | pa.Array, words: int = WORDS, *, ignore_case: 
         ignore_case: whether texts that differ in case alone have one fingerprint.
     """
     array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.large_string())
-    found = _sketch(*_buffers(array), words, _characters(), ignore_case)
-    if found[-1].any():
-        normal = _normal_form(array, np.flatnonzero(found[-1]))
-        if normal is not array:
-            found = _sketch(*_buffers(normal), words, _characters(), ignore_case)
-    return Sketches(*found[:-1])
+    n_words, fingerprints, sequences, shingles, ends, doubtful = _sketch(
+        *_buffers(array), words, _characters(), ignore_case
+    )
+    rows, normal = _in_normal_form(array, np.flatnonzero(doubtful))
+    if len(rows):
+        own = _sketch(*_buffers(normal), words, _characters(), ignore_case)
+        n_words[rows], fingerprints[rows], sequences[rows] = own[:3]
+        shingles, ends = _spliced(shingles, ends, rows, *own[3:5])
+    return Sketches(n_words, fingerprints, sequences, shingles, ends)
 
 
 def distinct(shingles: U64, ends: I64, rows: I64) -> tuple[U64, I64]:
@@ -132,18 +135,17 @@ def _permutations(number: int, seed: int) -> tuple[U32, U32]:
 @cache
 def _characters() -> U32:
     """Return for each code point of the table its lower case with its marks; 0 where it separates words."""
-    table = np.zeros(_TABLE, np.uint32)
-    for point in range(_TABLE):
-        character = chr(point)
-        if character.isspace():
-            table[point] = _SPACE
-        elif character.isalnum() or character == "_" or category(character)[0] == "M" or point in _JOINERS:
-            lower = character.lower()
-            table[point] = ord(lower) if len(lower) == 1 else point
-    parts = (decomposition(chr(point)).split() for point in range(_TABLE))
-    composing = {int(pair[1], 16) for pair in parts if len(pair) == 2 and pair[0][0] != "<"}
-    for point in composing | {point for point in range(0x80, _TABLE) if not is_normalized("NFC", chr(point))}:
-        table[point] |= _DOUBTFUL
+    points, characters = np.arange(_TABLE, dtype=np.uint32), list(map(chr, range(_TABLE)))
+    lower = list(map(str.lower, characters))
+    small = np.fromiter((ord(one) if len(one) == 1 else point for point, one in enumerate(lower)), np.uint32, _TABLE)
+    marks = np.fromiter((kind[0] == "M" for kind in map(category, characters)), bool, _TABLE)
+    inside = marks | np.fromiter(map(str.isalnum, characters), bool, _TABLE) | np.isin(points, (ord("_"), *_JOINERS))
+    table = np.where(inside, small, np.uint32(0))
+    table[np.fromiter(map(str.isspace, characters), bool, _TABLE)] = _SPACE
+    pairs = (parts.split() for parts in map(decomposition, characters) if parts and parts[0] != "<")
+    table[[int(pair[1], 16) for pair in pairs if len(pair) == 2]] |= _DOUBTFUL
+    normal = np.fromiter((is_normalized("NFC", one) for one in characters[0x80:]), bool, _TABLE - 0x80)
+    table[0x80:][~normal] |= _DOUBTFUL
     table[0x1161:0x1176] |= _DOUBTFUL  # vowels and finals of Hangul compose by rule
     table[0x11A8:0x11C3] |= _DOUBTFUL
     for first, last in _UNSPACED:
@@ -160,12 +162,28 @@ def _buffers(array: pa.Array) -> tuple[U8, I64]:
     return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), first
 
 
-def _normal_form(texts: pa.Array, rows: I64) -> pa.Array:
-    """Return texts with some rows in normal form C; the array itself if they are already."""
-    changed = {k: normalize("NFC", text) for k in rows.tolist() if not is_normalized("NFC", text := texts[k].as_py())}
-    if not changed:
-        return texts
-    return pa.array([changed.get(k, text) for k, text in enumerate(texts.to_pylist())], pa.large_string())
+def _in_normal_form(texts: pa.Array, rows: I64) -> tuple[I64, pa.Array]:
+    """Return those of some texts that are not in normal form C, as positions, and what they are in that form."""
+    changed = [(k, normalize("NFC", text)) for k in rows.tolist() if not is_normalized("NFC", text := texts[k].as_py())]
+    return np.array([k for k, _ in changed], np.int64), pa.array([text for _, text in changed], pa.large_string())
+
+
+@compiled
+def _spliced(shingles: U64, ends: I64, rows: I64, own: U64, own_ends: I64) -> tuple[U64, I64]:
+    """Return shingles and ends with those of some texts, at rising positions, replaced by others."""
+    found, last = np.empty(len(shingles) + len(own), np.uint64), np.empty(len(ends), np.int64)
+    filled, k = 0, 0
+    for i in range(len(ends)):
+        if k < len(rows) and rows[k] == i:
+            source, begin, end = own, own_ends[k - 1] if k else 0, own_ends[k]
+            k += 1
+        else:
+            source, begin, end = shingles, ends[i - 1] if i else 0, ends[i]
+        for s in range(begin, end):
+            found[filled] = source[s]
+            filled += 1
+        last[i] = filled
+    return found[:filled].copy(), last
 
 
 @compiled
@@ -234,7 +252,7 @@ def _word_hashes(
         doubtful |= (entry & _DOUBTFUL) != 0
         lower, single = entry & _POINT, (entry & _SINGLE) != 0
         begins = in_run and lower != 0 and (single or not inside)  # behind a sign or a single character
-        if begins or (lower != point and not (ignore_case and lower)):
+        if begins or not point or (lower != point and not (ignore_case and lower)):
             length = value if inside else np.uint64(0)  # of a word: where in it the capital is
             rest = _mixed(rest ^ length, run, count, lower if ignore_case and lower else point)
         in_run = True

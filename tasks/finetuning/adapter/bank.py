@@ -2,7 +2,8 @@
 
 Settings: `domain` adapts the model of one source to the text of another; `svd` and `removed` recover the model on its
 own source's text after every projection was cut to a quarter of its rank, or after one block was removed. The site of
-an instance is the projection that a rotation of its input helps most, by one backward pass on the training text.
+an instance is the projection that a rotation of its input helps most, by one backward pass on the training text. Every
+cell is posed once more with fewer or more windows to be tested, so that costs can be fitted against size.
 """
 
 from __future__ import annotations
@@ -34,11 +35,13 @@ from tasks.finetuning.models import (
 )
 from tasks.model.causal import save_model
 from tasks.model.recipe import Recipe
-from tasks.model.train import train
+from tasks.model.training.loop import train
+from tasks.text.works import in_turn
 
 SETTINGS = ("domain", "svd", "removed")
 CELLS_OF_SOURCE = 6
 TRAIN, VALIDATION, TEST = 96, 16, 4  # windows
+OTHER_TESTS = (1, 2, 3, 6)  # tested windows of the cells that are posed once more
 SIZES = Sizes(steps=10, batch=8, rates=(0.003, 0.01, 0.03), block=4, shots=1024)
 RANK_SHARE = 0.25
 
@@ -55,11 +58,16 @@ def _of_source(source: str, names: list[str], first: int, material: Material) ->
     for number in range(CELLS_OF_SOURCE):
         setting = SETTINGS[number % len(SETTINGS)]
         target = others[number // len(SETTINGS) % len(others)] if setting == "domain" else source
-        pose = partial(_pose, material, source, target, setting, number, first)
-        yield Instance(source, f"cell {number}: {setting}, text of {target}", TEST * CONTEXT, pose)
+        name = f"cell {number}: {setting}, text of {target}"
+        for tested in (TEST, in_turn(source, number, OTHER_TESTS)):
+            pose = partial(_pose, material, source, target, setting, number, first, tested)
+            label = name if tested == TEST else f"{name}, {tested} windows tested"
+            yield Instance(source, label, tested * CONTEXT, pose)
 
 
-def _pose(material: Material, source: str, target: str, setting: str, number: int, first: int) -> Adaptation:
+def _pose(
+    material: Material, source: str, target: str, setting: str, number: int, first: int, tested: int
+) -> Adaptation:
     base = source_model(material.texts[source], material.folder)
     model = base
     if setting != "domain":
@@ -67,12 +75,13 @@ def _pose(material: Material, source: str, target: str, setting: str, number: in
         model = kept(base.with_name(f"{base.name}-{setting}"), make)
     text = joined(material.texts[target])
     # A source with little text gives overlapping cells; the settings of one text differ all the same.
-    count = TRAIN + VALIDATION + TEST
+    kept_apart = TRAIN + VALIDATION
+    count = kept_apart + max(tested, TEST)
     room = len(text) // (CONTEXT + 1) - count - TRAINED
     start = TRAINED + ((first + number * count) % max(1, room))
     windows = byte_windows(text, start, count)
     train, validation, test = (
-        windows.take(slice(a, b)) for a, b in ((0, TRAIN), (TRAIN, TRAIN + VALIDATION), (TRAIN + VALIDATION, count))
+        windows.take(slice(a, b)) for a, b in ((0, TRAIN), (TRAIN, kept_apart), (kept_apart, kept_apart + tested))
     )
     return at_best_site(model, (train, validation, test), SIZES)
 

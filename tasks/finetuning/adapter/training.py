@@ -15,7 +15,7 @@ from tasks.contract import Bench
 from tasks.finetuning.adapter.maps import Attach
 from tasks.finetuning.adapter.problem import Adaptation, Adapted, Floats, layer_of, parts
 from tasks.model.causal import load_model
-from tasks.model.train import batch_rows
+from tasks.model.training.loop import batch_rows
 from tasks.model.windows import Windows
 
 CLIP = 1.0

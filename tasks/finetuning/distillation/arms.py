@@ -49,14 +49,14 @@ def untrained(problem: Distillation, bench: Bench) -> Student:
 
 
 def from_teacher(problem: Distillation, bench: Bench, *, largest: bool) -> Student:
-    """Train on the text and on what the teacher says, drawn or its largest probabilities."""
+    """Train on the text and on the teacher's probabilities: samples of them, or the largest ones."""
     with torch_threads(problem.threads):
         lesson = _lesson(problem, bench, largest=largest)
         return _taught(problem, bench, on_lesson(lesson), lesson)
 
 
 def from_relations(problem: Distillation, bench: Bench, *, kernel: Callable[[torch.Tensor], torch.Tensor]) -> Student:
-    """Train on what the teacher says and on how its states relate."""
+    """Train on the teacher's probabilities and on the distances between its states."""
     with torch_threads(problem.threads):
         lesson = _lesson(problem, bench)
         target = kernel(torch.from_numpy(_reduced(lesson))).numpy()
@@ -64,7 +64,7 @@ def from_relations(problem: Distillation, bench: Bench, *, kernel: Callable[[tor
 
 
 def from_fidelities(problem: Distillation, bench: Bench) -> Student:
-    """Train on what the teacher says and on fidelities of its states that circuits estimate."""
+    """Train on the teacher's probabilities and on fidelities of its states that circuits estimate."""
     with torch_threads(problem.threads):
         lesson = _lesson(problem, bench)
         target = gram(_reduced(lesson), bench.sampler, problem.shots)

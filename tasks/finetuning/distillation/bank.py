@@ -1,4 +1,7 @@
-"""The instance bank of `distillation`: the model of each source teaches students of half its width and depth."""
+"""The instance bank of `distillation`: the model of each source teaches students of half its width and depth.
+
+Every cell is posed once more with a narrower or wider student, so that costs can be fitted against size.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,11 @@ from tasks.finetuning.models import (
 )
 from tasks.model.causal import save_model
 from tasks.model.recipe import Recipe
-from tasks.model.train import train
+from tasks.model.training.loop import train
+from tasks.text.works import in_turn
 
 CELLS_OF_SOURCE = 6
+OTHER_WIDTHS = (24, 40, 48, 56)
 TOKENS = 30_000, 60_000  # settings: little and more arithmetic
 TEST = 64  # windows
 
@@ -43,18 +48,20 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Distillation]]
 def _of_source(source: str, first: int, material: Material) -> Iterator[Instance[Distillation]]:
     for number in range(CELLS_OF_SOURCE):
         tokens = TOKENS[number % len(TOKENS)]
-        pose = partial(_pose, material, source, number, tokens, first)
-        yield Instance(source, f"cell {number}: {tokens} tokens", WIDTH // 2, pose)
+        for width in (WIDTH // 2, in_turn(source, number, OTHER_WIDTHS)):
+            pose = partial(_pose, material, source, number, tokens, first, width)
+            label = f"cell {number}: {tokens} tokens"
+            yield Instance(source, label if width == WIDTH // 2 else f"{label}, width {width}", width, pose)
 
 
-def _pose(material: Material, source: str, number: int, tokens: int, first: int) -> Distillation:
+def _pose(material: Material, source: str, number: int, tokens: int, first: int, width: int) -> Distillation:
     text = joined(material.texts[source])
     count = tokens // CONTEXT + TEST
     room = max(1, len(text) // (CONTEXT + 1) - count)
     windows = byte_windows(text, (TRAINED + first + number * count) % room, count)
     teacher = source_model(material.texts[source], material.folder)
     train_on, test = windows.take(slice(0, count - TEST)), windows.take(slice(count - TEST, None))
-    return Distillation(teacher, WIDTH // 2, DEPTH // 2, train_on, test, tokens)
+    return Distillation(teacher, width, DEPTH // 2, train_on, test, tokens)
 
 
 def example(rng: Generator) -> Distillation:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
 from tasks.finetuning.distillation.problem import Distillation, Student, load_teacher
-from tasks.model.train import batch_rows
+from tasks.model.training.loop import batch_rows
 
 RATE, CLIP = 0.005, 1.0
 CHUNK = 8
@@ -29,7 +29,7 @@ RELATED = 16  # windows of a step whose relations are compared
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the teacher said about some windows.
+    """Outputs of the teacher on some windows.
 
     Attributes:
         tokens: int64, (windows, context, k), tokens of the teacher's distribution.
@@ -43,7 +43,7 @@ class Lesson:
 
 
 def ask_teacher(problem: Distillation, windows: int, rng: Generator, folder: Path, *, largest: bool) -> Lesson:
-    """Read the first windows with the teacher, write what it says to Parquet, and return it as read back."""
+    """Run the teacher on the first windows, write its outputs to Parquet, and return them as read back."""
     model: Any = load_teacher(problem)
     tokens, shares, states = [], [], []
     with torch.inference_mode():
@@ -115,7 +115,7 @@ def on_relations(
     """Return `on_lesson` plus the mean square difference of the relations among the windows of a batch.
 
     Args:
-        lesson: what the teacher said.
+        lesson: outputs of the teacher.
         target: (windows, windows) relations of the teacher's states.
         kernel: relations of the student's states.
     """

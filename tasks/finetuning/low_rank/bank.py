@@ -1,8 +1,13 @@
-"""The instance bank of `low_rank`: projections of small models, one of each source of text, with what they read."""
+"""The instance bank of `low_rank`: projections of small models, one of each source of text, with what they read.
+
+For every projection a smaller one, its leading rows and columns, stands beside it in the same unit, so that
+costs can be fitted against size.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +21,11 @@ from tasks.finetuning.low_rank.problem import FloatArray, Matrix
 from tasks.finetuning.models import DEPTH, TRAINED, WIDTH, byte_windows, joined, source_model
 from tasks.model.causal import load_model
 from tasks.model.windows import Windows
+from tasks.text.works import in_turn
 
 SITES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
 SHARE = 0.25
+SMALLER = (16, 24, 32, 48)  # rows and columns of the smaller problems
 WINDOWS = 8  # half of their positions weight the error, half measure it
 
 
@@ -30,14 +37,24 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
 
 def _of_source(source: str, material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
     sites = [f"layers.{layer}.{name}" for layer in range(DEPTH) for name in SITES]
-    for number in rng.permutation(len(sites)):
-        yield Instance(source, sites[number], WIDTH, partial(_pose, material, source, sites[number]))
+    for number, at in enumerate(rng.permutation(len(sites))):
+        for size in (WIDTH, in_turn(source, number, SMALLER)):
+            label = sites[at] if size == WIDTH else f"{sites[at]}, leading {size} x {size}"
+            yield Instance(source, label, size, partial(_pose, material, source, sites[at], size))
 
 
-def _pose(material: Material, source: str, site: str) -> Matrix:
+def _pose(material: Material, source: str, site: str, size: int) -> Matrix:
     texts = material.texts[source]
     model = load_model(source_model(texts, material.folder))
-    return at_site(model, site, byte_windows(joined(texts), TRAINED, WINDOWS), SHARE)
+    whole = at_site(model, site, byte_windows(joined(texts), TRAINED, WINDOWS), SHARE)
+    return whole if size == WIDTH else leading(whole, size)
+
+
+def leading(problem: Matrix, size: int) -> Matrix:
+    """Return the problem of the leading rows and columns of a matrix, at the same share of the rank."""
+    inputs, held_out = problem.inputs[:, :size], problem.held_out[:, :size]
+    rank = max(1, round(SHARE * size))
+    return replace(problem, weight=problem.weight[:size, :size], inputs=inputs, held_out=held_out, rank=rank)
 
 
 def at_site(model: Any, site: str, text: Windows, share: float, **sizes: int) -> Matrix:

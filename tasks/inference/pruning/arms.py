@@ -24,15 +24,16 @@ import numpy as np
 from tasks.combinatorial.annealing import cardinality_annealing
 from tasks.combinatorial.exact import minimise_cardinality
 from tasks.combinatorial.qubo import Qubo
-from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, uniform_subsets
+from tasks.combinatorial.repair import best, marginal_bits, repair_cardinality, swapped, uniform_subsets
 from tasks.contract import Arm, Bench, Kind
 from tasks.inference.pruning.problem import Pruning, Removal, children, gradient_qubo, lowest, pairwise_qubo, removal
 from tasks.inference.pruning.walk import activation_norms, bits_per_byte_without, gate_gradients, weight_norms
-from tasks.quantum.angles import tuned_ramp
+from tasks.quantum.angles import tuned_ramp, tuned_temperatures
 from tasks.quantum.qaoa import sample_dicke_qaoa
 from tasks.quantum.statevector import dicke_qaoa_probabilities, draw
 
 if TYPE_CHECKING:
+    from numpy.random import Generator
     from numpy.typing import NDArray
 
     from tasks.combinatorial.qubo import Bits
@@ -129,13 +130,21 @@ def solve_exactly(of: Surrogate, problem: Pruning, bench: Bench) -> Removal:
 def anneal_swaps(problem: Pruning, bench: Bench) -> Removal:
     """Minimise the surrogate by annealing that swaps units in and out."""
     qubo = surrogate(problem, bench)
-    return removal(best(qubo, cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng)))
+    return removal(best(qubo, _annealed(qubo, problem.k, bench.rng)))
+
+
+def _annealed(qubo: Qubo, k: int, rng: Generator) -> Bits:
+    return cardinality_annealing(qubo, k, READS, SWEEPS, rng, tuned_temperatures(KEY, "swap-annealing"))
 
 
 def judge_best(problem: Pruning, bench: Bench) -> Removal:
-    """Anneal the gates' surrogate, evaluate the true loss of the best distinct states, take the best of them."""
+    """Anneal the gates' surrogate, evaluate the true loss of the best distinct states, take the best of them.
+
+    The states are those of the reads, which are few where the reads agree, and all that differ from the best by a swap.
+    """
     qubo = gate_surrogate(problem, bench)
-    states = np.unique(cardinality_annealing(qubo, problem.k, READS, SWEEPS, bench.rng), axis=0)
+    reads = _annealed(qubo, problem.k, bench.rng)
+    states = np.unique(np.vstack([reads, swapped(best(qubo, reads))]), axis=0)
     found = [removal(states[i]) for i in np.argsort(qubo.energies(states), kind="stable")[:JUDGED]]
     text, threads = problem.calibration, problem.threads
     losses = [bits_per_byte_without(problem.model, problem.units, text, some, threads) for some in found]
@@ -201,13 +210,13 @@ def _repaired(of: Surrogate, problem: Pruning, bench: Bench, bits: Bits) -> Remo
 
 INCUMBENT: Arm[Pruning, Removal] = Arm("greedy", Kind.CLASSICAL, remove_one_by_one)
 CHALLENGER: Arm[Pruning, Removal] = Arm(
-    "qaoa", Kind.QUANTUM, partial(sample_by_qaoa, surrogate), version="2", twin="qaoa-exact"
+    "qaoa", Kind.QUANTUM, partial(sample_by_qaoa, surrogate), version="3", twin="qaoa-exact"
 )
 OTHERS: tuple[Arm[Pruning, Removal], ...] = (
     Arm("uniform-repair", Kind.CONTROL, partial(repair_uniform, surrogate)),
     Arm("nothing", Kind.CONTROL, remove_nothing, does_nothing=True),
     Arm("random", Kind.CONTROL, remove_random),
-    Arm("marginals-repair", Kind.CONTROL, repair_marginals, version="2"),
+    Arm("marginals-repair", Kind.CONTROL, repair_marginals, version="3"),
     Arm("empty-repair", Kind.CONTROL, repair_nothing),
     Arm("gate-uniform-repair", Kind.CONTROL, partial(repair_uniform, gate_surrogate)),
     Arm("magnitude", Kind.CLASSICAL, remove_smallest_weights),
@@ -217,16 +226,16 @@ OTHERS: tuple[Arm[Pruning, Removal], ...] = (
     Arm("leave-one-out", Kind.CLASSICAL, remove_cheapest_singles),
     Arm("exact", Kind.CLASSICAL, partial(solve_exactly, surrogate)),
     Arm("gate-exact", Kind.CLASSICAL, partial(solve_exactly, gate_surrogate)),
-    Arm("gate-judged", Kind.CLASSICAL, judge_best),
-    Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps),
-    Arm("gate-qaoa", Kind.QUANTUM, partial(sample_by_qaoa, gate_surrogate), twin="gate-qaoa-exact"),
-    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing, version="2", twin="trotterised-annealing-exact"),
-    Arm("qaoa-exact", Kind.TWIN, partial(draw_exactly, surrogate, "qaoa"), version="2"),
-    Arm("gate-qaoa-exact", Kind.TWIN, partial(draw_exactly, gate_surrogate, "qaoa")),
+    Arm("gate-judged", Kind.CLASSICAL, judge_best, version="2"),
+    Arm("swap-annealing", Kind.CLASSICAL, anneal_swaps, version="2"),
+    Arm("gate-qaoa", Kind.QUANTUM, partial(sample_by_qaoa, gate_surrogate), version="2", twin="gate-qaoa-exact"),
+    Arm("trotterised-annealing", Kind.QUANTUM, sample_by_annealing, version="3", twin="trotterised-annealing-exact"),
+    Arm("qaoa-exact", Kind.TWIN, partial(draw_exactly, surrogate, "qaoa"), version="3"),
+    Arm("gate-qaoa-exact", Kind.TWIN, partial(draw_exactly, gate_surrogate, "qaoa"), version="2"),
     Arm(
         "trotterised-annealing-exact",
         Kind.TWIN,
         partial(draw_exactly, surrogate, "trotterised-annealing"),
-        version="2",
+        version="3",
     ),
 )

@@ -3,7 +3,8 @@
 They are byte-level models of about 0.2 M weights and four blocks, not the model of a run: an instance shows how the
 methods perform on such a model with twelve units, of which half or, as in the demo profile, a third is removed. With
 a third a random choice often ties the best one; with half it clearly loses. Every model has its own training text and
-seed and is a unit of independence; its calibration and selection text follow the training text. A trained model is
+seed and is a unit of independence; its calibration and selection text follow the training text. Beside each problem one
+of fewer units stands in the same unit of independence, so that costs can be fitted against size. A trained model is
 kept in the bank's folder under a name derived from text, seed and recipe; training is deterministic on one machine.
 """
 
@@ -31,8 +32,9 @@ from tasks.inference.pruning.problem import Pruning
 from tasks.inference.pruning.units import Layout, choose_units, make_units
 from tasks.model.causal import save_model
 from tasks.model.recipe import Recipe
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows
+from tasks.text.works import in_turn
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -56,6 +58,7 @@ CONFIG = LlamaConfig(
     eos_token_id=0,
 )
 UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
+SMALLER = (3, 5, 6, 9)  # units of the smaller problems
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Pruning]]:
@@ -86,8 +89,14 @@ def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) 
         seed = int(rng.integers(2**31))
         name = f"model {number}, text from byte {start}, seed {seed}"
         for share in SHARES:
-            pose = partial(_pose, text[start : start + size], seed, share, folder)
-            yield Instance(source, f"{name}, {share:.0%} of the units", len(UNITS), pose, f"{source}, {name}")
+            for limit in (len(UNITS), in_turn(source, number, SMALLER)):
+                pose = partial(_pose, text[start : start + size], seed, share, folder, limit)
+                label = (
+                    f"{name}, {share:.0%} of {limit} units"
+                    if limit < len(UNITS)
+                    else f"{name}, {share:.0%} of the units"
+                )
+                yield Instance(source, label, limit, pose, f"{source}, {name}")
 
 
 def _text(texts: Sequence[str]) -> bytes:
@@ -98,13 +107,14 @@ def _section() -> int:
     return (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)
 
 
-def _pose(text: bytes, seed: int, share: float, folder: Path) -> Pruning:
+def _pose(text: bytes, seed: int, share: float, folder: Path, limit: int = UNIT_LIMIT) -> Pruning:
     windows = np.frombuffer(text, np.uint8).reshape(-1, CONTEXT + 1).astype(np.int64)
     trained, calibration, selection = np.split(windows, np.cumsum((TRAINING, CALIBRATION)))
+    units = choose_units(Layout.of(CONFIG), limit)
     return Pruning(
         model=_model(_windows(trained), seed, folder),
-        units=UNITS,
-        k=round(share * len(UNITS)),
+        units=units,
+        k=round(share * len(units)),
         calibration=_windows(calibration),
         selection=_windows(selection),
         allowance=ALLOWANCE,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.monitoring.harm import MARGIN
+from tasks.monitoring.watching.harm import MARGIN
 
 
 class Options(BaseModel):

@@ -13,9 +13,9 @@ from tasks.monitoring.drift.arms import CHALLENGER, INCUMBENT, OTHERS
 from tasks.monitoring.drift.bank import bank, example, measured_power
 from tasks.monitoring.drift.options import Options
 from tasks.monitoring.drift.problem import Drift, Verdicts, quality
-from tasks.monitoring.harm import compare_quality
-from tasks.monitoring.standing import Standing
-from tasks.monitoring.states import Rules
+from tasks.monitoring.watching.harm import compare_quality
+from tasks.monitoring.watching.standing import Standing
+from tasks.monitoring.watching.states import Rules
 from tasks.monitoring.windows import (
     ALIEN,
     BACKGROUND,

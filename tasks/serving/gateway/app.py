@@ -11,9 +11,10 @@ import asyncio
 import logging
 import time
 from collections import Counter as Count
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,11 @@ log = logging.getLogger("ketcycle.serving")
 
 CONNECT_S = 60.0  # a busy machine accepts slowly; clients have their own limits
 IDLE_S = 2.0  # that a connection to the upstream is kept; servers close theirs after 5 s and more
+REMEMBERED = 65_536  # ids of answers
 # Headers that belong to one connection (RFC 9110, section 7.6.1), or that the other side writes itself.
 HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
+EXPECT = b"expect"  # answered here, as the body is read here before it is sent on
+HEADER_BYTES, HEADERS = 1 << 16, 1000  # of an answer's header and of how many headers; cookies and policies are long
 AUTO = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -99,9 +103,10 @@ class Gateway:
         self.running = 0
         self._at: Count[str] = Count()
         self._upstream, self._log, self._shares = upstream, requests, shares
-        self._drops = {b"host", *HOP} | ({b"authorization"} if own_key or upstream.key else set())
+        self._drops = {b"host", EXPECT, *HOP} | ({b"authorization"} if own_key or upstream.key else set())
         self._given = [("Authorization", f"Bearer {upstream.key}")] if upstream.key else []
         self.figures = Figures(requests, self)
+        self._names = _Names()
         self._session: aiohttp.ClientSession
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -132,7 +137,15 @@ class Gateway:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S)
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
         self._session = aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False, skip_auto_headers=AUTO, trust_env=False
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),  # cookies of one client's answer are no other client's
+            timeout=timeout,
+            auto_decompress=False,
+            skip_auto_headers=AUTO,
+            trust_env=False,
+            max_line_size=HEADER_BYTES,
+            max_field_size=HEADER_BYTES,
+            max_headers=HEADERS,
         )
         if self._shares:
             await asyncio.to_thread(self._shares.read)
@@ -157,12 +170,14 @@ class Gateway:
             asked = read_body(FeedbackRequest, body, kind.decode("latin-1"))
         except Refused as error:
             return refusal(error.status, str(error), error.param)
-        given = Feedback(f"{asked.id}-{asked.index}", asked.rating, asked.comment, time.time())
+        given = Feedback(self._names.last(f"{asked.id}-{asked.index}"), asked.rating, asked.comment, time.time())
         return JSONResponse({"logged": self._log.put(given)}, status_code=202)
 
     async def _forward(self, scope: Any, receive: Any, send: Any) -> None:
         body = await _body(receive)
         exchange = Exchange(new_key("gw"), scope["path"], body, time.time(), time.monotonic())
+        packed = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"")
+        exchange.asked_in = packed.decode("latin-1").strip().lower()
         url, shares = self._upstream.url, self._shares
         self.running += 1
         self._at[url] += 1
@@ -192,17 +207,20 @@ class Gateway:
             async with await self._asked(scope, exchange.body) as answer:
                 exchange.status = answer.status
                 exchange.encoding = answer.headers.get("Content-Encoding", "").lower()
-                headers = [(name.lower(), value) for name, value in answer.raw_headers if name.lower() not in HOP]
+                own = {one.strip().lower().encode("latin-1") for one in answer.headers.get("Connection", "").split(",")}
+                headers = [(n.lower(), value) for n, value in answer.raw_headers if n.lower() not in HOP | own]
                 await send({"type": "http.response.start", "status": answer.status, "headers": headers})
                 begun = True
-                async for chunk in answer.content.iter_any():
-                    exchange.first = exchange.first or time.monotonic()
-                    exchange.keep(chunk)
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                with _ended_by_the_connection(answer):
+                    async for chunk in answer.content.iter_any():
+                        exchange.first = exchange.first or time.monotonic()
+                        exchange.keep(chunk)
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except (aiohttp.ClientError, TimeoutError) as error:
             exchange.finish = "cut" if begun else "failed"
-            where = "broke off its answer" if begun else "cannot be reached"
+            unreachable = isinstance(error, aiohttp.ClientConnectorError | TimeoutError)
+            where = "broke off its answer" if begun else "cannot be reached" if unreachable else "gave no answer"
             exchange.error = f"the upstream {where} ({_named(error)})"
             self.figures.failed.labels(exchange.finish).inc()
             log.warning("%s: %s", exchange.path, exchange.error)
@@ -210,13 +228,13 @@ class Gateway:
                 return  # the server closes the connection of an answer that is not complete
             status = 504 if isinstance(error, TimeoutError) else 502
             exchange.status = status
-            code = "upstream_timeout" if status == 504 else "upstream_unreachable"
+            code = "upstream_timeout" if status == 504 else f"upstream_{'unreachable' if unreachable else 'failed'}"
             await refusal(status, f"{exchange.error}; try again", code=code)(scope, _nothing, send)
 
     async def _asked(self, scope: Any, body: bytes) -> aiohttp.ClientResponse:
         """Send a request; once more where the upstream closed the connection before it could have read all of it."""
         query = f"?{scope['query_string'].decode('ascii')}" if scope["query_string"] else ""
-        url = URL(f"{self._upstream.url}{scope['raw_path'].decode('ascii')}{query}", encoded=True)
+        url = URL(f"{self._upstream.url}{_path(scope['raw_path'].decode('ascii'))}{query}", encoded=True)
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n not in self._drops]
         asked = partial(
             self._session.request,
@@ -250,6 +268,8 @@ class Gateway:
         def rows() -> list[Request]:
             usage = shares.between(exchange.began, exchange.ended) if shares else None
             found = rows_of(exchange, usage, shares.name if shares else "", model, ours)
+            names = [self._names.of(row.request_id, f"{exchange.key}-{at}") for at, row in enumerate(found)]
+            found = [replace(row, request_id=name) for row, name in zip(found, names, strict=True)]
             self.figures.prompt_tokens.inc(sum(row.prompt_tokens or 0 for row in found))
             self.figures.completion_tokens.inc(sum(row.completion_tokens or 0 for row in found))
             if usage:
@@ -257,6 +277,65 @@ class Gateway:
             return found
 
         return rows
+
+
+class _Names:
+    """Names of rows: the id that the upstream gave the answer, ours where it gave the same one before.
+
+    Some servers draw ids from a thousand numbers, or have one only. The latest `REMEMBERED` ids are known.
+    """
+
+    def __init__(self) -> None:
+        self._last: OrderedDict[str, str] = OrderedDict()
+
+    def of(self, given: str, ours: str) -> str:
+        """Return the name of a row."""
+        name = ours if given in self._last else given
+        self._last[given] = name
+        self._last.move_to_end(given)
+        if len(self._last) > REMEMBERED:
+            self._last.popitem(last=False)
+        return name
+
+    def last(self, given: str) -> str:
+        """Return the name of the last row with an id of the upstream."""
+        return self._last.get(given, given)
+
+
+@contextmanager
+def _ended_by_the_connection(answer: aiohttp.ClientResponse) -> Iterator[None]:
+    """End the reading of an answer when its connection is lost.
+
+    aiohttp 3.14 says nothing where the answer is malformed behind its head, and its reader waits for ever.
+    """
+
+    def end(_: object = None) -> None:
+        if not answer.content.is_eof() and answer.content.exception() is None:
+            answer.content.set_exception(aiohttp.ClientPayloadError("what followed is no HTTP"))
+
+    protocol = None if answer.connection is None else answer.connection.protocol
+    closed = None if protocol is None else protocol.closed
+    if closed is None:
+        if protocol is not None:  # lost already
+            end()
+        yield
+        return
+
+    def lost(done: asyncio.Future[None]) -> None:
+        if not done.cancelled():
+            done.exception()  # else its loss is reported a second time
+        end()
+
+    closed.add_done_callback(lost)
+    try:
+        yield
+    finally:
+        closed.remove_done_callback(lost)
+
+
+def _path(target: str) -> str:
+    """Return the path that was asked for; a whole address, as clients of proxies send it, names no other host here."""
+    return target if target.startswith("/") else f"/{target.partition('://')[2].partition('/')[2]}"
 
 
 async def _body(receive: Any) -> bytes:
@@ -280,4 +359,8 @@ async def _nothing() -> Any:
 def _named(error: BaseException) -> str:
     """Return the kind and reason of a failure, without an address that may hold a secret."""
     reason = getattr(error, "strerror", None) or (str(error) if isinstance(error, aiohttp.ClientPayloadError) else "")
+    if isinstance(error, aiohttp.ClientResponseError):
+        reason = (
+            error.message.splitlines()[0].split(": b'")[0].rstrip(":") if error.message else ""
+        )  # without what was sent
     return f"{type(error).__name__}{': ' + reason.splitlines()[0][:200] if reason else ''}"

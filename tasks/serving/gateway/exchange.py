@@ -8,16 +8,24 @@ log-probabilities that were not asked for) stays null.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import brotli
+import pyarrow as pa
+
 from infra.energy.usage import Usage
 from tasks.serving.request_log import Request
 
+_STREAM = re.compile(rb"(?:\xef\xbb\xbf)?\s*(?:data|event|id|retry)?:")  # how events begin; a comment with a colon
 LOGGED = ("/completions", "/chat/completions", "/responses", "/embeddings", "/completion")
 KEPT_BYTES = 4 << 20  # of an answer that are read for the log; the rest is passed on all the same
+MOST_CHOICES = 128  # of a prompt, as OpenAI has it; a larger n is refused, or nonsense
+MOST_ROWS = 65_536  # of an exchange
+LARGEST = 2**53  # tokens; a larger number is nonsense
 
 
 @dataclass
@@ -32,6 +40,7 @@ class Exchange:
         began: on the monotonic clock.
         first: when the first bytes of the answer's body came, on the monotonic clock.
         ended: when it was over.
+        asked_in: content encoding of the request.
         status: of the answer, None where there was none.
         encoding: content encoding of the answer.
         answer: the first `KEPT_BYTES` of its body.
@@ -46,6 +55,7 @@ class Exchange:
     began: float
     first: float | None = None
     ended: float = 0.0
+    asked_in: str = ""
     status: int | None = None
     encoding: str = ""
     answer: bytearray = field(default_factory=bytearray)
@@ -73,13 +83,15 @@ class _Choice:
 
 @dataclass
 class _Said:
-    """What an answer says of itself."""
+    """What an answer says of itself; `ended` is false for a stream of choices that broke off without its last event."""
 
     id: str = ""
     model: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     choices: dict[int, _Choice] = field(default_factory=dict)
+    error: str | None = None
+    ended: bool = True
 
 
 def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "", ours: bool = False) -> list[Request]:
@@ -92,11 +104,11 @@ def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "
         model: version for the log where neither request nor answer names a model.
         ours: whether that version is the one whatever they name.
     """
-    asked = _object(exchange.body)
+    asked = _object(_decoded(exchange.body, exchange.asked_in))
     said = _read(exchange)
     prompts = _prompts(asked)
-    n = asked["n"] if isinstance(asked.get("n"), int) and asked["n"] > 0 else 1
-    count = max(len(prompts) * n, 1 + max(said.choices, default=0))
+    n = asked["n"] if isinstance(asked.get("n"), int) and 0 < asked["n"] <= MOST_CHOICES else 1
+    count = min(MOST_ROWS, max(len(prompts) * n, 1 + max(said.choices, default=0)))
     rows = []
     for index in range(count):
         choice = said.choices.get(index, _Choice())
@@ -109,7 +121,7 @@ def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "
                 label=_text(asked.get("user")) or None,
                 prompt_tokens=_share(said.prompt_tokens, len(prompts), index % n == 0),
                 completion_tokens=_share(said.completion_tokens, count, True),
-                finish=exchange.finish or choice.finish or ("stop" if _well(exchange) else "failed"),
+                finish=exchange.finish or choice.finish or _finish_of(exchange, said),
                 first_s=None if exchange.first is None else exchange.first - exchange.began,
                 latency_s=exchange.ended - exchange.began,
                 usage=usage.scaled(1 / count) if usage else None,
@@ -119,10 +131,17 @@ def rows_of(exchange: Exchange, usage: Usage | None, source: str, model: str = "
                 energy_source=source,
                 path=exchange.path,
                 status=exchange.status,
-                error=exchange.error or _error(exchange),
+                error=exchange.error or said.error or _error(exchange),
             )
         )
     return rows
+
+
+def _finish_of(exchange: Exchange, said: _Said) -> str:
+    """Return how a choice ended that does not say it."""
+    if said.error or not _well(exchange):
+        return "failed"
+    return "stop" if said.ended or not said.choices else "cut"
 
 
 def _unknown() -> None:
@@ -130,7 +149,7 @@ def _unknown() -> None:
 
 
 def _well(exchange: Exchange) -> bool:
-    return exchange.status is not None and exchange.status < 400
+    return exchange.status is not None and exchange.status < 300
 
 
 def _share(tokens: int | None, parts: int, counts: bool) -> int | None:
@@ -183,40 +202,75 @@ def content_of(value: Any) -> str:
 def _read(exchange: Exchange) -> _Said:
     said = _Said()
     body = _decoded(bytes(exchange.answer), exchange.encoding)
-    for value in _events(body) if body.lstrip()[:5] in (b"data:", b"event", b": ") else [_object(body)]:
-        _take(said, value)
+    if not _STREAM.match(body):
+        _take(said, _object(body))
+        return said
+    said.ended = len(exchange.answer) >= KEPT_BYTES
+    for data in _events(body):
+        said.ended = said.ended or data.strip() == b"[DONE]"
+        _take(said, _object(data))
     return said
 
 
 def _decoded(body: bytes, encoding: str) -> bytes:
-    if encoding in ("gzip", "deflate"):
-        try:
-            return zlib.decompressobj(47 if encoding == "gzip" else zlib.MAX_WBITS).decompress(body)
-        except zlib.error:
-            return b""
-    return body if encoding in ("", "identity") else b""
+    """Return the bytes of an unpacked body, as far as they are there; none of one packed in an unknown way."""
+    try:
+        match encoding:
+            case "" | "identity":
+                return body
+            case "gzip" | "x-gzip":
+                found: bytes = zlib.decompressobj(47).decompress(body, KEPT_BYTES)
+            case "deflate":
+                found = _inflated(body)
+            case "br":
+                found = brotli.Decompressor().process(body, KEPT_BYTES)
+            case "zstd":
+                found = pa.CompressedInputStream(pa.BufferReader(body), "zstd").read(KEPT_BYTES)
+            case _:
+                found = b""
+    except (zlib.error, brotli.error, OSError):
+        return b""
+    return found
 
 
-def _events(body: bytes) -> Iterator[dict[str, Any]]:
-    for line in body.splitlines():
+def _inflated(body: bytes) -> bytes:
+    """Return what `deflate` means: with the header of zlib, or without it as some servers send it."""
+    try:
+        return zlib.decompressobj().decompress(body, KEPT_BYTES)
+    except zlib.error:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, KEPT_BYTES)
+
+
+def _events(body: bytes) -> Iterator[bytes]:
+    """Yield the data of each event; an event has one line of data or several, and ends with an empty line."""
+    held: list[bytes] = []
+    for line in [*body.removeprefix(b"\xef\xbb\xbf").splitlines(), b""]:
         if line.startswith(b"data:"):
-            yield _object(line[5:])
+            held.append(line[5:])
+        elif not line and held:
+            yield b"\n".join(held)
+            held = []
 
 
 def _take(said: _Said, value: Mapping[str, Any]) -> None:
     inner = value.get("response")
     if isinstance(inner, dict):  # an event of /v1/responses
         value = inner
+    if value.get("error") and said.error is None:  # in a stream, behind the status 200
+        said.error = _message(value)
+    said.ended = said.ended or value.get("type") == "response.completed"
     said.id = said.id or _text(value.get("id"))
     said.model = said.model or _text(value.get("model"))
     usage = value.get("usage")
     if isinstance(usage, dict):
         said.prompt_tokens = _count(usage, "prompt_tokens", "input_tokens", before=said.prompt_tokens)
         said.completion_tokens = _count(usage, "completion_tokens", "output_tokens", before=said.completion_tokens)
-    for at, given in enumerate(value.get("choices") or ()):
+    choices = value.get("choices")
+    for at, given in enumerate(choices if isinstance(choices, list) else ()):
         if isinstance(given, dict):
-            index = given.get("index", at)
-            _take_choice(said.choices.setdefault(index if isinstance(index, int) else at, _Choice()), given)
+            index = given.get("index")
+            place = index if isinstance(index, int) and 0 <= index < MOST_ROWS else at
+            _take_choice(said.choices.setdefault(place, _Choice()), given)
     output = value.get("output")
     for item in output if isinstance(output, list) else ():
         if isinstance(item, dict) and item.get("content") is not None:
@@ -224,7 +278,8 @@ def _take(said: _Said, value: Mapping[str, Any]) -> None:
 
 
 def _count(usage: Mapping[str, Any], *names: str, before: int | None) -> int | None:
-    return next((usage[name] for name in names if isinstance(usage.get(name), int)), before)
+    found = (usage.get(name) for name in names)
+    return next((n for n in found if isinstance(n, int) and 0 <= n < LARGEST), before)
 
 
 def _take_choice(choice: _Choice, given: Mapping[str, Any]) -> None:
@@ -237,14 +292,20 @@ def _take_choice(choice: _Choice, given: Mapping[str, Any]) -> None:
     if isinstance(logprobs, dict):
         content = logprobs.get("content")
         found = [e.get("logprob") for e in content if isinstance(e, dict)] if isinstance(content, list) else []
-        found = found or logprobs.get("token_logprobs") or []
-        choice.logprobs += [float(value) for value in found if isinstance(value, int | float)]
+        other = logprobs.get("token_logprobs")
+        found = found or (other if isinstance(other, list) else [])
+        choice.logprobs += [float(v) for v in found if isinstance(v, int | float) and abs(v) < LARGEST]
 
 
 def _error(exchange: Exchange) -> str | None:
     """Return the message of an error that the upstream answered with."""
     if _well(exchange):
         return None
-    found = _object(_decoded(bytes(exchange.answer), exchange.encoding)).get("error")
-    message = found.get("message") if isinstance(found, dict) else found
-    return (_text(message) or f"status {exchange.status}")[:500]
+    said = _message(_object(_decoded(bytes(exchange.answer), exchange.encoding)))
+    return (said or f"status {exchange.status}")[:500]
+
+
+def _message(value: Mapping[str, Any]) -> str:
+    """Return the message of an error as OpenAI, FastAPI and older servers write it; empty if there is none."""
+    found = value.get("error") or value.get("detail") or value.get("message")
+    return _text(found.get("message") if isinstance(found, dict) else found)[:500]

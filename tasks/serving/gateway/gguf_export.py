@@ -1,4 +1,6 @@
-"""A Llama in the transformers format as the GGUF file that llama.cpp reads: the same fp32 weights, other names.
+"""A Llama in the transformers format as the GGUF file that llama.cpp reads: the same weights, other names.
+
+Weights are fp32, or the matrices are quantised by the package's own routine (`Q8_0`: 8 bits, a scale for 32 weights).
 
 Query and key rows are reordered, because llama.cpp turns neighbouring pairs where transformers turns the two halves of
 a head. Written with the `gguf` package (extra `llama-cpp`).
@@ -16,11 +18,17 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 
 Array = NDArray[np.float32]
+BLOCK = 32  # weights that share a scale
 PRE = "gpt-2"  # name, in llama.cpp, of the word splitting of byte-level tokenizers with GPT-2's expression
 
 
-def export(folder: Path, target: Path) -> Path:
+def export(folder: Path, target: Path, kind: str = "F32") -> Path:
     """Write a model folder as GGUF and return the file; one that is there already is taken.
+
+    Args:
+        folder: the model.
+        target: the file.
+        kind: `F32` or `Q8_0`; a matrix whose rows are no multiple of 32 stays fp32.
 
     Raises:
         BadInput: it is no plain Llama with a byte-level BPE tokenizer.
@@ -28,7 +36,7 @@ def export(folder: Path, target: Path) -> Path:
     import gguf
 
     from tasks.model.causal import load_model, load_tokenizer
-    from tasks.model.llama import supports
+    from tasks.model.generation.llama import supports
 
     if target.is_file():
         return target
@@ -42,6 +50,9 @@ def export(folder: Path, target: Path) -> Path:
     part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, "llama")
     _describe(writer, model.config)
+    if kind != "F32":
+        writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+        writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     _add_vocabulary(writer, gguf, state, tokenizer, int(model.config.vocab_size))
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
@@ -53,7 +64,11 @@ def export(folder: Path, target: Path) -> Path:
             if name.endswith(f"{part_name}.weight"):
                 weights = paired(weights, count)
         found = names.get_name(name.removesuffix(".weight"))
-        writer.add_tensor(f"{found}.weight", np.ascontiguousarray(weights))
+        data, form = np.ascontiguousarray(weights), gguf.GGMLQuantizationType.F32
+        if kind != "F32" and data.ndim == 2 and data.shape[1] % BLOCK == 0:
+            form = gguf.GGMLQuantizationType[kind]
+            data = gguf.quants.quantize(data, form)
+        writer.add_tensor(f"{found}.weight", data, raw_dtype=form)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

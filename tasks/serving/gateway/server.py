@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +32,7 @@ log = logging.getLogger("ketcycle.serving")
 
 BODY_BYTES = 64 << 20  # images and audio are sent in bodies
 STREAMS = 1024  # requests at once
+SWITCH_S = 2e-4  # that the log's thread keeps the interpreter while an answer waits; Python's default is 25 times that
 WAITING = 8192  # rows that wait for the log
 
 
@@ -65,6 +67,8 @@ def front(asked: Fronting) -> None:
     Raises:
         BadInput: an address or a key that cannot be used, or a port that is taken.
     """
+    sys.setswitchinterval(SWITCH_S)
+    logging.getLogger("uvicorn.error").addFilter(_not_broken_off)
     address = asked.upstream if isinstance(asked.upstream, str) else ""
     for given in (address, asked.meter):
         if given and (urlsplit(given).scheme not in ("http", "https") or not urlsplit(given).hostname):
@@ -79,6 +83,11 @@ def front(asked: Fronting) -> None:
             listen(asked.place, make)
     else:
         listen(asked.place, partial(_application, asked, Upstream.of(address, key, asked.model)))
+
+
+def _not_broken_off(record: logging.LogRecord) -> bool:
+    """Leave out that an answer is not complete: the gateway says itself where an upstream broke off, and why."""
+    return "without completing response" not in record.getMessage()
 
 
 def _upstream(started: Started) -> Upstream:
@@ -107,7 +116,8 @@ def _application(
         stack.callback(follow(asked.upstream, started, switch, asked.follow_s).set)
     wider = Limits(limits.key, STREAMS, BODY_BYTES, limits.per_minute, limits.origins)
     edge = Edge(gateway, wider, lambda status: gateway.figures.responses.labels(str(status)).inc())
-    return CORSMiddleware(edge, **cors(limits.origins)) if limits.origins else edge
+    whole = {**cors(limits.origins), "allow_methods": ["*"]}  # the upstream has others than ours
+    return CORSMiddleware(edge, **whole) if limits.origins else edge
 
 
 def _shares(upstream: Upstream, meter: str) -> Shares | None:

@@ -1,7 +1,8 @@
 """The instance bank of `batch_selection`: cells of a seed and a pool, byte-level models trained for a second each.
 
 A pool is a section of one source's text in windows of 64 bytes; the text behind it is held out. A selection keeps a
-fifth of the pool, which the training then reads about five times; everything is read about once.
+fifth of the pool, which the training then reads about five times; everything is read about once. Beside every second
+pool the same windows are cut into smaller blocks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.model.windows import Windows
+from tasks.text.works import smaller
 from tasks.training.batch_selection.problem import Pool
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 CONTEXT = 64
 POOL, HELD_OUT = 640, 128  # windows
 BLOCK, KEEP = 10, 2
+SMALLER = (4, 5, 6, 8)  # windows of a block, of which about a fifth is kept, too
 STEPS = 40
 LONGEST = 6  # cells of a source
 
@@ -39,18 +42,21 @@ def _of_source(source: str, texts: Sequence[str], rng: Generator) -> Iterator[In
     starts = rng.permutation(len(text) // size)[:LONGEST] * size
     for number, start in zip(count(), starts.tolist()):
         seed = int(rng.integers(2**31))
-        pose = partial(_pose, text[start : start + size], seed)
-        yield Instance(source, f"pool {number}, text from byte {start}, seed {seed}", BLOCK, pose)
+        name = f"pool {number}, text from byte {start}, seed {seed}"
+        for block in (BLOCK, *smaller(source, number, SMALLER)):
+            pose = partial(_pose, text[start : start + size], block, seed)
+            label = name if block == BLOCK else f"{name}, blocks of {block}"
+            yield Instance(source, label, block, pose)
 
 
-def _pose(text: bytes, seed: int) -> Pool:
+def _pose(text: bytes, block: int, seed: int) -> Pool:
     windows = np.frombuffer(text, np.uint8).reshape(-1, CONTEXT + 1)
     held_out = windows[POOL:].astype(np.int64)
     return Pool(
-        tokens=windows[:POOL].astype(np.uint16),
+        tokens=windows[: POOL // block * block].astype(np.uint16),
         vocabulary=256,
-        keep=KEEP,
-        block=BLOCK,
+        keep=round(KEEP * block / BLOCK),
+        block=block,
         held_out=Windows(held_out, np.full(len(held_out), CONTEXT, np.int64)),
         steps=STEPS,
         seed=seed,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.contract import content_key
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 
 Rows = tuple[int, ...]  # windows of the pool, in ascending order

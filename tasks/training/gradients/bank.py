@@ -1,4 +1,7 @@
-"""The instance bank of `gradients`: cells of a seed and a task, passages of one source to be told from the others'."""
+"""The instance bank of `gradients`: cells of a seed and a task, passages of one source to be told from the others'.
+
+Every second task has a copy with the same texts and fewer qubits.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import numpy as np
 from tasks.contract import Budget, Instance, Material, in_turns
 from tasks.text.embeddings import embed
 from tasks.text.windows import passages
+from tasks.text.works import smaller
 from tasks.training.gradients.problem import Texts
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QUBITS, LAYERS = 6, 2
+SMALLER = (2, 3, 4, 5)  # qubits
 TRAINING, HELD_OUT = 48, 48  # texts of each kind
 WORDS = 40
 EXECUTIONS = 20_000
@@ -40,13 +45,15 @@ def _of_source(source: str, cut: dict[str, list[str]], rng: Generator) -> Iterat
         seed = int(rng.integers(2**31))
         own = [cut[source][i] for i in rng.permutation(len(cut[source]))[:count]]
         rest = [others[i] for i in rng.permutation(len(others))[:count]]
-        pose = partial(_pose, own, rest, seed)
-        yield Instance(source, f"task {number}: {source} against the others, seed {seed}", QUBITS, pose)
+        name = f"task {number}: {source} against the others, seed {seed}"
+        for qubits in (QUBITS, *smaller(source, number, SMALLER)):
+            label = name if qubits == QUBITS else f"{name}, {qubits} qubits"
+            yield Instance(source, label, qubits, partial(_pose, own, rest, qubits, seed))
 
 
-def _pose(own: Sequence[str], rest: Sequence[str], seed: int) -> Texts:
+def _pose(own: Sequence[str], rest: Sequence[str], qubits: int, seed: int) -> Texts:
     vectors = embed([*own, *rest]).astype(np.float64)
-    return make_task(vectors[: len(own)], vectors[len(own) :], TRAINING, QUBITS, LAYERS, seed, EXECUTIONS)
+    return make_task(vectors[: len(own)], vectors[len(own) :], TRAINING, qubits, LAYERS, seed, EXECUTIONS)
 
 
 def make_task(

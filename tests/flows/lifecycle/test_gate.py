@@ -26,8 +26,6 @@ TEXTS = [f"document {k} of the {word}" for k in range(20) for word in ("queue", 
 @pytest.fixture
 def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("KETCYCLE_HOME", str(tmp_path))
-    monkeypatch.setattr(gate, "answered", lambda event: True)
-    monkeypatch.setattr(gate, "create_markdown_artifact", lambda *_, **__: None)
     return settings.load()
 
 
@@ -75,7 +73,8 @@ def test_the_first_model_passes_and_a_run_without_a_model_is_not_judged(
     assert judge_run(loaded, "nothing") is None
     registered(loaded, "one")
     judged = judge_run(loaded, "one")
-    assert judged == Judged("demo", 1, None, True, "there is no champion yet", "promote-on-validation moves champion")
+    then = "champion of demo: none -> version 1 (gate: there is no champion yet)"
+    assert judged == Judged("demo", 1, None, True, "there is no champion yet", then)
     assert told == [("model.validated", "1 one")]
     described = open_tracking()._client.get_model_version("demo", "1").description
     assert described == f"Gate: {judged}"
@@ -96,11 +95,13 @@ def test_a_better_model_passes_and_a_worse_one_is_told(
     assert str(judged).startswith("demo version 2 against version 1: passed; +0.04")
     assert len(read[0]) == 30
     assert "never judged on" not in read[0]
+    assert "champion of demo: version 1 -> version 2" in judged.then
+    registered(loaded, "three")
     reading(monkeypatch, lambda text: -0.05)
-    judged = judge_run(loaded, "two")
+    judged = judge_run(loaded, "three")
     assert judged is not None
     assert not judged.passed
-    assert told == [("model.validated", "2 two"), ("quality.regressed", "2 two")]
+    assert told == [("model.validated", "2 two"), ("quality.regressed", "3 three")]
 
 
 def test_what_resembles_the_drifted_requests_decides(

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -70,7 +70,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     )  # fmt: skip
     checkpoints = home / "lake" / "training" / "checkpoints"
     give_up = time.monotonic() + 400
-    while not any(checkpoints.rglob("*/*.json")):
+    while not any(checkpoints.glob("*/*/*.json")):  # the manifest, which is put last
         assert begun.poll() is None, "the run ended before it reached a checkpoint"
         assert time.monotonic() < give_up, "no checkpoint in time"
         time.sleep(0.05)
@@ -193,7 +193,7 @@ def test_the_report_is_there_for_people_and_for_mlflow(finished: Finished) -> No
 def test_the_first_model_is_champion(finished: Finished) -> None:
     gate = finished.report["gate"]
     assert (gate["version"], gate["against"], gate["passed"]) == (1, None, True)
-    assert "champion of ketcycle: nothing -> version 1" in gate["then"]
+    assert "champion of ketcycle: none -> version 1" in gate["then"]
     assert tracking_of(finished.home).pointed_at("ketcycle", "champion") is not None
     assert f"gate: {gate['said']}" in (finished.home / "runs" / RUN / "report.md").read_text()
 
@@ -206,21 +206,19 @@ def test_a_run_that_exists_is_not_overwritten(finished: Finished) -> None:
     assert "--resume" in done.stderr
 
 
-def test_the_drift_event_reached_prefect(finished: Finished) -> None:
-    with sqlite3.connect(finished.home / "prefect" / "prefect.db") as connection:
-        events = connection.execute("select event, payload from events where event like 'ketcycle.drift.%'").fetchall()
-    names = [name for name, _ in events]
-    assert "ketcycle.drift.detected" in names
-    [payload] = [json.loads(text) for name, text in events if name == "ketcycle.drift.detected"]
-    assert payload["state"] == "alert"
-    assert payload["run_id"] == RUN
+def test_no_server_was_started_and_the_log_has_the_events(finished: Finished) -> None:
+    assert not (finished.home / "prefect" / "prefect.db").exists()
+    assert "without a Prefect server" in finished.progress
+    text = (finished.home / "runs" / RUN / "log.txt").read_text()
+    assert text.count("event ketcycle.drift.detected on ") == 1
 
 
 @dataclass(frozen=True)
 class Continued:
-    """The same run after its continuation with another seed, of which only curation was run."""
+    """The same run after its continuation with another seed, curation only, while a Prefect server answers."""
 
     home: Path
+    prefect_url: str
     before: Counter[tuple[Any, ...]]
     products: dict[str, str]
     progress: str
@@ -241,12 +239,13 @@ def kill_workers(run: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def continued(finished: Finished) -> Continued:
+def continued(finished: Finished, prefect_server: str) -> Continued:
     before = calls_of(finished.home)
     products = json.loads((finished.home / "runs" / RUN / "run.json").read_text())["stages"]["curation"]["refs"]
     begun = subprocess.Popen(
         command("run", "--resume", RUN, "--seed=1", "--stages=curation", "--home", str(finished.home), "--verbose"),
-        cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env=environment() | {"PREFECT_API_URL": prefect_server}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert begun.stderr is not None
     lines, killed = [], False
@@ -258,7 +257,35 @@ def continued(finished: Finished) -> Continued:
     progress = "".join(lines)
     assert killed
     assert begun.wait() == 0, progress[-3000:]
-    return Continued(finished.home, before, products, progress)
+    return Continued(finished.home, prefect_server, before, products, progress)
+
+
+def test_a_server_that_answers_shows_the_run_its_stage_its_tasks_and_its_event(continued: Continued) -> None:
+    def ask(path: str, **filters: Any) -> Any:
+        return httpx.post(f"{continued.prefect_url}/{path}", json=filters, timeout=30).json()
+
+    flows = {run["name"]: run for run in ask("flow_runs/filter", flow_runs={"name": {"like_": f" {RUN}"}})}
+    assert {name: run["state_type"] for name, run in flows.items()} == {
+        f"lifecycle {RUN}": "COMPLETED", f"curation {RUN}": "COMPLETED",
+    }  # fmt: skip
+
+    def tasks(name: str) -> set[str]:
+        found = ask("task_runs/filter", flow_runs={"id": {"any_": [flows[name]["id"]]}})
+        return {run["name"] for run in found}
+
+    assert {"curation: prepare", "curation: decide representatives"} <= tasks(f"curation {RUN}")
+    assert "curation: shadow semantic_clusters" in tasks(f"lifecycle {RUN}")
+    artifacts = {item["key"] for item in ask("artifacts/filter")}
+    assert {"ketcycle-report", "ketcycle-queue"} <= artifacts
+
+    def told() -> list[str]:
+        found = ask("events/filter", filter={"event": {"name": ["ketcycle.run.finished"]}})["events"]
+        return [event["payload"]["status"] for event in found]
+
+    give_up = time.monotonic() + 60
+    while not told() and time.monotonic() < give_up:  # the server stores events in batches
+        time.sleep(0.3)
+    assert told() == ["done"]
 
 
 def test_other_parameters_do_again_what_they_change_and_say_so(continued: Continued) -> None:

@@ -151,7 +151,7 @@ class Home:
         self.parts["method"] = method
         bench = bench_of(self.loaded, "r1", self.parts, "d")
         began_s = time.time()
-        decided = steps.decide.fn(self.context, State(), "coins", bench, "2026")
+        decided = steps.decide(self.context, State(), "coins", bench, "2026")
         assert decided.beside is not None
         assert decided.decision is not None
         if decided.beside.arms:
@@ -238,10 +238,10 @@ def test_a_continued_run_takes_pending_rows_up(home: Home) -> None:
     assert shadow.arms == ()
     assert shadow.left().arms == ("flip",)
     home.device.gate.set()
-    assert steps.shadow.fn(shadow) == 1
+    assert steps.shadow(shadow) == 1
     assert home.rows()["flip"].status == "done"
     assert shadow.left().arms == ()
-    assert steps.shadow.fn(shadow) == 0, "a finished shadow that a cluster repeats does nothing"
+    assert steps.shadow(shadow) == 0, "a finished shadow that a cluster repeats does nothing"
 
 
 def test_a_call_that_was_cancelled_meanwhile_is_not_sent_again(home: Home) -> None:

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.pilots.config import PilotConfig
 from flows.pilots.page import build_page, compare
-from flows.reports.cases import case_table, read_pilots
-from flows.reports.html import page
-from flows.reports.pilot import answers, markdown, write_pilot
-from flows.reports.run import build_report
+from flows.reports.run.page import page
+from flows.reports.run.report import build_report
+from flows.reports.study.cases import case_table, read_pilots
+from flows.reports.study.pilot import answers, markdown, write_pilot
 from flows.study.config import draw_instances, record_path
 from flows.study.study import run_instance
 from infra import runs, settings
@@ -39,7 +39,7 @@ def smoke(home: Path, pilot: str) -> dict[str, Any]:
     bench = Workbench("s1", home, loaded.ledger, minimum_s=0.0, probe=True)
     arms = config.arms or tuple(arm.name for arm in find_subtask(config.subtask).arms)
     instances = [
-        run_instance.fn("", config.subtask, instance, arms, config.repeats, frozenset(), bench)
+        run_instance(config.subtask, instance, arms, config.repeats, frozenset(), bench)
         for instance in draw_instances(config, Material({}, home / "cache"))
     ]
     return {"config": config.model_dump(mode="json"), "wall_s": 1.0, "sources": {}, "instances": instances}

@@ -11,11 +11,11 @@ from tasks.contract import STAGES
 REPORTS = Path(__file__).parents[3] / "flows" / "reports"
 ALLOWED = {
     "export.py": "the schema of SPDX has one quantity each for training, fine-tuning and inference",
-    "compare.py": "compares the models of two runs by one figure of each stage that makes a model",
-    "drift.py": "the page of `ketcycle drift`, whose subject are the windows of one stage, with requests from the lake",
+    "run/compare.py": "compares the models of two runs by one figure of each stage that makes a model",
+    "drift/page.py": "the page of `ketcycle drift`, whose subject are the windows of one stage and their requests",
     "tables.py": "leaves out two data sets that a stage passes to itself when it exports the tables of that stage",
-    "build.py": "the outlook re-derives a published break-even of one decision",
-    "merged.py": "shows whole documents from the lake, too large for a report, and a cost over three stages",
+    "outlook/build.py": "the outlook re-derives a published break-even of one decision",
+    "run/merged.py": "shows whole documents from the lake, too large for a report, and a cost over three stages",
 }
 NAME = re.compile(rf"({'|'.join(STAGES)})(/[a-z_]+)?")
 
@@ -33,7 +33,8 @@ def named_in_template(source: str) -> set[str]:
 
 
 def test_no_report_module_names_a_stage() -> None:
-    found = {path.name: names for path in REPORTS.rglob("*.py") if (names := named_in_python(path.read_text()))}
+    paths = {str(path.relative_to(REPORTS)): path for path in REPORTS.rglob("*.py")}
+    found = {name: names for name, path in paths.items() if (names := named_in_python(path.read_text()))}
     assert found.keys() <= ALLOWED.keys(), {name: found[name] for name in found.keys() - ALLOWED.keys()}
     assert found.keys() == ALLOWED.keys(), "an exception that is not needed any more"
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from flows.reports.study import noisy_cells
-from flows.study.noisy import compare_noise, smallest_instances
+from flows.reports.outlook.evidence import grouped
+from flows.reports.study.cells import noisy_cells
+from flows.study.noisy import EXAMPLE, compare_noise, smallest_instances, without_noisy_row
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
@@ -54,3 +55,17 @@ def test_quality_with_noise_stands_beside_the_noiseless_one_and_the_surviving_fi
     cells = noisy_cells({"noisy": [first, second]})
     assert cells[0][:5] == ("qaoa", "noisy:fake_torino", "8", "0.7", "0.9")
     assert cells[1][3] == "refused: too long"
+
+
+def test_an_arm_that_is_refused_on_its_smallest_instance_runs_on_the_example() -> None:
+    refused = row("qaoa", "middle", 8, backend="noisy:fake_torino", status="refused", reason="too long")
+    assert without_noisy_row([refused]) == ["qaoa"]
+    of_example = [
+        row("qaoa", "example", 3, data=EXAMPLE, qualities=(0.8,)),
+        row("qaoa", "example", 3, data=EXAMPLE, backend="noisy:fake_torino", qualities=(0.6,)),
+    ]
+    assert without_noisy_row([refused, *of_example]) == []
+    (found,) = compare_noise(IDEAL, [refused, *of_example], Coefficients.load())
+    assert (found["size"], found["quality"], found["quality_noiseless"]) == (3, 0.6, 0.8)
+    used = grouped([*IDEAL, *of_example], "here").decisions["/representatives"]
+    assert not any(r.data == EXAMPLE for r in used), "an example is no evidence of how costs grow"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.random import Generator
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.reports.figures import arms_of
-from flows.reports.study import arm_cells, markdown, notes, title
-from flows.reports.study_page import forest, quality_energy, study_page, write_study
+from flows.reports.books import Books
+from flows.reports.figures import arms_of, decision_report
+from flows.reports.study.cells import arm_cells, markdown, notes, title
+from flows.reports.study.page import forest, quality_energy, study_page, write_study
 from flows.study import config as banks
 from flows.study import study as module
-from flows.study.config import StudyConfig, draw_instances, load_record
+from flows.study.config import StudyConfig, arms_on, draw_instances, load_record, needed_units, units_reached
 from flows.study.study import run_instance
 from flows.study.table import build_study, energy_share, inverse_break_even, read_predictions, study_pairs
 from infra import runs, settings
@@ -84,6 +87,7 @@ SUBTASK: Subtask[float, float] = Subtask(
     bank=bank,
     example=lambda rng: 1.0,
     oracle=lambda problem: (1.0,),
+    measures=lambda problem, solution: {"twice": (2 * solution / problem,)},
 )
 MATERIAL = Material({"a": ["x"] * 4, "b": ["x"] * 6, "c": ["x"] * 9}, Path("nowhere"))
 
@@ -197,7 +201,7 @@ def study_of(loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1
     executed = 0
     for instance in draw_instances(config, MATERIAL):
         arms = tuple(arm.name for arm in SUBTASK.arms)
-        result = run_instance.fn("", config.subtask, instance, arms, repeats, done, bench)
+        result = run_instance(config.subtask, instance, arms, repeats, done, bench)
         executed += result.pop("executed")
         record["instances"].append(result)
     return record, executed
@@ -241,6 +245,8 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     assert (beside["other"], beside["difference"]) == ("random", approx(0.5))
     assert title(found).startswith("study s1: curation/made-up on aer, 15 instances")
     assert any("headroom" in line for line in notes(found))
+    assert found["measures"]["twice"] == approx({"greedy": 1.0, "qaoa": 1.0, "exact": 2.0, "random": 0.0})
+    assert "twice: greedy 1, qaoa 1, exact 2, random 0" in notes(found)
     folder = loaded.home / "studies" / "s1"
     write_study(folder, found)
     assert {p.name for p in folder.iterdir()} == {
@@ -256,6 +262,40 @@ def test_sizes_and_number_of_instances_can_be_chosen(monkeypatch: pytest.MonkeyP
     assert [i.source for i in draw_instances(config, MATERIAL)] == ["b", "c", "b", "c"]
     with pytest.raises(BadInput, match="--list"):
         draw_instances(config.model_copy(update={"sizes": (90, 99)}), MATERIAL)
+
+
+def test_a_study_draws_as_many_instances_as_certification_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
+
+    def copies(material: Material, rng: Generator) -> Iterator[Instance[float]]:  # two of each unit
+        yield from (Instance("a", f"{k}", k, partial(float, k), unit=f"{k // 2}") for k in range(1000))
+
+    config = StudyConfig(study_id="s1", subtask="curation/made-up")
+    # two arms may replace the incumbent: no loss in n units excludes 3 % at alpha .0125 from n = 144 on
+    assert needed_units(config) == 144
+    assert needed_units(config.model_copy(update={"arms": ("exact",)})) == 122
+    found = list(copies(MATERIAL, np.random.default_rng(0)))
+    assert units_reached(found, 144) == 287  # the first instance of the 144th unit
+    assert units_reached(found, 501) == 1000
+    assert len(draw_instances(config, MATERIAL)) == 15, "a bank that holds fewer is taken whole"
+
+
+def test_quantum_arms_run_on_the_first_instances_and_are_compared_there(
+    loaded: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (module, banks):
+        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
+    config = StudyConfig(study_id="s1", subtask="curation/made-up", quantum_instances=6)
+    assert [arms_on(config, number) for number in (5, 6)] == [
+        ("greedy", "qaoa", "exact", "random"), ("greedy", "exact", "random")
+    ]  # fmt: skip
+    rows = [row("greedy", p, 0.9, cpu_s=1.0 if p < 6 else 100.0) for p in range(15)]
+    rows += [row("qaoa", p, 0.9, cpu_s=0.5) for p in range(6)]
+    report = {r["arm"]: r for r in decision_report(rows, {}, Books.open(loaded, Coefficients.load(), rows))["rows"]}
+    assert (report["greedy"]["n"], report["qaoa"]["n"]) == (15, 6)
+    spent, beside = report["greedy"]["energy"]["spent"]["narrow"][1], report["qaoa"]["energy"]["best_classical"]
+    assert spent / beside["narrow"][1] == approx((6 * 1 + 9 * 100) / 15), "the mean over the six that both solved"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def test_every_arm_runs_once_cold_and_returns_its_value() -> None:
         calls[name] += 1
         return name.upper()
 
-    measured = measure_arms({name: lambda name=name: run(name) for name in calls}, rng())
+    measured = measure_arms({name: partial(run, name) for name in calls}, rng())
     assert calls == {"a": 1, "b": 1}
     assert {name: m.value for name, m in measured.items()} == {"a": "A", "b": "B"}
     assert all(m.warm is None and m.per_run == m.cold for m in measured.values())
@@ -37,7 +38,7 @@ def test_looping_resolves_what_one_run_cannot() -> None:
     one, ten = measured["one"].warm, measured["ten"].warm
     assert one is not None
     assert ten is not None
-    assert ten.cpu_s / one.cpu_s == pytest.approx(10, rel=0.3)
+    assert 5 < ten.cpu_s / one.cpu_s < 20  # 10, on a machine that does nothing else
     assert one.wall_s * measured["one"].loops > 0.25  # elapsed, less the empty loop
 
 
@@ -55,7 +56,7 @@ def test_what_was_spent_is_all_there() -> None:
     arms = {"a": work(3000), "b": work(9000)}
     start = time.process_time()
     total = measure()
-    assert total.cpu_s == pytest.approx(time.process_time() - start, rel=0.1)
+    assert total.cpu_s == pytest.approx(time.process_time() - start, rel=0.3, abs=0.05)
 
 
 def test_an_arm_that_may_not_run_again_is_not_looped() -> None:
@@ -73,7 +74,7 @@ def test_a_long_arm_is_not_looped_but_runs_a_second_time() -> None:
 
 
 def test_what_an_arm_loads_the_first_time_is_not_its_price() -> None:
-    loaded = []
+    loaded: list[bool] = []
 
     def solve() -> None:
         if not loaded:

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def queue(tmp_path: Path) -> Queue:
-    return Queue(tmp_path / "ledger.db", run="mine", send=False)
+def queue(location: str) -> Queue:
+    return Queue(location, run="mine", send=False)
 
 
 def bell() -> QuantumCircuit:
@@ -58,11 +58,11 @@ def test_a_call_is_submitted_here_and_fetched_in_another_process(queue: Queue) -
     assert here.result()[0].data.meas.num_shots == 200
 
 
-def test_values_come_back_in_their_shape_in_another_object(queue: Queue, tmp_path: Path) -> None:
+def test_values_come_back_in_their_shape_in_another_object(queue: Queue, location: str) -> None:
     angles = np.array([[0.0], [np.pi / 2], [np.pi]])
     observables = [[SparsePauliOp("Z")], [SparsePauliOp("X")]]
     job_id = queue.submit([(turned(), observables, angles)], precision=0.0)
-    values = Queue(tmp_path / "ledger.db").attach(job_id).result()[0].data.evs
+    values = Queue(location).attach(job_id).result()[0].data.evs
     np.testing.assert_allclose(values, [[1, 0, -1], [0, 1, 0]], atol=1e-9)
 
 
@@ -93,16 +93,16 @@ def test_a_timeout_leaves_the_call_and_waiting_does_not_block_the_loop(queue: Qu
     assert ticks > 0
 
 
-def test_a_repeated_script_is_told_that_its_counts_are_replayed(queue: Queue, tmp_path: Path) -> None:
+def test_a_repeated_script_is_told_that_its_counts_are_replayed(queue: Queue, location: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         first = queue.submit([bell()], shots=50)
         counts = queue.attach(first).result()[0].data.meas.get_counts()
-    again = Queue(tmp_path / "ledger.db", run="mine", send=False)
+    again = Queue(location, run="mine", send=False)
     with pytest.warns(CountsReplayed, match="of run 'mine' was made before"):
         assert again.submit([bell()], shots=50) == first
     assert again.attach(first).result()[0].data.meas.get_counts() == counts
-    fresh = Queue(tmp_path / "ledger.db", run="another", send=False)
+    fresh = Queue(location, run="another", send=False)
     assert fresh.submit([bell()], shots=50) != first
 
 
@@ -115,8 +115,8 @@ def test_a_batch_travels_in_one_job(queue: Queue) -> None:
     assert len(jobs) == 1
 
 
-def test_a_call_is_sent_without_being_waited_for(tmp_path: Path) -> None:
-    queue = Queue(tmp_path / "ledger.db")
+def test_a_call_is_sent_without_being_waited_for(location: str) -> None:
+    queue = Queue(location)
     job = queue.attach(queue.submit([bell()], shots=10))
     give_up = time.monotonic() + 60
     while not job.done():

@@ -88,8 +88,8 @@ def server(monkeypatch):
 
 
 @pytest.fixture
-def runtime(tmp_path, server):
-    return Runtime(tmp_path / "ledger.db", "double")
+def runtime(location, server):
+    return Runtime(location, "double")
 
 
 def scope(arm="a"):
@@ -216,8 +216,8 @@ def test_a_batch_that_fails_in_whatever_way_is_parked_and_does_not_stop_the_othe
 
 def test_a_request_that_never_arrived_is_sent_again_by_itself_after_twice_the_listing_delay(runtime, server):
     server.listing_delay_s, server.lose = 0.1, "request"
-    job = runtime.sampler(scope()).run([coin()], shots=10)
     began = time.monotonic()
+    job = runtime.sampler(scope()).run([coin()], shots=10)
     deadline = threading.Timer(0.05, lambda: setattr(server, "lose", None))
     deadline.start()
     assert job.result()[0].data.meas.num_shots == 10
@@ -225,8 +225,8 @@ def test_a_request_that_never_arrived_is_sent_again_by_itself_after_twice_the_li
     assert len(server.jobs) == 1
 
 
-def test_a_request_that_may_have_left_is_left_to_a_person_where_that_is_asked_for(tmp_path, server):
-    runtime = Runtime(tmp_path / "ledger.db", "double", resend_after_s=math.inf)
+def test_a_request_that_may_have_left_is_left_to_a_person_where_that_is_asked_for(location, server):
+    runtime = Runtime(location, "double", resend_after_s=math.inf)
     server.lose = "request"
     job = runtime.sampler(scope()).run([coin()], shots=10)
     with pytest.raises(BackendFailed, match="unknown outcome"):

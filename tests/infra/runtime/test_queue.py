@@ -18,8 +18,8 @@ from infra.runtime.queue import Runtime, Scope, dispatched_usage
 
 
 @pytest.fixture
-def runtime(tmp_path):
-    return Runtime(tmp_path / "ledger.db")
+def runtime(location):
+    return Runtime(location)
 
 
 def scope(arm="qaoa", run="run1", seed=7, **rest):
@@ -94,12 +94,12 @@ def test_finished_calls_are_answered_from_the_ledger_with_their_original_usage(r
     assert len(list_calls(runtime.ledger)) == 4
 
 
-def test_a_loop_goes_on_where_it_was_stopped(runtime):
+def test_a_loop_goes_on_where_it_was_stopped(runtime, tmp_path):
     started = runtime.sampler(scope())
     loop(started, steps=2)
     resumed = runtime.sampler(scope())
     whole = loop(resumed, steps=4)
-    elsewhere = Runtime(runtime.ledger.with_name("other.db"))
+    elsewhere = Runtime(tmp_path / "other.db")
     assert loop(elsewhere.sampler(scope())) == whole
     assert len(list_calls(runtime.ledger)) == 4
 
@@ -274,7 +274,8 @@ def test_what_cannot_be_sampled_is_refused_before_it_is_written(runtime):
         runtime.sampler(scope()).run([(rotation(), [0.1], 0)])
     with pytest.raises(ValueError, match="precision"):
         runtime.estimator(scope()).run([(QuantumCircuit(1), "Z")], precision=-0.1)
-    assert list_calls(runtime.ledger) == [] if runtime.ledger.exists() else True
+    runtime.open()
+    assert list_calls(runtime.ledger) == []
 
 
 def test_a_large_pub_travels_in_parts_and_comes_back_whole(runtime):

@@ -93,4 +93,15 @@ def test_the_dial_chooses_shape_and_recipe_and_what_is_set_holds(context: Contex
     fixed = run(context, core_minutes=0.5, depth=2, width=48, heads=3).facts
     assert (fixed["shape"]["depth"], fixed["shape"]["width"]) == (2, 48)
     assert fixed["dial"]["recipe"]["core_minutes"] == 0.5
+    assert fixed["dial"]["rates"][0]["source"].startswith("measured on this machine")
     assert any(section.title == "Dial" for section in stage.sections(fixed))
+
+
+def test_hours_of_a_card_set_the_tokens_and_no_limit_in_cpu_time(
+    context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    dial = run(context, gpu_hours=1e-6, depth=1).facts["dial"]
+    assert ("there is no card" in caplog.text) == (not dial["rates"][0]["measured"])
+    assert "core_minutes" not in dial["recipe"]
+    assert dial["gpu_hours"] == 1e-6
+    assert len(dial["rates"]) == 1

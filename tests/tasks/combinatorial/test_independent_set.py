@@ -62,7 +62,8 @@ def by_milp(graph: Graph) -> float:
         bounds=(0, 1),
         options={"mip_rel_gap": 0.0},
     )
-    return float(-result.fun)
+    assert result.fun is not None
+    return -float(result.fun)
 
 
 def is_maximal(graph: Graph, nodes: tuple[int, ...]) -> bool:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tasks.corpus import read, records
-from tasks.corpus.kinds import Found, find_files
+from tasks.corpus import read
+from tasks.corpus.documents import GIVEN, Document, Layout, Piece
+from tasks.corpus.formats.kinds import Found, find_files
 from tasks.corpus.passages import MOST
-from tasks.corpus.read import GIVEN, Document, Layout, Piece, Reader
+from tasks.corpus.read import Reader
+from tasks.corpus.tabular import json_records
 
 
 def documents(reader: Reader, *paths: Path) -> list[Document]:
@@ -152,7 +154,7 @@ def test_a_table_without_text_names_its_columns(tmp_path: Path) -> None:
 def test_records_beyond_the_limit_give_the_passages_of_their_texts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, before: str, between: str, after: str
 ) -> None:
-    monkeypatch.setattr(records, "CHUNK", 5000)
+    monkeypatch.setattr(json_records, "CHUNK", 5000)
     text = "".join(f'{k} \u00e9\u4e2d\U0001f600 \\ "quoted" line\n\n' for k in range(6000))
     rows = [{"id": 7, "text": text, "meta": {"a": [1, "]"]}}, {"id": 8, "text": "after"}, {"id": 9, "html": text}]
     for ascii_only in (True, False):

@@ -8,9 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.dataset import dataset as arrow_dataset
 
-from tasks.corpus.read import Layout
+from tasks.corpus.documents import Layout
 from tasks.curation.deduplicate import deduplicate, deduplicate_into
+from tasks.curation.index.shards import Recipe, Work, make_shard
 
 
 def texts(count: int) -> list[str]:
@@ -38,7 +40,7 @@ def test_a_table_comes_back_without_its_duplicates(table: pa.Table) -> None:
     assert found.components["component"].to_pylist() == [0, 0]
 
 
-@pytest.mark.parametrize("kind", ["pandas", "reader", "paths", "paths as text"])
+@pytest.mark.parametrize("kind", ["pandas", "reader", "paths", "paths as text", "dataset of Arrow", "streamed"])
 def test_other_sources(table: pa.Table, tmp_path: Path, kind: str) -> None:
     (tmp_path / "x.jsonl").write_text(table.to_pandas().to_json(orient="records", lines=True))
     source = {
@@ -46,6 +48,10 @@ def test_other_sources(table: pa.Table, tmp_path: Path, kind: str) -> None:
         "reader": table.to_reader(2),
         "paths": [tmp_path / "x.jsonl"],
         "paths as text": str(tmp_path),
+        "dataset of Arrow": arrow_dataset(table),
+        "streamed": pytest.importorskip("datasets").Dataset(table).to_iterable_dataset()
+        if kind == "streamed"
+        else None,
     }[kind]
     assert deduplicate(source).kept["n"].to_pylist() == [0, 3, 4]
 
@@ -62,6 +68,27 @@ def test_what_is_no_table_or_has_no_text_is_refused() -> None:
         deduplicate(5)
     with pytest.raises(ValueError, match=r"no document can be read .*columns: a; name one"):
         deduplicate(pa.table({"a": [1]}))
+    with pytest.raises(ValueError, match="a Series is no table"):
+        deduplicate(pd.Series(["a"]))
+    with pytest.raises(ValueError, match="above 0 and at most 1, not 70"):
+        deduplicate("x", threshold=70)
+
+
+def test_a_large_table_is_read_in_shards_and_keeps_its_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.curation.deduplicate.SHARD_BYTES", 2**20)
+    made: list[Any] = []
+
+    def counted(root: Path, work: Work, recipe: Recipe) -> Path:
+        made.append(work.pieces[0].groups)
+        return make_shard(root, work, recipe)
+
+    monkeypatch.setattr("tasks.curation.deduplicate.make_shard", counted)
+    number = pa.array([None if k == 3000 else [k, 1] for k in range(4000)], pa.list_(pa.int32(), 2))
+    given = pa.table({"text": [f"{k} {text}" for k, text in enumerate(texts(4000))], "n": number})
+    found = deduplicate(given)
+    assert made == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert found.kept["n"].to_pylist() == number.to_pylist()
+    assert found.kept["ketcycle_id"].to_pylist()[-1] == "table.arrow#0003999"
 
 
 def test_the_same_into_a_folder(table: pa.Table, tmp_path: Path) -> None:

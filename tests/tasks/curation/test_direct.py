@@ -38,5 +38,6 @@ def test_the_folder_holds_what_the_stage_decides(tmp_path: Path) -> None:
     assert facts["dropped_by_rule"] == state.facts["dropped_by_rule"] == {"length": 1}
     (aside,) = pq.read_table(out / "quarantined.parquet").to_pylist()
     assert (aside["path"], aside["reason"], aside["record"]) == ("x.jsonl:11", "not JSON", "no json")
+    assert state.facts["exchanged_bytes"]["keys"] == 8 * 8 * 32  # eight candidates in 32 bands
     with pytest.raises(BadInput, match="no rules 'nosuch'"):
         curate(Options(**given, rules="nosuch"), out, tmp_path / "index")

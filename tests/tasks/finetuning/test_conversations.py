@@ -1,7 +1,10 @@
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from infra.errors import BadInput
@@ -51,7 +54,15 @@ def test_the_three_forms_of_a_row_are_read(tmp_path: Path) -> None:
         ({"messages": [USER]}, "no answer of the assistant"),
         ({"messages": [USER, {**ANSWER, "content": ""}]}, "no answer of the assistant"),
         ({"messages": ["hello", ANSWER]}, r"messages\[0\] should be"),
-        ({"messages": [{"from": "human", "value": "x"}, ANSWER]}, r"messages\[0\] should be"),
+        ({"messages": [{"from": "human", "value": "x"}, ANSWER]}, r"messages\[0\] should be .* with from, value"),
+        ({"messages": [USER, {**ANSWER, "role": "x" * 999}]}, r"messages\[1\].role is 'x{39}; it should be one of"),
+        (
+            {"messages": [USER, {**ANSWER, "content": "\udc80"}]},
+            r"messages\[1\].content has half of a surrogate pair at 0",
+        ),
+        ({"prompt": "a \ud800", "completion": "b"}, "prompt has half of a surrogate pair at 2"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"text": ' + 5000 * "1" + "}", "a number too long"),
         ({"messages": [USER, {**ANSWER, "role": "bot"}]}, r"messages\[1\].role is 'bot'; it should be one of system"),
         ({"messages": [USER, {**ANSWER, "content": 4}]}, r"messages\[1\].content should be a text, found a number"),
     ],
@@ -74,6 +85,18 @@ def test_files_that_hold_no_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "one.jsonl").write_text(json.dumps([{"text": "a"}], indent=1))
     with pytest.raises(BadInput, match=r"line 1: .*one JSON document, give one object a line"):
         read_rows(tmp_path / "one.jsonl")
+
+
+def test_packed_files_are_read_and_damage_is_said(tmp_path: Path) -> None:
+    packed = gzip.compress(100 * (GOOD + "\n").encode())
+    (tmp_path / "rows.jsonl.gz").write_bytes(packed)
+    assert len(read_rows(tmp_path / "rows.jsonl.gz")) == 100
+    (tmp_path / "cut.jsonl.gz").write_bytes(packed[:-9])
+    with pytest.raises(BadInput, match=r"cut\.jsonl\.gz cannot be read \("):
+        read_rows(tmp_path / "cut.jsonl.gz")
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "rows.parquet")
+    with pytest.raises(BadInput, match=r"rows\.parquet is no text in UTF-8; give JSON lines"):
+        read_rows(tmp_path / "rows.parquet")
 
 
 def test_preferences_are_checked_alike(tmp_path: Path) -> None:

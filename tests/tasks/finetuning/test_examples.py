@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ CHATML = (
 @pytest.fixture(scope="module")
 def encoder(pretrained: Callable[[str], Path]) -> Callable[[str], Encoder]:
     tokenizer = load_tokenizer(pretrained("llama"))
-    return lambda template="": Encoder(tokenizer, template)
+    return partial(Encoder, tokenizer)
 
 
 def learnt_text(encoder: Encoder, example: Example) -> str:
@@ -79,7 +80,10 @@ def test_what_cannot_be_encoded_is_named(encoder: Callable[..., Encoder]) -> Non
 
 def examples(*lengths: int) -> list[Example]:
     rng = np.random.default_rng(0)
-    return [Example(rng.integers(1, 300, n), np.arange(n) >= n // 2, np.full(n, 2, np.int64)) for n in lengths]
+    return [
+        Example(rng.integers(1, 300, n), np.arange(n) >= n // 2, np.full(n, 2, np.int64), f"line {row}")
+        for row, n in enumerate(lengths, 1)
+    ]
 
 
 def test_packing_loses_no_learnt_token_and_fills_the_windows() -> None:
@@ -94,9 +98,9 @@ def test_packing_loses_no_learnt_token_and_fills_the_windows() -> None:
 
 
 def test_rows_that_do_not_fit_are_counted() -> None:
-    packed = pack(examples(40, 20, 6), 16, 0)  # nothing that is learnt of the first lies within 17 tokens
-    assert (packed.rows, packed.cut, packed.dropped) == (2, 1, 1)
-    with pytest.raises(ValueError, match="none of 1 rows"):
+    packed = pack(examples(6, 20, 40), 16, 0)  # nothing that is learnt of the last lies within 17 tokens
+    assert (packed.rows, packed.cut, packed.dropped, packed.first_left) == (2, 1, 1, "line 2")
+    with pytest.raises(ValueError, match=r"none of 1 rows .*the first is line 1"):
         pack(examples(40), 16, 0)
 
 

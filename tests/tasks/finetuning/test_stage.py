@@ -11,10 +11,10 @@ from infra.errors import BadInput
 from tasks.finetuning import stage
 from tasks.finetuning.options import Options
 from tasks.finetuning.target import read_target
-from tasks.model import train as training
 from tasks.model.adapters import load_adapters, merge
 from tasks.model.causal import load_model, load_tokenizer
 from tasks.model.score import bits_per_byte
+from tasks.model.training import loop
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 
@@ -68,16 +68,16 @@ def test_a_seed_gives_one_version_and_another_seed_another(context: Context, don
 def test_a_stage_stopped_in_the_adapter_goes_on_there(
     context: Context, done: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = training._step, []
+    real, calls = loop._step, []
 
     def stops(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 30 + 25:
-            monkeypatch.setattr(training, "_step", real)
+            monkeypatch.setattr(loop, "_step", real)
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(training, "_step", stops)
+    monkeypatch.setattr(loop, "_step", stops)
     with pytest.raises(KeyboardInterrupt):
         run(context, "stopped")
     state = run(context, "stopped")
@@ -121,7 +121,7 @@ def test_a_file_is_learnt_by_several_methods_and_their_adapters_lie_on_one_base(
     assert state.facts["rows"] | {"filled": 0, "windows": 0} == {
         "rows": 40, "trained_rows": 36, "filled": 0, "windows": 0, "cut": 0, "dropped": 0,
     }  # fmt: skip
-    assert stage.headline(state).startswith("DoRA: gain")
+    assert stage.headline(state).startswith("DoRA: ")
     assert "rsLoRA" in stage.headline(state)
     assert [section.title for section in stage.sections(state.facts)][:2] == ["Gain and forgetting", "Rows of the file"]
     folders = {m: context.lake.folder(state.refs[f"finetuning/adapter-{m}"]) for m in ("dora", "rslora")}

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tasks.bench import make_bench
 from tasks.contract import Bench
 from tasks.model.causal import save_model
 
@@ -18,21 +15,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Callable[[], Any], /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(
-        rng=np.random.default_rng(1),
-        sampler=StatevectorSampler(seed=1),
-        estimator=StatevectorEstimator(seed=1),
-        map=lambda function, items: [function(item) for item in items],
-        once=once,
-        scratch=tmp_path,
-    )
+    return make_bench(scratch=tmp_path)
 
 
 @pytest.fixture(scope="session")

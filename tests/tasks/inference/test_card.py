@@ -5,7 +5,9 @@ import pytest
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
-from tasks.inference.card import chosen_only, describe_energy, lifecycle, model_card
+from tasks.inference.card import chosen_only, decisions, describe_energy, lifecycle, model_card, reading_joules
+from tasks.inference.stage import sections
+from tasks.sections import Waterfall
 
 
 def row(stage: str, arm: str, cpu_s: float, **other: object) -> EvidenceRow:
@@ -38,6 +40,34 @@ def test_making_the_model_leaves_out_arms_that_ran_beside() -> None:
     found = describe_energy(ROWS, Coefficients.load())
     assert found["made_j"][1] == pytest.approx(130 * 3.1, rel=0.3)
     assert "(modelled; CPU and memory)" in found["sentence"]
+
+
+def test_each_decision_is_told_from_the_arms_that_ran_beside_it() -> None:
+    (pruning,) = decisions(
+        [*ROWS, row("inference", "random", 4.0, subtask="pruning", kind="control")], Coefficients.load()
+    )
+    assert (pruning["decision"], pruning["chosen"]) == ("pruning", "greedy")
+    assert pruning["quantum_j"] == pytest.approx(3 * pruning["chosen_j"], rel=0.01)
+    assert pruning["classical_j"] == pytest.approx(0.4 * pruning["chosen_j"], rel=0.01)
+
+
+def test_the_waterfall_adds_up_to_what_was_spent_and_to_what_serving_takes() -> None:
+    coefficients, facts = Coefficients.load(), {"prefill_tokens_per_cpu_s": {"before": 1000.0, "after": 2000.0}}
+    energy = describe_energy(ROWS, coefficients)
+    energy["reading"] = reading_joules(facts, 50_000, coefficients)
+    ledger, cost = sections({**facts, "lifecycle": energy})
+    chart = ledger.chart
+    assert isinstance(chart, Waterfall)
+    heights = dict(chart.totals)
+    assert heights == {"spent in this run": 4, "with 50,000 tokens read": 6}
+    spent = sum(step.amount for step in chart.steps[:4])
+    assert spent == pytest.approx(sum(joules[1] for _, _, joules, _ in energy["entries"]))
+    watts = coefficients.cpu_energy_j(Usage(cpu_s=1.0), source="modelled").p50
+    assert sum(step.amount for step in chart.steps) - spent == pytest.approx(25 * watts)
+    assert chart.steps[-1].amount < 0
+    assert cost.rows[0][:3] == ("inference", "pruning", "greedy")
+    assert cost.rows[0][-1] == pytest.approx(25 * watts)
+    assert reading_joules({}, 50_000, coefficients) == {}
 
 
 def test_the_card_names_lineage_quality_energy_and_licences() -> None:

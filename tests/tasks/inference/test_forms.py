@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from tasks.inference.forms import FORMS, choose_form, load_form, machine_key, measure_forms, weights_bytes
+from tasks.model.causal import load_model
+from tasks.model.generation.llama import LlamaSteps
 from tasks.model.windows import Windows
 
 
@@ -27,8 +29,8 @@ def test_every_format_is_measured_once_a_machine_and_scored_each_time(
         low, middle, high = row["j_per_1000_read"]
         assert 0 < low < middle < high
     exact, half, eighth = (first["rows"][name]["bits_per_byte"] for name in FORMS)
-    assert half == pytest.approx(exact, rel=0.02)
-    assert eighth == pytest.approx(exact, rel=0.1)
+    assert half == pytest.approx(exact, rel=0.01)
+    assert eighth == pytest.approx(exact, rel=0.02)
     assert half != exact
     assert not first["reused"]
     again = measure_forms(random_model, text, 0.02, tmp_path)
@@ -46,7 +48,7 @@ def test_int8_changes_projections_only_a_little_and_takes_a_quarter_of_their_byt
     assert not torch.equal(exact, eighth)
     assert float((exact - eighth).abs().mean()) < 0.1 * float(exact.abs().mean())
     whole, half, small = (weights_bytes(random_model, form) for form in FORMS)
-    assert half * 2 == whole
+    assert 0.5 * whole < half < 0.75 * whole, "the embedding stays fp32"
     assert 0.25 * whole < small < 0.5 * whole
     with pytest.raises(ValueError, match="the formats are fp32, bf16, int8, not 'int4'"):
         load_form(random_model, "int4")
@@ -62,3 +64,16 @@ def test_the_choice_is_the_least_energy_among_those_that_keep_quality() -> None:
     assert choose_form(rows, 0.5) == "int8"
     assert choose_form(rows, 0.0) == "fp32"
     assert choose_form({**rows, "bf16": row(2.5, 1.0)}, 0.01) == "fp32"
+
+
+def test_the_server_computes_with_the_numbers_that_were_scored(random_model: Path) -> None:
+    ids = list(range(1, 13))
+    for form in FORMS:
+        with torch.inference_mode():
+            expected = load_form(random_model, form)(input_ids=torch.tensor([ids])).logits[0, -1]
+        steps = LlamaSteps(load_model(random_model), 16, form=form)
+        steps.add()
+        steps.read(ids[:-3])
+        for token in ids[-3:]:
+            said = steps.step([token])[0]
+        assert torch.allclose(said, expected, atol=1e-4)

@@ -22,7 +22,7 @@ from tasks.inference.texts import mixed_windows
 from tasks.model.causal import load_model, save_model
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
-from tasks.model.train import train
+from tasks.model.training.loop import train
 from tasks.model.windows import Windows, read_windows, token_bytes
 from tasks.preprocessing.bpe import save_tokenizer, train_bpe
 from tasks.preprocessing.pack import Packer

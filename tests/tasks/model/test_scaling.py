@@ -7,10 +7,9 @@ from tasks.model.scaling import Power, Rules, fresh_tokens, optimum
 
 FITTED = Rules(
     floor=1.0, model=0.5, model_exponent=0.5, data=0.5, data_exponent=0.5, residual=0.01,
-    rates=Power(1.0, -0.125), batch=Power(8.0, 0.25), weight_decay=0.1,
-    seconds=2e-5, seconds_per_flop=1e-11, largest=1e12,
+    rates=Power(1.0, -0.125, 100.0), rates_by_size=-0.25, batch=Power(8.0, 0.25, 1e11), weight_decay=0.1,
+    largest=1e12,
 )  # fmt: skip
-RATES = {"matrix_lr": 0.02, "other_lr": 0.03}
 
 
 def test_the_loss_is_the_floor_and_two_powers() -> None:
@@ -24,20 +23,14 @@ def test_text_that_is_read_again_is_worth_less_than_new_text() -> None:
     assert worth == pytest.approx([0.5, 1, 3.73, 16.4], abs=0.01)
 
 
-def test_the_smaller_budget_counts() -> None:
-    assert FITTED.tokens(2e6, flops=2e12) == pytest.approx(1e6)
-    assert FITTED.tokens(2e6, flops=2e12, cpu_s=20.0) == pytest.approx(20 / (2e-5 + 2e-5))
-    with pytest.raises(ValueError, match="flops or cpu_s"):
-        FITTED.tokens(2e6)
-
-
-def test_batch_and_rates_follow_compute_and_weight_decay_the_repeats() -> None:
-    small, large = (FITTED.recipe(flops, 1e6, 1e6, RATES) for flops in (1e11, 16e11))
+def test_batch_follows_compute_the_rates_steps_and_size_and_weight_decay_the_repeats() -> None:
+    small, large = (FITTED.recipe(1e5, flops, 1e6, 125, 1e6) for flops in (1e11, 16e11))
     assert (small["batch"], large["batch"]) == (8, 16)
-    assert small["matrix_lr"] == pytest.approx(0.02)
-    assert large["other_lr"] == pytest.approx(0.03 * 16**-0.125)
+    assert small["matrix_lr"] == pytest.approx(0.02 * 10**-0.125), "1,000 steps"
+    assert large["other_lr"] == pytest.approx(0.03 * 5**-0.125), "500 steps"
+    assert FITTED.recipe(16e5, 1e11, 1e6, 125, 1e6)["matrix_lr"] == pytest.approx(small["matrix_lr"] / 2)
     assert small["weight_decay"] == 0
-    assert FITTED.recipe(1e11, 8e6, 1e6, RATES)["weight_decay"] == pytest.approx(0.1 * np.log(8))
+    assert FITTED.recipe(1e5, 1e11, 8e6, 125, 1e6)["weight_decay"] == pytest.approx(0.1 * np.log(8))
 
 
 def test_the_optimum_is_that_of_a_parabola_and_stays_near_the_points() -> None:

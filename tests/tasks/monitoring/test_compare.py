@@ -11,9 +11,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tasks.monitoring.columns import Feature, adjust, column_features
 from tasks.monitoring.compare import Comparison, Question, compare
-from tasks.monitoring.tables import Column, Kind, Layout
+from tasks.monitoring.tables.features import Feature, adjust, column_features, independence, shown
+from tasks.monitoring.tables.layout import Column, Kind, Layout
 from tasks.text.samples import sample_passages
 
 N = 400
@@ -205,3 +205,111 @@ def test_the_tests_agree_with_closed_forms() -> None:
     numbers = Layout((Column("x", Kind.NUMBER),))
     (apart,) = column_features(numbers, pa.table({"x": [1.0, 2, 3, 4]}), pa.table({"x": [5.0, 6, 7, 8]}))
     assert (apart.distance, apart.p_value) == (1.0, pytest.approx(2 / 70))  # 2 of the 8 over 4 orders are as far apart
+
+
+def test_what_moved_in_one_segment_comes_before_what_moved_everywhere() -> None:
+    def table(seed: int, moved: bool) -> pa.Table:
+        rng = np.random.default_rng(seed)
+        plan = rng.choice(["free", "pro"], 800)
+        age = rng.normal(40, 10, 800) + np.where((plan == "pro") & moved, 8, 0)
+        return pa.table({"plan": plan, "age": age, "income": rng.normal(0, 1, 800) + 2 * moved})
+
+    found = compare(table(1, False), table(2, True), Question(by="plan", permutations=19))
+    first = {segment.value: [f.column for f in segment.features] for segment in found.segments}
+    assert first["pro"] == ["age", "income"]
+    assert first["free"] == ["income"]
+
+
+def test_equal_medians_give_way_to_means() -> None:
+    before, now = ([0] * 60 + [1] * 40) * 3, ([0] * 60 + [9] * 40) * 3
+    found = compare(pa.table({"x": before}), pa.table({"x": now}), Question(permutations=19))
+    assert found.features[0].how == "mean 0.4 before, 3.6 now"
+
+
+def test_rare_levels_that_are_gone_and_new_do_not_cancel() -> None:
+    rng = np.random.default_rng(0)
+    before, now = ([f"{k}%" for k in rng.integers(first, first + 70, N)] for first in (0, 30))
+    found = compare(pa.table({"x": before}), pa.table({"x": now}), QUICK)
+    assert (found.verdict, [f.feature for f in found.features if f.drifted]) == ("drift", ["x"])
+
+
+def test_the_p_values_of_rare_levels_keep_the_level() -> None:
+    rng = np.random.default_rng(0)
+    draws = [rng.multinomial(300, np.full(100, 0.01), size=2) for _ in range(2000)]
+    p = np.array([independence(np.asarray(t[:, t.sum(axis=0) > 0], float)) for t in draws])
+    for level in (0.05, 0.01):  # a binomial share of 2,000
+        assert np.mean(p <= level) == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 2000))
+
+
+def test_a_column_named_like_a_field_and_values_at_the_ends_of_floats_are_compared() -> None:
+    def change(before: dict[str, Any], now: dict[str, Any]) -> None:
+        for table in (before, now):
+            table["a.b"] = table["age"]
+            table["a"] = pa.array([{"b": float(value)} for value in table["income"]])
+            table["ends"] = np.where(table["clicks"] > 4, 1e308, -1e308)
+
+    found = compared(change)
+    assert found.verdict == "no drift"
+    assert {"a.b", "a.b~2", "ends"} <= {f.feature for f in found.features}
+
+
+def test_segments_need_values_that_name_them() -> None:
+    table = pa.table({**people(0), "g": [[1]] * N})
+    with pytest.raises(ValueError, match=r"'g' holds .*list.*, whose values name no segments"):
+        compare(table, table, Question(by="g"))
+
+
+def _found(before: Any, now: Any) -> Comparison:
+    return compare(pa.table({"v": pa.array(before)}), pa.table({"v": pa.array(now)}), Question(permutations=99))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ([f"user_{k:06d}" for k in range(100)], [f"user_{k:06d}" for k in range(100, 200)]),
+        ([f"req-{k}" for k in range(950, 1050)], [f"req-{k}" for k in range(1050, 1150)]),
+        ([f"user_{k * 37 % 101:06d}" for k in range(101)], [f"user_{101 + k * 37 % 101:06d}" for k in range(101)]),
+        ([k * 37 % 101 for k in range(101)], [101 + k * 37 % 101 for k in range(101)]),
+        ([f"2024-01-{1 + k // 4:02d}" for k in range(100)], [f"2024-02-{1 + k // 4:02d}" for k in range(100)]),
+        ([1.7e9 + 60 * k for k in range(100)], [1.71e9 + 60 * k for k in range(100)]),
+        ([1.0] * 100, [1.0] * 100),
+    ],
+    ids=["padded ids", "ids", "shuffled ids", "shuffled numbers", "dates as text", "seconds since 1970", "constant"],
+)
+def test_what_counts_rows_or_tells_the_time_is_no_drift(before: Any, now: Any) -> None:
+    found = _found(before, now)
+    assert (found.verdict, [out.column for out in found.layout.left_out]) == ("no drift", ["v"])
+
+
+@pytest.mark.parametrize("now", [[1] * 100, [str(k) for k in range(100)], [[0.5] * 3] * 100])
+def test_tables_of_which_only_the_schema_can_be_compared_have_a_verdict(now: Any) -> None:
+    found = _found([True, False] * 50, now)
+    assert (found.verdict, [change.change for change in found.layout.schema][:1]) in (
+        ("schema drift", ["type"]),
+        ("schema drift", ["gone"]),
+    )
+
+
+@pytest.mark.parametrize("written", ["{:,.2f}", "${:,.2f}", "{:.1f} %", "comma"])
+def test_numbers_written_as_text_are_compared_as_numbers(written: str) -> None:
+    rng = np.random.default_rng(3)
+
+    def texts(mean: float) -> list[str]:
+        comma = written == "comma"
+        said = [("{:,.2f}" if comma else written).format(x) for x in rng.normal(mean, 900, 300)]
+        return [text.translate(str.maketrans(",.", ".,")) for text in said] if comma else said
+
+    found = _found(texts(5000), texts(5500))
+    assert (found.drifted_columns, str(found.layout.columns[0].kind)) == (("v",), "number")
+    assert _found(texts(5000), texts(5000)).verdict == "no drift"
+    codes = [f"+49 170 {k}" for k in rng.integers(10**6, 10**7, 300)]
+    assert str(_found(codes, codes).layout.columns[0].kind) == "text"
+
+
+def test_times_beyond_the_calendar_have_a_year() -> None:
+    assert (shown(2.0**62, pa.timestamp("us")), shown(4e6, pa.date32())) == ("the year 148109", "the year 12922")
+
+
+def test_the_row_labels_of_pandas_are_no_column() -> None:
+    frame = pd.DataFrame({"v": np.random.default_rng(0).normal(size=200), "mixed": [1, "a", None, 2.5] * 50})
+    assert compare(frame, frame[frame.v > -9].sample(frac=1, random_state=1)).verdict == "no drift"

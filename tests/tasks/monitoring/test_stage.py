@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
 from infra import events
 from infra.errors import BadInput, StageFailed
 from infra.lake import Ref
 from tasks.architecture.config import Shape, build_model
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.model.causal import save_model
 from tasks.monitoring import stage
 from tasks.monitoring.anomaly.subtask import ANOMALY
@@ -29,17 +28,6 @@ from tasks.text.embeddings import embed
 from tasks.text.samples import sample_documents
 
 SMALL = {"reference": 24, "window": 24, "background": 80, "drift": {"permutations": 199, "power_trials": 4}}
-
-
-def tools(seed: int) -> Bench:
-    return Bench(
-        np.random.default_rng(seed),
-        StatevectorSampler(seed=seed),
-        StatevectorEstimator(),
-        lambda function, items: [function(item) for item in items],
-        lambda _, make: make(),
-        Path(),
-    )
 
 
 def logged(replay: Replay, *, rounds: int = 1) -> pa.Table:
@@ -94,7 +82,7 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, dict[str, Any
 def walk(given: Context) -> State:
     state = stage.replay(given, State())
     problem = posed(DRIFT, given, State(state.refs))
-    state = DRIFT.apply(given, state, problem, DRIFT.incumbent.solve(problem, tools(given.seed)))
+    state = DRIFT.apply(given, state, problem, DRIFT.incumbent.solve(problem, make_bench(given.seed)))
     return stage.announce(given, state)
 
 
@@ -139,7 +127,7 @@ def test_the_problem_is_posed_from_the_references_alone(tmp_path: Path) -> None:
     assert [w.shape for w in problem.windows] == [(24, 256)] * 3
     assert problem.background.shape == (80, 256)
     assert problem.truth == (False, True, True)
-    assert DRIFT.quality(problem, DRIFT.incumbent.solve(problem, tools(0)))[1:] == (1.0, 1.0)
+    assert DRIFT.quality(problem, DRIFT.incumbent.solve(problem, make_bench(0)))[1:] == (1.0, 1.0)
 
 
 @pytest.mark.usefixtures("served", "heard")
@@ -148,8 +136,10 @@ def test_the_strangest_requests_are_those_of_the_other_domain(tmp_path: Path) ->
     state = stage.replay(given, State())
     problem = posed(ANOMALY, given, State(state.refs))
     assert (problem.reference.shape, problem.requests.shape) == ((24, 256), (72, 256))
-    assert ANOMALY.quality(problem, ANOMALY.incumbent.solve(problem, tools(0))) == ()  # single truths are not known
-    state = ANOMALY.apply(given, state, problem, ANOMALY.incumbent.solve(problem, tools(0)))
+    assert (
+        ANOMALY.quality(problem, ANOMALY.incumbent.solve(problem, make_bench(0))) == ()
+    )  # single truths are not known
+    state = ANOMALY.apply(given, state, problem, ANOMALY.incumbent.solve(problem, make_bench(0)))
     rows = given.lake.read(state.refs["monitoring/anomalies"]).to_pylist()
     assert len(rows) == 72
     assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)

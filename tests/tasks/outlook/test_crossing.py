@@ -56,3 +56,12 @@ def test_what_is_cheaper_for_a_while_is_dearer_again_from_the_known_size():
     window = crossing(fine, draws(fine**2 + 1e6), draws(2001 * fine), draws(0 * fine))
     assert window.size == pytest.approx(np.full(3, 968.9), rel=2e-3)
     assert window.end == pytest.approx(1032.1, rel=2e-3)
+
+
+def test_ways_that_become_equal_by_rounding_end_at_a_size():
+    sizes = np.array([1.0, 10.0, 100.0])
+    second = np.array([[1.0], [1e40], [1e80]])
+    first = np.array([[0.5], [np.nextafter(1e40, 0)], [1e80]])  # cheaper by the last bit, then equal
+    found = crossing(sizes, first, second, first)
+    assert found.size == pytest.approx([1.0])
+    assert found.until == pytest.approx([100.0])

@@ -80,6 +80,7 @@ def test_zeros_stay_zero_and_one_size_is_constant(assumed):
 def test_a_quality_changes_by_the_known_amount_with_each_doubling():
     sizes = np.repeat([4.0, 8, 16, 32], 5)
     exact = trend(sizes, 0.9 - 0.05 * np.log2(sizes), units(20))
+    assert exact.interval is not None
     assert (exact.doubling, *exact.interval) == pytest.approx((-0.05, -0.05, -0.05))
     noisy = trend(sizes, -0.05 * np.log2(sizes) + np.random.default_rng(7).normal(0, 0.1, 20), units(20))
     assert noisy.interval is not None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from qiskit.quantum_info import Statevector
 
-from tasks.contract import Bench, Material, NothingToGain
+from tasks.bench import make_bench
+from tasks.contract import Material, NothingToGain
 from tasks.pilots.clinical import tables as module
 from tasks.pilots.clinical.arms import OTHERS, angle_circuit, angle_fidelities, angles
 from tasks.pilots.clinical.bank import bank, example
@@ -64,6 +65,5 @@ def test_scores_are_ranked_and_labels_are_not() -> None:
 
 def test_too_many_circuits_are_not_begun(tmp_path: Path) -> None:
     (fold, *_) = instances("heart failure", "N=8, fold")
-    bench = Bench(np.random.default_rng(0), None, None, map, lambda _, make: make(), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(NothingToGain, match="circuits would be simulated"):
-        angles(fold, bench)
+        angles(fold, make_bench(scratch=tmp_path))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import Statevector, partial_trace
 
-from tasks.contract import Bench, NothingToGain
+from tasks.bench import make_bench
+from tasks.contract import NothingToGain
 from tasks.pilots.grid import days as module
 from tasks.pilots.grid.arms import INCUMBENT, OTHERS, cluster_by_angle_swaps
 from tasks.pilots.grid.bank import example, grid_of
@@ -22,11 +22,6 @@ from tasks.pilots.grid.distances import (
     side_by_side_inner_products,
 )
 from tasks.pilots.grid.problem import Clusters, agreement, inertia, measures, quality
-
-
-def bench(scratch: Path) -> Bench:
-    sampler: Any = StatevectorSampler(seed=1)
-    return Bench(np.random.default_rng(0), sampler, None, map, lambda _, make: make(), scratch)  # type: ignore[arg-type]
 
 
 def test_there_are_four_years_and_four_profiles_of_whole_days() -> None:
@@ -86,16 +81,16 @@ def test_quality_is_the_share_of_the_variance_that_lies_between_clusters() -> No
 def test_exact_arms_agree_with_lloyd_and_ten_starts_are_not_worse(tmp_path: Path) -> None:
     problem = grid_of(groups()["load"]["H0-A"], np.arange(0, 64, 2), 7, start=3)
     arms = {arm.name: arm for arm in OTHERS}
-    lloyd = arms["lloyd"].solve(problem, bench(tmp_path))
+    lloyd = arms["lloyd"].solve(problem, make_bench(0, tmp_path))
     assert measures(problem, lloyd)["agreement"] == (1.0,)
-    assert arms["swap-amplitudes-exact"].solve(problem, bench(tmp_path)).labels == lloyd.labels
+    assert arms["swap-amplitudes-exact"].solve(problem, make_bench(0, tmp_path)).labels == lloyd.labels
     for name in ("overlap-exact", "quantum-k-means-exact"):
-        assert measures(problem, arms[name].solve(problem, bench(tmp_path)))["agreement"][0] > 0.95
-    best = INCUMBENT.solve(problem, bench(tmp_path))
+        assert measures(problem, arms[name].solve(problem, make_bench(0, tmp_path)))["agreement"][0] > 0.95
+    best = INCUMBENT.solve(problem, make_bench(0, tmp_path))
     assert quality(problem, best)[0] >= quality(problem, lloyd)[0] - 1e-9
 
 
 def test_circuits_that_are_too_wide_are_not_begun(tmp_path: Path) -> None:
     problem = grid_of(groups()["mix"]["2017"], np.arange(32), 15, start=1)
     with pytest.raises(NothingToGain, match="96 circuits of 17 qubits"):
-        cluster_by_angle_swaps(problem, bench(tmp_path))
+        cluster_by_angle_swaps(problem, make_bench(0, tmp_path))

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.preprocessing import decontaminate
 from tasks.preprocessing.decontaminate import HeldOut, ngram_hashes
 
 
@@ -112,3 +113,60 @@ def test_every_script_has_ngrams(held_out: str, other: str) -> None:
     assert held.overlap(f"{other} {held_out} {other}").held_out == 1.0
     assert held.overlap(other).held_out == 0.0
     assert len(held.spans(f"{other} {held_out} {other}")) == 1
+
+
+@pytest.mark.parametrize("count", [5, 8, 12])
+def test_a_short_held_out_text_is_found_where_all_of_it_is_repeated(count: int) -> None:
+    held = HeldOut([("long", words(0, 60)), ("short", words(1000, count))])
+    text = f"{words(5000, 200)} {words(1000, count)} {words(6000, 200)}"
+    found = held.overlap(text)
+    assert (found.nearest, found.held_out) == ("short", 1.0)
+    assert found.own == pytest.approx(1 / 401)
+    (span,) = held.spans(text)
+    assert (text[span.start : span.end], span.held_out) == (words(1000, count), "short")
+    assert all(words(1000, count) not in piece for piece in held.pieces(text))
+    assert held.overlap(f"{words(5000, 200)} {words(1000, count - 1)} {words(6000, 200)}").own == 0.0
+    for _ in range(20):
+        held.count(text)
+    assert held.ignore_common(10) == 1
+    assert held.overlap(text).own == 0.0
+
+
+def test_a_few_words_are_not_searched_for() -> None:
+    held = HeldOut([("four", words(0, 4)), ("eight characters", "今天天气很好吗"), ("none", "!")])
+    assert held.overlap(f"{words(50, 20)} {words(0, 4)} 今天天气很好吗").own == 0.0
+    assert HeldOut([("ten", "今天天气很好我们走吧")]).overlap("他说：今天天气很好我们走吧。").held_out == 1.0
+
+
+@pytest.mark.parametrize(
+    ("held_out", "copy"),
+    [
+        ("Größe und Gewicht ändern sich über Nacht", "Gro\u0308ße und Gewicht a\u0308ndern sich u\u0308ber Nacht"),
+        ("the final office of the official file", "the \ufb01nal o\ufb03ce of the of\u00adfi\u00adcial file"),
+        ("این کتاب را می‌خواهم بخوانم و بنویسم", "این کتاب را میخواهم بخوانم و بنویسم"),
+        ("FULL width letters of a question", "ＦＵＬＬ width letters of a question"),
+    ],
+)
+def test_other_forms_of_the_same_words_are_the_same(held_out: str, copy: str) -> None:
+    held = HeldOut([("a", held_out)])
+    text = f"{words(0, 60)} {copy}. {words(100, 60)}"
+    assert held.overlap(text).held_out == 1.0
+    (span,) = held.spans(text)
+    assert text[span.start : span.end] == copy
+
+
+def test_passages_that_overlap_are_one() -> None:
+    held = HeldOut([("a", words(0, 30)), ("b", words(25, 8))])
+    (span,) = held.spans(f"{words(500, 9)} {words(0, 33)} {words(700, 9)}")
+    assert span.held_out == "a"
+
+
+def test_words_are_the_same_where_a_text_allows_the_faster_pattern() -> None:
+    special = decontaminate._MARKS + decontaminate._INVISIBLE
+    assert all(decontaminate._SPECIAL.match(character) for character in special)
+    for point in range(0x110000):
+        character = chr(point)
+        if not decontaminate._SPECIAL.match(character):
+            assert not decontaminate._CHARACTER.match(character)
+            text = f"a{character}b \u2019{character}"
+            assert decontaminate._PLAIN_WORD.findall(text) == decontaminate._WORD.findall(text)

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.model.causal import load_tokenizer
 from tasks.model.windows import read_windows
 from tasks.preprocessing import stage
@@ -171,9 +171,7 @@ def test_vectors_are_posed_and_stored_in_the_chosen_form(done: tuple[Context, St
     assert problem is not None
     assert problem.vectors.shape == (5, 256)
     assert len(problem.background) == 101 - 1 - 5  # all that is not posed or dropped
-    scratch = np.random.default_rng(0)
-    bench = Bench(scratch, None, None, lambda f, xs: [f(x) for x in xs], lambda _, make: make(), context.scratch)  # type: ignore[arg-type]
-    solution = STATE_LOADING.arm("transform-coding").solve(problem, bench)
+    solution = STATE_LOADING.arm("transform-coding").solve(problem, make_bench(scratch=context.scratch))
     after = STATE_LOADING.apply(context, state, problem, solution)
     rows = context.lake.read(after.refs["preprocessing/vectors"]).to_pylist()
     assert len({row["doc_id"] for row in rows}) == 5

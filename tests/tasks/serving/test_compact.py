@@ -7,7 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from tasks.model.causal import load_model, load_tokenizer
-from tasks.model.generate import Sampling, complete
+from tasks.model.generation.generate import Sampling, complete
 from tasks.serving.compact import Kept, active_parameters, compact, expand
 
 IDS = torch.arange(24).view(2, 12)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import httpx
 import pytest
 
 from tasks.serving.edge import CALLERS, Edge, Limits, Rates
+from tasks.serving.listen import _bound
 
 
 class Echo:
@@ -79,3 +81,22 @@ def test_a_rate_that_is_spent_is_answered_with_the_time_to_wait() -> None:
             assert (await asking.get("/v1/models")).status_code == 200
 
     asyncio.run(run())
+
+
+def test_small_pieces_of_an_answer_do_not_wait_for_the_client() -> None:
+    async def no_delay() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener = _bound("127.0.0.1", 0)
+        async with await asyncio.start_server(answer, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            found = await accepted
+            writer.close()
+            await writer.wait_closed()
+        return found
+
+    assert asyncio.run(no_delay())

@@ -124,7 +124,7 @@ def test_plain_columns_of_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b'{"a": 1}\n{bad', "line 2 of"),
+        (b"{bad\n{worse", "line 1 of"),
         (b'{"colour": "red"}', "no record of .* holds a prompt; fields there: colour"),
         (b"", "holds a prompt; fields there: none"),
         (b"PAR1nonsense", "damaged Parquet"),
@@ -165,3 +165,12 @@ def test_the_command_names_the_change_and_keeps_the_rows(tmp_path: Path) -> None
     assert changes == [180]
     kept = read_requests(Lake(tmp_path / "home" / "lake"))
     assert kept["prompt"].to_pylist() == [record["prompt"] for record in records]
+
+
+def test_what_cannot_be_read_of_a_log_is_left_out_and_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": f"question\u2028{k}", "time": 1.7e9 - k} for k in range(3)]  # the newest first
+    lines = [*(json.dumps(row, ensure_ascii=False) for row in rows), '{"event": "start"}', '{"prompt": "torn']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert [row.prompt for row in read_log(str(tmp_path / "log.jsonl"))] == [f"question\u2028{k}" for k in (2, 1, 0)]
+    assert "line 5 of" in caplog.text
+    assert "1 of 4 records" in caplog.text

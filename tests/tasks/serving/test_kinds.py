@@ -117,6 +117,10 @@ def test_null_is_the_default_of_every_parameter(client: httpx.Client) -> None:
         {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "best_of": 1, "stop": [], "user": ""},
         {"metadata": {"a": "b"}, "store": False, "service_tier": "auto"},
         {"stream_options": {"include_usage": True, "include_obfuscation": False}},
+        {"stop": "", "prompt_cache_retention": "24h", "reasoning_effort": "none", "top_p": 0},
+        {"stop": [None, ""], "logprobs": False, "stop_token_ids": [], "chat_template_kwargs": {}},
+        {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+        {"functions": [{"name": "f"}], "function_call": "none", "prompt": None},
     ],
 )
 def test_values_that_ask_for_nothing_are_accepted(client: httpx.Client, neutral: dict[str, Any]) -> None:
@@ -124,7 +128,7 @@ def test_values_that_ask_for_nothing_are_accepted(client: httpx.Client, neutral:
 
 
 def test_an_answer_can_be_sent_back(client: httpx.Client) -> None:
-    body = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3}
     message = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     message |= {"refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": []}
     turns = [{"role": "developer", "content": "b"}, *body["messages"], message, {"role": "user", "content": "c"}]
@@ -139,6 +143,8 @@ def test_an_answer_can_be_sent_back(client: httpx.Client) -> None:
         ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "text only, not a part of"),
         ({"role": "tool", "content": "x", "tool_call_id": "1"}, "does not offer tools"),
         ({"role": "user"}, "content is required"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages.0.content.0.text: is required"),
+        ({"role": "user", "content": ["a"]}, "messages.0.content.0: Input should be a valid dictionary"),
         ({"role": "user", "content": "x", "tool_calls": [{"id": "1"}]}, "tool_calls: this server does not offer it"),
     ],
 )
@@ -227,11 +233,62 @@ def test_a_client_that_leaves_without_streaming_stops_the_model(client: httpx.Cl
     assert math.isclose(figure(client, "ketcycle_log_rows_lost_total "), 0)
 
 
+@pytest.mark.parametrize(
+    ("body", "param", "says"),
+    [
+        ({"stop": [5]}, "stop", "stop strings"),
+        ({"logit_bias": {"x": 1}}, "logit_bias.x", "integer"),
+        ({"stream_options": []}, "stream_options", "Input should be a valid dictionary"),
+        ({"temperature": "hot"}, "temperature", "number"),
+        ({"tool_choice": "required"}, "tool_choice", 'send "none" or "auto"'),
+    ],
+)
+def test_a_wrong_value_is_named_by_its_parameter(
+    client: httpx.Client, body: dict[str, Any], param: str, says: str
+) -> None:
+    error = client.post("/v1/completions", json={"prompt": "a", **body}).json()["error"]
+    assert error["param"] == param
+    assert says in error["message"]
+    assert "str]" not in error["message"]
+
+
+def test_who_leaves_while_waiting_makes_room_for_others(client: httpx.Client) -> None:
+    """Sixteen long texts take all rows; sixty-four more wait, and their client leaves."""
+    body = json.dumps(
+        {
+            "prompt": ["the"] * 64,
+            "max_tokens": 30_000,
+            "temperature": 1,
+            "logit_bias": {"0": -100, "1": -100, "2": -100},
+        }
+    )
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    asked = f"{head}\r\n\r\n{body}".encode()
+    place = ("127.0.0.1", client.base_url.port or 0)
+    with socket.create_connection(place) as staying:
+        staying.sendall(asked)
+        while figure(client, "ketcycle_running ") < 16:
+            time.sleep(0.02)
+        with socket.create_connection(place) as leaving:
+            leaving.sendall(asked)
+            while figure(client, "ketcycle_waiting ") < 128:
+                time.sleep(0.02)
+        end = time.monotonic() + 20
+        while figure(client, "ketcycle_waiting ") > 64:
+            assert time.monotonic() < end, "those who left still hold their places"
+            time.sleep(0.05)
+        assert figure(client, "ketcycle_running ") == 16
+    while figure(client, "ketcycle_waiting "):
+        assert time.monotonic() < end + 20
+        time.sleep(0.05)
+
+
 def test_a_page_of_an_allowed_origin_may_ask(client: httpx.Client) -> None:
     asked = {"Origin": PAGE, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     preflight = client.options("/v1/completions", headers=asked)
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == PAGE
+    assert preflight.headers["access-control-allow-credentials"] == "true", "fetch(..., {credentials: 'include'})"
     answer = client.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}, headers={"Origin": PAGE})
     assert answer.headers["access-control-allow-origin"] == PAGE
     other = client.options("/v1/completions", headers={**asked, "Origin": "http://elsewhere.example"})

@@ -39,6 +39,9 @@ def chat_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder
 
 
+WRITTEN = "ketcycle_completion_tokens_total "
+
+
 @pytest.fixture(scope="module")
 def client(chat_model: Path, home: Path) -> Iterator[openai.OpenAI]:
     options = ["--text", "redacted"]
@@ -109,6 +112,7 @@ def test_a_conversation_is_written_down_by_the_template(client: openai.OpenAI) -
     )
     (choice,) = answer.choices
     assert choice.message.role == "assistant"
+    assert plain.choices[0].text.strip(), "the model writes something"
     assert choice.message.content is not None
     assert len(choice.logprobs.content) == answer.usage.completion_tokens == 8
     assert plain.usage.prompt_tokens == answer.usage.prompt_tokens + 1  # a template says itself how a text starts
@@ -124,25 +128,31 @@ def test_a_conversation_is_written_down_by_the_template(client: openai.OpenAI) -
 
 def test_a_template_that_refuses_says_why(client: openai.OpenAI) -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]
-    with pytest.raises(openai.BadRequestError, match="a system message comes first"):
+    with pytest.raises(openai.BadRequestError, match="a system message comes first") as refused:
         client.chat.completions.create(model="ketcycle", messages=turns)
+    assert (refused.value.status_code, refused.value.param) == (400, "messages")
+    assert refused.value.type == "invalid_request_error"
 
 
 def test_a_model_without_a_template_does_not_chat(tiny_model: Path, home: Path) -> None:
     with running_server(tiny_model, home, "run-b") as url, httpx.Client(trust_env=False) as transport:
         plain = openai.OpenAI(base_url=f"{url}/v1", api_key="none", http_client=transport, max_retries=0)
-        with pytest.raises(openai.NotFoundError, match="no chat model"):
+        with pytest.raises(openai.NotFoundError, match="no chat model") as refused:
             plain.chat.completions.create(model="ketcycle", messages=[{"role": "user", "content": "a"}])
+        assert "ask /v1/completions" in refused.value.message
+        assert plain.completions.create(model="ketcycle", prompt="a", max_tokens=2).usage.completion_tokens == 2
 
 
 def test_errors_are_the_clients_own(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model="ketcycle", prompt="word " * 300)
     assert refused.value.code == "context_length_exceeded"
-    with pytest.raises(openai.BadRequestError, match="temperature"):
+    with pytest.raises(openai.BadRequestError, match="temperature") as wrong:
         client.completions.create(model="ketcycle", prompt="a", temperature=9)
-    with pytest.raises(openai.NotFoundError):
+    assert wrong.value.param == "temperature"
+    with pytest.raises(openai.NotFoundError) as unknown:
         client.completions.create(model="other", prompt="a")
+    assert (unknown.value.code, unknown.value.param) == ("model_not_found", "model")
 
 
 def test_too_many_waiting_prompts_are_refused_and_the_others_answered(client: openai.OpenAI) -> None:
@@ -186,13 +196,23 @@ def test_feedback_reaches_the_log_of_its_answer(client: openai.OpenAI, home: Pat
 
 
 def test_a_client_that_leaves_stops_the_model(client: openai.OpenAI) -> None:
+    before = written(client)
     stream = client.completions.create(model="ketcycle", prompt="a", max_tokens=2048, temperature=1.0, stream=True)
     next(iter(stream))
     stream.close()
-    end = time.monotonic() + 10
-    while time.monotonic() < end:
-        text = client._client.get(str(client.base_url).replace("/v1/", "/metrics")).text
-        if "ketcycle_running 0.0" in text and "ketcycle_waiting 0.0" in text:
-            return
+    end, text = time.monotonic() + 10, ""
+    while time.monotonic() < end and not ("ketcycle_running 0.0" in text and "ketcycle_waiting 0.0" in text):
         time.sleep(0.05)
-    raise AssertionError("the model still writes")
+        text = metrics(client)
+    assert "ketcycle_running 0.0" in text, "the model still writes"
+    assert written(client) - before < 1024, "it stopped long before the end of the text"
+
+
+def metrics(client: openai.OpenAI) -> str:
+    return client._client.get(str(client.base_url).replace("/v1/", "/metrics")).text
+
+
+def written(client: openai.OpenAI) -> float:
+    """Return the tokens that the server has written so far."""
+    (value,) = (line.split()[1] for line in metrics(client).splitlines() if line.startswith(WRITTEN))
+    return float(value)

@@ -16,7 +16,7 @@ import pytest
 
 from infra.tracking import Tracking
 from tasks.model.causal import load_model, load_tokenizer
-from tasks.model.generate import Sampling, complete
+from tasks.model.generation.generate import Sampling, complete
 from tasks.serving.pyfunc import add_mlflow_files
 
 pytestmark = pytest.mark.slow

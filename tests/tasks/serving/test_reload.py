@@ -98,6 +98,10 @@ def test_what_the_registry_does_not_have_is_said(
     with pytest.raises(BadInput, match="no model m/7"):
         Source.parse("models:/m/7").find()
     assert Source.parse("models:/m/1").find().folder == tiny_model
+    assert Source.parse("models:/m/1").find().form == "fp32"
+    copied = shutil.copytree(tiny_model, tmp_path / "copied")
+    registry.register("m", copied, "challenger", {"form": "int8"})
+    assert Source.parse("models:/m@challenger").find().form == "int8", "what the model card chose"
 
 
 @pytest.mark.parametrize("asked", ["models:/m", "models:/m@a@b", "models:/m/latest", "models:/../x@y"])
@@ -113,4 +117,4 @@ def test_a_moved_home_still_has_its_models(tiny_model: Path, tmp_path: Path) -> 
     Tracking(f"sqlite:///{home}/mlflow/mlflow.db", home / "mlflow" / "artifacts").register("m", folder, "champion", {})
     home.rename(moved)
     registry = Tracking(f"sqlite:///{moved}/mlflow/mlflow.db", moved / "mlflow" / "artifacts")
-    assert registry.model("m", "champion") == (1, moved / "lake" / "inference" / "model" / "v1")
+    assert registry.model("m", "champion")[:2] == (1, moved / "lake" / "inference" / "model" / "v1")

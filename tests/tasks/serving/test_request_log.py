@@ -113,6 +113,7 @@ def test_a_full_batch_does_not_wait_for_the_clock(tmp_path: Path) -> None:
     for i in range(4):
         log.put(request(i))
     wait_for(lambda: log.written == 4)
+    assert read_requests(Lake(tmp_path))["request_id"].to_pylist() == [f"r-000{i}" for i in range(4)]
     log.close()
 
 
@@ -188,6 +189,8 @@ def test_taking_a_request_is_quick(tmp_path: Path) -> None:
         log.put(request(i))
     assert (time.thread_time() - began) / rows < 1e-3
     log.close()
+    assert log.written + log.lost == rows
+    assert len(read_requests(Lake(tmp_path))) == log.written
 
 
 def test_a_row_holds_the_energy_of_its_cpu_seconds(tmp_path: Path) -> None:

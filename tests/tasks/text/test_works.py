@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,3 +56,12 @@ def test_there_are_instances_to_tune_on_and_every_source_has_some(
     found = list(tuning(material, np.random.default_rng([0, 7])))
     assert {instance.source for instance in found} == set(material.texts)
     assert len(found) >= 20
+
+
+@pytest.mark.parametrize(
+    "key", ["finetuning/adapter", "finetuning/low_rank", "finetuning/distillation", "inference/pruning"]
+)
+def test_a_bank_has_five_sizes_early_so_that_costs_can_be_fitted(key: str, material: Material) -> None:
+    found = list(islice(find_subtask(key).bank(material, np.random.default_rng([0, 7])), 24))
+    assert len({instance.size for instance in found}) == 5
+    assert len({(instance.source, instance.name) for instance in found}) == 24

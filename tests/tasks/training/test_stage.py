@@ -15,9 +15,10 @@ import pytest
 from pydantic import ValidationError
 
 from infra.errors import BadInput
+from tasks.architecture import stage as architecture
 from tasks.model.causal import load_model, load_tokenizer
-from tasks.model.checkpoint import Place
 from tasks.model.score import bits_per_byte
+from tasks.model.training.checkpoint import Place
 from tasks.model.windows import read_windows
 from tasks.stage import Context, State
 from tasks.training import stage
@@ -93,10 +94,10 @@ def test_a_killed_stage_goes_on_at_its_last_checkpoint(
     slow = replace(context, run_id="killed", home=home)
     code = (
         "import pickle, sys, time\n"
-        "from tasks.model import train\n"
+        "from tasks.model.training import loop\n"
         "from tasks.training import stage\n"
-        "step = train._step\n"
-        "train._step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
+        "step = loop._step\n"
+        "loop._step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
         "context = pickle.loads(bytes.fromhex(sys.argv[1]))\n"
         "stage.train_model(context, stage.State())\n"
     )
@@ -156,3 +157,23 @@ def test_a_recipe_that_came_with_the_model_fills_the_open_options(context: Conte
     prediction = run(given, "predicted", samples=0).facts["prediction"]
     assert prediction["difference"] == pytest.approx(prediction["measured"] - prediction["predicted"])
     assert "prediction" not in done.facts
+
+
+@pytest.mark.parametrize("budget", [{"scale": 0.0005}, {"core_minutes": 0.02}, {"joules": 4.0}])
+def test_the_dial_goes_through_both_stages_and_its_prediction_is_scored(
+    context: Context, budget: dict[str, float]
+) -> None:
+    inputs = {name: ref for name, ref in context.inputs.items() if name != "architecture/model"}
+    before = replace(context, run_id="dial", stage="architecture", inputs=inputs, options=budget)
+    made = architecture.make_model(before, architecture.choose_shape(before, State()))
+    given = replace(context, inputs={**inputs, **made.refs}, options={"samples": 0, "evaluation_windows": 20})
+    recipe = made.facts["dial"]["recipe"]
+    facts = run(given, f"dialled {budget}", samples=0).facts
+    assert facts["tokens"] <= recipe["tokens"] + recipe["batch"] * 16
+    prediction = facts["prediction"]
+    assert prediction["measured"] == facts["after"]["validation"]
+    assert prediction["difference"] == pytest.approx(prediction["measured"] - prediction["predicted"])
+    if "core_minutes" in recipe:
+        assert facts["tokens"] / facts["tokens_per_cpu_s"] < 2 * 60 * recipe["core_minutes"] + 0.5
+    else:
+        assert facts["tokens"] == pytest.approx(recipe["tokens"], abs=recipe["batch"] * 16)

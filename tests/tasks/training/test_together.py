@@ -10,9 +10,11 @@ from typing import Any
 import distributed
 import pytest
 
-from tasks.model.checkpoint import Place
+from tasks.model.training.checkpoint import Place
+from tasks.model.training.peers import LostPeer
 from tasks.stage import Context, State
 from tasks.training import stage
+from tasks.training.together import _bytes_of
 
 OPTIONS: dict[str, Any] = {"samples": 0, "parts": 2, "evaluate_every": 0, "checkpoint_every": 5}
 
@@ -25,7 +27,7 @@ def trained(context: Context, run_id: str, **options: Any) -> State:
 @pytest.fixture(scope="module")
 def client() -> Iterator[distributed.Client]:
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as made,  # type: ignore[no-untyped-call]
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as made,  # type: ignore[no-untyped-call]
         distributed.Client(made) as client,  # type: ignore[no-untyped-call]
     ):
         yield client
@@ -69,3 +71,29 @@ def test_a_lost_worker_does_not_end_the_training(context: Context, client: Any) 
     assert state.facts["shared"]["attempts"] > 1
     assert state.facts["resumed_at"] >= 5
     assert state.facts["tokens"] == 300 * 8 * 16
+
+
+def test_a_worker_that_is_lost_after_the_last_exchange_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Future:
+        cancelled = False
+
+        def __init__(self, outcome: int | Exception) -> None:
+            self.outcome = outcome
+
+        def result(self, timeout: float) -> int:
+            assert timeout > 0
+            if isinstance(self.outcome, Exception):
+                raise self.outcome
+            return self.outcome
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    assert _bytes_of("a", Future(7)) == 7
+    for error in (TimeoutError(), distributed.client.FutureCancelledError("take_part", "gone"), LostPeer("gone")):
+        lost = Future(error)
+        assert _bytes_of("tcp://there", lost) is None
+        assert lost.cancelled
+    assert caplog.text.count("worker tcp://there was lost after the training was done") == 3
+    with pytest.raises(ValueError, match="no windows"):
+        _bytes_of("a", Future(ValueError("no windows")))

@@ -82,7 +82,7 @@ def connect(settings: Settings) -> QiskitRuntimeService:
 
     Raises:
         BadInput: there is no account.
-        Exception: whatever the client raises; its text may hold secrets, so hand on only `redact(error)`.
+        Exception: whatever the client raises; its text may hold secrets, so show only `redact(error)`.
     """
     account = find_account()
     if account is None:

@@ -335,7 +335,7 @@ def _meaning(error: BaseException) -> str:
 
 
 def _no_connection(error: BaseException | None) -> bool:
-    """Say whether what lies behind an error of the client is that nothing answered."""
+    """Return whether an error of the client was caused by a connection without an answer."""
     if error is None or isinstance(error, NoConnection | Timeout):
         return error is not None
     return _no_connection(error.__cause__ or error.__context__)

@@ -11,7 +11,7 @@
     measure_mitigation     true or false: readout errors of expectation values (TREX)
     zne_mitigation         true or false: zero-noise extrapolation of expectation values
     pec_mitigation         true or false: probabilistic error cancellation of expectation values
-    resilience_level       0, 1 or 2, of expectation values; 0 by default, so that nothing is on that nobody named
+    resilience_level       0, 1 or 2, of expectation values; 0 by default: mitigation is off unless it is set
     dry_run                true or false: ask the service for its own estimate before each job
 
 What corrects expectation values does nothing to samples.

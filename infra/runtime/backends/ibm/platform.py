@@ -22,7 +22,7 @@ from qiskit_ibm_runtime.exceptions import IBMError, IBMInputValueError
 from requests import ConnectionError as NoConnection
 from requests import PreparedRequest, RequestException, Response
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError, ProxyError, SSLError
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError
 
 from infra.errors import BadAnswer, NoAnswer, SubmissionUnclear, TurnedAway
 from infra.runtime.backends.ibm.account import redact
@@ -30,9 +30,11 @@ from infra.runtime.backends.ibm.account import redact
 PAGE = 100
 PENDING_LIMIT = 3458  # error code: as many jobs are waiting as the plan allows
 RAN_TOO_LONG = 1305
+CONNECT_S = 5.0
+ANSWER_S = 60.0  # that an answer may pause; the client itself would wait for ever
+POST_S = 900.0  # the same of the request that makes a job: one given up early could be carried out after it is repeated
 BUSY = (429,)
 REFUSED = (401, 402, 403)  # an account, a key or a plan that a person can change
-NEVER_SENT = (NewConnectionError, ConnectTimeoutError, NameResolutionError, ProxyError, SSLError)
 SAID = 800  # characters of an answer that are quoted
 
 M = TypeVar("M", bound=BaseModel)
@@ -51,7 +53,7 @@ class JobState(_Answer):
 
 
 class JobAnswer(_Answer):
-    """A job, as asked for by its id or listed."""
+    """A job, as the service returns it by id or in a list."""
 
     id: str = Field(min_length=1)
     tags: list[str] | None = None
@@ -100,28 +102,43 @@ class _Post(threading.local):
 
 
 class _Once(HTTPAdapter):
-    """Sends a request that makes a job once; all others as the client is set to."""
+    """Sends a request that makes a job once; all others as the client is set to, but with an end to the waiting.
+
+    The client waits for ever for an answer, and for hours where the service says so (Retry-After), and the leader of
+    all callers with it. Here a question is given up, and asked again after a pause of the dispatcher.
+    """
 
     def __init__(self, usual: HTTPAdapter, post: _Post) -> None:
         super().__init__(max_retries=0)
         self._usual, self._post = usual, post
+        usual.max_retries = usual.max_retries.new(respect_retry_after_header=False)
 
     def send(self, request: PreparedRequest, *arguments: Any, **named: Any) -> Response:
         """Send a request; one that makes a job is announced right before its first byte."""
         post = self._post
+        named["timeout"] = (CONNECT_S, ANSWER_S)
         if post.leaving is None or request.method != "POST" or not str(request.url).partition("?")[0].endswith("/jobs"):
             return self._usual.send(request, *arguments, **named)
         if post.left:
             raise NoConnection("the request that makes a job is sent once")
+        named["timeout"] = (CONNECT_S, POST_S)
         post.leaving()
         post.left = True
         try:
             answer = super().send(request, *arguments, **named)
         except NoConnection as error:
-            post.left = not isinstance(getattr(error.args[0] if error.args else None, "reason", None), NEVER_SENT)
+            post.left = not _never_sent(error)
             raise
         post.status, post.text = answer.status_code, answer.text
         return answer
+
+
+def _never_sent(error: NoConnection) -> bool:
+    """Say whether no connection was made; an error of a proxy or of TLS can also end one that carried the request."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    if isinstance(reason, ProxyError):
+        reason = reason.original_error
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError)
 
 
 class Platform:
@@ -167,17 +184,26 @@ class Platform:
             NoAnswer: ask again.
             BadAnswer: the answer is no list of jobs.
         """
-        found: dict[str, JobAnswer] = {}
+        listed: dict[str, JobAnswer] = {}
         seen = 0
         while True:
             with self._asked("list of jobs"):
                 page = self._client.jobs_get(limit=PAGE, skip=seen, job_tags=[tag], descending=False)
             jobs = _read(Listing, page, f"the list of jobs with tag {tag}").jobs
-            found |= {job.id: job for job in jobs if job.tags is None or tag in job.tags}
-            seen += len(jobs)
+            known, seen = len(listed), seen + len(jobs)
+            listed |= {job.id: job for job in jobs}
             total = page.get("count") if isinstance(page, dict) else None
-            if not jobs or not isinstance(total, int) or seen >= total:
-                return list(found.values())
+            if len(listed) == known or (isinstance(total, int) and seen >= total):  # pages may repeat for ever
+                return [job for job in listed.values() if self._bears(job, tag)]
+
+    def _bears(self, job: JobAnswer, tag: str) -> bool:
+        """Return whether a listed job has a tag; if the list gives no tags, the job itself is fetched."""
+        tags = job.tags
+        if tags is None and (asked := self.job(job.id)) is not None:
+            tags = asked.tags
+        if tags is None:
+            raise BadAnswer(f"job {job.id} is listed under tag {tag}, and the service does not tell its tags")
+        return tag in tags
 
     def usage(self, job_id: str) -> Usage | None:
         """Return what a job used, or None if there is no such job.
@@ -265,7 +291,9 @@ class Platform:
         """Turn everything that keeps a question from being answered into `NoAnswer`."""
         try:
             yield
-        except (IBMError, RequestException, ValueError) as error:  # ValueError: the body is no JSON
+        except NoAnswer:
+            raise
+        except Exception as error:  # noqa: BLE001  (a body that is no JSON, a token that is none: whatever it raises)
             code = status_code(error)
             hint = " (the account may not ask for it: check its rights and the instance)" if code == 403 else ""
             raise NoAnswer(f"{self._name}: no answer to the question for the {what}{hint}: {_short(error)}") from None

@@ -1,4 +1,4 @@
-"""What a batch looks like to the vendor's primitives: PUBs with their place noted in them, and the way back.
+"""Converts a batch to PUBs of the vendor's primitives, each with its position in the batch, and results back.
 
 The note travels in the circuit's metadata and comes back with the result, so a leader that never saw the batch reads
 the job as well as the one that sent it.

@@ -39,7 +39,7 @@ class Check:
 
 
 def check(name: str, settings: Settings | None = None) -> list[Check]:
-    """Look at everything that `ibm:<device>` needs, up to the first piece that the rest rests on; never raises."""
+    """Check everything that `ibm:<device>` needs; stop where later checks depend on a failed one; never raise."""
     try:
         loaded = Settings() if settings is None else settings
         device = canonical_name(name).removeprefix("ibm:")

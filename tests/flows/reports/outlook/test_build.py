@@ -74,6 +74,19 @@ def test_the_classical_arm_that_is_cheapest_at_larger_sizes_counts():
     assert both.decisions[0]["best_classical"] == "greedy"
 
 
+def test_an_arm_of_less_quality_is_compared_with_classical_arms_of_that_quality_too():
+    worse = [replace(r, qualities=(0.7,)) if r.arm == "qaoa" else r for r in evidence(own_s=0.1)]
+    quick = [
+        row("quick", "classical", size, instance, Usage(cpu_s=0.05 * size, wall_s=0.05 * size), qualities=(0.7,))
+        for size in SIZES for instance in range(4)
+    ]  # fmt: skip
+    assumed = fixed(assumptions(), hardware__superconducting__two_qubit_error=1e-12, shots__equal_quality=1.0)
+    assert built(worse, assumed).cells[f"{DEVICE}/energy/narrow/best classical"].value is not None
+    both = built([*worse, *quick], assumed)
+    assert both.cells[f"{DEVICE}/energy/narrow/best classical"].text.startswith("none at any size")
+    assert both.decisions[0]["best_classical"] == "greedy"
+
+
 def test_a_device_of_no_watts_never_breaks_even_beside_a_dearer_classical_part():
     assumed = fixed(assumptions(), hardware__superconducting__power=1e-300)
     cells = built(evidence(own_s=5.0, power=1.0), assumed).cells

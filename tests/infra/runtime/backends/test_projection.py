@@ -1,11 +1,13 @@
+import numpy as np
 import pytest
 from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.quantum_info import random_unitary
+from scipy.stats import ortho_group
 
 from infra.runtime.backends import projection as estimate
-from infra.runtime.backends.projection import Projection, is_lower_bound, project
-from infra.runtime.backends.usage import shannon_gates
+from infra.runtime.backends.projection import is_lower_bound, project
+from infra.runtime.backends.usage import Projection, shannon_gates
 from infra.runtime.ledger.ledger import Ledger
 
 
@@ -43,11 +45,24 @@ def test_a_circuit_is_projected_from_its_compiled_form(ledger, monkeypatch):
     circuit.measure_all()
     found = project(circuit, "three", "fake_torino", ledger)
     assert found.two_qubit_gates == 3  # rzz is two CZ, cx is one, and a line of three needs no swap
+    assert found.two_qubit_depth == 3  # the qubit in the middle is in each of them
     # at least the measurement (1.56 us), at most ten gates of 0.1 us more
     assert 1.5e-6 < found.duration_s < 2.6e-6
     monkeypatch.setattr(estimate, "_known", {})
     monkeypatch.setattr(estimate, "_compile", lambda *_: pytest.fail("compiled twice"))
     assert project(circuit, "three", "fake_torino", ledger) == found, "the ledger keeps it for other processes"
+
+
+def test_gates_side_by_side_count_once_in_the_depth(ledger):
+    circuit = QuantumCircuit(4)
+    circuit.cz(0, 1)
+    circuit.cz(2, 3)
+    circuit.cz(0, 1)
+    circuit.h(range(4))
+    circuit.cz(1, 2)
+    circuit.measure_all()
+    found = project(circuit, "pairs", "fake_torino", ledger)
+    assert (found.two_qubit_gates, found.two_qubit_depth) == (2, 2)  # the two on 0 and 1 cancel
 
 
 def test_a_circuit_that_does_not_fit_says_why(ledger):
@@ -72,3 +87,29 @@ def test_dense_unitaries_count_by_the_closed_form(ledger):
     found = project(large, "large", "fake_torino", ledger)
     assert found.two_qubit_gates == 444
     assert found.duration_s > 444 * 50e-9
+
+
+def test_circuits_that_differ_in_a_dense_unitary_are_compiled_once(ledger):
+    def loading(matrix):
+        whole = np.eye(8)
+        whole[:4, :4] = matrix
+        circuit = QuantumCircuit(3)
+        circuit.ry(Parameter("a"), 0)
+        circuit.unitary(whole, range(3))
+        circuit.measure_all()
+        return circuit
+
+    circuits = [loading(ortho_group.rvs(4, random_state=seed)) for seed in range(6)]
+    alone = [estimate._compile(circuit, "fake_torino") for circuit in circuits]
+    shared = {project(circuit, str(number), "fake_torino", ledger) for number, circuit in enumerate(circuits)}
+    assert len(shared) == 1
+    [found] = shared
+    assert found.two_qubit_gates == pytest.approx(np.mean([one.two_qubit_gates for one in alone]), rel=0.1)
+    assert found.duration_s == pytest.approx(np.mean([one.duration_s for one in alone]), rel=0.1)
+
+
+def test_a_permutation_does_not_count_as_a_dense_unitary_of_its_size(ledger):
+    cycle = QuantumCircuit(3)
+    cycle.unitary(np.eye(8)[[0, 1, 2, 3, 4, 5, 7, 6]], range(3))  # a Toffoli gate
+    found = project(cycle, "cycle", "fake_torino", ledger)
+    assert found == estimate._compile(cycle, "fake_torino")

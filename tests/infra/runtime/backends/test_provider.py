@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 from qiskit.circuit import Parameter
+from qiskit.exceptions import QiskitError
+from qiskit.primitives import StatevectorEstimator
+from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer import AerProvider, AerSimulator
 
 from infra.errors import BackendFailed, BadInput
+from infra.runtime import billing, dispatcher
 from infra.runtime.backends import registry
-from infra.runtime.backends.provider import Price, find_provider, read_price
+from infra.runtime.backends.provider import Price, ProviderDevice, find_provider, read_price
 from infra.runtime.backends.registry import canonical_name
+from infra.runtime.figures.attention import list_unsettled
 from infra.runtime.figures.inspect import list_parked
 from infra.runtime.ledger.budget import set_limit, spending
 from infra.runtime.queue import Runtime, Scope
@@ -32,6 +40,8 @@ class Rented:
 
     jobs: dict[str, Any] = {}  # noqa: RUF012
     lose = False
+    moody: random.Random | None = None
+    headless = False  # as Amazon Braket's provider, whose results do not name their circuits
 
 
 class MachineProvider:
@@ -42,6 +52,13 @@ class MachineProvider:
 
         def run(circuits: Any, shots: int) -> Any:
             job = AerSimulator.run(machine, circuits, shots=shots)
+            if Rented.headless:
+                result = job.result()
+                for entry in result.results:
+                    entry.header = None
+                job.result = lambda: result
+            if Rented.moody is not None:
+                job = Moody(job, Rented.moody)
             Rented.jobs[job.job_id()] = job
             if Rented.lose:
                 raise ConnectionError("the answer was lost")
@@ -63,6 +80,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_open", {})
     monkeypatch.setattr(Rented, "jobs", {})
     monkeypatch.setattr(Rented, "lose", False)
+    monkeypatch.setattr(Rented, "headless", False)
+    monkeypatch.setattr(Rented, "moody", None)
 
 
 def runtime(tmp_path: Path, backend: str) -> Runtime:
@@ -130,11 +149,107 @@ def test_a_lost_answer_is_left_to_a_person(tmp_path: Path, monkeypatch: pytest.M
     assert spending(rented.open()).reserved_s > 0
 
 
-def test_expectation_values_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="measure the circuit"):
-        runtime(tmp_path, "provider:qiskit_aer:aer_simulator").estimator(scope()).run(
-            [(QuantumCircuit(1), "Z")], precision=0.1
-        )
+OBSERVABLES = SparsePauliOp.from_list([("ZZ", 0.5), ("XX", 0.25), ("IZ", 1.0), ("YY", 2.0)])
+
+
+@pytest.mark.parametrize("backend", ["provider:qiskit_aer:aer_simulator", "provider:rented:machine"])
+@pytest.mark.parametrize("headless", [False, True])
+def test_expectation_values_are_computed_from_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str, headless: bool
+) -> None:
+    monkeypatch.setattr(Rented, "headless", headless)
+    circuit = QuantumCircuit(2)
+    circuit.ry(Parameter("a"), 0)
+    circuit.cx(0, 1)
+    sets = np.array([[0.3], [2.1]])
+    pub = (circuit, [[OBSERVABLES], [SparsePauliOp("ZI")]], sets)
+    exact = StatevectorEstimator().run([pub]).result()[0].data.evs
+    queued = runtime(tmp_path, backend)
+    found = queued.estimator(scope()).run([pub], precision=0.02).result()[0].data
+    assert found.evs.shape == exact.shape == (2, 2)
+    assert np.all(np.abs(found.evs - exact) < 5 * found.stds + 1e-9)
+    if backend.startswith("provider:rented"):  # the bases ZZ, XX, YY and ZI, for each of two sets
+        assert spending(queued.open()).billed_usd == pytest.approx(0.3 + 8 * 2500 * 0.01)
+    with pytest.raises(BadInput, match="precision above 0"):
+        queued.estimator(scope("b")).run([pub], precision=0).result()
+
+
+def test_results_without_headers_are_read_by_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Rented, "headless", True)
+    rented = runtime(tmp_path, "provider:rented:machine")
+    device = registry.open_backend(rented.backend)
+    job = rented.sampler(scope()).run([(flips(), [[0.0], [math.pi]]), flips_bound()], shots=25)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(device), "results", lambda *_: (_ for _ in ()).throw(RuntimeError("killed here")))
+        with pytest.raises(Exception, match="outcome"):
+            job.result(timeout=60)
+    monkeypatch.setattr(registry, "_open", {})  # as in another process: nothing is remembered
+    (parked,) = list_parked(rented.ledger)
+    rented.open().resolve(parked["tag"], next(iter(Rented.jobs)))
+    first, second = (pub.data for pub in job.result(timeout=60))
+    assert [first.low[i].get_counts() for i in range(2)] == [{"0": 25}, {"1": 25}]
+    assert first.high[0].get_counts() == second.high.get_counts() == {"10": 25}
+
+
+class Moody:
+    """A provider's job that answers some questions with anything."""
+
+    def __init__(self, job: Any, rng: random.Random) -> None:
+        self._job, self._rng, self._bad = job, rng, rng.randrange(6)
+
+    def _mood(self, *others: Any) -> Any:
+        """Raise, or return one of these, as long as the bad mood lasts; then return None."""
+        if self._bad <= 0 or self._rng.random() < 0.3:
+            return None
+        self._bad -= 1
+        if self._rng.random() < 0.5:
+            raise self._rng.choice((ConnectionError, KeyError, ValueError, QiskitError, TimeoutError))("a bad mood")
+        return self._rng.choice(others)
+
+    def job_id(self) -> str:
+        return str(self._job.job_id())
+
+    def status(self) -> Any:
+        return self._mood("HELD", None, 7) or self._job.status()
+
+    def result(self) -> Any:
+        less = copy.deepcopy(self._job.result())
+        less.results = less.results[:-1]
+        return self._mood(less, None, "a page") or self._job.result()
+
+    def cancel(self) -> None:
+        self._mood(None)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_a_provider_answers_ends_one_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    rng = random.Random(seed)
+    monkeypatch.setattr(Rented, "moody", rng)
+    monkeypatch.setattr(Rented, "headless", rng.random() < 0.5)
+    monkeypatch.setattr(ProviderDevice, "poll_s", 0.001)
+    monkeypatch.setattr(ProviderDevice, "linger_s", 0.0)
+    monkeypatch.setattr(dispatcher, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(billing, "BILL_PATIENCE_S", 0.05)
+    rented = runtime(tmp_path, "provider:rented:machine")
+    jobs = [rented.sampler(scope(name)).run([flips_bound()], shots=10 * (k + 1)) for k, name in enumerate("abc")]
+    for _ in range(3):
+        rented.drain()
+    states = [job.status() for job in jobs]
+    assert set(states) <= {"DONE", "FAILED", "UNKNOWN"}, states
+    for k, job in enumerate(jobs):
+        if states[k] == "DONE":
+            assert job.result()[0].data.high.get_counts() == {"10": 10 * (k + 1)}
+        else:
+            with pytest.raises(BackendFailed):
+                job.result()
+    assert len(Rented.jobs) == 3, "each was sent once"
+    for row in list_unsettled(rented.ledger):  # a person settles what is flagged or parked, by the provider's page
+        assert row["billed_s"] is None or row["billed_s"] <= row["max_qpu_s"]
+        counts = Rented.jobs[row["job_id"]]._job.result().get_counts()
+        rented.open().settle(row["tag"], 0.3 + 0.01 * sum(counts.values()))
+    spent = spending(rented.open())
+    assert spent.billed_usd == pytest.approx(sum(0.3 + 10 * (k + 1) * 0.01 for k in range(3)))
+    assert spent.reserved_usd == 0
 
 
 def test_names_and_prices_that_are_wrong_say_what_to_write(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ circuit.measure([0, 1, 2], [2, 1, 0])
 
 
 def build():
-    scope = {}
+    scope: dict[str, Any] = {}
     exec(BUILD, scope)  # noqa: S102  (the same text is run in another process)
     return scope["circuit"]
 

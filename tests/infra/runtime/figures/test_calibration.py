@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.runtime.backends.projection import Projection
+from infra.runtime.backends.usage import Projection
 from infra.runtime.figures.calibration import MIN_JOBS, calibration_table, correction, fit, recorded
 from infra.runtime.ledger.ledger import Ledger
 from infra.runtime.ledger.schema import batches

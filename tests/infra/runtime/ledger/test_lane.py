@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from infra.runtime.keeper import KEEPER
 from infra.runtime.ledger import lease as leases
 from infra.runtime.ledger.batch import Delivery, Item
 from infra.runtime.ledger.lane import Lane
@@ -12,8 +13,8 @@ from infra.runtime.limits import Limits
 
 
 @pytest.fixture
-def ledger(tmp_path):
-    return Ledger(tmp_path / "ledger.db", durable=False)
+def ledger(location):
+    return Ledger(location, durable=False)
 
 
 def prepare(ledger, key, count=1, backend="aer", shots=100):
@@ -59,6 +60,25 @@ def test_a_leader_on_another_machine_is_taken_over_when_its_lease_expires(ledger
     assert Lane.acquire(ledger, "aer", 60) is None
     time.sleep(0.25)
     assert Lane.acquire(ledger, "aer", 60) is not None
+
+
+def test_leases_are_kept_while_their_leaders_write_nothing(ledger, monkeypatch):
+    monkeypatch.setattr(leases, "_identity", lambda pid: ("elsewhere", 1, "1"))
+    lanes = [Lane.acquire(ledger, name, 0.3) for name in ("aer", "ibm:x")]
+    monkeypatch.undo()
+    with KEEPER.kept(lanes[0]):
+        with KEEPER.kept(lanes[1]):
+            for _ in range(8):
+                time.sleep(0.1)
+                assert Lane.acquire(ledger, "aer", 60) is None
+                assert Lane.acquire(ledger, "ibm:x", 60) is None
+        time.sleep(0.4)
+        taken = Lane.acquire(ledger, "ibm:x", 60)
+        assert taken is not None, "it was kept no longer than its block"
+        with KEEPER.kept(lanes[1]):
+            time.sleep(0.3)  # it was lost, and the other one is kept on
+            assert Lane.acquire(ledger, "aer", 60) is None
+    taken.renew()
 
 
 def test_a_leader_that_was_taken_over_writes_nothing_more(ledger, monkeypatch):

@@ -36,7 +36,12 @@ def parts(key="k0", count=2, request=b"request"):
 
 
 @pytest.fixture
-def ledger(tmp_path):
+def ledger(location):
+    return Ledger(location, durable=False)
+
+
+@pytest.fixture
+def in_file(tmp_path):
     return Ledger(tmp_path / "ledger.db", durable=False)
 
 
@@ -120,17 +125,17 @@ def test_a_finished_call_of_another_run_is_adopted_with_its_usage(ledger):
     assert not ledger.adopt(call("k8", run="run3", content="other"))
 
 
-def test_requests_are_dropped_once_the_call_is_done(ledger, tmp_path):
-    ledger.prepare(call(), parts(request=b"x" * 1000), {})
-    finish(ledger, Lane.acquire(ledger, "aer", 60))
+def test_requests_are_dropped_once_the_call_is_done(in_file, tmp_path):
+    in_file.prepare(call(), parts(request=b"x" * 1000), {})
+    finish(in_file, Lane.acquire(in_file, "aer", 60))
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         assert connection.execute("select max(length(request)) from parts").fetchone() == (0,)
 
 
-def test_list_and_show_tell_what_was_sent_and_used(ledger, tmp_path):
-    ledger.prepare(call("abc0"), parts("abc0"), {})
-    finish(ledger, Lane.acquire(ledger, "aer", 60))
-    ledger.prepare(call("abd1", run="run2"), parts("abd1"), {})
+def test_list_and_show_tell_what_was_sent_and_used(in_file, tmp_path):
+    in_file.prepare(call("abc0"), parts("abc0"), {})
+    finish(in_file, Lane.acquire(in_file, "aer", 60))
+    in_file.prepare(call("abd1", run="run2"), parts("abd1"), {})
     path = tmp_path / "ledger.db"
     rows = list_calls(path)
     assert [row["key"] for row in rows] == ["abd1", "abc0"]
@@ -183,7 +188,7 @@ def test_a_ledger_of_an_older_version_is_migrated_in_place(tmp_path):
     assert ledger.prepare(call("new0"), parts("new0"), {})
 
 
-def test_another_schema_version_is_refused_with_both_versions(ledger, tmp_path):
+def test_another_schema_version_is_refused_with_both_versions(in_file, tmp_path):
     with sqlite3.connect(tmp_path / "ledger.db") as connection:
         connection.execute("update meta set value='99' where name='schema'")
     with pytest.raises(BadInput, match=f"version 99, this program writes version {database.SCHEMA_VERSION}"):
@@ -204,15 +209,15 @@ def test_a_path_that_cannot_be_opened_says_so(tmp_path):
         Ledger("nonsense://:::/x y")
 
 
-def test_a_full_disk_loses_nothing_that_was_written(ledger):
-    ledger.prepare(call("k0"), parts("k0"), {})
-    with ledger.database.write() as connection:
+def test_a_full_disk_loses_nothing_that_was_written(in_file):
+    in_file.prepare(call("k0"), parts("k0"), {})
+    with in_file.database.write() as connection:
         pages = connection.exec_driver_sql("pragma page_count").scalar()
         connection.exec_driver_sql(f"pragma max_page_count={pages + 2}")
     with pytest.raises(RuntimeQueueError, match="disk is full"):
-        ledger.prepare(call("k1"), parts("k1", request=b"x" * 100_000), {})
-    assert ledger.find("k1") is None
-    assert ledger.state("k0")[0] == PREPARED
+        in_file.prepare(call("k1"), parts("k1", request=b"x" * 100_000), {})
+    assert in_file.find("k1") is None
+    assert in_file.state("k0")[0] == PREPARED
 
 
 def test_a_ledger_held_by_another_process_says_so(tmp_path, monkeypatch):

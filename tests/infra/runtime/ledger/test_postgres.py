@@ -7,6 +7,7 @@ import sys
 import threading
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,7 +84,8 @@ def test_two_dispatchers_cannot_overspend_together(postgres):
         for number in range(12):
             prepare(ledger, f"{name}{number}", backend=name, run=f"r{number % 3}")
     set_limit(ledger, "month", "qpu_s", 30.0)
-    start, claimed = threading.Barrier(2), []
+    start = threading.Barrier(2)
+    claimed: list[Any] = []
 
     def dispatch(name):
         start.wait()

@@ -1,35 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from qiskit.primitives import StatevectorSampler
 
 from tasks.architecture.hybrid_layer.arms import CHALLENGER, OTHERS
 from tasks.architecture.hybrid_layer.bank import example
 from tasks.architecture.hybrid_layer.fillings import FILLINGS, PLACES, fill, of_place
 from tasks.architecture.hybrid_layer.problem import LEFT_OUT, PLAIN, Layer, make_model, predict, quality, train_filled
-from tasks.contract import Bench
-
-
-def bench(seed: int = 0) -> Bench:
-    made: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        return made.setdefault(key, make()) if key not in made else made[key]
-
-    return Bench(
-        rng=np.random.default_rng(seed),
-        sampler=StatevectorSampler(seed=seed),
-        estimator=None,
-        map=lambda function, items: [function(item) for item in items],
-        once=once,
-        scratch=Path(),
-    )
+from tasks.bench import make_bench
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +46,15 @@ def test_a_layer_left_out_adds_nothing(problem: Layer) -> None:
     left_out, zeroed = make_model(problem, LEFT_OUT), make_model(problem, PLAIN)
     tokens = torch.from_numpy(problem.test.tokens[:, :-1])
     with torch.inference_mode():
-        of_place(zeroed, problem.place).down_proj.weight.zero_()
+        place: Any = of_place(zeroed, problem.place)
+        place.down_proj.weight.zero_()
         torch.testing.assert_close(left_out(input_ids=tokens).logits, zeroed(input_ids=tokens).logits)
 
 
 def test_a_reservoir_is_not_trained_and_a_circuit_is(problem: Layer) -> None:
     for filling, trained in (("reservoir", False), ("circuit", True)):
         before = make_model(problem, filling).state_dict()
-        after = train_filled(problem, filling, bench())
+        after = train_filled(problem, filling, make_bench(0))
         names = [name for name in before if ".function." in name]
         assert len(names) == 3
         assert all(np.array_equal(before[name].numpy(), after[name]) != trained for name in names)
@@ -79,7 +62,7 @@ def test_a_reservoir_is_not_trained_and_a_circuit_is(problem: Layer) -> None:
 
 
 def test_predictions_from_shots_approach_the_exact_ones(problem: Layer) -> None:
-    made = bench()
+    made = make_bench(0)
     exact = next(arm for arm in OTHERS if arm.name == CHALLENGER.twin).solve(problem, made)
     gaps = []
     for shots in (16, 4096):
@@ -90,7 +73,7 @@ def test_predictions_from_shots_approach_the_exact_ones(problem: Layer) -> None:
 
 
 def test_training_lowers_the_loss_of_every_filling(problem: Layer) -> None:
-    made = bench()
+    made = make_bench(0)
     for arm in OTHERS:
         if not arm.twin:
             assert quality(problem, arm.solve(problem, made))[0] > -7.5 > -8  # bits of a uniform model
@@ -101,5 +84,5 @@ def test_wrong_settings_are_named(problem: Layer) -> None:
         replace(problem, layers=3)
     with pytest.raises(ValueError, match="feed-forward and attention, not 'head'"):
         fill(make_model(problem, PLAIN), "head", torch.nn.Identity())
-    weights = train_filled(problem, PLAIN, bench())
+    weights = train_filled(problem, PLAIN, make_bench(0))
     assert predict(problem, PLAIN, weights).layer_parameters == 3 * problem.hidden * 3 * problem.hidden

@@ -2,6 +2,7 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.curation.index import near_duplicates
+from tasks.curation.index.crowds import CROWD
 from tasks.curation.index.near_duplicates import by_component, choose_bands, classes, component_of
 from tasks.curation.index.search import Found, find_edges
 from tasks.curation.index.shards import Index, Recipe, make_shard, plan_shards
@@ -122,6 +124,7 @@ def test_a_search_that_spills_finds_the_same(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "one").mkdir()
     expected = edges(searched(tmp_path / "one", index))
     monkeypatch.setattr(near_duplicates, "MEMORY", "8MB")
+    monkeypatch.setattr(near_duplicates, "SORTED_AT_ONCE", 16)
     monkeypatch.setattr(near_duplicates, "DOCUMENTS_AT_ONCE", 16)
     monkeypatch.setattr(near_duplicates, "PAIRS_AT_ONCE", 10)
     (tmp_path / "two").mkdir()
@@ -182,6 +185,25 @@ def test_a_crowd_is_thinned_out_in_linear_time_and_every_removed_text_has_a_kept
     kept = sorted(set(range(index.size)) - set(gone.tolist()) - posed)
     texts = [documents[k] for k in kept if len(documents[k]) == 150]
     assert all(exact_jaccard(a, b) < 0.7 for a, b in combinations(texts, 2))
+
+
+def test_a_crowd_of_texts_that_only_resemble_each_other_is_not_compared_in_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    notice = [f"n{k}" for k in range(155)]
+    texts = [[*notice, *(f"w{k}" for k in rng.integers(10**6, size=45))] for _ in range(600)]
+    largest, propose = [0], near_duplicates._propose
+
+    def counted(order: Any, starts: Any, ends: Any, *rest: Any) -> int:
+        largest[0] = max(largest[0], int((ends - starts).max()))
+        return propose(order, starts, ends, *rest)
+
+    monkeypatch.setattr(near_duplicates, "_propose", counted)
+    index = indexed(tmp_path, [texts])
+    assert not edges(searched(tmp_path, index))
+    counts = [np.unique(index.shards[0].band(k), return_counts=True)[1].max() for k in range(RECIPE.bands)]
+    assert max(counts) > CROWD >= largest[0]
 
 
 def test_a_crowd_that_grows_file_by_file_gives_what_all_at_once_gives(tmp_path: Path) -> None:

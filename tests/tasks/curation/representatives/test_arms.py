@@ -1,10 +1,10 @@
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import StatevectorSampler
 
+from tasks.bench import make_bench
 from tasks.combinatorial.exact import all_bits
 from tasks.combinatorial.independent_set import Graph, independent_set_qubo
 from tasks.combinatorial.kernel import kernelise
@@ -31,26 +31,12 @@ class CountingSampler(StatevectorSampler):
         return super().run(pubs, shots=shots)
 
 
-def bench(seed: int = 1) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(
-        np.random.default_rng(seed),
-        CountingSampler(seed),
-        StatevectorEstimator(),
-        lambda function, items: [function(item) for item in items],
-        once,
-        Path(),
-    )
+def counted(seed: int = 1) -> Bench:
+    return make_bench(seed, sampler=CountingSampler(seed))
 
 
 def solve(name: str, problem: Components, seed: int = 1) -> tuple[float, ...]:
-    return quality(problem, REPRESENTATIVES.arm(name).solve(problem, bench(seed)))
+    return quality(problem, REPRESENTATIVES.arm(name).solve(problem, counted(seed)))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +67,7 @@ def test_the_example_is_real_and_solved_by_the_exact_arm(small: Components) -> N
 
 def test_every_arm_gives_maximal_independent_sets_but_the_naive_control(small: Components) -> None:
     for arm in REPRESENTATIVES.arms:
-        solution = arm.solve(small, bench())
+        solution = arm.solve(small, counted())
         for graph, nodes in zip(small.graphs, solution, strict=True):
             assert graph.is_independent(nodes)
             inside = sum(1 << v for v in nodes)
@@ -102,7 +88,7 @@ def test_annealers_come_within_a_hundredth_of_the_optimum(everything: Components
 
 def test_what_reductions_solve_needs_no_circuit(everything: Components) -> None:
     # all 107 components of shipped licences at Jaccard .7, of up to 31 documents
-    used = bench()
+    used = counted()
     found = REPRESENTATIVES.arm("qaoa").solve(everything, used)
     assert used.sampler.jobs == []  # type: ignore[attr-defined]
     assert quality(everything, found) == pytest.approx(oracle(everything))
@@ -111,7 +97,7 @@ def test_what_reductions_solve_needs_no_circuit(everything: Components) -> None:
 
 def test_all_kernels_are_one_job_within_the_qubit_limit() -> None:
     problem = published("1dc.64", "2dc.128", "karate", qubit_limit=8, shots=64)
-    used = bench()
+    used = counted()
     REPRESENTATIVES.arm("qaoa").solve(problem, used)
     (sizes,) = used.sampler.jobs  # type: ignore[attr-defined]
     assert max(sizes) <= 8
@@ -119,7 +105,7 @@ def test_all_kernels_are_one_job_within_the_qubit_limit() -> None:
 
 
 def test_the_marginals_control_shares_the_samples_of_the_circuit() -> None:
-    used, problem = bench(), published("johnson8-2-4")
+    used, problem = counted(), published("johnson8-2-4")
     REPRESENTATIVES.arm("qaoa").solve(problem, used)
     REPRESENTATIVES.arm("marginals-repair").solve(problem, used)
     assert len(used.sampler.jobs) == 1  # type: ignore[attr-defined]
@@ -129,7 +115,7 @@ def test_the_recursive_arm_takes_a_job_for_each_round_and_the_others_one() -> No
     problem = published("johnson8-2-4", qubit_limit=5, shots=16)
     jobs = {}
     for name in ("recursive-qaoa", "greedy-by-qaoa", "warm-start-qaoa"):
-        used = bench()
+        used = counted()
         REPRESENTATIVES.arm(name).solve(problem, used)
         jobs[name] = len(used.sampler.jobs)  # type: ignore[attr-defined]
     assert jobs["greedy-by-qaoa"] == jobs["warm-start-qaoa"] == 1
@@ -168,7 +154,7 @@ def test_two_kept_near_duplicates_score_nothing() -> None:
 
 def test_the_same_seed_gives_the_same_sets(small: Components) -> None:
     for arm in REPRESENTATIVES.arms:
-        assert arm.solve(small, bench(5)) == arm.solve(small, bench(5)), arm.name
+        assert arm.solve(small, counted(5)) == arm.solve(small, counted(5)), arm.name
 
 
 def test_content_names_the_problem(small: Components) -> None:

@@ -1,12 +1,10 @@
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
-from tasks.contract import Bench, Kind, content_key
+from tasks.bench import make_bench
+from tasks.contract import Kind, content_key
 from tasks.curation.semantic_clusters.arms import (
     solve_all_pairs,
     solve_keep_all,
@@ -21,25 +19,9 @@ from tasks.curation.semantic_clusters.problem import Clustering, Duplicates, qua
 from tasks.curation.semantic_clusters.subtask import SEMANTIC_CLUSTERS
 
 
-def bench(seed: int) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any) -> Any:
-        return cache[key] if key in cache else cache.setdefault(key, make())
-
-    return Bench(
-        np.random.default_rng(seed),
-        StatevectorSampler(seed=seed),
-        StatevectorEstimator(),
-        lambda function, items: [function(item) for item in items],
-        once,
-        Path(),
-    )
-
-
 def agreement(problem: Clustering, solution: Duplicates) -> float:
     """F1 of the removed documents against those that all pairs remove; 1 where both remove nothing."""
-    truth = {item for item, _, _ in solve_all_pairs(problem, bench(0)).removed}
+    truth = {item for item, _, _ in solve_all_pairs(problem, make_bench(0)).removed}
     found = {item for item, _, _ in solution.removed}
     return 2 * len(truth & found) / (len(truth) + len(found)) if truth or found else 1.0
 
@@ -101,7 +83,7 @@ def test_every_arm_removes_only_what_has_a_kept_witness_in_its_own_cluster_above
         for arm in SEMANTIC_CLUSTERS.arms:
             if arm.kind is Kind.QUANTUM and problem is not first:
                 continue  # simulated circuits take seconds
-            solution = arm.solve(problem, bench(3))
+            solution = arm.solve(problem, make_bench(3))
             gone = {item for item, _, _ in solution.removed}
             assert len(gone) == len(solution.removed)
             assert len(solution.labels) == len(points)
@@ -114,7 +96,7 @@ def test_every_arm_removes_only_what_has_a_kept_witness_in_its_own_cluster_above
 
 def test_all_pairs_are_exact_and_leave_no_duplicate() -> None:
     for problem in planted(example(np.random.default_rng(4)), np.random.default_rng(4)):
-        solution = solve_all_pairs(problem, bench(0))
+        solution = solve_all_pairs(problem, make_bench(0))
         kept = np.setdiff1d(np.arange(len(problem.vectors)), [r[0] for r in solution.removed])
         points = problem.points[kept].astype(float)
         assert (points @ points.T - 2 * np.eye(len(kept))).max() < problem.threshold
@@ -126,7 +108,7 @@ def test_clustering_beats_random_labels_by_far_and_nothing_beats_all_pairs() -> 
     for seed in range(6):
         drawn = example(np.random.default_rng(seed))
         for problem in (drawn, *planted(drawn, np.random.default_rng(seed))):
-            tools = bench(seed)
+            tools = make_bench(seed)
             for name, values in scores.items():
                 values.append(agreement(problem, SEMANTIC_CLUSTERS.arm(name).solve(problem, tools)))
     means = {name: float(np.mean(values)) for name, values in scores.items()}
@@ -136,7 +118,7 @@ def test_clustering_beats_random_labels_by_far_and_nothing_beats_all_pairs() -> 
 
 def test_quantum_k_means_agrees_with_its_twin_and_counts_lost_signs_there() -> None:
     problem = example(np.random.default_rng(5))
-    tools = bench(5)
+    tools = make_bench(5)
     twin, quantum, exact = (solve(problem, tools) for solve in (solve_twin, solve_quantum, solve_lloyd))
     assert agreement(problem, quantum) >= agreement(problem, twin) - 0.2
     assert quantum.lost_signs == exact.lost_signs == 0
@@ -148,18 +130,18 @@ def test_arms_are_deterministic_and_the_floor_is_kept() -> None:
     for seed in range(4):
         problem = example(np.random.default_rng(seed))
         assert problem.vectors.shape == (40, 15)
-        assert quality(problem, solve_kmeans(problem, bench(seed)))[0] >= SEMANTIC_CLUSTERS.floor
+        assert quality(problem, solve_kmeans(problem, make_bench(seed)))[0] >= SEMANTIC_CLUSTERS.floor
     for arm in SEMANTIC_CLUSTERS.arms:
-        assert arm.solve(problem, bench(8)) == arm.solve(problem, bench(8))
+        assert arm.solve(problem, make_bench(8)) == arm.solve(problem, make_bench(8))
     assert content_key(problem) == content_key(example(np.random.default_rng(3)))
-    assert quality(problem, solve_keep_all(problem, bench(0))) == (0.0,)
-    assert quality(problem, solve_random(problem, bench(0)))[0] < 1
+    assert quality(problem, solve_keep_all(problem, make_bench(0))) == (0.0,)
+    assert quality(problem, solve_random(problem, make_bench(0)))[0] < 1
 
 
 def test_a_removal_counts_by_what_it_is_known_to_repeat_and_not_by_the_vectors() -> None:
     """Groups {0, 1, 2} and {3, 4}: three removals leave one document of each."""
     problem = Clustering(at_angles([0, 1, 50, 51, 120]), threshold=0.99, clusters=1, truth=(0, 0, 0, 1, 1))
-    found = solve_all_pairs(problem, bench(0))
+    found = solve_all_pairs(problem, make_bench(0))
     assert [r[:2] for r in found.removed] == [(1, 0), (3, 2)]
     assert quality(problem, found) == (2 * 1 / (3 + 2),)  # (3, 2) are alike and do not repeat each other
     assert quality(replace(problem, truth=()), found) == ()
@@ -177,8 +159,8 @@ def test_a_group_of_the_bank_knows_labels_copies_and_paraphrases() -> None:
 
 def test_where_nothing_is_alike_removing_nothing_is_right() -> None:
     problem = Clustering(np.eye(4, dtype=np.float32), clusters=2, truth=(0, 1, 2, 3))
-    assert quality(problem, solve_keep_all(problem, bench(0))) == (1.0,)
-    assert quality(problem, solve_lloyd(problem, bench(0))) == (1.0,)
+    assert quality(problem, solve_keep_all(problem, make_bench(0))) == (1.0,)
+    assert quality(problem, solve_lloyd(problem, make_bench(0))) == (1.0,)
 
 
 def test_projection_keeps_cosines_of_what_lies_in_few_dimensions() -> None:

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from peft import OFTConfig
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 from qiskit_aer.primitives import SamplerV2
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.finetuning.adapter import maps
 from tasks.finetuning.adapter.problem import Adaptation, parts, quality
 from tasks.finetuning.adapter.sites import rank_sites
@@ -37,16 +36,6 @@ def problem() -> Adaptation:
     return ADAPTER.example(np.random.default_rng(7))
 
 
-def bench(folder: Path) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        return cache[key] if key in cache else cache.setdefault(key, make())
-
-    sampler, estimator = StatevectorSampler(seed=1), StatevectorEstimator(seed=1)
-    return Bench(np.random.default_rng(1), sampler, estimator, lambda f, items: [f(i) for i in items], once, folder)
-
-
 def test_a_cayley_adapter_is_orthogonal_fine_tuning() -> None:
     """`peft`'s OFT with blocks of 4 is the exact classical twin; it has the sign of the skew matrices reversed."""
     torch.manual_seed(0)
@@ -65,14 +54,14 @@ def test_a_cayley_adapter_is_orthogonal_fine_tuning() -> None:
 
 
 def test_trained_alike_both_give_the_same_model(problem: Adaptation, tmp_path: Path) -> None:
-    ours, theirs = (ADAPTER.arm(name).solve(problem, bench(tmp_path)) for name in ("cayley", "oft"))
+    ours, theirs = (ADAPTER.arm(name).solve(problem, make_bench(scratch=tmp_path)) for name in ("cayley", "oft"))
     assert quality(problem, ours)[0] == pytest.approx(quality(problem, theirs)[0], abs=1e-5)
     assert ours.trained == theirs.trained == 4 * 6
 
 
 def test_circuits_give_what_their_twin_gives_up_to_shot_noise(problem: Adaptation, tmp_path: Path) -> None:
     many = replace(problem, shots=2_000)
-    hands = replace(bench(tmp_path), sampler=SamplerV2(seed=1))
+    hands = replace(make_bench(scratch=tmp_path), sampler=SamplerV2(seed=1))
     for name, twin in (("cayley-circuits", "cayley"), ("magnitudes-circuits", "magnitudes")):
         estimated, exact = (
             ADAPTER.arm(arm).solve(many, replace(hands, rng=np.random.default_rng(1))) for arm in (name, twin)
@@ -86,7 +75,7 @@ def test_circuits_give_what_their_twin_gives_up_to_shot_noise(problem: Adaptatio
 def test_the_merged_weights_are_what_was_trained(problem: Adaptation, tmp_path: Path, name: str) -> None:
     attach = {"lora-3": maps.lora(3), "cayley": maps.rotation(4), "vera": maps.vera(16), "hra": maps.householder(2),
               "bias": maps.wrapped(lambda inner, _: maps.Bias(inner)), "norms": maps.attach_norms}[name]  # fmt: skip
-    hands = bench(tmp_path)
+    hands = make_bench(scratch=tmp_path)
     fitted = fit(problem, hands, attach)
     solution = merged(problem, fitted, norms=name == "norms")
     text = cache_states(problem, hands)["test"]

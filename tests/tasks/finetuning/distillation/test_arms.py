@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qiskit.primitives import StatevectorEstimator
 from qiskit_aer.primitives import SamplerV2
 
+from tasks.bench import make_bench
 from tasks.contract import Bench
 from tasks.finetuning.distillation.options import Options
 from tasks.finetuning.distillation.problem import Distillation, load_teacher, quality
@@ -27,12 +27,7 @@ def problem() -> Distillation:
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        return cache[key] if key in cache else cache.setdefault(key, make())
-
-    return Bench(np.random.default_rng(1), SamplerV2(seed=1), StatevectorEstimator(), list, once, tmp_path)  # type: ignore[arg-type]
+    return make_bench(scratch=tmp_path, sampler=SamplerV2(seed=1))
 
 
 def test_draws_have_the_gradient_of_the_whole_distribution_on_average_and_the_largest_have_not() -> None:

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator
 from qiskit_aer.primitives import SamplerV2
 
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.finetuning.head.arms import label_by_exact_fidelities
 from tasks.finetuning.head.options import Options
 from tasks.finetuning.head.problem import FewShot, quality
@@ -17,11 +16,7 @@ from tasks.stage import Context, State
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Any:
-    def make(seed: int = 1) -> Bench:
-        sampler, estimator = SamplerV2(seed=1), StatevectorEstimator()
-        return Bench(np.random.default_rng(seed), sampler, estimator, list, lambda _, f: f(), tmp_path)
-
-    return make
+    return lambda seed=1: make_bench(seed, tmp_path, SamplerV2(seed=1))
 
 
 def apart(n: int = 12, m: int = 20) -> FewShot:

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
+from tasks.bench import make_bench
 from tasks.contract import Bench
+from tasks.finetuning.low_rank.bank import leading
 from tasks.finetuning.low_rank.options import Options
 from tasks.finetuning.low_rank.problem import Matrix, best_error, quality
 from tasks.finetuning.low_rank.subtask import LOW_RANK
@@ -17,8 +18,7 @@ from tasks.stage import Context, State
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    sampler, estimator = StatevectorSampler(seed=1), StatevectorEstimator(seed=1)
-    return Bench(np.random.default_rng(1), sampler, estimator, list, lambda _, make: make(), tmp_path)  # type: ignore[arg-type]
+    return make_bench(scratch=tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +28,16 @@ def problem() -> Matrix:
 
 def solved(problem: Matrix, name: str, bench: Bench) -> Any:
     return LOW_RANK.arm(name).solve(problem, bench)
+
+
+def test_a_smaller_problem_is_the_leading_part_of_a_matrix() -> None:
+    rng = np.random.default_rng(0)
+    whole = Matrix(rng.standard_normal((64, 160)), rng.standard_normal((9, 160)), rng.standard_normal((9, 160)), 16)
+    small = leading(whole, 24)
+    assert LOW_RANK.size(small) == 24
+    assert small.rank == 6
+    np.testing.assert_array_equal(small.weight, whole.weight[:24, :24])
+    np.testing.assert_array_equal(small.held_out, whole.held_out[:, :24])
 
 
 def test_truncated_svd_has_the_least_weight_error(problem: Matrix, bench: Bench) -> None:

@@ -111,6 +111,21 @@ def test_judging_by_the_true_loss_is_never_worse_than_the_surrogates_optimum(
     assert judged <= np.median(list(truth.values()))
 
 
+def test_eight_distinct_states_are_judged_though_all_reads_agree(
+    problem: Pruning, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = []
+
+    def count(*given: Any) -> float:
+        judged.append(given[3])
+        return float(len(judged))
+
+    monkeypatch.setattr(pruning, "bits_per_byte_without", count)
+    first = pruning.judge_best(problem, bench)
+    assert len(set(judged)) == pruning.JUDGED
+    assert first == judged[0] == solve("gate-exact", problem, bench)
+
+
 def test_greedy_beats_scores_and_chance_on_the_loss_it_sees(
     problem: Pruning, truth: dict[tuple[int, ...], float], bench: Bench
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.contract import Material, content_key
 from tasks.inference.pruning import bank as module
-from tasks.inference.pruning.bank import bank
+from tasks.inference.pruning.bank import SMALLER, bank
 from tasks.inference.pruning.subtask import PRUNING
 from tasks.text.samples import sample_documents
 
@@ -23,13 +23,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_instance_is_a_model_of_twelve_units_trained_on_its_own_text(tmp_path: Path) -> None:
-    first, second, third = list(bank(Material(TEXTS, tmp_path), np.random.default_rng(0)))[:3]
-    assert first.unit == third.unit != second.unit
+    first, second, small, _, third = list(bank(Material(TEXTS, tmp_path), np.random.default_rng(0)))[:5]
+    assert first.unit == small.unit == third.unit != second.unit
     assert content_key(third.pose()) == content_key(replace(first.pose(), k=4))  # the same model, another share
     problem, other = first.pose(), second.pose()
     assert (first.source, second.source) == ("a", "b")
     assert PRUNING.size(problem) == first.size == len(problem.units) == 12
     assert problem.k == 6
+    fewer = small.pose()
+    assert small.size == len(fewer.units) == PRUNING.size(fewer) in SMALLER
+    assert content_key(fewer) == content_key(replace(first.pose(), units=fewer.units, k=fewer.k))
+    assert fewer.k == round(len(fewer.units) / 2)
     assert problem.model.is_relative_to(tmp_path)
     assert content_key(problem) != content_key(other)
     rows = {row.tobytes() for row in problem.calibration.tokens}

@@ -191,7 +191,8 @@ def test_leaving_out_is_continued_where_it_stopped(
         expected = bits_per_byte(without_blocks(load_model(folder), (block,)), windows)
         assert losses[1 + block] == pytest.approx(expected, rel=1e-5)
     assert losses[0] == pytest.approx(bits_per_byte(load_model(folder), windows), rel=1e-5)
-    evaluate, done = leave_one_out.__globals__["evaluate"], []
+    evaluate = leave_one_out.__globals__["evaluate"]
+    done: list[Any] = []
 
     def killed(job: Any) -> Any:
         if len(done) == 3:

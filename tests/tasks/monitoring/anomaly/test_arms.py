@@ -1,13 +1,12 @@
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import StatevectorSampler
 from qiskit_aer.primitives import SamplerV2
 from sklearn.metrics import roc_auc_score
 
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.monitoring.anomaly.arms import (
     compressed_states,
     solve_one_class_svm,
@@ -21,17 +20,6 @@ from tasks.monitoring.anomaly.subtask import ANOMALY
 from tasks.quantum.autoencoder import best_loss, exact_trash_rates, train_autoencoder, trash_rates
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
-
-
-def bench(seed: int) -> Bench:
-    return Bench(
-        np.random.default_rng(seed),
-        StatevectorSampler(seed=seed),
-        StatevectorEstimator(),
-        lambda function, items: [function(item) for item in items],
-        lambda _, make: make(),
-        Path(),
-    )
 
 
 def test_quality_is_the_area_under_the_curve() -> None:
@@ -48,18 +36,18 @@ def test_the_incumbent_finds_every_kind_of_strange_request(kind: str) -> None:
     rng = np.random.default_rng(4)
     own = [str(t) for t in rng.permutation([text for _, text in sample_passages("base", per_label=4)])]
     other = [text for _, text in sample_passages("second")]
-    found = []
+    found: list[float] = []
     for k in range(4):
         mine = own[100 * k : 100 * (k + 1)]
         window = [*KINDS[kind](mine[60:68], other, rng), *mine[68:]]
         problem = Anomaly(embed(mine[:60]), embed(window), tuple(i < 8 for i in range(40)))
-        found += quality(problem, solve_one_class_svm(problem, bench(0)))
+        found += quality(problem, solve_one_class_svm(problem, make_bench(0)))
     assert np.mean(found) > 0.8, (kind, found)
 
 
 def test_the_quantum_machine_comes_to_its_twin_with_shots() -> None:
     problem = example(np.random.default_rng(1))
-    tools = bench(0)
+    tools = make_bench(0)
     many = Anomaly(problem.reference, problem.requests, problem.truth, shots=4096)
     noisy, exact = solve_quantum_svm(many, tools).values, solve_quantum_svm_twin(problem, tools).values
     assert np.corrcoef(noisy, exact)[0, 1] > 0.98
@@ -102,13 +90,13 @@ def test_exact_trash_rates_are_those_of_the_circuit_at_three_qubits_and_two_of_t
 def test_machines_on_circuits_come_to_their_twins() -> None:
     problem = replace(example(np.random.default_rng(1)), shots=4096)
     for name in ("projected-one-class-svm",):
-        found = [ANOMALY.arm(arm).solve(problem, bench(0)).values for arm in (name, f"{name}-exact")]
+        found = [ANOMALY.arm(arm).solve(problem, make_bench(0)).values for arm in (name, f"{name}-exact")]
         assert np.corrcoef(found[0], found[1])[0, 1] > 0.98
 
 
 def test_the_subspace_scores_are_the_weights_that_are_left_out() -> None:
     problem = example(np.random.default_rng(3))
-    values = np.array(solve_subspace(problem, bench(0)).values)
+    values = np.array(solve_subspace(problem, make_bench(0)).values)
     assert ((values > -1e-9) & (values < 1)).all()
     assert len(ANOMALY.arms) == 12
 

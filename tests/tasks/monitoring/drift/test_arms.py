@@ -1,12 +1,12 @@
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import BaseSamplerV2, StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import StatevectorSampler
 
-from tasks.contract import Bench, Kind, NothingToGain, content_key
+from tasks.bench import make_bench
+from tasks.contract import Kind, NothingToGain, content_key
 from tasks.monitoring.drift.arms import (
     BIAS,
     kernel_states,
@@ -30,22 +30,6 @@ from tasks.monitoring.two_sample import memberships, mmd_statistics
 from tasks.quantum.kernels import exact_fidelities
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_passages
-
-
-def bench(seed: int, sampler: BaseSamplerV2 | None = None) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any) -> Any:
-        return cache[key] if key in cache else cache.setdefault(key, make())
-
-    return Bench(
-        np.random.default_rng(seed),
-        sampler or StatevectorSampler(seed=seed),
-        StatevectorEstimator(),
-        lambda function, items: [function(item) for item in items],
-        once,
-        Path(),
-    )
 
 
 class Counting:
@@ -80,7 +64,7 @@ def test_the_false_alarm_rate_of_every_detector_is_the_level(base: np.ndarray) -
     for trial in range(600):
         shuffled = rng.permutation(base)
         problem = Drift(shuffled[:20], (shuffled[20:40],), shuffled[40:100], (False,), permutations=99)
-        tools = bench(trial)
+        tools = make_bench(trial)
         alarms += [solve(problem, tools).alerts[0] for solve in (*CLASSICAL, solve_coin)]
     rates = dict(zip([solve.__name__ for solve in (*CLASSICAL, solve_coin)], alarms / 600, strict=True))
     assert all(0.02 <= rate <= 0.09 for rate in rates.values()), rates
@@ -106,7 +90,7 @@ def test_the_pool_detects_three_kinds_of_drift(base: np.ndarray, second: np.ndar
             shuffled = rng.permutation(normal)
             window = rng.permutation(drifted)[:40]
             problem = Drift(shuffled[:40], (window,), shuffled[40:240], (True,), permutations=99)
-            found.append(solve_pool(problem, bench(trial)).alerts[0])
+            found.append(solve_pool(problem, make_bench(trial)).alerts[0])
         assert np.mean(found) >= 0.8, (name, np.mean(found))
 
 
@@ -129,7 +113,7 @@ def test_all_overlaps_of_all_windows_are_one_job_and_the_reference_is_taken_once
     cut = base[:, :6]
     problem = Drift(cut[:5], (cut[5:9], cut[9:12]), cut[20:40], permutations=19, shots=8)
     sampler = Counting()
-    verdicts = solve_quantum(problem, bench(0, sampler))
+    verdicts = solve_quantum(problem, make_bench(0, sampler=sampler))
     assert sampler.jobs == [(1, 10 + (5 * 4 + 6) + (5 * 3 + 3))]
     assert len(verdicts.p_values) == 2
     pairs = kernel_pairs(problem)
@@ -140,7 +124,7 @@ def test_all_overlaps_of_all_windows_are_one_job_and_the_reference_is_taken_once
 def test_the_quantum_kernel_comes_to_its_twin_with_shots() -> None:
     problem = example(np.random.default_rng(3))
     one = Drift(problem.reference, problem.windows[1:2], problem.background, (True,), shots=4096)
-    quantum, twin = solve_quantum(one, bench(5)), solve_twin(one, bench(5))
+    quantum, twin = solve_quantum(one, make_bench(5)), solve_twin(one, make_bench(5))
     np.testing.assert_allclose(quantum.statistics, twin.statistics, atol=0.02)
     np.testing.assert_allclose(quantum.p_values, twin.p_values, atol=0.1)
     assert quantum.alerts == twin.alerts
@@ -151,7 +135,7 @@ def test_kernels_of_iqp_states_come_to_their_twins_with_shots(name: str) -> None
     problem = example(np.random.default_rng(3))
     reference, window = problem.reference[:6], problem.windows[1][:6]
     one = replace(problem, reference=reference, windows=(window,), truth=(True,), shots=4096)
-    found, twin = (DRIFT.arm(arm).solve(one, bench(5)) for arm in (name, f"{name}-exact"))
+    found, twin = (DRIFT.arm(arm).solve(one, make_bench(5)) for arm in (name, f"{name}-exact"))
     np.testing.assert_allclose(found.statistics, twin.statistics, atol=0.03)
     np.testing.assert_allclose(found.p_values, twin.p_values, atol=0.15)
 
@@ -160,7 +144,7 @@ def test_the_hamming_kernel_runs_no_circuits_of_its_own_and_the_projected_one_th
     problem = example(np.random.default_rng(3))
     problem = replace(problem, windows=problem.windows[:1], truth=(False,), permutations=19, shots=8)
     sampler = Counting()
-    tools = bench(0, sampler)
+    tools = make_bench(0, sampler=sampler)
     for solve in (solve_iqp, solve_hamming):
         solve(problem, tools)
     assert sampler.jobs == [(1, len(kernel_pairs(problem)))]
@@ -172,7 +156,7 @@ def test_a_kernel_that_can_gain_nothing_is_skipped_before_it_runs_a_circuit() ->
     problem, sampler = example(np.random.default_rng(3)), Counting()
     for solve in (solve_quantum, solve_quantum_linear, solve_iqp, solve_hamming, solve_projected):
         with pytest.raises(NothingToGain, match=r"geometric difference of the \w+ kernel .* would be needed"):
-            solve(replace(problem, least_gain=1.0), bench(0, sampler))
+            solve(replace(problem, least_gain=1.0), make_bench(0, sampler=sampler))
     assert not sampler.jobs
 
 
@@ -180,15 +164,15 @@ def test_the_example_is_decided_by_every_kernel_and_by_no_control() -> None:
     for seed in range(5):
         problem = example(np.random.default_rng(seed))
         assert problem.reference.shape == (12, 8)
-        assert np.mean(quality(problem, solve_pool(problem, bench(seed)))) >= DRIFT.floor
-        assert np.mean(quality(problem, solve_always_ok(problem, bench(seed)))) < DRIFT.floor
+        assert np.mean(quality(problem, solve_pool(problem, make_bench(seed)))) >= DRIFT.floor
+        assert np.mean(quality(problem, solve_always_ok(problem, make_bench(seed)))) < DRIFT.floor
 
 
 def test_every_arm_is_deterministic_by_the_seed_and_returns_the_same_type() -> None:
     problem = example(np.random.default_rng(0))
     small = replace(problem, windows=problem.windows[:1], truth=(False,), permutations=49, shots=16)
     for arm in DRIFT.arms:
-        first, second = arm.solve(small, bench(9)), arm.solve(small, bench(9))
+        first, second = arm.solve(small, make_bench(9)), arm.solve(small, make_bench(9))
         assert first == second
         assert len(quality(small, first)) == 1
     assert {arm.kind for arm in DRIFT.arms} >= {Kind.CONTROL, Kind.CLASSICAL, Kind.TWIN, Kind.QUANTUM}
@@ -209,7 +193,7 @@ def test_probes_have_truth_disjoint_samples_and_both_kinds_of_shift(base: np.nda
             assert len(window) == 40
             assert not rows & reference
             assert not rows & calm
-    right = [quality(probe, solve_pool(probe, bench(i))) for i, probe in enumerate(planted)]
+    right = [quality(probe, solve_pool(probe, make_bench(i))) for i, probe in enumerate(planted)]
     assert np.mean([values[-1] for values in right]) == 1.0  # a full shift is seen
     unlabelled = Drift(base[:20], (base[20:40],), base[40:140])
     assert all(probe.truth for probe in probes(unlabelled, np.random.default_rng(1)))
@@ -217,9 +201,9 @@ def test_probes_have_truth_disjoint_samples_and_both_kinds_of_shift(base: np.nda
 
 def test_without_truth_there_is_no_quality_and_the_controls_do_what_they_say(base: np.ndarray) -> None:
     problem = Drift(base[:10], (base[10:20],) * 400)
-    assert quality(problem, solve_always_ok(problem, bench(0))) == ()
-    assert not any(solve_always_ok(problem, bench(0)).alerts)
-    assert 0.02 < np.mean(solve_coin(problem, bench(0)).alerts) < 0.09
+    assert quality(problem, solve_always_ok(problem, make_bench(0))) == ()
+    assert not any(solve_always_ok(problem, make_bench(0)).alerts)
+    assert 0.02 < np.mean(solve_coin(problem, make_bench(0)).alerts) < 0.09
 
 
 def test_without_a_background_the_false_alarm_rate_stays_at_the_level(base: np.ndarray, second: np.ndarray) -> None:
@@ -229,10 +213,10 @@ def test_without_a_background_the_false_alarm_rate_stays_at_the_level(base: np.n
     for trial in range(400):
         shuffled = rng.permutation(base)
         problem = Drift(shuffled[:40], (shuffled[40:80],), permutations=99)
-        alarms += [solve(problem, bench(trial)).alerts[0] for solve in (solve_pool, solve_twin)]
+        alarms += [solve(problem, make_bench(trial)).alerts[0] for solve in (solve_pool, solve_twin)]
     assert ((alarms / 400 >= 0.02) & (alarms / 400 <= 0.075)).all(), alarms / 400
     problem = Drift(base[:40], (second[:40],))
-    assert solve_pool(problem, bench(0)).alerts == solve_twin(problem, bench(0)).alerts == (True,)
+    assert solve_pool(problem, make_bench(0)).alerts == solve_twin(problem, make_bench(0)).alerts == (True,)
 
 
 def test_samples_that_do_not_fit_are_refused() -> None:
@@ -263,7 +247,7 @@ def test_the_linear_time_form_needs_2n_circuits_and_reads_the_reference_s_own_on
     quadruples = linear_quadruples(problem)
     assert [len(q) for q in quadruples] == [4, 3]
     sampler = Counting()
-    solve_quantum_linear(problem, bench(0, sampler))  # type: ignore[arg-type]
+    solve_quantum_linear(problem, make_bench(0, sampler=sampler))  # type: ignore[arg-type]
     assert sampler.jobs == [(1, 4 * 4 + 4 * 3 - 3)]
 
 
@@ -274,8 +258,8 @@ def test_the_linear_time_form_is_unbiased(base: np.ndarray, second: np.ndarray) 
     found = []
     for _ in range(400):
         problem = Drift(rng.permutation(normal), (rng.permutation(other),), calm, permutations=1)
-        found.append(solve_linear_twin(problem, bench(0)).statistics[0])
-    quadratic = solve_twin(Drift(normal, (other,), calm), bench(0)).statistics[0]
+        found.append(solve_linear_twin(problem, make_bench(0)).statistics[0])
+    quadratic = solve_twin(Drift(normal, (other,), calm), make_bench(0)).statistics[0]
     assert abs(np.mean(found) - quadratic) < 4 * np.std(found) / np.sqrt(len(found))
 
 

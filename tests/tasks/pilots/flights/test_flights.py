@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator
 from qiskit_aer.primitives import SamplerV2
 
 from tasks.architecture.hyperparameters.problem import Found, Search, Trial
 from tasks.architecture.hyperparameters.runs import Stored
 from tasks.architecture.hyperparameters.space import SETTINGS, unit
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.pilots.flights.grids import GRIDS, has_shape_of_the_search, values
 from tasks.pilots.flights.problem import measures, quality
 from tasks.pilots.flights.subtask import FLIGHTS
@@ -21,11 +20,7 @@ from tasks.pilots.flights.subtask import FLIGHTS
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Any:
-    def make(seed: int = 1) -> Bench:
-        sampler, estimator = SamplerV2(seed=seed), StatevectorEstimator()
-        return Bench(np.random.default_rng(seed), sampler, estimator, list, lambda _, f: f(), tmp_path)
-
-    return make
+    return lambda seed=1: make_bench(seed, tmp_path, SamplerV2(seed=seed))
 
 
 def bowl(trials: int = 20) -> Search:

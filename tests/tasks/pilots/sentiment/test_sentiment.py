@@ -1,4 +1,6 @@
+from importlib import util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +8,17 @@ import pytest
 from tasks.pilots.sentiment import sentences as module
 from tasks.pilots.sentiment.bank import few, rows_of, split
 from tasks.pilots.sentiment.sections import sections
-from tasks.pilots.sentiment.sentences import STATIC, TRANSFORMER, encoders, sentences, vectors
+from tasks.pilots.sentiment.sentences import (
+    PACKAGE,
+    STATIC,
+    TRANSFORMER,
+    TUNED,
+    Rows,
+    Vectors,
+    encoders,
+    sentences,
+    vectors,
+)
 
 
 def test_the_split_rule_is_the_published_one() -> None:
@@ -42,6 +54,45 @@ def test_kept_embeddings_are_used_and_offered(tmp_path: Path, monkeypatch: pytes
         vectors("bert", tmp_path)
 
 
+def test_the_fine_tuned_encoder_learns_from_the_labelled_sentences_of_its_split_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def tuned(seed: int, train: Rows, wanted: Rows) -> Vectors:
+        given.append((seed, train, wanted))
+        return np.arange(len(wanted), dtype=np.float32)[:, None]
+
+    monkeypatch.setattr(module, "_tuned", tuned)
+    problem = split(TUNED, tmp_path, 3, tested=10)
+    train, _, test = rows_of(3)
+    ((seed, learned, wanted),) = given
+    assert (seed, learned.tolist()) == (3, train.tolist())
+    assert wanted.tolist() == [*train, *test[:10]]
+    assert problem.train[:, 0].tolist() == list(range(435))
+    assert problem.test[:, 0].tolist() == list(range(435, 445))
+    split(TUNED, tmp_path, 3, tested=10)
+    assert len(given) == 1, "kept for later studies"
+    split(TUNED, tmp_path, 4, tested=10)
+    assert len(given) == 2, "each split has its own"
+
+
+@pytest.mark.skipif(util.find_spec(PACKAGE) is None, reason="needs the extra `encoders`")
+def test_fine_tuning_tells_classes_apart_better_than_the_frozen_encoder() -> None:
+    labels = sentences()[1]
+    train, _, test = rows_of(1)
+    tested = test[:200]
+    wanted = np.concatenate([train, tested])
+    tuned, frozen = module._tuned(1, train, wanted), module._transformed(tuple(sentences()[0][i] for i in wanted))
+
+    def accuracy(found: Vectors) -> float:
+        means = np.stack([found[:435][labels[train] == label].mean(axis=0) for label in (0, 1)])
+        nearest = ((found[435:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+        return float(np.mean(nearest == labels[tested]))
+
+    assert accuracy(tuned) > accuracy(frozen) > 0.65
+
+
 def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     sentences.cache_clear()
     monkeypatch.setattr(module, "SHA256", "0" * 64)
@@ -52,7 +103,7 @@ def test_a_changed_file_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_third_column_has_no_crossing() -> None:
     (table,) = sections([])
     assert "34 qubits" in table.sentence
-    shapes = {row[0]: row[1] for row in table.rows}
+    shapes: dict[Any, Any] = {row[0]: row[1] for row in table.rows}
     assert shapes[34] == pytest.approx(1.0)  # the published crossing
     assert shapes[30] == pytest.approx(34 / 30 / 16)  # twice the simulation for each qubit, the device linear
     assert shapes[42] > 100

@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator
 from qiskit_aer.primitives import SamplerV2
 
-from tasks.contract import Bench
+from tasks.bench import make_bench
 from tasks.outlook.fault_tolerant import TOFFOLI_OF_A_PRODUCT
 from tasks.pilots.weights.arms import Searches
 from tasks.pilots.weights.bank import split
@@ -20,11 +19,7 @@ from tasks.quantum.grover import success
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Any:
-    def make(seed: int = 1) -> Bench:
-        sampler, estimator = SamplerV2(seed=seed), StatevectorEstimator()
-        return Bench(np.random.default_rng(seed), sampler, estimator, list, lambda _, f: f(), tmp_path)
-
-    return make
+    return lambda seed=1: make_bench(seed, tmp_path, SamplerV2(seed=seed))
 
 
 def small() -> Training:

@@ -4,29 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
-from tasks.contract import Bench, Kind
+from tasks.bench import make_bench
+from tasks.contract import Kind
 from tasks.preprocessing.state_loading.bank import example
 from tasks.preprocessing.state_loading.codes import principal_axes
 from tasks.preprocessing.state_loading.problem import Loading, quality
 from tasks.preprocessing.state_loading.subtask import STATE_LOADING
 from tasks.text.embeddings import normalised
-
-
-def bench(scratch: Path, seed: int = 0) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Any, /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    def over(function: Any, items: Any) -> list[Any]:
-        return [function(item) for item in items]
-
-    sampler, estimator = StatevectorSampler(seed=seed), StatevectorEstimator(seed=seed)
-    return Bench(np.random.default_rng(seed), sampler, estimator, over, once, scratch)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +21,7 @@ def problem() -> Loading:
 
 @pytest.fixture(scope="module")
 def solved(problem: Loading, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    shared = bench(tmp_path_factory.mktemp("scratch"))
+    shared = make_bench(0, tmp_path_factory.mktemp("scratch"))
     return {arm.name: arm.solve(problem, shared) for arm in STATE_LOADING.arms}
 
 
@@ -93,7 +78,7 @@ def test_a_solution_of_other_vectors_is_refused(problem: Loading, solved: dict[s
 def test_vectors_that_are_no_power_of_two_long_lose_what_the_padding_takes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     odd = Loading(rng.normal(size=(4, 13)), rng.normal(size=(60, 13)), size=10, cells=4, passes=20, shots=20_000)
-    shared = bench(tmp_path)
+    shared = make_bench(0, tmp_path)
     exact, measured = (STATE_LOADING.arm(name).solve(odd, shared) for name in ("staircase-exact", "staircase"))
     np.testing.assert_allclose(exact.fidelities, measured.fidelities, atol=5 * 0.5 / np.sqrt(odd.shots))
     assert exact.vectors.shape == (4, 13)

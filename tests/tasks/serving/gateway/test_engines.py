@@ -18,7 +18,7 @@ import torch
 from infra.errors import BadInput
 from infra.lake import Lake
 from tasks.model.causal import load_model, load_tokenizer, save_model
-from tasks.model.generate import Sampling, complete
+from tasks.model.generation.generate import Sampling, complete
 from tasks.serving.gateway.app import Gateway, Upstream
 from tasks.serving.gateway.engines import Engine, Started
 from tasks.serving.gateway.gguf_export import paired

@@ -133,6 +133,15 @@ def test_a_refusal_of_the_upstream_is_the_clients_and_the_rows(front: Front) -> 
     assert (row["prompt"], row["status"], row["finish"], row["error"]) == ("user: q", 400, "failed", "no such thing")
 
 
+def test_half_a_surrogate_pair_passes_and_is_logged(front: Front) -> None:
+    body = b'{"messages": [{"role": "user", "content": "a \\ud83d b"}], "user": "half"}'
+    answer = front.client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    assert front.bare.asked[-1][3] == body
+    (row,) = front.rows(lambda r: r["label"] == "half")
+    assert row["prompt"] == "user: a ? b"
+
+
 def test_a_stream_that_breaks_off_breaks_off_for_the_client_too(front: Front) -> None:
     got = []
     with (
@@ -166,7 +175,9 @@ def test_sixty_four_streams_at_once_come_whole(front: Front) -> None:
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(ask, range(64)))
     assert all(answer.count("data: ") == 7 and answer.endswith("data: [DONE]\n\n") for answer in answers)
-    assert len(front.rows(lambda r: r["label"] == "many", 1)) >= 1
+    rows = front.rows(lambda r: r["label"] == "many", 64)
+    assert len(rows) == 64, "each has its row, although this server gives all answers one id"
+    assert len({row["request_id"] for row in rows}) == 64
     assert front.client.get("/metrics").text.count("ketcycle_log_rows_lost_total 0.0") == 1
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from math import e
@@ -9,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
 
+from tasks.bench import make_bench
 from tasks.contract import Bench
 from tasks.quantum.qaoa import linear_ramp
 from tasks.quantum.statevector import dicke_qaoa_probabilities
@@ -21,21 +20,7 @@ from tasks.training.batch_selection.problem import Pool, quality
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    cache: dict[str, Any] = {}
-
-    def once(key: str, make: Callable[[], Any], /) -> Any:
-        if key not in cache:
-            cache[key] = make()
-        return cache[key]
-
-    return Bench(
-        rng=np.random.default_rng(1),
-        sampler=StatevectorSampler(seed=1),
-        estimator=StatevectorEstimator(seed=1),
-        map=lambda function, items: [function(item) for item in items],
-        once=once,
-        scratch=tmp_path,
-    )
+    return make_bench(scratch=tmp_path)
 
 
 @pytest.fixture(scope="module")

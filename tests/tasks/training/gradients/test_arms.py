@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit.primitives import StatevectorEstimator, StatevectorSampler
+from qiskit.primitives import StatevectorSampler
 from qiskit.quantum_info import Statevector
 
+from tasks.bench import make_bench
 from tasks.contract import Bench, Budget
 from tasks.quantum.layer import reuploading_circuit
 from tasks.training.gradients import arms
@@ -20,14 +21,7 @@ from tasks.training.gradients.problem import Texts, bindings, exact_gradient, ex
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
-    return Bench(
-        rng=np.random.default_rng(1),
-        sampler=StatevectorSampler(seed=1),
-        estimator=StatevectorEstimator(seed=1),
-        map=lambda function, items: [function(item) for item in items],
-        once=lambda _, make: make(),
-        scratch=tmp_path,
-    )
+    return make_bench(scratch=tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,282 @@
+"""A run: the chosen stages in order, the shadow arms joined once, one report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import distributed
+
+from flows.lifecycle.cancel import cancellable
+from flows.lifecycle.config import RunConfig
+from flows.lifecycle.curves import curves_in_mlflow
+from flows.lifecycle.gate import GATE, Gate, judge_run
+from flows.lifecycle.pending import complete_run
+from flows.lifecycle.walk import ShadowBudget, StageResult, Started, join, run_stage, start_shadows
+from flows.reports.run.report import build_report, metrics, write_report
+from flows.reports.run.text import markdown
+from infra import completion, engine, runs, settings
+from infra.compute import cluster
+from infra.energy.processes import ProcessTree, machine, whereabouts
+from infra.errors import BadInput, KetcycleError, StageFailed, StageRefused
+from infra.events import emit
+from infra.run_log import logged
+from infra.runtime.figures.summary import summary_of
+from infra.settings import Settings
+from infra.shared import open_evidence
+from infra.tracking import Tracking, open_tracking
+from tasks.contract import STAGES
+from tasks.options import flat
+from tasks.records import record_orchestration
+
+log = logging.getLogger("ketcycle.lifecycle")
+
+
+def run_lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
+    """Run the stages in order, have the new model judged, and report what each decision cost and gained.
+
+    Args:
+        config: the run.
+        gate: when a new model may serve; None = it is not judged here.
+
+    Raises:
+        StageFailed: a stage failed; what was finished before is kept and reported.
+    """
+    config = config.named()
+    failure = run_stages(config, gate)
+    report = conclude(config.run_id)
+    if failure:
+        raise failure
+    return report
+
+
+def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | None:
+    """Run the stages in order and have the new model judged; return what failed. `conclude` makes the report."""
+    loaded = settings.load()
+    began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
+    with (
+        completion.claimed(loaded.home, config.run_id),
+        cluster(loaded, config.modules),
+        logged(runs.folder(loaded.home, config.run_id), config.run_id),
+        ThreadPoolExecutor(1) as background,
+        cancellable(config.run_id),
+    ):
+        tracking = background.submit(open_tracking)  # its database takes seconds to open
+        near, far = _workers()
+        tree = ProcessTree(near, lambda: _workers()[1] if far else {})
+        run = _begun(loaded.home, config)
+        try:
+            with curves_in_mlflow(config, tracking, background):
+                failure = _run_stages(config, loaded, run, lambda: _note(loaded.home, run))
+        except BaseException:
+            _note(loaded.home, run | {"status": "stopped"})
+            raise
+        if gate and "inference" in config.stages:
+            run |= _judged(loaded, config.run_id, gate)
+        tree.stop()
+        run |= {
+            "status": "failed" if failure else "done",
+            "wall_s": time.monotonic() - began,
+            "peak_mb": tree.peak_mb,
+            "elsewhere_cpu_s": tree.elsewhere_cpu_s(),
+        }
+        record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
+        open_evidence(loaded.home).compact()
+        _note(loaded.home, run)
+    if failure:
+        return type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
+    return None
+
+
+def conclude(run_id: str, since: str = "") -> dict[str, Any]:
+    """Report on a run that is over, put the report into MLflow, tell who listens, and return the report.
+
+    Args:
+        run_id: the run.
+        since: as for `close_books`.
+    """
+    loaded = settings.load()
+    report = close_books(run_id, since)
+    try:
+        _track(loaded, open_tracking(), report)
+    except Exception as error:  # noqa: BLE001  (a tracking server that fails must not undo a finished run)
+        log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, run_id)
+    engine.publish(markdown(report), key="ketcycle-report", description=f"Run {run_id}")
+    if queued := summary_of(loaded.ledger, loaded.home, run_id):
+        engine.publish(queued, key="ketcycle-queue", description=f"Quantum calls of {run_id}")
+    emit("run.finished", {"status": report["status"]}, once=run_id, resource=f"ketcycle.run.{run_id}")
+    _charge(loaded, run_id, since)  # the cost of what was done here is in the next report
+    return report
+
+
+def close_books(run_id: str, since: str = "") -> dict[str, Any]:
+    """Write the report of a run that is over and return it.
+
+    Args:
+        run_id: the run.
+        since: when this process began with the run, as rows are stamped; what its process tree used from then on is
+            recorded, also by services that have stopped meanwhile. Empty = it was recorded before.
+    """
+    loaded = settings.load()
+    _charge(loaded, run_id, since)
+    report = build_report(loaded, *runs.read(loaded.home, run_id))
+    write_report(loaded.home, report)
+    _charge(loaded, run_id, since)
+    return report
+
+
+def _charge(loaded: Settings, run_id: str, since: str) -> None:
+    """Record the CPU time of this process tree that no row has been charged with yet."""
+    if since:
+        elsewhere_s = runs.read(loaded.home, run_id)[1].get("elsewhere_cpu_s", 0.0)  # by workers not started here
+        record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
+
+
+def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
+    """Return the gate's verdict on the run's model, for the report."""
+    try:
+        found = judge_run(loaded, run_id, gate)
+    except Exception as error:  # noqa: BLE001  (a registry or server that fails must not undo a finished run)
+        log.warning("the new model was not judged: %s; ketcycle run --resume %s judges it", error, run_id)
+        return {"gate": {"said": f"not judged: {error}"}}
+    return {"gate": vars(found) | {"said": str(found)}} if found else {}
+
+
+def _tree_cpu_s() -> float:
+    """Return the CPU seconds of this process and of those that it has started and waited for."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
+
+
+def _begun(home: Path, config: RunConfig) -> dict[str, Any]:
+    """Return the record of a run that begins or goes on; what it has of stages that are not run now stays."""
+    before = runs.find(home, config.run_id) or {"stages": {}}
+    kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
+    plain = config.model_dump(mode="json")
+    plain["stages"] = [name for name in STAGES if name in (*config.stages, *kept)]
+    now = {"config": plain, "status": "running", "began_s": time.time(), "stages": kept, "gate": before.get("gate")}
+    runs.write(home, config.run_id, now)
+    return now
+
+
+def _note(home: Path, run: Mapping[str, Any]) -> None:
+    stages = {name: run["stages"][name] for name in STAGES if name in run["stages"]}
+    runs.write(home, run["config"]["run_id"], {**run, "stages": stages})
+
+
+def _run_stages(
+    config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]
+) -> StageFailed | None:
+    """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
+    inputs: dict[str, str] = {}
+    for stage in _stages_before(config):
+        found = completion.find(loaded.home, config.run_id, stage)
+        inputs |= found.result["refs"] if found else {}
+    whole = config.stages[0] == "curation" or bool(inputs)
+    pending: list[Started] = []
+    budget = ShadowBudget(loaded, config.run_id)
+    failure: StageFailed | None = None
+    for name in config.stages:
+        if failure:
+            failed = next(stage for stage in config.stages if run["stages"][stage]["status"] == "failed")
+            run["stages"][name] = {"status": "skipped", "reason": f"{failed} failed"}
+            log.info("%s: skipped, %s failed", name, failed, extra={"stage": (name, "skipped")})
+            continue
+        log.info("%s begins", name, extra={"stage": (name, "running")})
+        try:
+            result = _run_one(name, config, inputs if whole else None)
+        except BadInput as error:
+            failure = StageRefused(f"{name}: {error}")
+        except KetcycleError as error:
+            failure = StageFailed(f"{name}: {error}")
+        except Exception as error:  # a stage may fail in any way; the report of the others must still be written
+            log.exception("%s failed", name)
+            failure = StageFailed(f"{name}: {type(error).__name__}: {error}")
+        if failure:
+            log.error("%s", failure, extra={"stage": (name, "failed")})
+            run["stages"][name] = {"status": "failed", "reason": str(failure).removeprefix(f"{name}: ")}
+            note()
+            continue
+        run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
+        note()
+        inputs |= result.refs
+        pending += (begun := start_shadows(result.shadows, budget))
+        if arms := sum(len(item.shadow.arms) for item in begun):
+            log.info("%s: %d arms run beside", name, arms, extra={"count": ("arms", 0, arms)})
+    _say_what_ran({name: run["stages"][name] for name in config.stages})
+    if pending:
+        log.info("waiting for the arms that run beside: %d decisions", len(pending))
+    join(pending)
+    late = [item for item in complete_run(loaded, config.run_id) if item.status == "pending"]
+    if late:
+        log.info("%d arms wait for a remote queue; ketcycle queue drain completes the report", len(late))
+    return failure
+
+
+def _say_what_ran(stages: Mapping[str, Mapping[str, Any]]) -> None:
+    """Log which stages of a continued run were repeated, and why."""
+    done = {name: entry for name, entry in stages.items() if entry["status"] == "done"}
+    again = [f"{name}: {entry['reason']}" for name, entry in done.items() if entry["reason"]]
+    reused = [name for name, entry in done.items() if entry["reused"]]
+    if again or reused:
+        log.info("reused: %s; run again: %s", ", ".join(reused) or "none", "; ".join(again) or "none")
+
+
+def _stages_before(config: RunConfig) -> tuple[str, ...]:
+    return STAGES[: STAGES.index(config.stages[0])]
+
+
+def _run_one(name: str, config: RunConfig, inputs: Mapping[str, str] | None) -> StageResult:
+    """Run a stage, in a flow run as a flow run of its own."""
+    if not engine.in_flow():
+        return run_stage(name, config, inputs, join_shadows=False)
+    found: StageResult = getattr(import_module(f"flows.stages.{name}"), name)(config, inputs, join_shadows=False)
+    return found
+
+
+def _workers() -> tuple[list[int], dict[str, float]]:
+    """Return the processes that keep the workers here, and the CPU seconds of those on other machines."""
+    client = distributed.get_client()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    found = {
+        (place, pid): cpu_s
+        for kept in (True, False)  # a worker that is killed counts with the nanny that keeps it
+        if (those := [address for address, about in workers.items() if bool(about["nanny"]) is kept])
+        for place, pid, cpu_s in client.run(whereabouts, workers=those, nanny=kept).values()
+    }
+    here = machine()
+    near = [pid for place, pid in found if place == here]
+    return near, {f"{place} {pid}": cpu_s for (place, pid), cpu_s in found.items() if place != here}
+
+
+def _track(loaded: Settings, tracking: Tracking, report: Mapping[str, Any]) -> None:
+    """Put the report's figures into MLflow: a parent run, a child for each stage."""
+    config = RunConfig(**runs.read(loaded.home, report["run_id"])[1]["config"])
+    tags = {"ketcycle_profile": config.profile, "ketcycle_method": config.method, "ketcycle_backend": config.backend}
+    params = config.model_dump(mode="json", exclude={"run_id"})
+    options = {stage["stage"]: _options(loaded, config.run_id, stage["stage"]) for stage in report["stages"]}
+    params |= {f"{stage}.{name}": value for stage, found in options.items() for name, value in found.items()}
+    parent = tracking.open(config.run_id, "lifecycle", report["began_s"], params, tags)
+    tracking.log(parent, metrics(report))
+    for path in runs.report_files(loaded.home, config.run_id):
+        tracking.artifact(parent, path)
+    for stage in report["stages"]:
+        if stage["began_s"] is not None:
+            name = stage["stage"]
+            params = {"seed": config.seed, "method": config.method, "backend": config.backend, **options[name]}
+            child = tracking.open(config.run_id, name, stage["began_s"], params, tags, parent)
+            tracking.log(child, metrics(report, name))
+            tracking.finish(child, stage["began_s"] + stage["wall_s"], failed=stage["status"] == "failed")
+    tracking.finish(parent, time.time(), failed=report["status"] == "failed")
+
+
+def _options(loaded: Settings, run_id: str, stage: str) -> dict[str, Any]:
+    found = completion.find(loaded.home, run_id, stage)
+    return flat(found.parts["options"]) if found else {}

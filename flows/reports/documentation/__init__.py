@@ -1,0 +1,1 @@
+"""What the documentation takes from code and evidence: tables, lists of decisions, reference pages."""

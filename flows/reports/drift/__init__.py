@@ -1,0 +1,1 @@
+"""Reports of drift on the console, as pages and for Prometheus."""

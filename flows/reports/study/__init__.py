@@ -1,0 +1,1 @@
+"""Reports of studies and pilots as text, Markdown and HTML."""

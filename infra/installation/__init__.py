@@ -1,0 +1,1 @@
+"""The services of an installation: starting them, by role on several machines, examining them, their flow runs."""

@@ -1,0 +1,1 @@
+"""Rows and columns of tables: CSV, JSON, Parquet and Arrow."""

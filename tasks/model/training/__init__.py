@@ -1,0 +1,1 @@
+"""Training of a causal language model: loop, optimisers, loss, precision, checkpoints, several processes."""

@@ -1,0 +1,130 @@
+"""A service is killed while a run of every deployment is going on: each ends or goes on, and the next of each begins.
+
+A long run whose process is alive 90 s after the kill has survived and is cancelled. Short runs are stopped (SIGSTOP) as
+soon as their process is there, and go on once the service is killed. `-s` prints how each run ended; `WRITE_TABLES=1`
+writes it into docs/operations.md.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from installation import DEPLOYMENTS, OVER, Installation, until
+from printed import Printed
+
+from infra.installation import flow_runs
+from infra.tracking import Tracking
+
+pytestmark = [pytest.mark.faults, pytest.mark.engine, pytest.mark.timeout(3600)]
+
+TEXT = "The clock keeps what it was given, and the people who read of it know that it is so. " * 20
+# The others share the place of `nightly` in the queue `training`.
+SHORT = (
+    "promote-on-validation/promote-on-validation", "drift-watch/drift-watch", "corpus-watch/corpus-watch",
+    "quantum-dispatch/quantum-dispatch", "evidence-report/evidence-report", "status/status", "clean/clean",
+    "start-when-green/nightly-when-green",
+)  # fmt: skip
+LONG = ("curate-on-arrival/curate-on-arrival", "curation/curation-alone", "pilot/grid", "lifecycle/nightly")
+SURVIVED = timedelta(seconds=90)
+SERVICES = {
+    "Prefect worker": "worker", "Prefect server": "server", "Dask worker": "dask", "`ketcycle up`": "up",
+    "`ketcycle down`": "",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
+    installation = Installation(tmp_path_factory.mktemp("installed"))
+    installation.up()
+    (installation.home / "inbox" / "a.txt").write_text(TEXT)
+    mlflow, model = installation.home / "mlflow", tmp_path_factory.mktemp("model")
+    Tracking(f"sqlite:///{mlflow / 'mlflow.db'}", mlflow / "artifacts").register("demo", model, "challenger", {})
+    yield installation
+    installation.down()
+
+
+@pytest.fixture(scope="module")
+def cells() -> Iterator[dict[tuple[str, str], str]]:
+    """Yield the place for what is seen of each deployment (or row) and killed service; print it as a table."""
+    found: dict[tuple[str, str], str] = {}
+    yield found
+    killed = [service for service in SERVICES if any(column == service for _, column in found)]
+    table = Printed("every", ("deployment", *killed))
+    for row in dict.fromkeys(row for row, _ in found):
+        table.add(row, *(found.get((row, service), "") for service in killed))
+    table.close()
+
+
+def begin(installed: Installation, name: str, service: str) -> dict[str, Any]:
+    """Start a run of a deployment; return it once its process is there, a short one stopped."""
+    given = DEPLOYMENTS[name]
+    if name.startswith("curate"):
+        given = {"arrival": {"files": [f"{service.strip('`').replace(' ', '-')}.txt"]}}
+        (installed.home / "inbox" / given["arrival"]["files"][0]).write_text(TEXT.replace("clock", service))
+    run = installed.start(name, given)
+    until(lambda: run["id"] in flow_runs.processes() and (name in SHORT or installed.state(run)[0] == "RUNNING"))
+    if name in SHORT:
+        flow_runs.processes()[run["id"]].send_signal(signal.SIGSTOP)
+    return run
+
+
+def survived(installed: Installation, run: dict[str, Any], began: datetime) -> bool:
+    """Return whether the process of a run is alive long after the kill, when whatever ends it would have done so."""
+    return datetime.now(UTC) - began > SURVIVED and run["id"] in flow_runs.processes()
+
+
+def cancel(installed: Installation, run: dict[str, Any]) -> None:
+    """Cancel a run as the page does, and wait for its end."""
+    installed.ask(f"/flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
+    until(lambda: installed.ended(run))
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_run_of_each_deployment_ends_and_the_next_one_begins(
+    installed: Installation, cells: dict[tuple[str, str], str], service: str
+) -> None:
+    going = {name: begin(installed, name, service) for name in (*SHORT, *LONG)}
+    time.sleep(3)
+    began = datetime.now(UTC)
+    if service == "`ketcycle down`":
+        installed.down()
+    else:
+        installed.process(SERVICES[service]).send_signal(signal.SIGKILL)
+    alive = flow_runs.processes()
+    for name in SHORT:
+        if process := alive.get(going[name]["id"]):
+            process.send_signal(signal.SIGCONT)
+    if service in ("`ketcycle up`", "`ketcycle down`"):
+        installed.up()
+    ended = {}
+    for name, run in going.items():
+        until(lambda run=run: installed.ended(run) or survived(installed, run, began))  # type: ignore[misc]
+        if not installed.ended(run):
+            cells[f"`{name}`", service] = "goes on"
+            cancel(installed, run)
+            continue
+        ended[name] = installed.seconds_until_end(run, began)
+        cells[f"`{name}`", service] = f"{installed.state(run)[0].capitalize()}, {ended[name]:.0f} s"
+    again = time.monotonic()
+    following = {name: installed.start(name, DEPLOYMENTS[name]) for name in going}
+    begins = {}
+    for name, run in following.items():
+        until(lambda run=run: installed.state(run)[0] in ("RUNNING", *OVER))  # type: ignore[misc]
+        begins[name] = time.monotonic() - again
+        if name in LONG and not installed.ended(run):
+            cancel(installed, run)
+    for run in following.values():
+        until(lambda run=run: installed.ended(run))  # type: ignore[misc]
+    cells["the next run of each has begun", service] = f"{max(begins.values()):.0f} s"
+    states = {name: installed.state(going[name]) for name in ended}
+    print(f"\n{service}:", {name: (*states[name], round(ended[name])) for name in ended}, flush=True)
+    assert {state for state, _ in states.values()} <= {"CRASHED", "COMPLETED"}, states
+    assert not [run for flow in ("lifecycle", "curation", "study") for run in installed.runs(flow)
+                if run["state"]["type"] not in OVER], "flow runs inside them end too"  # fmt: skip
+    crashed = {name: seconds for name, seconds in ended.items() if states[name][0] == "CRASHED"}
+    assert all(seconds < 60 for seconds in crashed.values()), crashed
