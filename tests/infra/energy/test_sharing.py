@@ -42,8 +42,12 @@ def test_the_books_add_up_to_the_processor_time_within_five_per_cent(notes: dict
 
 
 def test_each_caller_pays_for_its_own_circuits_whoever_led(notes: dict[str, dict[str, float]]) -> None:
-    """48 against 16 of the same circuit; and 0.3 s of its own work for each, the leader's included."""
+    """48 against 16 of the same circuit; and 0.3 s of its own work for each, the leader's included.
+
+    A circuit's processor time varies with what else the machine does (ratios of 2.8 to 3.9 were seen); equal shares
+    would give 1, and a leader that pays for all 0 or infinity.
+    """
     small, large = notes["small"], notes["large"]
-    assert large["queue_s"] / small["queue_s"] == pytest.approx(3, rel=0.25)
+    assert 1.8 < large["queue_s"] / small["queue_s"] < 5
     for note in notes.values():
         assert note["booked_s"] - note["queue_s"] == pytest.approx(0.3, abs=0.06)
