@@ -159,7 +159,10 @@ def _buffers(array: pa.Array) -> tuple[U8, I64]:
         array = array.cast(pa.large_string())
     _, offsets, data = array.buffers()
     first = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
-    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8), first
+    letters = np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(1, np.uint8)
+    for buffer in (letters, first):
+        buffer.flags.writeable = False  # some are, some are not: functions would be compiled for each kind
+    return letters, first
 
 
 def _in_normal_form(texts: pa.Array, rows: I64) -> tuple[I64, pa.Array]:
