@@ -23,7 +23,7 @@ from infra.lake import Lake, Ref, write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence, open_lake
 from tasks import steps
-from tasks.contract import Method
+from tasks.contract import STAGES, Method
 from tasks.options import SETTLE
 from tasks.stage import Context, Outline, State, headline, outline, plain_sections
 from tasks.workbench import Shadow, Workbench
@@ -84,7 +84,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
     loaded = settings.load()
     options = resolve_options(config, loaded)
     lake = open_lake(loaded.home)
-    refs = _newest(lake) if inputs is None else dict(inputs)
+    refs = _newest(lake, name) if inputs is None else dict(inputs)
     data = completion.digest(
         corpus=config.corpus, second=config.second, **({"model": config.model} if config.model else {})
     )
@@ -299,8 +299,11 @@ def join(started: Iterable[Started]) -> None:
                     item.future = _beside(item.shadow)
 
 
-def _newest(lake: Lake) -> dict[str, str]:
+def _newest(lake: Lake, stage: str) -> dict[str, str]:
+    """Return the newest products in the lake, for a stage that runs alone; the first one reads none."""
     found: dict[str, str] = {}
+    if stage == STAGES[0]:
+        return found
     for name in lake.names():
         if name.count("/") == 1:  # deeper ones are the request log's
             found[name] = str(lake.versions(name)[-1])

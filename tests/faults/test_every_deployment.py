@@ -29,7 +29,7 @@ SHORT = (
     "quantum-dispatch/quantum-dispatch", "evidence-report/evidence-report", "status/status", "clean/clean",
     "start-when-green/nightly-when-green",
 )  # fmt: skip
-LONG = ("curate-on-arrival/curate-on-arrival", "curation/curation-alone", "pilot/grid", "lifecycle/nightly")
+LONG = ("lifecycle/nightly", "pilot/grid", "curation/curation-alone", "curate-on-arrival/curate-on-arrival")
 SURVIVED = timedelta(seconds=90)
 SERVICES = {
     "Prefect worker": "worker", "Prefect server": "server", "Dask worker": "dask", "`ketcycle up`": "up",

@@ -320,9 +320,10 @@ def test_a_resumed_run_looks_at_the_store(homes: tuple[Path, Path], shared: Stor
 
     first, second = both(homes)
     with pytest.raises(BadInput, match="is empty; run the stages before first"):
-        _newest(second)
+        _newest(second, "training")
+    assert _newest(second, "curation") == {}  # it reads no product
     old, new = first.write("curation/kept", table(1)), first.write("curation/kept", table(2))
-    assert _newest(second) == {"curation/kept": str(new)}
+    assert _newest(second, "training") == {"curation/kept": str(new)}
     done: Any = completion.Completion({"seed": 1}, {"refs": {"curation/kept": str(old)}})
     assert _changed(second, done, {"seed": 1}) == ""
     assert json.dumps(list(second.root.rglob("*.parquet"))) == "[]"
