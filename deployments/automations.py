@@ -1,7 +1,7 @@
-"""Automations as code: which event starts which deployment, and which messages people get.
+"""Prefect automations as code: which event starts which deployment, and which messages are sent.
 
-`ketcycle deploy` applies them. The flows see to it that each event is answered once; an automation only passes the
-payload on. It is paused in the page, or with `prefect automation pause NAME`, and stays paused when applied again.
+`ketcycle deploy` applies them. The flows deduplicate events; an automation only passes on the payload. It can be paused
+on the Prefect page, or with `prefect automation pause NAME`, and stays paused when applied again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from infra.events import PAYLOADS, PREFIX, REAL
 from infra.installation.flow_runs import HEARTBEAT, SILENCE, SILENT
 
 TAG = PREFIX
-# The typed form: a plain template would make a string of everything.
+# The typed form: a plain template would turn every value into a string.
 WHOLE_PAYLOAD = {
     "__prefect_kind": "json",
     "value": {"__prefect_kind": "jinja", "template": "{{ event.payload | tojson }}"},
@@ -40,7 +40,7 @@ class Answer:
         event: its name in `infra.events`.
         deployment: the deployment, as flow/name.
         parameter: the flow's parameter that takes the payload.
-        description: what follows, for the page.
+        description: the effect, for the Prefect page.
     """
 
     event: str
@@ -93,7 +93,7 @@ def automations(deployments: Mapping[str, UUID], block: UUID | None) -> list[Aut
     """Return all automations.
 
     Args:
-        deployments: ids by flow/name; the answer of a deployment that is not among them is left out.
+        deployments: ids by flow/name; automations of other deployments are left out.
         block: the block that posts messages; None = no messages.
     """
     answers = [
@@ -104,7 +104,7 @@ def automations(deployments: Mapping[str, UUID], block: UUID | None) -> list[Aut
 
 
 def _crash() -> AutomationCore:
-    """Return the automation that ends flow runs which fell silent: their process, worker or machine is gone."""
+    """Return the automation that ends flow runs without heartbeats: their process, worker or machine is gone."""
     return AutomationCore(
         name=SILENT,
         description="Ends a flow run without a heartbeat for 50 s, so that its deployment's limit is free again.",
@@ -139,7 +139,7 @@ def _announcement(event: str, block: UUID) -> AutomationCore:
 
 
 def _failure(block: UUID) -> AutomationCore:
-    """Return the automation that reports failed runs; a flow run inside another one has no deployment of its own."""
+    """Return the automation that reports failed flow runs of deployments; child flow runs have no deployment."""
     return AutomationCore(
         name=f"{PREFIX}: announce failed runs",
         description="Posts a failed or crashed run of a deployment to notify_url, once an hour for each deployment.",
@@ -164,7 +164,7 @@ def _failure(block: UUID) -> AutomationCore:
 
 
 def answered(event: str) -> bool:
-    """Return whether the Prefect server of this process has an automation that answers an event, paused or not."""
+    """Return whether the Prefect server of this process has an automation for an event, paused or not."""
     names = {answer.name for answer in ANSWERS if answer.event == event}
     with get_client(sync_client=True) as client:
         return any(item.name in names for item in client.read_automations())

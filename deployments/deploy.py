@@ -1,7 +1,7 @@
-"""What `ketcycle deploy` does: bring pool, queues, limits, block, deployments and automations of a server up to date.
+"""`ketcycle deploy`: updates pool, queues, limits, block, deployments and automations of a Prefect server.
 
-The server is compared with the repository, and only what differs is changed. What people set in the pages stays: a
-paused queue or automation, whether a schedule is active, and the parameters of a deployment.
+The server is compared with the repository, and only differences are changed. Changes made by users on the Prefect page
+stay: a paused queue or automation, whether a schedule is active, and the parameters of a deployment.
 """
 
 from __future__ import annotations
@@ -45,22 +45,22 @@ DIRECT = (
 BLOCK = "ketcycle-notify"
 BLOCK_TYPE = "custom-webhook"
 QUEUES = {
-    "default": "Whatever needs no place of its own.",
+    "default": "All runs without a queue of their own.",
     "training": "Runs that train: as many at once as there are accelerators.",
     "quantum": "The dispatcher of the runtime queue: one at once.",
-    "events": "Short runs that answer events and look for them.",
+    "events": "Short runs that answer events or poll for them.",
 }
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference between what is there and what should be.
+    """One difference between the server and the repository.
 
     Attributes:
         kind: `pool`, `queue`, `limit`, `block`, `deployment`, `parameters`, `schedule` or `automation`.
         name: of the thing.
-        action: `create`, `update`, `delete`, or `keep` for parameters that people changed.
-        detail: what differs.
+        action: `create`, `update`, `delete`, or `keep` for parameters that users changed.
+        detail: the difference.
     """
 
     kind: str
@@ -83,13 +83,13 @@ def version(folder: Path) -> str:
 def deploy(
     loaded: Settings, *, dry_run: bool = False, schedules: bool | None = None, reset: bool = False
 ) -> list[Change]:
-    """Bring a Prefect server up to date with the repository, and return what was changed, or would be.
+    """Update a Prefect server from the repository; return the changes, or with `dry_run` what would change.
 
     Args:
         loaded: the settings.
         dry_run: whether nothing is changed.
         schedules: whether all schedules are to be active; None = as they are, in a new installation none.
-        reset: whether parameters that people changed get the values of the repository again.
+        reset: whether parameters that users changed get the values of the repository again.
 
     Raises:
         KetcycleError: the server refused something or did not answer; what was changed before stays.
@@ -107,13 +107,13 @@ def deploy(
             return [*changes, *steps.deployments(schedules, reset), *steps.automations()]
     except (PrefectHTTPStatusError, httpx.HTTPError) as error:
         raise KetcycleError(
-            f"the Prefect server did not take a change ({type(error).__name__}: {error}); `ketcycle deploy` "
-            "continues from there"
+            f"the Prefect server refused a change ({type(error).__name__}: {error}); run `ketcycle deploy` again "
+            "to continue"
         ) from error
 
 
 class _Steps:
-    """Each compares one kind of thing and changes it unless it is a dry run."""
+    """Each method compares one kind of object and changes it, unless it is a dry run."""
 
     def __init__(self, client: SyncPrefectClient, path: Path, pool: Pool, dry_run: bool) -> None:
         self._client, self._path, self._pool, self._dry = client, path, pool, dry_run
@@ -199,11 +199,11 @@ class _Steps:
             return None
 
     def deployments(self, schedules: bool | None, reset: bool) -> Iterator[Change]:
-        """Compare the deployments; parameters and schedules that people changed stay.
+        """Compare the deployments; parameters and schedules that users changed stay.
 
         Args:
             schedules: whether all schedules are to be active; None = as they are.
-            reset: whether parameters that people changed get the values of the repository again.
+            reset: whether parameters that users changed get the values of the repository again.
         """
         wanted, before, deployed = _wanted(self._path, self._pool), self._deployed(), self._variable()
         for name, entry in wanted.items():
@@ -212,7 +212,7 @@ class _Steps:
             if found is not None and not reset:
                 entry["parameters"], kept = merged(deployed.get(name, ours), dict(found.parameters), ours)
                 if kept:
-                    yield Change("parameters", name, "keep", f"{', '.join(kept)}: set by people, not by the repository")
+                    yield Change("parameters", name, "keep", f"{', '.join(kept)}: set by users, not by the repository")
             differs = _differences(entry, found)
             if differs is not None:
                 yield Change("deployment", name, "update" if found else "create", differs)
@@ -294,14 +294,14 @@ class _Steps:
 
 
 def trainers() -> int:
-    """Return how many runs may train at once: one for each GPU, and one where there is none."""
+    """Return how many runs may train at once: one for each GPU, or one without a GPU."""
     import torch
 
     return max(1, torch.cuda.device_count())
 
 
 def _plain(automation: Any) -> dict[str, Any]:
-    """Return what makes an automation what it is, apart from ids and whether it is paused."""
+    """Return the content of an automation, without ids and its paused state."""
     found = json.loads(automation.model_dump_json(include={"description", "tags", "trigger", "actions"}))
     found["trigger"].pop("id", None)
     return dict(found)
@@ -341,7 +341,7 @@ def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:
 
 
 def _differences(entry: Mapping[str, Any], found: Any) -> str | None:
-    """Name what differs between the repository and the server; None if nothing does."""
+    """Return the differences between the repository and the server as text; None if there are none."""
     if found is None:
         return str(entry["version"])
     there = _flat(found)
@@ -353,15 +353,15 @@ def _differences(entry: Mapping[str, Any], found: Any) -> str | None:
 def merged(
     deployed: Mapping[str, Any], there: Mapping[str, Any], ours: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Merge parameters three ways: a value that people changed stays, any other one follows the repository.
+    """Merge parameters three ways: values that users changed stay, all others follow the repository.
 
     Args:
-        deployed: what the repository said when it was deployed last.
-        there: what the server has now.
-        ours: what the repository says now.
+        deployed: values of the repository at the last deployment.
+        there: values on the server.
+        ours: values of the repository now.
 
     Returns:
-        The parameters, and the names of those that people changed and that differ from the repository.
+        The parameters, and the names of those that users changed and that differ from the repository.
     """
     result, kept = {}, []
     for name in dict.fromkeys([*ours, *there, *deployed]):
@@ -379,7 +379,7 @@ def _states(found: Any) -> dict[str, bool]:
 
 
 def _active(entry: Mapping[str, Any], found: Any, schedules: bool | None) -> dict[str, bool]:
-    """Return whether each schedule is to be active: as asked for, else as it is, at first not."""
+    """Return whether each schedule is to be active: as given, else unchanged, initially inactive."""
     before = _states(found)
     return {slug: before.get(slug, False) if schedules is None else schedules for slug in entry["schedules"]}
 
@@ -411,5 +411,5 @@ def _flat(deployment: Any) -> dict[str, Any]:
 
 
 def _filled(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema without its empty parts, which a server does not keep."""
+    """Return a schema without its empty parts, which the server drops."""
     return {name: value for name, value in schema.items() if value}

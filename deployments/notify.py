@@ -1,4 +1,4 @@
-"""The messages that notify_url gets: for Slack, for Microsoft Teams, or as plain JSON."""
+"""Messages posted to notify_url: for Slack, for Microsoft Teams, or as plain JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUBJECT, BODY = "{{subject}}", "{{body}}"  # Prefect's block puts the texts ther
 
 
 def kind_of(url: str) -> NotifyKind:
-    """Return which service an address belongs to; `json` for one that is neither Slack's nor Teams'."""
+    """Return the service of an address: `slack`, `teams`, or `json` for any other."""
     host = urlsplit(url).hostname or ""
     if host in SLACK:
         return "slack"

@@ -1,4 +1,4 @@
-"""Where the list of deployments is: in a clone of the repository, or among the packages of a wheel."""
+"""Location of the list of deployments: in a clone of the repository, or inside a wheel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs, in which order. No algorithms."""
+"""Prefect flows, studies, reports and the command line. Algorithms are in `tasks`."""
 
 from infra.settings import environment
 

@@ -25,9 +25,9 @@ from flows.commands import (
     watch,
 )
 
-HELP = """The whole life of a language model, every decision solved classically and by a quantum method.
+HELP = """Run the lifecycle of a language model; each of its decisions is solved by classical and quantum methods.
 
-Exit codes: 0 done, 1 something failed (finished work is kept), 2 the input cannot be used.
+Exit codes: 0 done, 1 failed (finished work is kept), 2 the input cannot be used.
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=HELP)
@@ -59,7 +59,7 @@ app.add_typer(queue.app, name="queue", rich_help_panel="Look")
 
 
 def main() -> None:
-    """Entry point of the `ketcycle` command; a SIGTERM stops it as Ctrl-C does, with what it started."""
+    """Entry point of the `ketcycle` command; SIGTERM stops it and its child processes, as Ctrl-C does."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()
 

@@ -1,4 +1,4 @@
-"""Entry point of the `ketcycle` command: with the extra `pipeline` all of it, without it the runtime queue alone."""
+"""Entry point of the `ketcycle` command: all commands with the extra `pipeline`, only `queue` without it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flows.commands.console import PIPELINE, WITHOUT_PIPELINE, err
 
 
 def main() -> None:
-    """Run the command; without the extra, one that needs it is refused with exit code 2."""
+    """Run the command; without the extra, commands that need it are refused with exit code 2."""
     if PIPELINE:
         from flows.cli import main as run_all
 

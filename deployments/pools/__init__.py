@@ -1,7 +1,7 @@
-"""Work pools of Prefect: which kind of worker starts the runs of deployments, and what a run is started with.
+"""Prefect work pools: the kind of worker that starts the runs of deployments, and their environment.
 
-`process` starts a process on the machine of the worker. The others are described by a file in this folder, which only
-changes where a run takes place: deployments, queues and parameters are those of prefect.yaml.
+`process` starts a process on the machine of the worker. The others are described by files in this folder, which only
+change the place of a run: deployments, queues and parameters are those of prefect.yaml.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Pool:
     Attributes:
         name: of the pool.
         type: of its workers.
-        folder: where a run works; empty = where `ketcycle deploy` was typed.
+        folder: working folder of a run; empty = the one of `ketcycle deploy`.
         job_variables: for every run, over those of prefect.yaml.
         pod: added to the pod of a Kubernetes job.
         container: added to the container of a Kubernetes job.

@@ -1,4 +1,4 @@
-"""Cut the shipped corpus from the prepared source sets: `python -m deployments.sample.build SOURCE [TARGET]`.
+"""Build the shipped corpus from the prepared source sets: `python -m deployments.sample.build SOURCE [TARGET]`.
 
 SOURCE is a folder that holds `pydocs311/pydocs311.parquet` (doc, section, text) and
 `licences_neardup/{licences,fulltext_pairs_j03}.parquet`; README.md beside this file says where they come from.

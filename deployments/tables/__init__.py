@@ -1,7 +1,7 @@
-"""Makes the tables of Prefect's and MLflow's databases from files: their migrations take seconds in a fresh home.
+"""Creates the tables of Prefect's and MLflow's databases from files, which saves seconds of migrations in a new home.
 
-`prefect.sql` and `mlflow.sql` are what the migrations leave in an empty SQLite database. Where an installed library has
-newer migrations, it applies them when it opens the database. `python -m deployments.tables` writes the files anew.
+`prefect.sql` and `mlflow.sql` are dumps of an empty SQLite database after the migrations. A library with newer
+migrations applies them when it opens the database. `python -m deployments.tables` rewrites the files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Library = Literal["prefect", "mlflow"]
 
 
 def make_tables(database: Path, library: Library) -> None:
-    """Make a database with the tables of a library, whole or not at all; one that exists stays as it is."""
+    """Create a database with the tables of a library, atomically; an existing one stays unchanged."""
     if database.exists():
         return
     database.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writes the files of this folder anew, from the migrations of the installed Prefect and MLflow."""
+"""Rewrites the files of this folder from the migrations of the installed Prefect and MLflow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def migrate_prefect(database: Path) -> None:
-    """Have Prefect make its tables by its migrations."""
+    """Create Prefect's tables by its migrations."""
     url = f"sqlite+aiosqlite:///{database}"
     environment = {**os.environ, "PREFECT_HOME": str(database.parent), "PREFECT_API_DATABASE_CONNECTION_URL": url}
     command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
@@ -21,7 +21,7 @@ def migrate_prefect(database: Path) -> None:
 
 
 def migrate_mlflow(database: Path) -> None:
-    """Have MLflow make its tables by its migrations."""
+    """Create MLflow's tables by its migrations."""
     from mlflow.store.db import utils
 
     engine = utils.create_sqlalchemy_engine(f"sqlite:///{database}")
@@ -33,7 +33,7 @@ MIGRATIONS = {"prefect": migrate_prefect, "mlflow": migrate_mlflow}
 
 
 def main() -> None:
-    """Write the statements that make each database anew."""
+    """Write the statements that create each database."""
     with tempfile.TemporaryDirectory() as folder:
         for library, migrate in MIGRATIONS.items():
             database = Path(folder) / f"{library}.db"

@@ -13,7 +13,7 @@ from infra.settings import Settings
 
 
 def stages(incomplete: str) -> list[str]:
-    """Return the stages that begin with the given text; in a comma-separated list the last item is completed."""
+    """Return the stages that begin with the given text; of a comma-separated list the last item is completed."""
     from tasks.contract import STAGES
 
     before, comma, last = incomplete.rpartition(",")

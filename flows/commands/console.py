@@ -25,8 +25,8 @@ ADVICE = {
     errno.EROFS: "the file system is read-only; choose another folder with --home",
 }
 
-PIPELINE = find_spec("prefect") is not None  # else the runtime queue alone is installed
-WITHOUT_PIPELINE = "this needs the extra `pipeline`: pip install 'ketcycle[pipeline]'; installed is the queue alone"
+PIPELINE = find_spec("prefect") is not None  # else only the runtime queue is installed
+WITHOUT_PIPELINE = "this needs the extra `pipeline`: pip install 'ketcycle[pipeline]'; only the queue is installed"
 
 out = Console(width=None if sys.stdout.isatty() else 160)
 err = Console(stderr=True)

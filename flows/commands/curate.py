@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.commands.console import err, print_value
-from flows.commands.display import Manner, shown
+from flows.commands.display import OutputMode, shown
 from infra.errors import BadInput
 from infra.settings import Settings
 
 
-def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_json: bool, manner: Manner) -> None:
+def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_json: bool, mode: OutputMode) -> None:
     """Curate a corpus into a folder, or into the lake; show progress, and print the closing line with the energy used.
 
     Raises:
@@ -29,7 +29,7 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_jso
 
     given = {name: value for name, value in chosen.items() if value is not None}
     if any(value == "" or (isinstance(value, tuple) and "" in value) for value in given.values()):
-        raise BadInput("an option was given nothing; give it a value or leave it out")
+        raise BadInput("an option has an empty value; give it a value or leave it out")
     given["options"] = merge({}, *map(parse_assignment, given.get("options", ())))
     try:
         config = RunConfig(**given)
@@ -41,7 +41,7 @@ def curate(loaded: Settings, chosen: Mapping[str, Any], out: Path | None, as_jso
 
     options = Options.model_validate({name: value for name, value in own.items() if name in Options.model_fields})
     into = str(out) if out else f"the lake of {loaded.home}"
-    with shown(f"curating into {into}", manner), Meter() as meter:
+    with shown(f"curating into {into}", mode), Meter() as meter:
         if out is None:
             facts = _into_lake(loaded, own)
         else:

@@ -1,7 +1,7 @@
-"""What a command shows while it works: one live picture of a run in a terminal, plain lines elsewhere.
+"""Progress display of a command: a live view of the run in a terminal, plain lines elsewhere.
 
-A display takes log records (`infra.progress` says which figures they may carry) and knows nothing of where they come
-from. What libraries print meanwhile goes into a file, so that it neither tears the picture nor hides a line.
+A display takes log records (`infra.progress` defines the figures they may carry), wherever they come from. Output of
+libraries goes to a file, so that it does not break the live view.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Print every line of th
 Plain = Annotated[bool, typer.Option("--plain", help="Print lines also where a terminal could show a live display.")]
 
 WIDTH = 100
-PER_SECOND = 2.0  # times that the picture is drawn anew
+PER_SECOND = 2.0  # redraws of the live view
 EVERY_S = 10.0  # between two plain lines about the same bar
-LINGERS_S = 3.0  # that a finished bar stays
-IDLE_S = 10.0  # without news, after which a bar without a known total goes
+LINGERS_S = 3.0  # a finished bar stays visible
+IDLE_S = 10.0  # without progress, then a bar without a known total is removed
 MARKS = {"done": "green", "reused": "green", "running": "bold cyan", "failed": "bold red", "skipped": "yellow"}
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How a command was told to show its progress; the default is a live display in a terminal, lines elsewhere."""
+class OutputMode:
+    """Options `--verbose` and `--plain` of a command; by default a live view in a terminal, lines elsewhere."""
 
     verbose: bool = False
     plain: bool = False
 
     @property
-    def lively(self) -> bool:
-        """Whether standard error is a terminal that can show a live display, and nobody asked for lines."""
+    def live(self) -> bool:
+        """Whether standard error is a terminal that can show a live view, and no option asks for lines."""
         able = sys.stderr.isatty() and Console(stderr=True).is_terminal and not Console(stderr=True).is_dumb_terminal
         return able and not (self.verbose or self.plain)
 
@@ -62,7 +62,7 @@ class Display(Protocol):
         """Show a line of the command itself."""
 
 
-class Lines:
+class PlainLines:
     """Plain lines, each with the seconds since the beginning.
 
     Args:
@@ -79,7 +79,7 @@ class Lines:
         self._write(f"{time.monotonic() - self._began:6.1f} s  {text}")
 
     def take(self, record: logging.LogRecord) -> None:
-        """Print a record; of the workers' records only warnings and, now and then, how far a bar is."""
+        """Print a record; of the workers' records only warnings and, every `EVERY_S`, the progress of a bar."""
         if self._every or self._is_news(record):
             self.say(record.getMessage())
 
@@ -98,7 +98,7 @@ class Lines:
 
 @dataclass
 class _Stage:
-    """A stage in the picture: its state, when it began and ended (seconds since the epoch), its last line."""
+    """A stage in the live view: its state, when it began and ended (seconds since the epoch), its last line."""
 
     state: str = ""
     began: float = 0.0
@@ -106,28 +106,28 @@ class _Stage:
     line: str = ""
 
 
-class Picture:
-    """A run as it was last heard of; `render` draws it.
+class LiveView:
+    """The latest state of a run, from its log records; `render` draws it.
 
     Args:
-        title: what runs.
-        stages: its stages, in order; none for a command that has no stages.
+        title: name of the run.
+        stages: its stages, in order; empty for a command without stages.
     """
 
     def __init__(self, title: str, stages: Sequence[str] = ()) -> None:
         self._title, self._began = title, time.time()
         self._stages = {name: _Stage() for name in stages}
-        self._lines: dict[str, str] = {}  # the last one of this process (under the empty name) and of each worker
+        self._lines: dict[str, str] = {}  # the last line of this process (empty name) and of each worker
         self._warnings: list[str] = []
         self._bars = Progress(
             TextColumn("{task.description}"), BarColumn(28), _Done(), _Rate(), TimeRemainingColumn(compact=True)
         )
         self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._ended: dict[TaskID, float] = {}  # when a bar was full, or when one without a total last grew
-        self._workers: dict[str, int] = {}  # numbers of the workers, in the order in which they were heard of
+        self._ended: dict[TaskID, float] = {}  # when a bar was complete, or a bar without a total last advanced
+        self._workers: dict[str, int] = {}  # numbers of the workers, in the order of their first records
 
     def take(self, record: logging.LogRecord) -> None:
-        """Take a record into the picture."""
+        """Add a record to the view."""
         text, worker = record.getMessage(), self._number(record)
         if record.levelno >= logging.WARNING:
             self._warnings = [*self._warnings, text][-3:]
@@ -145,7 +145,7 @@ class Picture:
         self._lines[""] = text
 
     def render(self, now: float | None = None) -> RenderableType:
-        """Return the picture at a time (seconds since the epoch; None = now), at most 100 columns wide."""
+        """Return the view at a time (seconds since the epoch; None = now), at most 100 columns wide."""
         now = time.time() if now is None else now
         self._drop_finished(now)
         head = Table.grid(expand=True)
@@ -176,7 +176,7 @@ class Picture:
     def _advance(self, key: tuple[str, str], done: float, total: float) -> None:
         known = self._tasks.get(key)
         if known is not None and done < self._task(known).completed:
-            self._bars.remove_task(known)  # the same thing begins again, as in another stage
+            self._bars.remove_task(known)  # the same work starts again, as in another stage
             known = None
         if known is None:
             known = self._tasks[key] = self._bars.add_task(key[1], total=total or None)
@@ -221,7 +221,7 @@ class Picture:
 
 
 def _grid(*widths: int) -> Table:
-    """Return a table without lines: columns of these widths, and one that takes the rest and cuts what is longer."""
+    """Return a table without borders: columns of these widths, and a last one that takes the rest and truncates."""
     table = Table.grid(padding=(0, 1), expand=True)
     for width in widths:
         table.add_column(width=width, no_wrap=True)
@@ -243,9 +243,9 @@ class _Rate(ProgressColumn):
 
 
 class _Drawn:
-    """A renderable that draws a picture as it is at that moment."""
+    """A renderable that draws the current state of a view."""
 
-    def __init__(self, picture: Picture) -> None:
+    def __init__(self, picture: LiveView) -> None:
         self._picture = picture
 
     def __rich__(self) -> RenderableType:
@@ -254,27 +254,27 @@ class _Drawn:
 
 @contextlib.contextmanager
 def shown(
-    title: str, manner: Manner = Manner(), stages: Sequence[str] = (), output: Path | None = None
+    title: str, mode: OutputMode = OutputMode(), stages: Sequence[str] = (), output: Path | None = None
 ) -> Iterator[Display]:
-    """Show the records of this process, and those handed to the display, until the block ends.
+    """Show the records of this process, and those given to the display, until the block ends.
 
     Args:
-        title: what runs.
-        manner: how to show it.
+        title: name of the run.
+        mode: live view or lines.
         stages: its stages, in order.
-        output: file that gets what libraries of this process and its children print meanwhile; None = they print.
+        output: file for the output of libraries in this process and its children; None = standard output and error.
     """
-    lively = manner.lively
-    with _apart(None if manner.verbose else output) as stream:
+    in_terminal = mode.live  # asked before the streams are redirected
+    with _apart(None if mode.verbose else output) as stream:
         console = Console(file=stream)
-        if lively:
-            picture = Picture(title, stages)
+        if in_terminal:
+            picture = LiveView(title, stages)
             live = Live(_Drawn(picture), console=console, refresh_per_second=PER_SECOND, redirect_stdout=False)
             with live, progress.own(picture.take):
                 yield picture
             return
-        lines = Lines(
-            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), every=manner.verbose
+        lines = PlainLines(
+            lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True), every=mode.verbose
         )
         with progress.own(lines.take):
             yield lines
@@ -282,7 +282,7 @@ def shown(
 
 @contextlib.contextmanager
 def _apart(output: Path | None) -> Iterator[IO[str]]:
-    """Yield the standard error as it was; what else this process and its children print goes to a file meanwhile."""
+    """Yield the original standard error; other output of this process and its children goes to a file until the end."""
     if output is None:
         yield sys.stderr
         return

@@ -1,4 +1,4 @@
-"""Command `drift`: two tables compared by every arm, or one table walked in windows."""
+"""Command `drift`: compare two tables by every arm, or the windows of one table."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def drift(
     by: Annotated[str | None, typer.Option(help="Column whose values are compared as segments too.")] = None,
     arms: Annotated[str | None, typer.Option(help="Comma-separated arms; default all with few circuits.")] = None,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Walk the current table in windows and print the change points.")
+        bool, typer.Option("--stream", help="Compare the windows of the current table and print the change points.")
     ] = False,
     window: Annotated[int, typer.Option(min=4, help="Rows of a window, with --stream.")] = 100,
     level: Annotated[
         float | None, typer.Option(help="Level of the tests; default .05, with --stream .01 for each window.")
     ] = None,
     effect: Annotated[
-        float, typer.Option(help="Least share of the rows that must differ before a column has drifted.")
+        float, typer.Option(help="Minimum share of rows that must differ for a column to count as drifted.")
     ] = 0.05,
-    debounce: Annotated[int, typer.Option(min=1, help="Drifted windows in a row that are a change.")] = 2,
-    rows: Annotated[int, typer.Option(min=6, help="Rows of each table that the arms compare at most.")] = 200,
+    debounce: Annotated[int, typer.Option(min=1, help="Consecutive drifted windows that make a change.")] = 2,
+    rows: Annotated[int, typer.Option(min=6, help="Maximum rows of each table that the arms compare.")] = 200,
     permutations: Annotated[int, typer.Option(min=19, help="Permutations of each test.")] = 499,
     shots: Annotated[int, typer.Option(min=1, help="Shots of each circuit.")] = 256,
-    minimum: Annotated[int, typer.Option(min=6, help="Rows that each table and each segment must have.")] = 20,
+    minimum: Annotated[int, typer.Option(min=6, help="Minimum rows of each table and each segment.")] = 20,
     backend: Annotated[str, typer.Option(help="aer, noisy:<fake device> or ibm:<device>.")] = "aer",
-    html: Annotated[Path | None, typer.Option(help="Also write a page to look at.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the result as an HTML page.")] = None,
     prometheus: Annotated[
         Path | None, typer.Option(help="Also write the figures for node_exporter's textfile collector (*.prom).")
     ] = None,
@@ -46,7 +46,7 @@ def drift(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whether two tables come from one distribution: schema, every column, every arm's test and its energy."""
+    """Test whether two tables have one distribution: schema, every column, every arm's test and its energy."""
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
@@ -57,10 +57,10 @@ def drift(
         if not 0 < alpha < 1:
             raise BadInput(f"the level is a probability between 0 and 1, not {alpha}")
         if reference is None and not stream:
-            raise BadInput("give --reference, or --stream to walk the current table alone")
+            raise BadInput("give --reference, or --stream to compare windows of the current table")
         for path in (html, prometheus):
             if path and not path.absolute().parent.is_dir():
-                raise BadInput(f"there is no folder {path.absolute().parent} to write to")
+                raise BadInput(f"folder {path.absolute().parent} does not exist; make it or give another")
         named = _names(columns)
         if stream:
             if by or prometheus:
@@ -85,7 +85,7 @@ def _names(text: str | None) -> tuple[str, ...]:
 
 
 def _titles(current: Path, reference: Path | None) -> dict[str, Any]:
-    return {"current": current.name, "reference": reference.name if reference else "its own beginning"}
+    return {"current": current.name, "reference": reference.name if reference else "its first windows"}
 
 
 def _compare(

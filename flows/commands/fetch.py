@@ -1,4 +1,4 @@
-"""The command `fetch`: web pages into WARC files."""
+"""Command `fetch`: web pages into WARC files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from flows.commands.console import AsJson, Home, clear_errors, err, out, print_value
-from flows.commands.display import Lines
+from flows.commands.display import PlainLines
 from infra import settings
 
 
@@ -41,7 +41,7 @@ def fetch(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the pages of a list or a sitemap politely into WARC files, which --corpus reads.
+    """Fetch the pages of a list or a sitemap into WARC files, which --corpus reads.
 
     robots.txt is obeyed, a host gets one request at a time, and only hosts named by the list or by the address of a
     sitemap are requested. Links are not followed. urls.csv in the folder has the outcome of each address.
@@ -59,7 +59,7 @@ def fetch(
             "max_total": max_total,
             "loopback": allow_loopback,
         }
-        lines = Lines(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+        lines = PlainLines(lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
         chosen = loaded.contact if contact is None else contact
         found = fetch(Order(out_folder, chosen, urls, tuple(sitemap or ()), limits), lines.say)
         if as_json:

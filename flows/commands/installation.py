@@ -44,7 +44,7 @@ def doctor(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this installation and report what is missing; exit code 1 if something has to be repaired."""
+    """Check this installation and report what is missing; exit code 1 if something needs repair."""
     from infra.installation.doctor import examine, repair
 
     with clear_errors():

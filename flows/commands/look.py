@@ -1,4 +1,4 @@
-"""Commands that look at runs and the installation: `status`, `logs`, `report`, `compare`, `evidence`."""
+"""Commands that show runs and the installation: `status`, `logs`, `report`, `compare`, `evidence`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def status(
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds, until interrupted.")] = False,
-    every: Annotated[float, typer.Option(min=1.0, help="Seconds between two looks of --watch.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every few seconds, until interrupted.")] = False,
+    every: Annotated[float, typer.Option(min=1.0, help="Seconds between refreshes, with --watch.")] = 5.0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -83,8 +83,8 @@ def report(
         str | None, typer.Argument(metavar="[RUN]", help="The run; default the newest.", autocompletion=complete.runs)
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="All tables: stages, decisions, energies.")] = False,
-    html: Annotated[bool, typer.Option("--html", help="Make the report anew from the stored evidence.")] = False,
-    open_at: Annotated[Path | None, typer.Option("--open", help="With --html: also put the page there.")] = None,
+    html: Annotated[bool, typer.Option("--html", help="Rebuild the report from the stored evidence.")] = False,
+    open_at: Annotated[Path | None, typer.Option("--open", help="With --html: also write the page here.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -126,22 +126,22 @@ def evidence(
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run.", autocompletion=complete.runs)] = None,
     subtask: Annotated[str | None, typer.Option(help="Only this decision, e.g. pruning.")] = None,
     recompute: Annotated[
-        bool, typer.Option("--recompute", help="Derive all joules, USD and grams anew, with --coefficients.")
+        bool, typer.Option("--recompute", help="Recompute all joules, USD and grams of CO2 with --coefficients.")
     ] = False,
     coefficients: Annotated[Path | None, typer.Option(help="Coefficients file; default the package's.")] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="With --recompute: write the reports anew, too; with --verify: the pages.")
+        bool, typer.Option("--write", help="With --recompute: also rewrite the reports; with --verify: the pages.")
     ] = False,
     carbon_series: Annotated[Path | None, typer.Option(help="CSV or Parquet of time and g CO2e per kWh.")] = None,
     export: Annotated[
         tuple[str, Path] | None, typer.Option(metavar="csv|spdx FILE", help="Write the evidence to a file.")
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute the tables of README and docs from the evidence that ships.")
+        bool, typer.Option("--verify", help="Recompute the tables of README and docs from docs/evidence; compare.")
     ] = False,
     publish: Annotated[
         list[str] | None,
-        typer.Option(metavar="STUDY|RUN", help="Ship it with the repository and write the tables anew; repeatable."),
+        typer.Option(metavar="STUDY|RUN", help="Add it to docs/evidence and rewrite the tables; may be repeated."),
     ] = None,
     home: Home = None,
     as_json: AsJson = False,

@@ -56,7 +56,7 @@ def emit(
     payload: Annotated[str, typer.Option(help="JSON object with the fields of the event.")] = "{}",
     home: Home = None,
 ) -> None:
-    """Emit an event; an unknown name or a payload that does not fit is refused."""
+    """Emit an event; an unknown name or a payload with wrong fields is refused."""
     with clear_errors():
         try:
             given = json.loads(payload)

@@ -17,10 +17,10 @@ def outlook(
         list[str] | None, typer.Option(help="Only this stage; may be repeated.", autocompletion=complete.stages)
     ] = None,
     hardware: Annotated[
-        Path | None, typer.Option(help="YAML file with what you change of tasks/outlook/hardware.yaml.")
+        Path | None, typer.Option(help="YAML file with values to replace in tasks/outlook/hardware.yaml.")
     ] = None,
     site: Annotated[
-        Path | None, typer.Option(help="YAML file with what you change of tasks/outlook/site.yaml.")
+        Path | None, typer.Option(help="YAML file with values to replace in tasks/outlook/site.yaml.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for outlook.html and the exports; default `outlook` in the home.")
@@ -28,7 +28,7 @@ def outlook(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show break-even sizes, costs, benefits and risks of every decision, from evidence stored here or shipped."""
+    """Show break-even sizes, costs, benefits and risks of every decision, from stored or shipped evidence."""
     from flows.reports.outlook.build import build_outlook
     from flows.reports.outlook.export import write_outlook
     from flows.reports.outlook.text import console

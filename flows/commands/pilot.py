@@ -1,4 +1,4 @@
-"""Command `pilot`: a published industry case, run again and judged."""
+"""Command `pilot`: run a published industry case again and judge its claim."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
-from flows.commands.display import Manner, Plain, Verbose, shown
+from flows.commands.display import OutputMode, Plain, Verbose, shown
 from infra import settings
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -21,7 +21,7 @@ def pilot(
             metavar="[PILOT]", help="grid, clinical, flights, weights or sentiment.", autocompletion=complete.pilots
         ),
     ] = None,
-    profile: Annotated[str, typer.Option(help="smoke: does it run; full: the verdicts.")] = "full",
+    profile: Annotated[str, typer.Option(help="smoke: a quick check that it runs; full: with verdicts.")] = "full",
     backend: Annotated[str, typer.Option(help="aer, noisy:<fake device> or ibm:<device>.")] = "aer",
     seed: Annotated[int, typer.Option(min=0, help="Seed of all random numbers.")] = 0,
     resume: Annotated[
@@ -33,7 +33,7 @@ def pilot(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a published industry case again, judge its claim, write its page; without a name list the cases."""
+    """Run a published industry case again, judge its claim and write its page; without a name, list the cases."""
     with clear_errors():
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
@@ -43,7 +43,7 @@ def pilot(
             _list(as_json)
         else:
             given = {"pilot": name, "profile": profile, "backend": backend, "seed": seed}
-            _pilot(loaded, given, resume, as_json, Manner(verbose, plain))
+            _pilot(loaded, given, resume, as_json, OutputMode(verbose, plain))
 
 
 def _list(as_json: bool) -> None:
@@ -74,7 +74,7 @@ def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
     _print(found, as_json)
 
 
-def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json: bool, manner: Manner) -> None:
+def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json: bool, mode: OutputMode) -> None:
     from pydantic import ValidationError
 
     from flows.commands.study import new_name
@@ -93,7 +93,7 @@ def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json:
         raise BadInput("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
     canonical_name(config.backend)
     folder = loaded.home / "studies" / config.study_id
-    with shown(f"pilot {config.pilot}, {config.profile}", manner, output=folder / "output.txt") as display:
+    with shown(f"pilot {config.pilot}, {config.profile}", mode, output=folder / "output.txt") as display:
         display.say(f"study {config.study_id} begins (home {loaded.home})")
         from infra.compute import services
 

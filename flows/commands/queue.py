@@ -31,8 +31,8 @@ WATCH_S = 1.0
 def list_(
     state: Annotated[str | None, typer.Option(help="Only this state, e.g. DONE.")] = None,
     run_id: Run = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 50,
-    summary: Annotated[bool, typer.Option("--summary", help="Sums of the run instead: times, jobs, bills.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of calls, the newest first.")] = 50,
+    summary: Annotated[bool, typer.Option("--summary", help="Totals of the run instead: times, jobs, bills.")] = False,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -65,7 +65,7 @@ def list_(
             }
             for call in calls
         ]
-        print_table(shown, "no such calls in the ledger")
+        print_table(shown, "no calls in the ledger match")
 
 
 def _leaving(call: dict[str, Any]) -> bool:
@@ -76,7 +76,7 @@ def _print_summary(loaded: settings.Settings, run_id: str | None, as_json: bool)
     from infra.runtime.figures.summary import rows, summarise
 
     if run_id is None:
-        raise BadInput("a summary is of one run; name it with --run")
+        raise BadInput("--summary needs a run; name it with --run")
     summary = summarise(loaded.ledger, loaded.home, run_id)
     if as_json:
         print_value(summary, as_json)
@@ -90,7 +90,7 @@ def show(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show one call: what was sent, where, what came back, what it used."""
+    """Show one call: its request, backend, results and usage."""
     from infra.runtime.figures.inspect import show_call
 
     with clear_errors():
@@ -104,7 +104,7 @@ def show(
 @app.command("watch")
 def watch(
     run_id: Run = None,
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = WATCH_S,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between refreshes.")] = WATCH_S,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,28 +115,28 @@ def watch(
     with clear_errors():
         ledger = settings.load(home=home).ledger
 
-        def look() -> Look:
-            return Look(list_open(ledger, run_id), list_leaders(ledger), attention(ledger, run_id))
+        def take() -> Snapshot:
+            return Snapshot(list_open(ledger, run_id), list_leaders(ledger), attention(ledger, run_id))
 
         if as_json:
-            _watch_lines(look, every_s)
+            _watch_lines(take, every_s)
         else:
-            _watch_table(look, every_s)
+            _watch_table(take, every_s)
 
 
 @dataclass(frozen=True)
-class Look:
-    """What `queue watch` shows at one moment: open calls, the leading processes, and what needs a person."""
+class Snapshot:
+    """What `queue watch` shows at one moment: open calls, dispatching processes, and backends that need a person."""
 
     open: list[dict[str, Any]]
     leaders: dict[str, dict[str, Any]]
     attention: list[dict[str, Any]]
 
 
-def _watch_lines(look: Callable[[], Look], every_s: float) -> None:
+def _watch_lines(take: Callable[[], Snapshot], every_s: float) -> None:
     seen = None
     while True:
-        found = look()
+        found = take()
         lasting = [{k: v for k, v in call.items() if k != "age_s"} for call in found.open], found.attention
         if lasting != seen:
             sys.stdout.write(json.dumps(vars(found), default=str) + "\n")
@@ -147,11 +147,11 @@ def _watch_lines(look: Callable[[], Look], every_s: float) -> None:
         time.sleep(every_s)
 
 
-def _watch_table(look: Callable[[], Look], every_s: float) -> None:
+def _watch_table(take: Callable[[], Snapshot], every_s: float) -> None:
     try:
         with Live(console=out, auto_refresh=False) as live:
             while True:
-                found = look()
+                found = take()
                 live.update(_open_table(found), refresh=True)
                 if not found.open:
                     return
@@ -160,7 +160,7 @@ def _watch_table(look: Callable[[], Look], every_s: float) -> None:
         return
 
 
-def _open_table(found: Look) -> Any:
+def _open_table(found: Snapshot) -> Any:
     calls, leaders = found.open, found.leaders
     notes = [
         _note(row) for row in found.attention if row["unknown"] or row["flagged"] or any(row["reserved_s"].values())
@@ -174,13 +174,13 @@ def _open_table(found: Look) -> Any:
         row = (call["key"][:12], call["state"], call["run"], decision, call["arm"], call["backend"])
         table.add_row(*row, f"{call['age_s']:.0f} s", jobs)
     more = f"and {len(calls) - 20} more; " if len(calls) > 20 else ""
-    who = "; ".join(f"{lane} led by process {who['pid']} on {who['host']}" for lane, who in leaders.items())
-    line = f"{len(calls)} open; {more}{who or 'nobody leads: ketcycle queue drain, or a waiting run'}"
+    who = "; ".join(f"{lane}: dispatched by process {who['pid']} on {who['host']}" for lane, who in leaders.items())
+    line = f"{len(calls)} open; {more}{who or 'no process dispatches; start one with ketcycle queue drain'}"
     return Group(table, line, *notes)
 
 
 def _note(row: dict[str, Any]) -> str:
-    """Return what needs a person on a backend."""
+    """Return the counts of a backend that need a person's decision."""
     reserved = ", ".join(f"{seconds:.3g} s {age}" for age, seconds in row["reserved_s"].items() if seconds) or "nothing"
     return f"{row['backend']}: {row['unknown']} of unknown outcome, {row['flagged']} flagged, {reserved} reserved"
 
@@ -227,20 +227,20 @@ def retry(
         ledger = Ledger(settings.load(home=home).ledger, create=False)
         whole = full_key(ledger.database.url, key)
         if (state := ledger.state(whole)[0]) != FAILED:
-            raise BadInput(f"call {whole[:12]} is {state}; only one that has failed can be sent again")
+            raise BadInput(f"call {whole[:12]} is {state}; only a failed call can be sent again")
         ledger.prepare_again(whole)
         print_value({"key": whole}, True) if as_json else out.print(f"{whole[:12]} waits to be sent again")
 
 
 @app.command("drain")
 def drain(
-    backend: Annotated[str | None, typer.Option(help="Only this backend; default: all with work.")] = None,
+    backend: Annotated[str | None, typer.Option(help="Only this backend; default: all with open calls.")] = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Dispatch in the foreground until nothing is open, carry out cancellations, and look for duplicate jobs.
 
-    Arms whose remote results were late are completed, with the reports of their runs.
+    Arms that waited for remote results are completed, and the reports of their runs regenerated.
     """
     from infra.runtime.figures.inspect import lanes_to_drain, lanes_with_work
 
@@ -257,8 +257,8 @@ def drain(
             rows = _complete_arms(loaded)
             completed += rows
             for item in rows:
-                told = f"{item.run_id}: {item.stage}/{item.subtask} {item.arm} is {item.status} now"
-                err.print(told, highlight=False)
+                line = f"{item.run_id}: {item.stage}/{item.subtask} {item.arm} is {item.status} now"
+                err.print(line, highlight=False)
             lanes = [lane for lane in lanes_with_work(loaded.ledger) if backend in (None, lane)]
             if not lanes or not (rows or any(entry["jobs"] for entry in done[-len(lanes) :])):
                 break
@@ -267,7 +267,7 @@ def drain(
 
 
 def _complete_arms(loaded: settings.Settings) -> list[Any]:
-    """Complete the arms whose results are here now; without the pipeline there are none."""
+    """Complete the arms whose results have arrived; without the extra `pipeline` there are none."""
     if not PIPELINE:
         return []
     from flows.lifecycle.pending import complete_pending
@@ -276,7 +276,7 @@ def _complete_arms(loaded: settings.Settings) -> list[Any]:
 
 
 def _drain_lane(loaded: settings.Settings, lane: str) -> int:
-    """Lead a lane until nothing is open there, or wait for the process that leads it."""
+    """Dispatch the calls of a backend until none is open, or wait for the process that holds its lease."""
     settings.quiet_libraries(loaded.home)
     from concurrent.futures import ThreadPoolExecutor
 
@@ -284,12 +284,12 @@ def _drain_lane(loaded: settings.Settings, lane: str) -> int:
     from infra.runtime.queue import Runtime
 
     runtime = Runtime(loaded.ledger, lane, home=loaded.home, projection=loaded.projection_device)
-    sent, told = 0, ""
+    sent, printed = 0, ""
     with ThreadPoolExecutor(1) as leader:
         while True:
             leading = leader.submit(runtime.drain)
             while not leading.done():
-                told = _tell(lane, list_open(loaded.ledger), told)
+                printed = _print_states(lane, list_open(loaded.ledger), printed)
                 time.sleep(0.5)
             sent += leading.result()
             left = [call for call in list_open(loaded.ledger) if call["backend"] == lane]
@@ -298,10 +298,11 @@ def _drain_lane(loaded: settings.Settings, lane: str) -> int:
             time.sleep(1.0)
 
 
-def _tell(lane: str, calls: Sequence[dict[str, Any]], told: str) -> str:
+def _print_states(lane: str, calls: Sequence[dict[str, Any]], printed: str) -> str:
+    """Print how many calls of a backend are in which state, if that has changed; return the line."""
     states = [call["state"] for call in calls if call["backend"] == lane]
     line = f"{lane}: " + (", ".join(f"{states.count(s)} {s}" for s in sorted(set(states))) or "nothing open")
-    if line != told:
+    if line != printed:
         err.print(line, highlight=False)
     return line
 
@@ -314,7 +315,7 @@ def resolve(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the batches that may or may not have reached the service, or record what you found of one."""
+    """List the batches that may or may not have reached the service, or record your finding about one."""
     from infra.runtime.figures.inspect import list_parked
     from infra.runtime.ledger.ledger import Ledger
 
@@ -323,11 +324,11 @@ def resolve(
         parked = list_parked(ledger)
         if tag is None:
             if job or never_ran:
-                raise BadInput("name the tag of the batch that you have looked for; ketcycle queue resolve lists them")
+                raise BadInput("name the tag of the batch; ketcycle queue resolve lists them")
             _print_parked(parked, as_json)
             return
         if (job is None) != never_ran:
-            raise BadInput("say what you found: --job ID, or --never-ran if there is no job under the tag")
+            raise BadInput("give --job ID, or --never-ran if no job has the tag")
         found = [batch["tag"] for batch in parked if batch["tag"].startswith(tag)]
         if len(found) != 1:
             raise BadInput(f"{'several parked batches begin' if found else 'no parked batch begins'} with {tag!r}")
@@ -416,10 +417,10 @@ def budget(context: typer.Context, home: Home = None, as_json: AsJson = False) -
 def set_(
     scope: Annotated[str, typer.Argument(help="run, stage, day or month.")],
     unit: Annotated[str, typer.Argument(help="qpu_s (QPU seconds) or usd.")],
-    value: Annotated[str, typer.Argument(help="The most that may be spent, or none for no limit.")],
+    value: Annotated[str, typer.Argument(help="Maximum amount, or none for no limit.")],
     home: Home = None,
 ) -> None:
-    """Set a spending limit, or remove it with `none`; it applies from the next job on, also during a run."""
+    """Set a spending limit, or remove it with `none`; it applies to all later jobs, also of a current run."""
     from infra.runtime.ledger.budget import set_limit
     from infra.runtime.ledger.ledger import Ledger
 

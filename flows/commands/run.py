@@ -13,7 +13,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_value
-from flows.commands.display import Manner, Plain, Verbose, shown
+from flows.commands.display import OutputMode, Plain, Verbose, shown
 from infra import runs, settings
 from infra.errors import BadInput, StageFailed
 from infra.settings import Settings
@@ -49,7 +49,7 @@ TextColumn = Annotated[str | None, typer.Option(help="Column that holds the text
 IdColumn = Annotated[str | None, typer.Option(help="Column that names a document; default doc_id or id.")]
 WeightColumn = Annotated[
     str | None,
-    typer.Option(help="Column of a positive score; of near duplicates the worthier stay. Default: the longer."),
+    typer.Option(help="Column with a positive score, by which near duplicates are kept. Default: text length."),
 ]
 Rules = Annotated[
     str | None,
@@ -59,23 +59,23 @@ Language = Annotated[
     list[str] | None, typer.Option(help="curation: language to keep, ISO 639-1, or any; may be repeated.")
 ]
 Columns = Annotated[
-    str | None, typer.Option(help="curation: comma-separated columns kept beside the text. Default: all.")
+    str | None, typer.Option(help="curation: comma-separated columns to keep with the text. Default: all.")
 ]
 Format = Annotated[
     str | None,
     typer.Option("--format", help="curation: parquet, arrow, jsonl, json, csv, tsv, text, html or warc."),
 ]
-Seed = Annotated[int | None, typer.Option(min=0, help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Seed of all random numbers.")]
 Scale = Annotated[
     float | None,
-    typer.Option(help="Size of model and training: their compute as a multiple of the demo's; rules choose the rest."),
+    typer.Option(help="Scaling dial: training compute as a multiple of the demo's; sets model size and tokens."),
 ]
-CoreMinutes = Annotated[float | None, typer.Option(help="The same by the CPU minutes of the training.")]
+CoreMinutes = Annotated[float | None, typer.Option(help="The dial, given as CPU minutes of the training.")]
 GpuHours = Annotated[
     float | None,
-    typer.Option(help="The same by the hours of the training on a card; without one, projected for an H100."),
+    typer.Option(help="The dial, given as GPU hours of the training; without a GPU, projected for an H100."),
 ]
-Joules = Annotated[float | None, typer.Option(help="The same by the modelled joules of the training.")]
+Joules = Annotated[float | None, typer.Option(help="The dial, given as modelled joules of the training.")]
 
 
 def run(
@@ -108,7 +108,7 @@ def run(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run the lifecycle, or some of its stages, and print what each decision cost and gained."""
+    """Run the lifecycle, or some of its stages, and print quality and cost of each decision."""
     chosen = {
         "profile": profile,
         "options": _with_dial(options, scale, core_minutes, gpu_hours, joules),
@@ -126,7 +126,7 @@ def run(
         "seed": seed,
     }
     with clear_errors():
-        _run(settings.load(home=home), chosen, resume, run_id, as_json, Manner(verbose, plain))
+        _run(settings.load(home=home), chosen, resume, run_id, as_json, OutputMode(verbose, plain))
 
 
 def stage(
@@ -158,7 +158,7 @@ def stage(
     joules: Joules = None,
     seed: Seed = None,
     resume: Annotated[
-        str | None, typer.Option(help="Take the inputs of this run.", autocompletion=complete.runs)
+        str | None, typer.Option(help="Use the inputs of this run.", autocompletion=complete.runs)
     ] = None,
     verbose: Verbose = False,
     plain: Plain = False,
@@ -167,10 +167,9 @@ def stage(
 ) -> None:
     """Run one stage on the products of the run named, or on the newest in the lake.
 
-    `curation` with a --corpus of your own needs no second one: it is filtered and deduplicated, and --out gets the
-    tables kept, dropped, quarantined, edges, components and decisions; without --out they go into the lake. It is done
-    in this process by the classical method, without a Prefect server, MLflow or circuits, unless another --method or
-    a --backend is given.
+    `curation` with --corpus filters and deduplicates that corpus alone. --out gets the tables kept, dropped,
+    quarantined, edges, components and decisions; without --out they go into the lake. It runs in this process by the
+    classical method, without a Prefect server, MLflow or circuits, unless another --method or a --backend is given.
     """
     given = {
         "rules": str(Path(rules).absolute()) if rules and Path(rules).is_file() else rules,
@@ -205,9 +204,9 @@ def stage(
         if name == "curation" and corpus and method in (None, "classical") and not (backend or resume):
             from flows.commands.curate import curate
 
-            curate(loaded, {**chosen, "method": "classical"}, out, as_json, Manner(verbose, plain))
+            curate(loaded, {**chosen, "method": "classical"}, out, as_json, OutputMode(verbose, plain))
             return
-        run_id = _run(loaded, chosen, resume, None, as_json, Manner(verbose, plain))
+        run_id = _run(loaded, chosen, resume, None, as_json, OutputMode(verbose, plain))
         if out is not None:
             for path in export_tables(loaded.home, run_id, name, out):
                 err.print(f"written: {path}", highlight=False, soft_wrap=True)
@@ -220,19 +219,19 @@ def _with_dial(
     gpu_hours: float | None,
     joules: float | None,
 ) -> list[str] | None:
-    """Return the assignments of options with those of the dial before them; None if there are none."""
+    """Return the assignments of options, those of the scaling dial first; None if there are none."""
     dial = {"scale": scale, "core_minutes": core_minutes, "gpu_hours": gpu_hours, "joules": joules}
     turned = [f"architecture.{name}={value}" for name, value in dial.items() if value is not None]
     return [*turned, *(options or [])] or None
 
 
 def _absolute(paths: list[str] | None) -> tuple[str, ...] | None:
-    """Return paths that workers in other folders find; an empty one stays, to be refused."""
+    """Return absolute paths, which workers with other working folders need; an empty path stays, to be refused."""
     return tuple(path and str(Path(path).expanduser().absolute()) for path in paths) if paths else None
 
 
 def _run(
-    loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool, manner: Manner
+    loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None, as_json: bool, mode: OutputMode
 ) -> str:
     settings.quiet_libraries(loaded.home)
     config = _config(loaded, chosen, resume, run_id)
@@ -244,14 +243,14 @@ def _run(
     failure: StageFailed | None = None
     title = f"run {name}: profile {Path(config.profile).stem}, method {config.method}, backend {config.backend}"
     output = runs.folder(loaded.home, name) / "output.txt"
-    with shown(title, manner, config.stages, output) as display:
+    with shown(title, mode, config.stages, output) as display:
         display.say(f"run {name} begins (home {loaded.home})")
         from infra.compute import services
 
         with services(loaded, config.modules, lambda: import_module("flows.lifecycle.run")) as running:
             progress.listen(display.take)
             display.say(running.said)
-            from flows.lifecycle.run import close_books, conclude, run_stages
+            from flows.lifecycle.run import conclude, finish_report, run_stages
 
             if not running.prefect_url:
                 failure = run_stages(config)
@@ -262,7 +261,7 @@ def _run(
                     lifecycle(config)
                 except StageFailed as error:
                     failure = error
-        found = (close_books if running.prefect_url else conclude)(name, since)  # services have stopped
+        found = (finish_report if running.prefect_url else conclude)(name, since)  # services have stopped
     page = runs.report_files(loaded.home, name)[-1]
     print_value(found if as_json else render(summarise(found, page)), as_json)
     if failure:
@@ -271,7 +270,7 @@ def _run(
 
 
 def _config(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id: str | None) -> RunConfig:
-    """Return the run that was asked for, validated; a new one has its name from now on."""
+    """Return the validated parameters of the run; a new run gets its name here."""
     from pydantic import ValidationError
 
     from flows.lifecycle.checks import check_backend, check_run
@@ -281,7 +280,7 @@ def _config(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id
 
     for option, value in {**chosen, "resume": resume, "run": run_id}.items():
         if value == "" or (isinstance(value, tuple) and "" in value):  # as from a shell variable that is not set
-            raise BadInput(f"--{option.replace('_', '-')} was given nothing; give it a value or leave it out")
+            raise BadInput(f"--{option.replace('_', '-')} has an empty value; give it a value or leave it out")
     given = {name: value for name, value in chosen.items() if value is not None}
     stored = _stored_config(loaded.home, resume) if resume else {}
     if "options" in given:
@@ -294,7 +293,7 @@ def _config(loaded: Settings, chosen: dict[str, Any], resume: str | None, run_id
     except ValidationError as error:
         raise BadInput(explain(error)) from None
     if resume:
-        with completion.claimed(loaded.home, name):  # said now, not after a minute
+        with completion.claimed(loaded.home, name):  # refused here, before services start
             resolve_options(config, loaded)
             check_backend(config.backend)
     else:
@@ -309,7 +308,7 @@ def _stored_config(home: Path, run_id: str) -> dict[str, Any]:
 
 
 def _take_name(home: Path, config: RunConfig) -> None:
-    """Put the record of a new run in its place.
+    """Write the first record of a new run, which reserves its name.
 
     Raises:
         BadInput: there is a run of this name.

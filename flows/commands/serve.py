@@ -1,4 +1,4 @@
-"""The command that serves a model: `serve`."""
+"""Command `serve`: serve a model."""
 
 from __future__ import annotations
 
@@ -25,36 +25,36 @@ def serve(
         str | None,
         typer.Option(
             help="models:/NAME@ALIAS, models:/NAME/VERSION, or a folder in the transformers format; with --upstream "
-            f"the version that the log names where no answer does. Default {MODEL}."
+            f"the version to log for answers that name none. Default {MODEL}."
         ),
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="What computes; others than builtin are extras.")] = "builtin",
+    engine: Annotated[EngineName, typer.Option(help="Inference engine; all but builtin need an extra.")] = "builtin",
     upstream: Annotated[
-        str | None, typer.Option(help="Stand in front of this OpenAI-compatible server instead: http://HOST:PORT.")
+        str | None, typer.Option(help="Proxy this OpenAI-compatible server instead: http://HOST:PORT.")
     ] = None,
-    key_file: Annotated[Path | None, typer.Option(help="File with the key that the upstream asks for.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File with the API key of the upstream.")] = None,
     meter: Annotated[str, typer.Option(help="Prometheus page with the upstream's CPU seconds or joules.")] = "",
     host: Annotated[str, typer.Option(help="Address to listen on; not loopback: needs TLS and a key.")] = "127.0.0.1",
     port: Port = None,
     name: Annotated[str, typer.Option(help="Name of the model in the API; default: the registry's.")] = "",
-    batch: Annotated[int, typer.Option(min=1, max=256, help="Texts written side by side at most.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, max=256, help="Maximum number of texts generated at once.")] = 16,
     threads: Annotated[int, typer.Option(min=1, help="Threads; texts are split among them.")] = 1,
     form: Annotated[
         Form | None, typer.Option(help="Number format of the weights (builtin); default: what the model card chose.")
     ] = None,
-    follow: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks whether the alias moved.")] = 5.0,
+    follow: Annotated[float, typer.Option(min=0.1, help="Seconds between checks of the alias.")] = 5.0,
     log: Annotated[bool, typer.Option("--log/--no-log", help="Log requests to the lake.")] = True,
     log_text: Annotated[LogText | None, typer.Option(help="Texts in the log; default: setting log_text.")] = None,
-    log_days: Annotated[float | None, typer.Option(min=0, help="Days that the log is kept; 0 = for ever.")] = None,
-    log_flush: Annotated[float, typer.Option(min=0.05, help="Seconds that a row waits for the lake at most.")] = 2.0,
+    log_days: Annotated[float | None, typer.Option(min=0, help="Days to keep the log; 0 = for ever.")] = None,
+    log_flush: Annotated[float, typer.Option(min=0.05, help="Maximum seconds before a row is written.")] = 2.0,
     allow_origin: Annotated[
-        list[str] | None, typer.Option(help="Web page that may ask from a browser (CORS); several times, * = all.")
+        list[str] | None, typer.Option(help="Origin that CORS allows; may be repeated, * = all.")
     ] = None,
-    rate: Annotated[int, typer.Option(min=0, help="Requests of one caller a minute, 0 = no limit.")] = 0,
-    tls: Annotated[bool, typer.Option("--tls", help="TLS and key on loopback too.")] = False,
+    rate: Annotated[int, typer.Option(min=0, help="Maximum requests per caller and minute, 0 = no limit.")] = 0,
+    tls: Annotated[bool, typer.Option("--tls", help="Use TLS and a key on loopback too.")] = False,
     home: Home = None,
 ) -> None:
-    """Serve a model by the OpenAI API, or stand in front of a server that does, and log requests; Ctrl-C stops it."""
+    """Serve a model by the OpenAI API, or proxy a server that does, and log requests; Ctrl-C stops it."""
     with clear_errors():
         loaded = settings.load(home=home, serve_port=port, log_text=log_text, log_days=log_days)
         settings.quiet_libraries(loaded.home)
@@ -75,7 +75,7 @@ def serve(
         )
         rules = Rules("serve", loaded.log_text, loaded.log_days, log_flush, capacity=8192, enabled=log)
         if upstream and engine != "builtin":
-            raise BadInput("give --upstream for a server that runs, or --engine for one to be started, not both")
+            raise BadInput("give --upstream for a running server, or --engine to start one, not both")
         if upstream is None and (key_file or meter):
             raise BadInput("--key-file and --meter belong to --upstream")
         run: Callable[[], None]
@@ -102,7 +102,7 @@ def serve(
 
 
 def _port(loaded: settings.Settings) -> int:
-    """Return the port that was asked for, or another where nobody asked for just that one."""
+    """Return the configured port; if only the default is configured and taken, a free one."""
     from infra.installation.services import choose_port
 
     return choose_port(loaded, "serve_port")

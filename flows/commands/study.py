@@ -10,7 +10,7 @@ import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
-from flows.commands.display import Manner, Plain, Verbose, shown
+from flows.commands.display import OutputMode, Plain, Verbose, shown
 from infra import settings
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -29,7 +29,7 @@ def study(
         int | None, typer.Option(min=1, help="Maximum number of instances; default as many as certification needs.")
     ] = None,
     quantum_instances: Annotated[
-        int | None, typer.Option(min=1, help="Run quantum arms on so many of them, the first; default on all.")
+        int | None, typer.Option(min=1, help="Run quantum arms on this many of the first instances; default all.")
     ] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Executions of each arm on each instance; default 1.")
@@ -38,7 +38,7 @@ def study(
     backend: Annotated[str | None, typer.Option(help="aer (default), noisy:<fake device> or ibm:<device>.")] = None,
     noisy: Annotated[
         str | None,
-        typer.Option(help="noisy:<fake device>: run the smallest instance of each quantum arm with its noise, too."),
+        typer.Option(help="noisy:<fake device>: also run each quantum arm's smallest instance with its noise."),
     ] = None,
     corpus: Annotated[list[str] | None, typer.Option(help="File or folder of text; may be repeated.")] = None,
     second: Annotated[list[str] | None, typer.Option(help="File or folder of the second domain.")] = None,
@@ -78,7 +78,9 @@ def study(
         if show:
             _show(loaded, show, as_json)
             return
-        _study(loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json, Manner(verbose, plain))
+        _study(
+            loaded, {**chosen, "sizes": _range(sizes) if sizes else None}, resume, as_json, OutputMode(verbose, plain)
+        )
 
 
 def _list(loaded: Settings, as_json: bool) -> None:
@@ -115,7 +117,7 @@ def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
     print_value(found if as_json else _closing(found), as_json)
 
 
-def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool, manner: Manner) -> None:
+def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json: bool, mode: OutputMode) -> None:
     from pydantic import ValidationError
 
     from flows.study.config import StudyConfig, read_record
@@ -142,7 +144,7 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     if config.noisy and not canonical_name(config.noisy).startswith("noisy:"):
         raise BadInput(f"--noisy takes noisy:<fake device>, e.g. noisy:fake_torino, not {config.noisy!r}")
     folder = loaded.home / "studies" / name
-    with shown(f"study {name} of {config.subtask}", manner, output=folder / "output.txt") as display:
+    with shown(f"study {name} of {config.subtask}", mode, output=folder / "output.txt") as display:
         display.say(f"study {name} begins (home {loaded.home})")
         from infra.compute import services
 
@@ -166,26 +168,12 @@ def _closing(found: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
-    from flows.reports.study.cells import (
-        ARM_HEADER,
-        DEVICE_HEADER,
-        ENERGY_HEADER,
-        NOISY_HEADER,
-        arm_cells,
-        device_cells,
-        energy_cells,
-        noisy_cells,
-        notes,
-        title,
-    )
+    from flows.reports.study.cells import filled_tables, notes, title
     from flows.reports.text import table
 
     return Group(
         Text(title(found)),
-        table("Arms", ARM_HEADER, arm_cells(found)),
-        table("Three energies of a mean solve", ENERGY_HEADER, energy_cells(found)),
-        *([table("With the noise of a device", NOISY_HEADER, noisy_cells(found))] if found["noisy"] else []),
-        table("Joules of a QPU by class of device, modelled", DEVICE_HEADER, device_cells(found)),
+        *(table(each.heading, each.header, cells) for each, cells in filled_tables(found)),
         *map(Text, notes(found)),
         Text(found["break_even"]),
         Text(found["statistics"]),

@@ -1,4 +1,4 @@
-"""Commands of the services that several runs share: `up`, `down`."""
+"""Commands `up`, `down`: start and stop the services that several runs share."""
 
 from __future__ import annotations
 

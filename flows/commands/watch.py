@@ -11,7 +11,7 @@ from flows.commands.console import AsJson, Home, clear_errors, err, print_value
 from infra import settings
 from infra.settings import LogText
 
-# Columns that are watched where every row has them.
+# Columns that are compared if no row lacks them.
 WATCHED = ("embedding", "prompt_tokens", "completion_tokens", "latency_s", "mean_logprob", "completion_logprob")
 
 
@@ -20,8 +20,8 @@ def watch(
         str, typer.Option(help="File or http(s) address: Parquet, JSON lines, OTLP GenAI spans, LiteLLM's, vLLM's log.")
     ],
     window: Annotated[int, typer.Option(min=4, help="Requests of a window.")] = 100,
-    level: Annotated[float, typer.Option(min=1e-6, max=0.5, help="p-value of a window that has drifted.")] = 0.01,
-    debounce: Annotated[int, typer.Option(min=1, help="Drifted windows in a row that are a change.")] = 2,
+    level: Annotated[float, typer.Option(min=1e-6, max=0.5, help="p-value at which a window has drifted.")] = 0.01,
+    debounce: Annotated[int, typer.Option(min=1, help="Consecutive drifted windows that make a change.")] = 2,
     keep: Annotated[
         bool, typer.Option("--keep", help="Also write the requests into the request log of this home.")
     ] = False,
@@ -32,7 +32,7 @@ def watch(
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
-    """Walk the request log of another program in windows and print where its traffic or its quality changed."""
+    """Compare the windows of another program's request log and print where its traffic or quality changed."""
     with clear_errors():
         loaded = settings.load(home=home, log_text=log_text)
         settings.quiet_libraries(loaded.home)
@@ -68,7 +68,7 @@ def watch(
                 err.print(f"change at request {done.change}", highlight=False)
         found: dict[str, Any] = {
             "current": log,
-            "reference": "its own beginning",
+            "reference": "its first windows",
             "requests": len(requests),
             "watched": watched,
             **flow.stream_report(steps, rules),

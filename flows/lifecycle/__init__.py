@@ -1,1 +1,1 @@
-"""The parent flow and the walk through a stage."""
+"""The parent flow, the run of a stage, and the flows that answer events about models."""

@@ -1,4 +1,4 @@
-"""Moves the alias that the server follows to a validated version of a model, once for each version."""
+"""Moves the alias of the served model to a validated version, once for each version."""
 
 from __future__ import annotations
 

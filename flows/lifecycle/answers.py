@@ -28,7 +28,7 @@ def claims_of(loaded: Settings, scope: str) -> Claims:
 
 
 def at_work(holder: str) -> bool:
-    """Return whether a flow run can still finish its claimed work: whether it is scheduled, paused or running."""
+    """Return whether a flow run can still finish its claimed work: it is scheduled, paused or running."""
     if not _is_id(holder):
         return False  # called without Prefect
     with get_client(sync_client=True) as client:
@@ -44,7 +44,7 @@ def scheduled() -> datetime:
     return (flow_run.scheduled_start_time or datetime.now(UTC)).astimezone(UTC)
 
 
-def me() -> str:
+def own_id() -> str:
     """Return the id of this flow run; a retry has the same id."""
     return str(flow_run.id or "by hand")
 
@@ -75,7 +75,7 @@ def done(message: str) -> State[Any]:
 
 
 def skipped(reason: str) -> State[Any]:
-    """Return the state of a flow run that has nothing to do."""
+    """Return the state of a flow run without work."""
     log.info("nothing to do: %s", reason)
     return Completed(name="Skipped", message=reason)
 

@@ -26,8 +26,8 @@ def cancellable(run_id: str) -> Iterator[None]:
     """Stop the run's work and cancel its remote jobs if it is interrupted, or if its flow run is cancelled.
 
     For a flow run without a Prefect worker *Cancel* only sets the state, so a thread polls the state. A flow run that
-    was set to a final state by others is interrupted too. The thread also emits heartbeats of this flow run and of the
-    one around it.
+    gets a final state from elsewhere is interrupted too. The thread also emits heartbeats of this flow run and of its
+    parent flow run.
     """
     over, watcher = threading.Event(), None
     if engine.in_flow():
@@ -87,7 +87,7 @@ def _watch(flow_run_id: str, around: str, over: threading.Event) -> None:
                 log.debug("the state of the flow run could not be read: %s", error)
                 continue
             if state is not None and (state.is_cancelling() or state.is_final()):
-                # One that was set to `Crashed`, as a machine that was cut off is, must not go on beside its successor.
+                # A flow run marked `Crashed`, e.g. on a disconnected machine, must stop: its successor may be running.
                 if not state.is_crashed():
                     _pressed.add(flow_run_id)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What a run was given, looked at before anything is started: an error here costs a second, not a minute."""
+"""Checks of a run's parameters and settings before services start, so that errors show within a second."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
 
 def check_run(config: RunConfig, settings: Settings) -> None:
-    """Check everything that the parameters of a run and the settings of the installation name.
+    """Check all files, backends and options that the parameters of a run and the settings name.
 
     Raises:
         BadInput: something cannot be used; the message says what was expected, what was found and what to do.

@@ -1,4 +1,4 @@
-"""The parameters of a run, as people write them and as the Prefect page shows them."""
+"""Parameters of a run, for the command line and the Prefect page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.options import check as check_options
 from tasks.options import decisions_of
 from tasks.options import merge as merge_options
 
-# What a stage's options take from the run's parameters.
+# Options of stages that are set by parameters of the run.
 SHORTHAND = {
     "curation": ("corpus", "second", "text_column", "id_column", "weight_column", "threshold", "alone"),
     "preprocessing": ("model",),
@@ -62,7 +62,7 @@ class RunConfig(BaseModel):
         json_schema_extra={"items": {"type": "string", "enum": [*STAGES]}},
     )
     objective: Objective = Field("energy", description="What auto routing minimises.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    seed: int = Field(0, ge=0, description="Seed of all random numbers.")
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +88,7 @@ class RunConfig(BaseModel):
 
     @property
     def alone(self) -> bool:
-        """Whether a corpus of the user's own is curated and nothing else is done with it."""
+        """Whether the run only curates the user's corpus."""
         return self.stages == ("curation",) and bool(self.corpus)
 
     @property

@@ -1,4 +1,4 @@
-"""The promotion gate: the champion and a new model are scored on the same held-out text, and the better one serves."""
+"""The promotion gate: scores champion and challenger on the same held-out text and promotes the better model."""
 
 from __future__ import annotations
 

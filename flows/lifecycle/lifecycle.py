@@ -23,10 +23,10 @@ from infra.compute import task_runner
     on_crashed=[on_crashed],
 )
 def lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
-    """Run the stages in order, have the new model judged, and report what each decision cost and gained.
+    """Run the stages in order, judge the new model, and report quality and cost of each decision.
 
     Args:
-        config: The run: what is trained on what, and how decisions pick their arms.
+        config: The run: data, model, and how decisions pick their arms.
         gate: When a new model may serve; none = it is not judged here.
     """
     return run_lifecycle(config, gate)

@@ -1,6 +1,6 @@
 """Pending rows: an arm is executed again once its late remote result is available, and the report is regenerated.
 
-The second execution uses no QPU time: finished calls are answered from the ledger. The products of the run are kept.
+The second execution uses no QPU time, since finished calls are answered from the ledger. The run's products stay.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _complete_decision(loaded: Settings, run_id: str, rows: Sequence[EvidenceRow
     if done is None:
         return []  # the stage was stopped; a resumed run will make the decision again
     context = context_of(loaded, run_id, stage, done.parts)
-    # This does not wait: further calls of an arm are sent with the next dispatch.
+    # Does not wait: the next dispatch sends further calls of an arm.
     bench = replace(bench_of(loaded, run_id, done.parts, done.result["data"]), remote_deadline_s=0.0)
     left = shadows_of(done, context, bench)
     shadow = next((s for s in left if (s.subtask, s.problem) == (subtask, problem)), None)

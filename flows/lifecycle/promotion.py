@@ -7,7 +7,7 @@ from typing import Any
 from prefect import State, flow
 
 from flows.lifecycle.alias import SCOPE, move_alias
-from flows.lifecycle.answers import claims_of, done, me, named_by, skipped
+from flows.lifecycle.answers import claims_of, done, named_by, own_id, skipped
 from infra import settings
 from infra.events import ModelValidated
 
@@ -23,5 +23,5 @@ def promote_on_validation(model: ModelValidated, alias: str = "champion") -> Sta
     Raises:
         BadInput: the registry has no such version.
     """
-    moved, said = move_alias(claims_of(settings.load(), SCOPE), me(), model, alias)
+    moved, said = move_alias(claims_of(settings.load(), SCOPE), own_id(), model, alias)
     return done(said) if moved else skipped(said)

@@ -1,4 +1,4 @@
-"""A run: the chosen stages in order, the shadow arms joined once, one report."""
+"""A run: its stages in order, then one wait for all shadow arms, then one report."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ log = logging.getLogger("ketcycle.lifecycle")
 
 
 def run_lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]:
-    """Run the stages in order, have the new model judged, and report what each decision cost and gained.
+    """Run the stages in order, judge the new model, and report quality and cost of each decision.
 
     Args:
         config: the run.
         gate: when a new model may serve; None = it is not judged here.
 
     Raises:
-        StageFailed: a stage failed; what was finished before is kept and reported.
+        StageFailed: a stage failed; finished stages are kept and reported.
     """
     config = config.named()
     failure = run_stages(config, gate)
@@ -58,7 +58,7 @@ def run_lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]
 
 
 def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | None:
-    """Run the stages in order and have the new model judged; return what failed. `conclude` makes the report."""
+    """Run the stages in order and judge the new model; return the failure, if any. `conclude` makes the report."""
     loaded = settings.load()
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
     with (
@@ -74,9 +74,9 @@ def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | Non
         run = _begun(loaded.home, config)
         try:
             with curves_in_mlflow(config, tracking, background):
-                failure = _run_stages(config, loaded, run, lambda: _note(loaded.home, run))
+                failure = _run_stages(config, loaded, run, lambda: _save(loaded.home, run))
         except BaseException:
-            _note(loaded.home, run | {"status": "stopped"})
+            _save(loaded.home, run | {"status": "stopped"})
             raise
         if gate and "inference" in config.stages:
             run |= _judged(loaded, config.run_id, gate)
@@ -89,21 +89,21 @@ def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | Non
         }
         record_orchestration(loaded.home, config.run_id, since, tree.cpu_s())
         open_evidence(loaded.home).compact()
-        _note(loaded.home, run)
+        _save(loaded.home, run)
     if failure:
         return type(failure)(f"{failure}; continue with: ketcycle run --resume {config.run_id}")
     return None
 
 
 def conclude(run_id: str, since: str = "") -> dict[str, Any]:
-    """Report on a run that is over, put the report into MLflow, tell who listens, and return the report.
+    """Write the report of a finished run, put it into MLflow and on the Prefect page, emit `run.finished`; return it.
 
     Args:
         run_id: the run.
-        since: as for `close_books`.
+        since: as for `finish_report`.
     """
     loaded = settings.load()
-    report = close_books(run_id, since)
+    report = finish_report(run_id, since)
     try:
         _track(loaded, open_tracking(), report)
     except Exception as error:  # noqa: BLE001  (a tracking server that fails must not undo a finished run)
@@ -112,17 +112,17 @@ def conclude(run_id: str, since: str = "") -> dict[str, Any]:
     if queued := summary_of(loaded.ledger, loaded.home, run_id):
         engine.publish(queued, key="ketcycle-queue", description=f"Quantum calls of {run_id}")
     emit("run.finished", {"status": report["status"]}, once=run_id, resource=f"ketcycle.run.{run_id}")
-    _charge(loaded, run_id, since)  # the cost of what was done here is in the next report
+    _charge(loaded, run_id, since)  # the cost of this function is in the next report
     return report
 
 
-def close_books(run_id: str, since: str = "") -> dict[str, Any]:
-    """Write the report of a run that is over and return it.
+def finish_report(run_id: str, since: str = "") -> dict[str, Any]:
+    """Write the report of a finished run and return it.
 
     Args:
         run_id: the run.
-        since: when this process began with the run, as rows are stamped; what its process tree used from then on is
-            recorded, also by services that have stopped meanwhile. Empty = it was recorded before.
+        since: when this process began the run (ISO 8601, as in evidence rows). The CPU time of its process tree since
+            then, stopped services included, is recorded first. Empty = already recorded.
     """
     loaded = settings.load()
     _charge(loaded, run_id, since)
@@ -133,7 +133,7 @@ def close_books(run_id: str, since: str = "") -> dict[str, Any]:
 
 
 def _charge(loaded: Settings, run_id: str, since: str) -> None:
-    """Record the CPU time of this process tree that no row has been charged with yet."""
+    """Record the CPU time of this process tree that is in no evidence row yet."""
     if since:
         elsewhere_s = runs.read(loaded.home, run_id)[1].get("elsewhere_cpu_s", 0.0)  # by workers not started here
         record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
@@ -150,13 +150,13 @@ def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
 
 
 def _tree_cpu_s() -> float:
-    """Return the CPU seconds of this process and of those that it has started and waited for."""
+    """Return the CPU seconds of this process and its finished child processes."""
     used = os.times()
     return used.user + used.system + used.children_user + used.children_system
 
 
 def _begun(home: Path, config: RunConfig) -> dict[str, Any]:
-    """Return the record of a run that begins or goes on; what it has of stages that are not run now stays."""
+    """Return the record of a new or continued run; results of stages that do not run now are kept."""
     before = runs.find(home, config.run_id) or {"stages": {}}
     kept = {name: entry for name, entry in before["stages"].items() if name not in config.stages}
     plain = config.model_dump(mode="json")
@@ -166,15 +166,15 @@ def _begun(home: Path, config: RunConfig) -> dict[str, Any]:
     return now
 
 
-def _note(home: Path, run: Mapping[str, Any]) -> None:
+def _save(home: Path, run: Mapping[str, Any]) -> None:
     stages = {name: run["stages"][name] for name in STAGES if name in run["stages"]}
     runs.write(home, run["config"]["run_id"], {**run, "stages": stages})
 
 
 def _run_stages(
-    config: RunConfig, loaded: Settings, run: dict[str, Any], note: Callable[[], None]
+    config: RunConfig, loaded: Settings, run: dict[str, Any], save: Callable[[], None]
 ) -> StageFailed | None:
-    """Run the stages, note each result in `run`, join the shadows; return what failed, if anything."""
+    """Run the stages, save each result in `run`, wait for the shadow arms; return the failure, if any."""
     inputs: dict[str, str] = {}
     for stage in _stages_before(config):
         found = completion.find(loaded.home, config.run_id, stage)
@@ -202,17 +202,17 @@ def _run_stages(
         if failure:
             log.error("%s", failure, extra={"stage": (name, "failed")})
             run["stages"][name] = {"status": "failed", "reason": str(failure).removeprefix(f"{name}: ")}
-            note()
+            save()
             continue
         run["stages"][name] = {k: v for k, v in vars(result).items() if k != "shadows"}
-        note()
+        save()
         inputs |= result.refs
         pending += (begun := start_shadows(result.shadows, budget))
         if arms := sum(len(item.shadow.arms) for item in begun):
-            log.info("%s: %d arms run beside", name, arms, extra={"count": ("arms", 0, arms)})
+            log.info("%s: %d shadow arms submitted", name, arms, extra={"count": ("arms", 0, arms)})
     _say_what_ran({name: run["stages"][name] for name in config.stages})
     if pending:
-        log.info("waiting for the arms that run beside: %d decisions", len(pending))
+        log.info("waiting for the shadow arms of %d decisions", len(pending))
     join(pending)
     late = [item for item in complete_run(loaded, config.run_id) if item.status == "pending"]
     if late:
@@ -234,7 +234,7 @@ def _stages_before(config: RunConfig) -> tuple[str, ...]:
 
 
 def _run_one(name: str, config: RunConfig, inputs: Mapping[str, str] | None) -> StageResult:
-    """Run a stage, in a flow run as a flow run of its own."""
+    """Run a stage: within a flow run as a child flow run, else as a function."""
     if not engine.in_flow():
         return run_stage(name, config, inputs, join_shadows=False)
     found: StageResult = getattr(import_module(f"flows.stages.{name}"), name)(config, inputs, join_shadows=False)
@@ -242,12 +242,12 @@ def _run_one(name: str, config: RunConfig, inputs: Mapping[str, str] | None) -> 
 
 
 def _workers() -> tuple[list[int], dict[str, float]]:
-    """Return the processes that keep the workers here, and the CPU seconds of those on other machines."""
+    """Return the process ids of the workers on this machine, and the CPU seconds of those on other machines."""
     client = distributed.get_client()
     workers = client.scheduler_info(n_workers=-1)["workers"]
     found = {
         (place, pid): cpu_s
-        for kept in (True, False)  # a worker that is killed counts with the nanny that keeps it
+        for kept in (True, False)  # a worker under a nanny counts with it, so that a killed worker is counted too
         if (those := [address for address, about in workers.items() if bool(about["nanny"]) is kept])
         for place, pid, cpu_s in client.run(whereabouts, workers=those, nanny=kept).values()
     }
@@ -257,7 +257,7 @@ def _workers() -> tuple[list[int], dict[str, float]]:
 
 
 def _track(loaded: Settings, tracking: Tracking, report: Mapping[str, Any]) -> None:
-    """Put the report's figures into MLflow: a parent run, a child for each stage."""
+    """Log the report's figures to MLflow: a parent run, and a child run for each stage."""
     config = RunConfig(**runs.read(loaded.home, report["run_id"])[1]["config"])
     tags = {"ketcycle_profile": config.profile, "ketcycle_method": config.method, "ketcycle_backend": config.backend}
     params = config.model_dump(mode="json", exclude={"run_id"})

@@ -1,4 +1,4 @@
-"""How every stage runs: its road of steps and decisions; done stages are not done again."""
+"""Runs a stage: the steps and decisions of its `ROAD` in order; a complete stage is not repeated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger("ketcycle.flows")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-STUCK_S = 20.0  # after which a task that nobody works on is submitted again
+STUCK_S = 20.0  # then a task that no worker executes is submitted again
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class StageResult:
     Attributes:
         stage: the stage.
         status: `done`.
-        reused: whether a completion record of this run stood already, so that nothing was done again.
-        reason: why it was done again although a record stood.
-        data: fingerprint of the data that its evidence rests on.
+        reused: whether the stored result of this run was returned, without any work.
+        reason: why the stage ran again although a result was stored.
+        data: fingerprint of the data of its evidence.
         began_s: when it began, seconds since the epoch.
-        wall_s: elapsed seconds of the stage's own road, shadows apart.
+        wall_s: elapsed seconds of its steps and decisions, without shadow arms.
         refs: its products, name to lake reference.
         facts: figures for the report.
         decisions: why each arm was chosen, by subtask.
-        shadows: arms still to be run beside, for the caller to join.
-        sections: tables and charts for the report, plain (`tasks.sections`).
+        shadows: shadow arms that the caller must still run.
+        sections: tables and charts for the report, as plain values (`tasks.sections`).
     """
 
     stage: str
@@ -70,7 +70,7 @@ class StageResult:
 
 
 def run_name() -> str:
-    """Name a flow run for people: the flow and the run that it belongs to."""
+    """Return a readable name of a flow run: the flow and its run."""
     from prefect.runtime import flow_run
 
     given = flow_run.parameters["config"]
@@ -104,7 +104,7 @@ def run_stage(name: str, config: RunConfig, inputs: Mapping[str, str] | None, *,
         context, bench = context_of(loaded, config.run_id, name, parts), bench_of(loaded, config.run_id, parts, data)
         reason = _changed(lake, found, parts) if found else ""
         if found and not reason:
-            log.info("%s: done already, nothing to do", name, extra={"stage": (name, "reused")})
+            log.info("%s: already complete, nothing to do", name, extra={"stage": (name, "reused")})
             shadows = (shadow.left() for shadow in shadows_of(found, context, bench))
             left = tuple(shadow for shadow in shadows if shadow.arms)
             result = StageResult(**{**found.result, "reused": True, "reason": "", "shadows": left})
@@ -131,11 +131,11 @@ def _drift_page(home: Path, run_id: str, result: StageResult) -> None:
     engine.publish(f"{table}\n\nPage: `{path}`", key="ketcycle-drift", description=f"Drift, {run_id}")
 
 
-PAGES = {"monitoring": _drift_page}  # what a stage shows beside the report of its run
+PAGES = {"monitoring": _drift_page}  # further pages of a stage
 
 
 def _on_a_worker(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
-    """Call a function where the modules of the stages are imported."""
+    """Call a function on a worker, which has the modules of the stages imported."""
     client = distributed.get_client()
     found: R = client.submit(function, *arguments, **named, pure=False, priority=10).result()
     return found
@@ -166,7 +166,7 @@ def bench_of(loaded: Settings, run_id: str, parts: Mapping[str, Any], data: str)
 
 
 def shadows_of(done: completion.Completion, context: Context, bench: Workbench) -> Iterator[Shadow]:
-    """Yield the shadow arms that a finished stage left to be run, one item for each decision."""
+    """Yield the shadow arms that a finished stage did not run, one item for each decision."""
     for item in done.result["shadows"]:
         state = State({name: Ref.parse(text) for name, text in item["refs"].items()})
         arms = tuple(item["arms"])
@@ -186,7 +186,7 @@ def _changed(lake: Lake, found: completion.Completion, parts: Mapping[str, Any])
 
 
 def _sweep(context: Context) -> None:
-    """Delete the temporary folders of an attempt that was killed; checkpoints stay."""
+    """Delete the temporary folders of a killed attempt; checkpoints stay."""
     for folder in context.scratch.glob("tmp*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -239,7 +239,7 @@ def _walk(context: Context, seen: Outline, bench: Workbench) -> StageResult:
 class ShadowBudget:
     """CPU seconds for optional arms, as a share of those that the stages of a run have used so far.
 
-    The share is granted stage by stage, so that what is left out depends on the run and not on how busy a worker is.
+    The share is granted stage by stage, so that the arms left out depend on the run and not on the workers' load.
     """
 
     def __init__(self, loaded: Settings, run_id: str) -> None:
@@ -257,7 +257,7 @@ class ShadowBudget:
 
 @dataclass
 class Started:
-    """Shadow arms of one decision that were submitted."""
+    """Submitted shadow arms of one decision."""
 
     shadow: Shadow
     future: engine.Future[int]
@@ -266,7 +266,7 @@ class Started:
 def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Started]:
     """Submit the shadow arms at low priority, to every worker but the first so that the stages never wait for them.
 
-    A worker that dies comes back under another address: then any worker will do.
+    A restarted worker has a new address, so every worker is allowed if the named ones are gone.
     """
     shadows = [shadow for shadow in shadows if shadow.arms]
     if shadows:
@@ -283,10 +283,10 @@ def _beside(shadow: Shadow) -> engine.Future[int]:
 
 
 def join(started: Iterable[Started]) -> None:
-    """Wait for the shadow arms; each has recorded its own failure, so none is raised here.
+    """Wait for the shadow arms. Failures are recorded in their evidence and not raised here.
 
-    If all workers are lost at once, Dask never schedules a task again that preferred one of them. Such a task is
-    submitted once more; arms that have left their evidence are not run twice.
+    If all workers are lost at once, Dask never reschedules a task that preferred one of them. Such a task is submitted
+    again; arms with stored evidence are not run twice.
     """
     for item in started:
         while True:
@@ -295,7 +295,7 @@ def join(started: Iterable[Started]) -> None:
                 break
             except TimeoutError:
                 if not any(distributed.get_client().processing().values()):
-                    log.warning("no worker has taken up %s; it is submitted again", item.shadow.subtask)
+                    log.warning("no worker executes %s; it is submitted again", item.shadow.subtask)
                     item.future = _beside(item.shadow)
 
 
@@ -305,8 +305,8 @@ def _newest(lake: Lake, stage: str) -> dict[str, str]:
     if stage == STAGES[0]:
         return found
     for name in lake.names():
-        if name.count("/") == 1:  # deeper ones are the request log's
+        if name.count("/") == 1:  # deeper names belong to the request log
             found[name] = str(lake.versions(name)[-1])
     if not found:
-        raise BadInput(f"the lake at {lake.place} is empty; run the stages before first, or the whole lifecycle")
+        raise BadInput(f"the lake at {lake.place} is empty; run the preceding stages first, or the whole lifecycle")
     return found

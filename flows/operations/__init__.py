@@ -1,1 +1,1 @@
-"""What runs by itself: schedules, arrivals, drift watch, retraining, greenest start, dispatch."""
+"""Unattended operation: schedules, arrivals, drift watch, retraining, greenest start, dispatch."""

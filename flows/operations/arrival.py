@@ -1,4 +1,4 @@
-"""Answers `corpus.arrived`: curates the files that are new."""
+"""Answers the event `corpus.arrived`: curates the new files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect import State, flow
 
-from flows.lifecycle.answers import claims_of, done, me, named_by, named_by_time, scheduled, skipped
+from flows.lifecycle.answers import claims_of, done, named_by, named_by_time, own_id, scheduled, skipped
 from flows.lifecycle.cancel import on_cancellation
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.lifecycle import lifecycle
@@ -23,7 +23,7 @@ from tasks.options import merge
 
 SCOPE = "curate-on-arrival"
 LARGEST = 500  # files in one event
-NAMED = 3  # files that are left out, in a message
+NAMED = 3  # files named in a message about those left out
 SETTLED_S = 10.0  # a file that was written to more recently may be incomplete
 ARRIVAL = RunConfig(stages=("curation",))
 
@@ -36,18 +36,18 @@ ARRIVAL = RunConfig(stages=("curation",))
 def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> State[Any]:
     """Curate the files of an arrival that were not curated before; files are recognised by their content.
 
-    Files that are gone or of an unknown format are left out and named.
+    Missing files and files of unknown formats are left out and named.
 
     Args:
-        arrival: The files, inside the folder that the setting `inbox` names.
-        config: How they are curated; its corpus and its stages are set by the arrival.
+        arrival: The files, inside the folder of the setting `inbox`.
+        config: How they are curated; its corpus and its stages are replaced.
 
     Raises:
         BadInput: a file is outside the inbox, or all are left out.
     """
     loaded = settings.load()
     asked = [_inside(loaded.inbox_folder, name) for name in arrival.files]
-    reasons = {path: _useless(path, _form(merge(loaded.options, config.options))) for path in asked}
+    reasons = {path: _unusable(path, _form(merge(loaded.options, config.options))) for path in asked}
     files, left_out = [path for path in asked if not reasons[path]], [*filter(None, reasons.values())]
     if not files:
         raise BadInput(f"nothing to curate: {'; '.join(left_out)}")
@@ -61,7 +61,7 @@ def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> St
     chosen = config.model_copy(update={"run_id": run_id, "corpus": corpus, "stages": ("curation",)})
     lifecycle(chosen)
     for digest in new:
-        claims.finish(digest, me())
+        claims.finish(digest, own_id())
     kept = completion.find(loaded.home, run_id, "curation")
     where = kept.result["refs"]["curation/kept"] if kept else "nowhere"
     rest = f"; left out: {', '.join(left_out)}" if left_out else ""
@@ -70,7 +70,7 @@ def curate_on_arrival(arrival: CorpusArrived, config: RunConfig = ARRIVAL) -> St
 
 @flow(name="corpus-watch", flow_run_name=named_by_time)
 def watch_corpus() -> State[Any]:
-    """Look into the folder that the setting `inbox` names and report the files that were not curated yet."""
+    """Emit `corpus.arrived` for the files in the folder of the setting `inbox` that were not curated yet."""
     loaded = settings.load()
     inbox, claims = loaded.inbox_folder, claims_of(loaded, SCOPE)
     new: dict[str, str] = {}
@@ -82,10 +82,10 @@ def watch_corpus() -> State[Any]:
             if time.time() - path.stat().st_mtime <= SETTLED_S:
                 continue
             outside = not path.resolve().is_relative_to(inbox.resolve())
-            reason = f"{path.name} leads out of it" if outside else _useless(path, _form(loaded.options))
+            reason = f"{path.name} links outside it" if outside else _unusable(path, _form(loaded.options))
             if not reason and claims.open(digest := _digest(path)):
                 new[digest] = str(path)
-        except OSError as error:  # one file must not keep the others waiting
+        except OSError as error:  # the other files are still curated
             reason = f"{path.name} cannot be read ({error.strerror})"
         left_out += [reason] if reason else []
     rest = f"; {len(left_out)} left out: {', '.join(left_out[:NAMED])}" if left_out else ""
@@ -93,18 +93,18 @@ def watch_corpus() -> State[Any]:
         return skipped(f"nothing new in {inbox}{rest}")
     for batch in _batches(sorted(new)):
         files = [new[digest] for digest in batch]
-        # Within an hour a repeat is dropped; a curation that did not finish is begun again in the next one.
+        # A repeated event within the hour is dropped; an unfinished curation starts again in the next hour.
         emit("corpus.arrived", {"files": files}, once=f"{completion.digest(files=batch)} {scheduled():%Y-%m-%dT%H}")
     return done(f"{len(new)} files not curated yet in {inbox}{rest}")
 
 
 def _claimed(claims: Claims, files: list[Path]) -> tuple[dict[str, Path], list[Claim]]:
-    """Return the files that this flow run is to curate, by digest, and the claims of other flow runs on the rest."""
+    """Return the files that this flow run curates, by digest, and the claims of other flow runs on the rest."""
     mine: dict[str, Path] = {}
     others: list[Claim] = []
     for path in files:
         digest = _digest(path)
-        if other := claims.claim(digest, me(), path.name):
+        if other := claims.claim(digest, own_id(), path.name):
             others.append(other)
         else:
             mine.setdefault(digest, path)
@@ -117,14 +117,14 @@ def _batches(digests: list[str]) -> Iterator[list[str]]:
 
 
 def _inside(inbox: Path, name: str) -> Path:
-    path = (inbox / name).resolve()  # an absolute name stands for itself
+    path = (inbox / name).resolve()  # an absolute name ignores the inbox
     if not path.is_relative_to(inbox.resolve()):
-        raise BadInput(f"{name} is outside {inbox}; put new files there, or set `inbox` to the folder they come to")
+        raise BadInput(f"{name} is outside {inbox}; put new files there, or set `inbox` to their folder")
     return path
 
 
-def _useless(path: Path, forced: str) -> str:
-    """Say why a file cannot be curated; empty if it can."""
+def _unusable(path: Path, forced: str) -> str:
+    """Return why a file cannot be curated; empty if it can."""
     if not path.is_file():
         return f"there is no file {path}: it was moved or removed before it was curated"
     found = recognise(path.name, path, forced)

@@ -1,4 +1,4 @@
-"""Keeps the disk of a standing installation bounded: removes what old runs alone used."""
+"""Keeps the disk usage of a permanent installation bounded: removes data that only old runs use."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def clean(keep: int = 60, versions: int = 20) -> State[Any]:
         gone = retention.clean(settings.load(), keep, versions)
     except BadInput as error:
         return skipped(str(error))
-    return done(f"{len(gone)} things removed, {sum(item.n_bytes for item in gone) / 1e6:.1f} MB freed")
+    return done(f"{len(gone)} items removed, {sum(item.n_bytes for item in gone) / 1e6:.1f} MB freed")

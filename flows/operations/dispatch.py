@@ -1,4 +1,4 @@
-"""Drains the runtime queue: what callers that are gone have left behind is sent, fetched and stored."""
+"""Drains the runtime queue: sends the calls of processes that have ended, and stores their results."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from infra.settings import Settings
 
 @flow(name="quantum-dispatch", flow_run_name=named_by_time)
 def dispatch(backend: str = "") -> int:
-    """Dispatch all that waits, and follow what is out, unless someone leads already; return the number of jobs.
+    """Send all waiting calls and fetch the results of open jobs; return the number of jobs.
 
-    Arms that were waiting for the results go on, which may ask for more. SIGTERM ends it after the current write.
+    A backend whose lease another process holds is skipped. Arms that waited for results are executed again, which may
+    add calls. SIGTERM ends the flow after the current write.
 
     Args:
-        backend: only this one; empty = all that have work, side by side.
+        backend: only this one; empty = all with open calls, in parallel.
     """
     loaded, sent = settings.load(), 0
     with _stopped_by_sigterm() as stop:
@@ -52,7 +53,7 @@ def _drain(loaded: Settings, backend: str, stop: threading.Event) -> int:
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[threading.Event]:
-    """Yield what SIGTERM sets; where signals are not ours to handle, outside the main thread, nothing sets it."""
+    """Yield an event that SIGTERM sets; only the main thread can handle signals, elsewhere it is never set."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

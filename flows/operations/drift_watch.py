@@ -1,8 +1,8 @@
-"""Watches the request log of the served model: a window at each call, judged against the model's first requests.
+"""Watches the request log of the served model: each call compares one window with the model's first requests.
 
-Each window is one problem of the decision `drift`, settled like those of a run: by the method, recorded as evidence.
-What is kept between two calls is in `watch/MODEL.json` of the state folder. A window ends at a full hour, so a call
-that was killed and repeated judges the same window and emits the same event.
+Each window is one problem of the decision `drift`, solved and recorded as evidence like those of a run. The state
+between two calls is in `watch/MODEL.json` of the state folder. A window ends at a full hour, so a killed and repeated
+call judges the same window and emits the same event.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from tasks.workbench import Workbench
 
 REFERENCE, WINDOWS = "monitoring/watch_reference", "monitoring/watch_windows"
 KEPT = ("request_id", "time", "model_version", "prompt_tokens", "mean_logprob", "embedding")
-SERVED = "serve"  # whose requests `ketcycle serve` logs; those that a stage sends to try a model are not traffic
-TRAFFIC = "requests"  # the fingerprint of the data under which evidence on served requests is kept
+SERVED = "serve"  # source of the requests to `ketcycle serve`; test requests of a stage have another source
+TRAFFIC = "requests"  # data fingerprint in the evidence on served requests
 HISTORY = 24 * 14
 
 
@@ -48,29 +48,29 @@ class Watching(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    reference: int = Field(200, ge=6, description="First requests of a model that the later ones are held against.")
-    minimum: int = Field(40, ge=2, description="Requests that a window needs; until then it grows.")
+    reference: int = Field(200, ge=6, description="First requests of a model, with which later ones are compared.")
+    minimum: int = Field(40, ge=2, description="Minimum requests of a window; until then it grows.")
     level: float = Field(0.01, gt=0, lt=1, description="p-value at or below which a window counts as drifted.")
-    debounce: int = Field(2, ge=1, description="Drifted windows in a row until an alert.")
-    recovery: int = Field(2, ge=1, description="Quiet windows in a row until it is over.")
-    cool_down: int = Field(3, ge=0, description="Windows after an announced alert without another one.")
+    debounce: int = Field(2, ge=1, description="Consecutive drifted windows that raise an alert.")
+    recovery: int = Field(2, ge=1, description="Consecutive windows without drift that end an alert.")
+    cool_down: int = Field(3, ge=0, description="Windows after an alert event in which no further one is emitted.")
     columns: tuple[str, ...] = Field(("embedding",), description="Columns of the request log that are watched.")
     method: Method = Field(Method.AUTO, description="How the arm that judges a window is picked.")
     backend: str = Field("aer", description="Backend of its circuits: aer, noisy:<fake device> or ibm:<device>.")
-    beside_s: float = Field(30.0, ge=0, description="CPU seconds for other arms beside each window; 0 = none.")
+    beside_s: float = Field(30.0, ge=0, description="CPU seconds for shadow arms at each window; 0 = none.")
     settle: SettleOptions = Field(SettleOptions(), description="How the arms are metered.")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What is kept between two windows of a model.
+    """State of the watch of a model between two windows.
 
     Attributes:
         reference: lake reference of its first requests.
         until: end of the last window, ISO 8601.
-        standing: state of the watch.
-        streak: the window at which the present run of drifted windows began, empty where there is none.
-        history: what the last windows came to.
+        standing: levels and counters of the state machine.
+        streak: first window of the current sequence of drifted windows, empty if there is none.
+        history: results of the last windows.
     """
 
     reference: str
@@ -85,11 +85,11 @@ WATCHING = Watching()
 
 @flow(name="drift-watch", flow_run_name=named_by_time)
 def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) -> State[Any]:
-    """Judge the requests since the last window and emit warnings, drift, its end, and worse quality as events.
+    """Judge the requests since the last window; emit events of warnings, drift, its end, and worse quality.
 
     Args:
         watching: How they are judged.
-        until: End of the window; none = the last full hour before its schedule.
+        until: End of the window; none = the last full hour before the scheduled time.
     """
     loaded = settings.load()
     end = until.astimezone(UTC) if until else scheduled().replace(minute=0, second=0, microsecond=0)
@@ -99,7 +99,7 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
         return skipped("no requests were logged in the last two weeks; is `ketcycle serve` running?")
     memory = _remembered(loaded, model) or _begin(lake, loaded, model, end, watching)
     if memory is None:
-        return skipped(f"{model}: fewer than {watching.reference} requests yet, its reference is not full")
+        return skipped(f"{model}: fewer than {watching.reference} requests yet, too few for a reference")
     current = _of(read_requests(lake, SERVED, since=datetime.fromisoformat(memory.until), until=end), model)
     if current.num_rows < watching.minimum:
         return skipped(f"{model}: {current.num_rows} requests since {memory.until}, {watching.minimum} make a window")
@@ -120,12 +120,12 @@ def drift_watch(watching: Watching = WATCHING, until: datetime | None = None) ->
         description=f"Windows of {model}, the newest first",
     )
     emitted = f", emitted {found.event}" if found.event else ""
-    others = f", {beside} arms tried on a probe" if beside else ""
+    others = f", {beside} shadow arms run on a probe" if beside else ""
     return done(f"{model} {window}: {found.state}, {current.num_rows} requests{emitted}{others}")
 
 
 def _bench(loaded: Settings, model: str, window: str, memory: Memory, watching: Watching) -> Workbench:
-    """Return what the decision on a window works with; evidence on the traffic of this home is one body of data."""
+    """Return the workbench of a window's decision; all served requests of this home count as one data set."""
     return service_bench(
         loaded,
         f"watch-{_slug(model)}-{window.replace(':', '')}",
@@ -139,7 +139,7 @@ def _bench(loaded: Settings, model: str, window: str, memory: Memory, watching: 
 
 
 def _follow(memory: Memory, found: Watched, window: str, end: datetime) -> Memory:
-    """Return what is kept after a window; a streak lasts from its first drifted window until the watch is ok again."""
+    """Return the state after a window; a streak lasts from its first drifted window until the watch is ok again."""
     drifted = found.standing.drift.drifted > 0 or found.standing.drift.standing is Level.ALERT
     p_value = found.payload["p_value"]
     row = {
@@ -189,7 +189,7 @@ def _of(requests: pa.Table, model: str) -> pa.Table:
 
 
 def _begin(lake: Lake, loaded: Settings, model: str, end: datetime, watching: Watching) -> Memory | None:
-    """Fix the reference of a model once it has answered enough requests."""
+    """Store the reference of a model once it has answered enough requests."""
     first = _of(read_requests(lake, SERVED, until=end), model).slice(0, watching.reference)
     if first.num_rows < watching.reference:
         return None

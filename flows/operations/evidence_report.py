@@ -1,4 +1,4 @@
-"""The weekly report: what the runs cost and gained, what drifted, and what waiting for green electricity saved."""
+"""The weekly report: cost of the runs, arms chosen, and carbon saved by waiting for green electricity."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ DAY_S = 86_400
 
 @flow(name="evidence-report", flow_run_name="evidence-report {days} days")
 def evidence_report(days: int = 7) -> State[Any]:
-    """Write what the stored evidence says of the last days, into `reports` of the state folder and onto the page.
+    """Write a report on the last days into `reports` of the state folder and onto the Prefect page.
 
     Args:
-        days: How far back runs are looked at.
+        days: Runs of this many last days are included.
     """
     loaded = settings.load()
     text = weekly(loaded.home, days, score(loaded))
@@ -77,7 +77,7 @@ def _decisions(reports: list[dict[str, Any]]) -> list[str]:
 
 def _starts(starts: list[dict[str, Any]]) -> list[str]:
     if not starts:
-        return ["No start that waited for green electricity has been scored.", ""]
+        return ["No start scheduled for green electricity has been scored.", ""]
     head = ("start", "waited h", "g/kWh at once", "g/kWh chosen", "best possible", "saved", "was expected")
     rows = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     for item in starts:

@@ -1,7 +1,7 @@
-"""Starts a deployment when its electricity is expected to be greenest, and keeps what that saved.
+"""Starts a deployment when its electricity is expected to be greenest, and records the carbon saved.
 
-The start is no decision of the contract: it has one method, the forecast of `infra.energy.green`. So starts and their
-scores are data sets of the lake, `operations/starts` and `operations/start_scores`, and no evidence.
+The start is not a decision with arms: it has one method, the forecast of `infra.energy.green`. So starts and their
+scores are data sets of the lake, `operations/starts` and `operations/start_scores`, and not evidence.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pyarrow as pa
 from prefect import State, flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.lifecycle.answers import done, me
+from flows.lifecycle.answers import done, own_id
 from infra import settings
 from infra.energy.carbon import Series, read_series
 from infra.energy.coefficients import read_coefficients
@@ -40,12 +40,12 @@ SCORED = pa.schema([*STARTED, *((n, pa.float64()) for n in ("waited_h", "at once
 
 
 class Slack(BaseModel):
-    """How long work may wait."""
+    """How long a start may wait."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     hours: float = Field(20.0, ge=0, le=168, description="Hours that the start may wait.")
-    duration_h: float = Field(4.0, gt=0, le=168, description="Hours that the work is expected to take.")
+    duration_h: float = Field(4.0, gt=0, le=168, description="Expected hours of the work.")
 
 
 SLACK = Slack()
@@ -55,11 +55,11 @@ SLACK = Slack()
 def start_when_green(
     deployment: str = "lifecycle/nightly", parameters: dict[str, Any] | None = None, slack: Slack = SLACK
 ) -> State[Any]:
-    """Schedule one run of a deployment for the greenest window of the slack; without a forecast it starts at once.
+    """Schedule one run of a deployment for its greenest time; without a forecast it starts at once.
 
     Args:
         deployment: The deployment to start, as flow/name.
-        parameters: Its parameters; none = those that it has.
+        parameters: Parameters of the run; none = those of the deployment.
         slack: How long the start may wait.
     """
     from prefect.deployments import run_deployment
@@ -77,7 +77,7 @@ def start_when_green(
         scheduled_time=datetime.fromtimestamp(start.at_s, UTC),
         timeout=0,
         as_subflow=False,
-        idempotency_key=f"when-green {me()}",
+        idempotency_key=f"when-green {own_id()}",
         tags=["carbon"],
     )
     if forecast is not None:
@@ -88,8 +88,8 @@ def start_when_green(
 def plan(loaded: Settings, now_s: float, slack: Slack) -> tuple[Start, Series]:
     """Return when to start, and the forecast that was used.
 
-    The forecast of a provider that covers the whole time is used; else, and for a file, each time of day is expected
-    to be as it was on the last day.
+    The provider's forecast is used if it covers the whole time. Else, and for a file, the last day's values are
+    expected at the same times of day.
 
     Raises:
         BadInput: no series is set, or it does not cover the time.
@@ -104,7 +104,7 @@ def plan(loaded: Settings, now_s: float, slack: Slack) -> tuple[Start, Series]:
 
 
 def series_of(loaded: Settings, began_s: float, ended_s: float) -> Series:
-    """Return the intensities of the place that computes.
+    """Return the carbon intensities of the electricity at this site.
 
     Raises:
         BadInput: neither a provider nor a file is set, or it cannot be used.
@@ -118,7 +118,7 @@ def series_of(loaded: Settings, began_s: float, ended_s: float) -> Series:
 
 
 def record(loaded: Settings, run_id: str, what: str, asked_s: float, start: Start, slack: Slack) -> None:
-    """Keep a start in the lake until it is known what the electricity really was."""
+    """Store a start in the lake; it is scored when the true intensities are known."""
     row = {
         "run": run_id,
         "deployment": what,
@@ -132,7 +132,7 @@ def record(loaded: Settings, run_id: str, what: str, asked_s: float, start: Star
 
 
 def score(loaded: Settings) -> list[dict[str, Any]]:
-    """Score the starts whose time is over and known by now, and return all that are scored, the latest last."""
+    """Score the starts whose true intensities are known now; return all scored starts, the latest last."""
     lake = open_lake(loaded.home)
     scored = {row["run"]: row for row in _kept(lake, SCORES)}
     for row in _kept(lake, STARTS):
@@ -147,7 +147,7 @@ def _kept(lake: Lake, name: str) -> list[dict[str, Any]]:
 
 
 def _scored(loaded: Settings, row: dict[str, Any]) -> dict[str, Any] | None:
-    """Return a start with the intensities that it had, would have had at once and could have had; None if not known."""
+    """Return a start with the intensities at its time, at once and at the best time; None while they are unknown."""
     length_s, slack_s = row["duration_h"] * HOUR_S, row["slack_h"] * HOUR_S
     try:
         known = series_of(loaded, row["asked_s"], row["asked_s"] + slack_s + length_s)

@@ -1,4 +1,4 @@
-"""Answers `drift.detected`: trains a challenger, and has it judged against the champion."""
+"""Answers the event `drift.detected`: trains a challenger and judges it against the champion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from prefect import State, flow
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.lifecycle.answers import claims_of, done, me, named_by, skipped, taken
+from flows.lifecycle.answers import claims_of, done, named_by, own_id, skipped, taken
 from flows.lifecycle.cancel import on_cancellation
 from flows.lifecycle.config import RunConfig
 from flows.lifecycle.gate import GATE, Gate, judge_run
@@ -34,7 +34,7 @@ log = logging.getLogger("ketcycle.retraining")
 
 SCOPE = "retrain-on-drift"
 DAYS = 30
-FEWEST_ASKED = 5  # texts of a window, so that the models are judged on them
+FEWEST_ASKED = 5  # texts of a window that are needed to judge the models on them
 STAGES = ("curation", "preprocessing", "architecture", "training", "finetuning", "inference")
 
 
@@ -43,11 +43,11 @@ class Rules(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    cool_down_h: float = Field(24.0, ge=0, description="Hours after one retraining of a model without another.")
+    cool_down_h: float = Field(24.0, ge=0, description="Minimum hours between two retrainings of a model.")
     energy_kj: float = Field(
-        5000.0, ge=0, description="Modelled CPU energy that retrainings of the last 30 days may take together, kJ."
+        5000.0, ge=0, description="Maximum modelled CPU energy of all retrainings of the last 30 days, kJ."
     )
-    learn: bool = Field(True, description="Train on the window's texts too, where the request log keeps texts.")
+    learn: bool = Field(True, description="Also train on the window's texts, if the request log keeps texts.")
     name: str = Field("ketcycle", description="Name of the model in the registry.")
 
 
@@ -65,31 +65,31 @@ def retrain_on_drift(
     """Train a challenger, once for each streak of drifted windows, and judge it against the champion.
 
     Args:
-        drift: The drifted window; its lake reference leads to the requests.
+        drift: The drifted window, with the lake reference of its requests.
         config: How the challenger is trained.
         rules: When it is trained.
         gate: When it may serve.
     """
     if drift.demonstration:
-        return skipped(f"window {drift.window} is a demonstration: the run that found its drift has planted it")
+        return skipped(f"window {drift.window} is a demonstration: the run that found its drift had planted it")
     loaded = settings.load()
     claims = claims_of(loaded, SCOPE)
-    if other := claims.claim(drift.streak, me(), rules.name):
+    if other := claims.claim(drift.streak, own_id(), rules.name):
         return taken(f"streak {drift.streak}", other)
-    if reason := _too_soon(claims, drift, rules) or _too_dear(loaded, config, rules):
-        claims.release(drift.streak, me())
+    if reason := _too_soon(claims, drift, rules) or _over_budget(loaded, config, rules):
+        claims.release(drift.streak, own_id())
         return skipped(reason)
     run_id = config.run_id or f"retrain-{completion.digest(streak=drift.streak)}"
     learned, judged_on, said = _asked(loaded, drift) if rules.learn else ([], [], "")
     corpus = _with_requests(loaded, run_id, config.corpus, learned) if learned else config.corpus
     lifecycle(config.model_copy(update={"run_id": run_id, "corpus": corpus}), gate=None)
     judged = judge_run(loaded, run_id, gate, drift, judged_on)
-    claims.finish(drift.streak, me())
+    claims.finish(drift.streak, own_id())
     return done(f"{judged or f'run {run_id} registered no new model'}{said}")
 
 
 def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
-    """Return the window's texts to learn from, those to judge on, and a sentence about them."""
+    """Return the window's texts for training, those for judging, and a sentence about them."""
     try:
         texts = texts_of(open_lake(loaded.home), Ref.parse(drift.data), drift.window) if drift.data else []
     except LakeError as error:
@@ -98,7 +98,7 @@ def _asked(loaded: Settings, drift: Drift) -> tuple[list[str], list[str], str]:
     learned, judged_on = apart(texts)
     if len(judged_on) < FEWEST_ASKED:
         return [], [], f"; trained without the window's texts, of which the request log keeps {len(texts)}"
-    return learned, judged_on, f"; {len(learned)} texts of the window were learned, {len(judged_on)} judged on"
+    return learned, judged_on, f"; trained on {len(learned)} texts of the window, judged on {len(judged_on)}"
 
 
 def _with_requests(loaded: Settings, run_id: str, corpus: tuple[str, ...], texts: list[str]) -> tuple[str, ...]:
@@ -123,8 +123,11 @@ def _too_soon(claims: Claims, drift: Drift, rules: Rules) -> str:
     )
 
 
-def _too_dear(loaded: Settings, config: RunConfig, rules: Rules) -> str:
-    """Say which budget does not allow a retraining, and emit it; the first retraining is expected to cost nothing."""
+def _over_budget(loaded: Settings, config: RunConfig, rules: Rules) -> str:
+    """Return which budget a retraining would exceed, and emit it as an event; empty if none.
+
+    A retraining is expected to take as much energy as the most expensive one so far.
+    """
     spent = _spent_kj(loaded)
     dearest = max(spent.values(), default=0.0)
     reason = ""

@@ -1,4 +1,4 @@
-"""What is run of a pilot. Knows nothing of the orchestrator, which must not be imported before its address is known."""
+"""Parameters of a pilot. Does not import Prefect, which reads the server's address when it is imported."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tasks.pilots.claim import profile
 
 
 class PilotConfig(BaseModel):
-    """One pilot, as people ask for it and as the Prefect page shows it."""
+    """Parameters of one pilot, for the command line and the Prefect page."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pilot: str = Field(description="grid, clinical, flights, weights or sentiment.")
-    profile: Literal["smoke", "full"] = Field("full", description="smoke: does it run; full: the verdicts.")
+    profile: Literal["smoke", "full"] = Field("full", description="smoke: a quick check; full: with verdicts.")
     study_id: str = Field("", description="Name of its study; empty = made from the flow run, so that Retry resumes.")
     backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
+    seed: int = Field(0, ge=0, description="Seed of all random numbers.")
 
     @field_validator("pilot")
     @classmethod

@@ -1,4 +1,4 @@
-"""The page of a pilot, computed from the stored evidence of its study: published numbers beside ours, and verdicts."""
+"""The page of a pilot, from the stored evidence of its study: published numbers, our numbers, and verdicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.reports.books import points
+from flows.reports.conversion import points
 from flows.reports.figures import arms_of
 from flows.study.noisy import noisy_name
 from flows.study.table import build_study
@@ -37,7 +37,7 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
 
     Args:
         loaded: the settings.
-        record: what the flow of its study noted.
+        record: the stored record of its study.
 
     Raises:
         BadInput: no instance is finished.
@@ -49,7 +49,7 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
     evidence, study_id = open_evidence(loaded.home), config["study_id"]
     rows = [row for row in evidence.read(run_id=study_id) if row.problem in about]
     noisy = [row for row in evidence.read(run_id=noisy_name(study_id)) if row.problem in about]
-    seen = see(rows, about) + [replace(entry, noisy=True) for entry in see(noisy, about)]
+    seen = averaged(rows, about) + [replace(entry, noisy=True) for entry in averaged(noisy, about)]
     coefficients = Coefficients.load()
     arms = arms_of(rows, coefficients)
     figures = {name: arm.figures for name, arm in arms.items()}
@@ -76,8 +76,8 @@ def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
     }
 
 
-def see(rows: Sequence[EvidenceRow], about: Mapping[str, Row]) -> list[Seen]:
-    """Return one entry for each arm and instance that was executed, repetitions averaged."""
+def averaged(rows: Sequence[EvidenceRow], about: Mapping[str, Row]) -> list[Seen]:
+    """Return one entry for each executed arm and instance, averaged over repetitions."""
     found: dict[tuple[str, str], list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         if row.status == "done" and row.qualities:
@@ -106,7 +106,7 @@ def _seen(same: Sequence[EvidenceRow], about: Row) -> Seen:
 
 
 def compare(number: Number, seen: Sequence[Seen]) -> Compared:
-    """Return a published number beside ours: the mean over the instances that it names."""
+    """Return a published number with ours: the mean over the instances that it names."""
     chosen = [
         s for s in seen if s.noisy == number.noisy and number.source in ("", s.source) and number.contains in s.name
     ]
@@ -164,7 +164,7 @@ def _is_control(kind: Kind) -> bool:
 
 
 def _scored(claim: Published, verdicts: Mapping[str, Verdict]) -> list[dict[str, Any]]:
-    """Return each prediction beside what came out, with its score."""
+    """Return each prediction with the outcome and its score."""
     return [
         {
             "verdict": name,

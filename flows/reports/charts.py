@@ -1,4 +1,4 @@
-"""The charts of the HTML report: matplotlib figures as inline SVG, small enough to read on a phone at full width.
+"""Charts of the HTML report: matplotlib figures as inline SVG, sized for the width of a phone.
 
 Kinds of arms differ by shape and by colour (Okabe and Ito's palette, safe for colour-blind readers); bands are the
 5 % and 95 % points. Everything is drawn from the report's dictionary or from tables of the lake.
@@ -52,14 +52,14 @@ _NAMED = re.compile(r' id="(?:figure|axes|matplotlib|patch|line2d|text|xtick|yti
 
 @dataclass(frozen=True)
 class _Figures:
-    """What a chart is drawn from; equal where it prints alike."""
+    """Arguments of a chart; equal if their text is equal."""
 
     text: str
     given: tuple[Any, ...] = field(compare=False)
 
 
 def _once(chart: Callable[..., str | None]) -> Callable[..., str | None]:
-    """Draw the same figures once in a process: a run writes its report again when its services have stopped."""
+    """Cache a chart within a process: a run rewrites its report after its services have stopped."""
 
     @lru_cache(maxsize=64)
     def drawn(figures: _Figures) -> str | None:
@@ -78,7 +78,7 @@ def style() -> Any:
 
 
 def svg_of(figure: Figure, title: str) -> str:
-    """Return the figure as an SVG element without identifiers that two charts of one page could share."""
+    """Return the figure as an SVG element, without identifiers that could collide with other charts of a page."""
     out = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": title}):
         if engine := figure.get_layout_engine():  # once; to save a figure with an engine is to draw it twice
@@ -98,7 +98,7 @@ def _figure(height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
 
 
 def _dot(ax: Axes, x: Sequence[float], y: float, colour: str, marker: str, **more: Any) -> None:
-    """Draw a band [p5, p50, p95] as a whisker with a mark at the median."""
+    """Draw a band [p5, p50, p95] as an error bar with a marker at the median."""
     low, middle, high = x
     ax.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.55, solid_capstyle="butt")
     ax.plot([middle], [y], marker=marker, color=colour, ms=more.pop("ms", 6), ls="none", **more)
@@ -129,7 +129,7 @@ def _kinds(kinds: Iterable[str]) -> list[Line2D]:
 
 
 def energy_by_stage(report: Row) -> str | None:
-    """Return the joules of each stage's own work and of its decisions, and of orchestration, both boundaries."""
+    """Return the joules of each stage's own work, its decisions, and orchestration, in both boundaries."""
     rows = [(s["stage"], s["spent"]) for s in report["stages"] if s.get("spent")]
     if report["orchestration"]:
         rows.append(("orchestration", report["orchestration"]["energy"]))
@@ -188,7 +188,7 @@ def _look(row: Row, subtask: Row) -> tuple[str, str, dict[str, Any]]:
 
 
 def _lowest(rows: Sequence[Row], tolerance: float) -> float:
-    """Return the quality below which arms stand at the edge of the chart, so that the others can be told apart."""
+    """Return the quality below which arms are drawn at the edge of the chart, so that the others stay separable."""
     if not rows:
         return -np.inf
     qualities = np.asarray([row["quality"] for row in rows])
@@ -213,7 +213,7 @@ def _broken(metric: str) -> str:
 
 @_once
 def quality_against_energy(subtask: Row) -> str | None:
-    """Return quality over joules of one decision's arms; those that no other arm beats on both are joined."""
+    """Return quality over joules of one decision's arms, with a line through the Pareto front."""
     rows = [row for row in subtask["rows"] if row["quality"] is not None and row["status"] == "done"]
     if len(rows) < 2:
         return None
@@ -243,7 +243,7 @@ def quality_against_energy(subtask: Row) -> str | None:
 
 
 def _name(ax: Axes, rows: Sequence[Row], low: float) -> None:
-    """Write the names of arms beside their marks, the first first; a name that would cover another is left out."""
+    """Label the markers with the names of arms, in order; a name that would cover another is left out."""
     width, height = 72 * (WIDTH - 0.9), 72 * 2.1  # about the size of the axes, in points
     (x0, x1), (y0, y1) = np.log10(ax.get_xlim()), ax.get_ylim()
     taken: list[tuple[float, float, float]] = []
@@ -263,7 +263,7 @@ def _name(ax: Axes, rows: Sequence[Row], low: float) -> None:
 
 
 def _front(rows: Sequence[Row]) -> list[Row]:
-    """Return the arms that none beats on joules and quality at once, the cheapest first."""
+    """Return the Pareto front of joules and quality, the cheapest arm first."""
     front: list[Row] = []
     for row in sorted(rows, key=lambda r: (r["energy"]["spent"]["narrow"][1], -r["quality"])):
         if not front or row["quality"] > front[-1]["quality"]:
@@ -315,7 +315,7 @@ def drawn(title: str, chart: Row) -> str:
 
 @_once
 def waterfall(title: str, chart: Row) -> str:
-    """Return the steps as bars, each from the height that the ones before it reach, with totals between them."""
+    """Return the steps as bars, each from the cumulative height of those before it, with totals between them."""
     parts = list(dict.fromkeys(step["part"] for step in chart["steps"]))
     colour = dict(zip(parts, cycle(COLOURS[kind] for kind in ("classical", "quantum", "dequantised", "twin"))))
     totals = {at: name for name, at in chart["totals"]}
@@ -382,7 +382,7 @@ def _plain_log(ax: Axes, which: str) -> None:
 
 
 def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[str, float]]:
-    """Yield names and values, those that lie near each other under one name."""
+    """Yield names and values; close values share one name."""
     names: list[str] = []
     last = -np.inf
     for name, value in sorted(references.items(), key=lambda item: item[1]):
@@ -397,7 +397,7 @@ def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[st
 
 @_once
 def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
-    """Return the p-value of each window in the order in which they came, marked by the state that followed."""
+    """Return the p-value of each window in order of time, marked by the state after it."""
     if not verdicts:
         return None
     figure, ax = _figure(2.8)

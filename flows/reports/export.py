@@ -1,4 +1,4 @@
-"""The evidence in formats of others: CSV, and SPDX 3.0.1 with the energy fields of its AI profile."""
+"""Export of the evidence: CSV, and SPDX 3.0.1 with the energy fields of its AI profile."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from flows.reports.books import open_grid
+from flows.reports.conversion import open_grid
 from infra import runs
 from infra.energy.carbon import Grid
 from infra.energy.derive import Derived, Span, derive, working_times
@@ -23,7 +23,7 @@ from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
 
-# Which stages are what the AI profile names; https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption
+# Stages by energy field; https://spdx.github.io/spdx-spec/v3.0.1/model/AI/Classes/EnergyConsumption
 SPDX_FIELDS = {
     "ai_trainingEnergyConsumption": ("training",),
     "ai_finetuningEnergyConsumption": ("finetuning",),
@@ -34,7 +34,7 @@ MODELS = ("inference/model", "finetuning/model", "training/model")
 
 
 def export_csv(loaded: Settings, path: Path, coefficients: Coefficients, run_id: str | None = None) -> int:
-    """Write one line for each evidence row: its raw columns and what is derived from them; return the lines.
+    """Write one line for each evidence row, with raw and derived columns; return the number of lines.
 
     Raises:
         BadInput: there is no such evidence, or the carbon series does not cover the time of the work.
@@ -63,7 +63,7 @@ def _raw(row: EvidenceRow) -> dict[str, Any]:
 def _derived(
     row: EvidenceRow, coefficients: Coefficients, grid: Grid, spans: Mapping[str, Span]
 ) -> dict[str, float | str]:
-    """Return what the execution spent in all, and the joules of one solution with what it shares."""
+    """Return the total of the execution, and the joules of one solution, shared values included."""
     spent = derive([row], coefficients, grid, spans)
     one = coefficients.cpu_energy_j(row.usage + row.prepare, "narrow", row.energy_source)
     projected = coefficients.qpu_energy_j(replace(row.usage + row.prepare, qpu_s_billed=0.0))
@@ -83,7 +83,7 @@ def _points(name: str, unit: str, band: Band) -> dict[str, float]:
 
 
 def export_spdx(loaded: Settings, path: Path, coefficients: Coefficients, run_id: str | None = None) -> int:
-    """Write an SPDX 3.0.1 document with one AI package for the model of each run; return the packages.
+    """Write an SPDX 3.0.1 document with one AI package for the model of each run; return the number of packages.
 
     Raises:
         BadInput: no run left a model, or the carbon series does not cover the time of the work.
@@ -108,11 +108,11 @@ def _model(run: Mapping[str, Any]) -> str | None:
 
 
 def _energies(rows: Sequence[EvidenceRow], coefficients: Coefficients, grid: Grid) -> dict[str, Derived]:
-    """Return what the making of the model took by stage, and what the arms beside it took."""
+    """Return the energy of the model's production by stage, and that of the shadow arms."""
     groups: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
-        beside = bool(row.subtask) and not row.chosen
-        groups["arms run beside for comparison" if beside else row.stage or "orchestration"].append(row)
+        shadow = bool(row.subtask) and not row.chosen
+        groups["shadow arms" if shadow else row.stage or "orchestration"].append(row)
     spans = working_times(rows)
     return {name: derive(part, coefficients, grid, spans) for name, part in groups.items()}
 
@@ -152,7 +152,7 @@ def _quantity(derived: Derived) -> dict[str, str]:
 
 
 def _method(energies: Mapping[str, Derived], coefficients: Coefficients) -> str:
-    """Return how the quantities came about, with the bands and what they leave out: the format has no field for it."""
+    """Return the method of the quantities, with their bands and exclusions; SPDX has no field for these."""
     listed = {stage for stages in SPDX_FIELDS.values() for stage in stages}
     parts = [f"{name} {_kwh(found)}" for name, found in energies.items() if name in listed]
     rest = [f"{name} {_kwh(found)}" for name, found in energies.items() if name not in listed]
@@ -198,5 +198,5 @@ def spdx_document(packages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def spdx_time(seconds: float) -> str:
-    """Return seconds since the epoch as SPDX writes times."""
+    """Return seconds since the epoch in the time format of SPDX."""
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,6 +1,6 @@
-"""The bridge from stored evidence to the pure figures of `tasks.evaluation`, and from those to the stored reports.
+"""Computes the figures of `tasks.evaluation` from stored evidence, and from those the values of stored reports.
 
-Run report and study go through here, so a figure has one definition wherever it is shown.
+Run report and study both use this module, so each figure has one definition.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from flows.reports.books import Books, points
+from flows.reports.conversion import Conversion, points
 from infra.energy.model import Band, Boundary, Coefficients, Device
 from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
@@ -30,13 +30,13 @@ WEAKEST = ("measured", "attributed", "modelled")
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm of a decision: its figures and what they were made from.
+    """One arm of a decision: its figures and their evidence.
 
     Attributes:
         figures: the pure figures.
         rows: its evidence.
-        used: usage of a mean solve, what it shares with other arms included.
-        source: where its joules come from; the weakest source of its rows.
+        used: usage of a mean solve, values shared with other arms included.
+        source: source of its joules: the weakest source of its rows.
     """
 
     figures: ArmFigures
@@ -46,7 +46,7 @@ class Arm:
 
 
 def arms_of(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Arm]:
-    """Return the arms of one decision from all its rows: any number of problems, each executed any number of times."""
+    """Return the arms of one decision from all its rows: any number of problems and of executions of each."""
     by_arm: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         by_arm[row.arm].append(row)
@@ -80,7 +80,7 @@ def _arm(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> Arm:
 
 
 def _solved(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> tuple[Solved, ...]:
-    """Return each instance once, its repetitions averaged; a hit rate that no arm reported is filled in later."""
+    """Return each instance once, averaged over repetitions; a missing hit rate is filled in later."""
     found: dict[str, list[Solved]] = defaultdict(list)
     for row in rows:
         n = len(row.qualities)
@@ -95,7 +95,7 @@ def _solved(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> tuple[So
 
 
 def _mean(same: Sequence[Solved], tolerance: float) -> Solved:
-    """Return the mean over the repetitions of an instance; each hits or does not, unless its rate was reported."""
+    """Return the mean over the repetitions of an instance; each counts as a hit or not, unless it reported a rate."""
     best, rates = same[0].best, [s.hit_rate for s in same]
     hits = [
         rate if rate is not None else None if best is None else float(s.quality >= best - tolerance)
@@ -110,7 +110,7 @@ def _mean(same: Sequence[Solved], tolerance: float) -> Solved:
 
 
 def _with_hits(arm: ArmFigures, best: Mapping[str, float], tolerance: float) -> ArmFigures:
-    """Fill in hits where no optimum is proven: the best value that any arm reached on the instance counts as best."""
+    """Fill in hits where no optimum is proven; the best value of any arm on the instance counts as the optimum."""
     solved = tuple(
         s if s.hit_rate is not None else replace(s, hit_rate=float(s.quality >= best[s.instance] - tolerance))
         for s in arm.solved
@@ -137,15 +137,15 @@ def _time(used: Usage, coefficients: Coefficients) -> Spending:
     return Spending((used.wall_s - simulation) * flat, simulation * flat, 0 * flat, coefficients.locked_draws(used))
 
 
-def decision_report(rows: Sequence[EvidenceRow], decision: Mapping[str, Any], books: Books) -> dict[str, Any]:
-    """Return the report of one decision as it is stored in a run's report.
+def decision_report(rows: Sequence[EvidenceRow], decision: Mapping[str, Any], conversion: Conversion) -> dict[str, Any]:
+    """Return the values of one decision in a run's report.
 
     Args:
         rows: all rows of the decision.
         decision: the decision record.
-        books: what figures are derived with.
+        conversion: coefficients and carbon intensities.
     """
-    first, arms = rows[0], arms_of(rows, books.coefficients)
+    first, arms = rows[0], arms_of(rows, conversion.coefficients)
     figures = [arm.figures for arm in arms.values()]
     best = best_classical(figures, first.tolerance)
     optimum = best_values({name: arm.figures for name, arm in arms.items()})
@@ -164,7 +164,7 @@ def decision_report(rows: Sequence[EvidenceRow], decision: Mapping[str, Any], bo
         "sources": sorted({row.energy_source for row in rows}),
         "best_classical": best and {"arm": best.arm.arm, "control": best.is_control, "reference": best.reference.arm},
         "saturated_by": list(saturated_by(figures, first.tolerance)),
-        "rows": [arm_report(arm, *_beside(arm, arms, books.coefficients), books) for arm in arms.values()],
+        "rows": [arm_report(arm, *_beside(arm, arms, conversion.coefficients), conversion) for arm in arms.values()],
     }
 
 
@@ -180,13 +180,15 @@ def _beside(
     return figures, best_classical(figures, arm.rows[0].tolerance)
 
 
-def arm_report(arm: Arm, everything: Sequence[ArmFigures], best: BestClassical | None, books: Books) -> dict[str, Any]:
-    """Return what is stored of one arm: its quality, its usage and its energies beside those of the other arms."""
+def arm_report(
+    arm: Arm, everything: Sequence[ArmFigures], best: BestClassical | None, conversion: Conversion
+) -> dict[str, Any]:
+    """Return the values of one arm: quality, usage, and its energies compared with those of other arms."""
     found, used, first = arm.figures, arm.used, arm.rows[0]
     interval = quality_interval(found) or (None, None)
     is_quantum = found.kind == QUANTUM
     narrow = Band.of(found.energy["narrow"].here)
-    gco2, solution = books.gco2(arm.rows, narrow), energy_to_solution(found.solved)
+    gco2, solution = conversion.gco2(arm.rows, narrow), energy_to_solution(found.solved)
     counted = [row for row in arm.rows if row.status == "done"] or list(arm.rows)
     share = 1 / len(counted)
     return {
@@ -213,13 +215,13 @@ def arm_report(arm: Arm, everything: Sequence[ArmFigures], best: BestClassical |
         "two_qubit_gates": used.two_qubit_gates,
         "qpu_s_billed": used.qpu_s_billed,
         "qpu_s_projected": used.qpu_s_projected,
-        "energy": _energies(arm, everything, best, books.coefficients),
-        "cost_usd": books.coefficients.cost_usd(used, first.backend),
+        "energy": _energies(arm, everything, best, conversion.coefficients),
+        "cost_usd": conversion.coefficients.cost_usd(used, first.backend),
         "gco2": gco2.p50,
         "gco2_band": points(gco2),
         "gco2_wide_band": points(
-            books.coefficients.footprint_gco2(
-                replace(used, qpu_s_projected=0.0), books.grid.country, books.grid.qpu_country
+            conversion.coefficients.footprint_gco2(
+                replace(used, qpu_s_projected=0.0), conversion.grid.country, conversion.grid.qpu_country
             )
         ),
         "reused": any(row.reused for row in arm.rows),

@@ -1,4 +1,4 @@
-"""The templates of all pages, and the filters that write figures in them."""
+"""Templates of all pages, and their filters for figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flows.reports.text import band, best_arm, break_even, number, plain, qpu_jo
 
 
 def templates() -> jinja2.Environment:
-    """Return the templates of all pages, with the filters that write figures."""
+    """Return the templates of all pages, with their filters for figures."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("flows.reports"),
         autoescape=True,
@@ -27,7 +27,7 @@ def templates() -> jinja2.Environment:
 
 
 def code(text: str) -> Markup:
-    """Return a text as HTML, with what stands between backticks as code."""
+    """Return a text as HTML, with backticked parts as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704  (escaped before)
 
 

@@ -1,4 +1,4 @@
-"""Every stored joule, dollar and gram derived anew from raw quantities with another coefficients file."""
+"""Recomputes joules, money and carbon of stored runs from raw quantities with another coefficients file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Group
 from rich.text import Text
 
-from flows.reports.books import open_grid
+from flows.reports.conversion import open_grid
 from flows.reports.run.report import remake
 from flows.reports.text import number, table
 from infra import runs
@@ -26,7 +26,7 @@ def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[s
     """Return the totals of each run and stage with the package's own coefficients and with others.
 
     Args:
-        loaded: the settings: state folder, and the electricity.
+        loaded: the settings: state folder, carbon series, countries.
         run_id: only this run; None = all.
         new: the other coefficients.
 
@@ -50,7 +50,7 @@ def recompute(loaded: Settings, run_id: str | None, new: Coefficients) -> dict[s
 
 
 def rewrite(loaded: Settings, found: dict[str, Any], new: Coefficients) -> list[str]:
-    """Write the reports of the recomputed runs anew and return their paths; runs without a record are left out."""
+    """Rewrite the reports of the recomputed runs and return their paths; runs without a record are left out."""
     names = [run["run_id"] for run in found["runs"]]
     return [str(remake(loaded, name, new)) for name in names if runs.find(loaded.home, name)]
 
@@ -73,7 +73,7 @@ def _run(
 
 
 def render(found: Mapping[str, Any]) -> Group:
-    """Return old and new totals by run and stage, as `recompute` gives them."""
+    """Return the result of `recompute` as a table: old and new totals by run and stage."""
     old, new = found["coefficients"]["old"], found["coefficients"]["new"]
     header = ("run", "stage", "rows", "J old", "J new", "wide J old", "wide J new", "QPU J old", "QPU J new",
               "USD old", "USD new", "gCO2e old", "gCO2e new")  # fmt: skip

@@ -1,4 +1,4 @@
-"""The status of an installation as tables: for the console and as Markdown."""
+"""Status of an installation as tables, for the console and as Markdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Section:
         title: heading.
         columns: names of the columns.
         rows: cells.
-        empty: what is said instead of an empty table.
+        empty: text in place of a table without rows.
     """
 
     title: str
@@ -63,7 +63,7 @@ def sections(status: Status) -> list[Section]:
 
 
 def headline(status: Status) -> str:
-    """Return where and when the status was taken, and the free space."""
+    """Return state folder, time and free space."""
     return f"{status.home} at {status.at}, {status.free_gb} GB free"
 
 

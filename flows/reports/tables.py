@@ -1,4 +1,4 @@
-"""Tables of a stage out of the lake, as plain Parquet files for other programs."""
+"""Exports the tables of a stage from the lake, as plain Parquet files for other programs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from infra import runs
 from infra.lake import Ref
 from infra.shared import open_lake
 
-WORKING = ("curation/candidates", "curation/filtered")  # what a stage passes to itself
+WORKING = ("curation/candidates", "curation/filtered")  # intermediate tables
 
 
 def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Path]:
-    """Copy the Parquet tables of a stage of a run to `folder/<table>.parquet`, each replaced at once; return them.
+    """Copy the Parquet tables of a stage of a run to `folder/<table>.parquet`, each replaced atomically; return them.
 
-    Tables of the user's documents get the user's columns under the user's names.
-    A table of several files becomes a folder of that name. What else lies in the folder stays.
+    Tables of documents have the columns of the user's files, under their names there.
+    A table of several files becomes a folder of that name. Other files in the folder stay.
 
     Raises:
         BadInput: there is no such run.
@@ -33,7 +33,7 @@ def export_tables(home: Path, run_id: str, stage: str, folder: Path) -> list[Pat
         files = [path for path in lake.files(ref) if path.suffix == ".parquet"]
         owner, _, table = ref.name.rpartition("/")
         if owner == stage and files and ref.name not in WORKING:
-            given = str(lake.meta(ref).get("text", ""))  # tables with the user's columns say what the text is called
+            given = str(lake.meta(ref).get("text", ""))  # name of the text column in the user's files
             written.append(_put(files, folder.expanduser() / f"{table}.parquet", given))
     return written
 
@@ -58,7 +58,7 @@ def _put(files: list[Path], target: Path, text: str) -> Path:
 
 
 def _rewrite(files: list[Path], target: Path, text: str) -> None:
-    """Write the user's documents as one table with the user's names of columns."""
+    """Write documents as one table with the column names of the user's files."""
     from tasks.curation.outcome import as_given
 
     schema = as_given(pq.read_schema(files[0]).empty_table(), text).schema

@@ -1,4 +1,4 @@
-"""Figures as text, and tables of text for the console and for Markdown."""
+"""Figures as text, and tables for the console and for Markdown."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def joules(value: float | None) -> str:
-    """Return an energy in the unit that suits its size."""
+    """Return an energy with a unit prefix."""
     return scaled(value, "J")
 
 
 def scaled(value: float | None, unit: str) -> str:
-    """Return a figure with the prefix of its unit that suits its size, a dash for none."""
+    """Return a figure with a unit prefix, a dash for none."""
     if not value:
         return f"0 {unit}" if value == 0 else "-"
     size, prefix = next(((size, prefix) for size, prefix in SIZES if abs(value) >= size), SIZES[-1])
@@ -52,7 +52,7 @@ def difference(value: float | None, interval: Sequence[float] | None) -> str:
 
 
 def break_even(found: Row | None) -> str:
-    """Return at which system power, price and speed of the device both sides cost the same, or what forbids it."""
+    """Return the system power, price and speed of a device at which both sides cost the same, or why none exists."""
     if not found:
         return "-"
     narrow, price, time = found["narrow"], found["price"], found["time"]
@@ -69,7 +69,7 @@ def break_even(found: Row | None) -> str:
 
 
 def qpu_joules(qpu: Row) -> str:
-    """Return the joules of a QPU and the share of shots that noise leaves, or that it leaves none."""
+    """Return the joules of a QPU and the share of shots without a gate error."""
     survives = qpu["surviving_fidelity"]
     if not qpu["arrives"]:
         return f"noise leaves no usable shot (fidelity {number(survives)})"
@@ -78,12 +78,12 @@ def qpu_joules(qpu: Row) -> str:
 
 
 def best_arm(best: Row) -> str:
-    """Return the name of the best classical arm, with its kind where it is a control."""
+    """Return the name of the best classical arm, with its kind if it is a control."""
     return f"{best['arm']} (control)" if best["control"] else str(best["arm"])
 
 
 def too_easy(subtask: Row) -> str:
-    """Return that chance or doing nothing is as good as the best classical arm here; empty where it is not."""
+    """Return a remark if a control is as good as the best classical arm on these instances, else an empty text."""
     found = subtask["saturated_by"]
     if not found:
         return ""
@@ -91,13 +91,13 @@ def too_easy(subtask: Row) -> str:
 
 
 def to_solution(row: Row) -> str:
-    """Return the joules to solution with the instances that no execution solved."""
+    """Return the joules to solution, with the number of instances that no execution solved."""
     unsolved = f" ({row['unsolved']} not solved)" if row["unsolved"] else ""
     return f"{number(row['energy_to_solution_j'])}{unsolved}"
 
 
 def table(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """Return a table for the console; long cells fold."""
+    """Return a table for the console; long cells wrap."""
     found = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False)
     for index, name in enumerate(header):
         found.add_column(Text(name), overflow="fold", no_wrap=index == 0)
@@ -124,7 +124,7 @@ def cell_text(value: str | float | None) -> str:
 
 
 def plain(value: float, digits: int = 3) -> str:
-    """Return a figure as people write it: few significant digits, thousands apart."""
+    """Return a figure in few significant digits, with thousands separators."""
     if not 1000 <= abs(value) < 1e9:
         return number(value, digits)
     place = 10 ** (len(str(int(abs(value)))) - digits)

@@ -1,4 +1,4 @@
-"""The texts that instance banks are made of, and what each bank holds."""
+"""Source texts of instance banks, and the contents of each bank."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DOMAINS = {"corpus": ("documentation", "base"), "second": ("licences", "second")
 
 
 def material_of(subtask: str, loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
-    """Return what the bank of a decision is made of; a pilot has its own data and needs no texts."""
+    """Return the source texts of a decision's bank; a pilot has its own data and needs none."""
     if subtask.startswith(f"{PILOTS}/"):
         return Material({}, loaded.home / CACHE)
     return gather_material(loaded, corpus, second)
 
 
 def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequence[str] = ()) -> Material:
-    """Return the texts that banks are made of: two domains as a run reads them, and docstrings of libraries."""
+    """Return the source texts of banks: two domains as a run reads them, and docstrings of libraries."""
     from tasks.text.docstrings import LIBRARIES, library_docstrings
     from tasks.text.samples import sample_documents
 
@@ -42,7 +42,7 @@ def gather_material(loaded: Settings, corpus: Sequence[str] = (), second: Sequen
 
 
 def _read(domain: str, paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Return (work, text) of each document; one without a label of its own is a work of its own."""
+    """Return (work, text) of each document; a document without a label is a work by itself."""
     from tasks.corpus.read import Reader
 
     reader = Reader(domain)
@@ -56,7 +56,7 @@ def _read(domain: str, paths: Sequence[str]) -> tuple[tuple[str, str], ...]:
 def list_banks(loaded: Settings) -> list[dict[str, Any]]:
     """Return each decision's bank: instances by source and by size bucket, independent units, and how many are needed.
 
-    Needed are as many as an arm without any loss needs to be certified beside all others that may be chosen.
+    The number needed is the smallest that certifies an arm without any loss among all arms that may be chosen.
     """
     material, rows = gather_material(loaded), []
     for key, subtask in subtasks().items():

@@ -1,6 +1,6 @@
-"""What is studied: the decisions, the texts that their instance banks are made of, and the instances drawn.
+"""Parameters of a study: decision, texts of the instance bank, and instances drawn.
 
-Knows nothing of the orchestrator, which must not be imported before its address is known.
+Does not import Prefect, which reads the server's address when it is imported.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.registry import find_subtask
 
 
 class StudyConfig(BaseModel):
-    """One study, as people ask for it and as the Prefect page shows it."""
+    """Parameters of one study, for the command line and the Prefect page."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,17 +32,17 @@ class StudyConfig(BaseModel):
     instances: int = Field(
         0, ge=0, description="Instances at most, sources in turns; 0 = as many as certification needs, or all."
     )
-    quantum_instances: int = Field(0, ge=0, description="Quantum arms run on so many of them, the first; 0 = on all.")
-    repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, never counted as n.")
-    seeds: int = Field(1, ge=1, description="How often the bank is drawn; instances that are the same count once.")
+    quantum_instances: int = Field(0, ge=0, description="Quantum arms run on this many first instances; 0 = all.")
+    repeats: int = Field(1, ge=1, description="Executions of each arm on each instance; nested, not counted in n.")
+    seeds: int = Field(1, ge=1, description="Number of draws of the bank; equal instances count once.")
     backend: str = Field("aer", description="aer, noisy:<fake device> or ibm:<device>.")
     noisy: str = Field("", description="noisy:<fake device> for a row of each quantum arm's smallest instance.")
-    noisy_sizes: int = Field(1, ge=1, description="Of how many sizes, the smallest first, the noisy rows are.")
+    noisy_sizes: int = Field(1, ge=1, description="Number of sizes with noisy rows, the smallest first.")
     corpus: tuple[str, ...] = Field((), description="Files or folders of text; empty = the sample that ships.")
     second: tuple[str, ...] = Field((), description="Files or folders of the second domain; empty = the sample's.")
     objective: Objective = Field("energy", description="What the verdict minimises.")
-    seed: int = Field(0, ge=0, description="Seed of everything random.")
-    profile: str = Field("", description="Of the study of a pilot, its profile; empty = none.")
+    seed: int = Field(0, ge=0, description="Seed of all random numbers.")
+    profile: str = Field("", description="Profile of the pilot, in the study of a pilot; empty = none.")
 
     @field_validator("subtask")
     @classmethod
@@ -52,7 +52,7 @@ class StudyConfig(BaseModel):
 
 
 def draw_instances(config: StudyConfig, material: Material) -> list[Instance[Any]]:
-    """Return the instances that a study asks for, sources in turns."""
+    """Return the instances of a study, taken from the sources in turns."""
     subtask = find_subtask(config.subtask)
     low, high = config.sizes or (0, 1 << 62)
     found: dict[tuple[str, str], Instance[Any]] = {}
@@ -91,7 +91,7 @@ def needed_units(config: StudyConfig) -> int:
 
 
 def units_reached(instances: Sequence[Instance[Any]], units: int) -> int:
-    """Return how many instances, from the first on, hold so many independent units; all if they hold fewer."""
+    """Return the number of first instances that hold that many independent units; all if they hold fewer."""
     seen: set[str] = set()
     for number, instance in enumerate(instances, 1):
         seen.add(instance.unit or instance.source)
@@ -101,12 +101,12 @@ def units_reached(instances: Sequence[Instance[Any]], units: int) -> int:
 
 
 def record_path(home: Path, study_id: str) -> Path:
-    """Return where a study notes what it has done."""
+    """Return the path of a study's record."""
     return home / "studies" / study_id / "record.json"
 
 
 def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
-    """Return what a study has noted so far, or None where there is no such study."""
+    """Return the record of a study, or None if there is no such study."""
     try:
         record: dict[str, Any] = json.loads(record_path(home, study_id).read_text())
     except FileNotFoundError:
@@ -115,7 +115,7 @@ def load_record(home: Path, study_id: str) -> dict[str, Any] | None:
 
 
 def read_record(home: Path, study_id: str) -> dict[str, Any]:
-    """Return what a study has noted so far.
+    """Return the record of a study.
 
     Raises:
         BadInput: there is no such study; the message lists those there are.

@@ -1,8 +1,8 @@
 """The noisy rows of a study: each quantum arm on its smallest instances with circuits, with the noise of a device.
 
-They are kept under a name of their own, so that nothing else in the table of the study rests on them. An arm whose
-circuits take too long to simulate with noise even there runs on the example of its decision, with and without noise:
-real data of fewer texts, dimensions or qubits.
+They have run ids of their own, so that no other row of the study's table uses them. An arm whose circuits take too long
+to simulate with noise even there runs on the example of its decision, with and without noise: real data of fewer texts,
+dimensions or qubits.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
 from tasks.contract import Kind, Subtask
 
-LIMIT_S = 300.0  # CPU seconds that the noisy simulation of a call may be expected to take
-EXAMPLE = "example"  # fingerprint of the data, and source, of rows that are of an example: no evidence for routing
+LIMIT_S = 300.0  # maximum expected CPU seconds of the noisy simulation of a call
+EXAMPLE = "example"  # data fingerprint and source of rows of an example, which routing ignores
 
 
 def noisy_name(study_id: str) -> str:
-    """Return the name under which the noisy rows of a study are kept."""
+    """Return the run id of the noisy rows of a study."""
     return f"{study_id}-noisy"
 
 
 def example_name(study_id: str) -> str:
-    """Return the name under which the noiseless rows of examples are kept: a row is named by its run and problem."""
+    """Return the run id of the noiseless rows of examples."""
     return f"{study_id}-example"
 
 
 def kept_names(study_id: str) -> tuple[str, str]:
-    """Return the names of all rows that are kept beside those of a study."""
+    """Return the run ids of the noisy rows and of the examples of a study."""
     return noisy_name(study_id), example_name(study_id)
 
 
@@ -38,9 +38,9 @@ def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any], 
     """Return the problems to run and the quantum arms to run on each.
 
     Args:
-        rows: what ran without noise.
+        rows: rows without noise.
         subtask: the decision.
-        sizes: of how many sizes, the smallest first, the arm's problem with the fewest two-qubit gates is taken.
+        sizes: number of sizes, the smallest first; of each, the problem with the fewest two-qubit gates is taken.
     """
     found: dict[str, list[str]] = {}
     for arm in subtask.arms:
@@ -54,7 +54,7 @@ def smallest_instances(rows: Sequence[EvidenceRow], subtask: Subtask[Any, Any], 
 
 
 def without_noisy_row(noisy: Iterable[EvidenceRow]) -> list[str]:
-    """Return the arms that were refused with noise and ran on no instance."""
+    """Return the arms that were refused on every instance with noise."""
     rows = list(noisy)
     ran = {row.arm for row in rows if row.status == "done"}
     return sorted({row.arm for row in rows if row.status == "refused"} - ran)
@@ -63,7 +63,7 @@ def without_noisy_row(noisy: Iterable[EvidenceRow]) -> list[str]:
 def compare_noise(
     ideal: Sequence[EvidenceRow], kept: Iterable[EvidenceRow], coefficients: Coefficients
 ) -> list[dict[str, Any]]:
-    """Return for each noisy row its quality beside the noiseless one, its gates, and the fidelity that survives.
+    """Return for each noisy row both qualities, with and without noise, its gates, and its surviving fidelity.
 
     Args:
         ideal: rows without noise.

@@ -66,7 +66,7 @@ def run_instance(
 
 @contextmanager
 def _only_warnings() -> Iterator[None]:
-    """Keep the arms' own progress out of the study's: a line for each instance is enough."""
+    """Log only warnings of the arms: the study logs one line for each instance."""
     logger = logging.getLogger("ketcycle")
     before = logger.level
     logger.setLevel(logging.WARNING)
@@ -82,7 +82,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     loaded = settings.load()
     began = time.monotonic()
     stored = load_record(loaded.home, config.study_id) or _new_record(config)
-    record = stored | {"config": config.model_dump(mode="json")}  # one that is continued may be asked for more
+    record = stored | {"config": config.model_dump(mode="json")}  # a continued study may have other parameters
     material = material_of(config.subtask, loaded, config.corpus, config.second)
     record["sources"] = _about(material)
     instances = draw_instances(config, material)
@@ -107,12 +107,12 @@ def study(config: StudyConfig) -> dict[str, Any]:
 
 
 def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Workbench) -> Iterator[dict[str, Any]]:
-    """Submit an instance a task; yield what each came to, in order, with a progress line and the time left."""
+    """Submit one task for each instance; yield the results in order, and log progress with the time left."""
     began = time.monotonic()
     rows = bench.evidence.read(run_id=config.study_id)
     done = frozenset((row.problem, row.arm, row.repetition) for row in rows if row.status == "done")
     if done:
-        log.info("%d executions stand in the evidence already and are not run again", len(done))
+        log.info("%d executions are recorded already and are not run again", len(done))
     labels = [f"{instance.source}: {instance.name}" for instance in instances]
     futures = [
         engine.submit(
@@ -140,7 +140,7 @@ def _run_all(config: StudyConfig, instances: Sequence[Instance[Any]], bench: Wor
 def _run_noisy(
     config: StudyConfig, instances: Sequence[Instance[Any]], record: Mapping[str, Any], bench: Workbench
 ) -> None:
-    """Run each quantum arm on its smallest instance with circuits, with noise; a failure is a row like any other."""
+    """Run each quantum arm on its smallest instance with circuits, with noise; a failure is recorded as a row."""
     rows = [row for row in bench.evidence.read(run_id=config.study_id) if row.backend == config.backend]
     chosen = smallest_instances(rows, find_subtask(config.subtask), config.noisy_sizes)
     noisy = replace(
@@ -173,7 +173,7 @@ def _example(config: StudyConfig) -> Instance[Any]:
 
 
 def _bench(config: StudyConfig, loaded: Settings, instances: int) -> Workbench:
-    """Return what the arms work with; a short arm is looped to a second an instance, or to 20 seconds over them all."""
+    """Return the workbench; a short arm is looped to 1 s on each instance, or to 20 s over all instances."""
     return Workbench(
         run_id=config.study_id,
         home=loaded.home,

@@ -1,4 +1,4 @@
-"""The table of a study, computed from its stored evidence: intervals, verdicts, energies, headroom, predictions."""
+"""The values of a study, from its stored evidence: intervals, verdicts, energies, headroom, predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flows.reports.books import Books
+from flows.reports.conversion import Conversion
 from flows.reports.figures import Arm, arms_of, decision_report
 from flows.study.noisy import compare_noise, kept_names
 from infra import runs
@@ -47,12 +47,12 @@ STATISTICS = (
 
 
 def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> dict[str, Any]:
-    """Return the study's table from the stored evidence.
+    """Return the values of a study from the stored evidence.
 
     Args:
         loaded: the settings.
         subtask: the decision.
-        record: what the flow noted: config, status, sources and instances.
+        record: the stored record: config, status, sources and instances.
 
     Raises:
         BadInput: no instance is finished.
@@ -63,10 +63,10 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     rows = [row for row in evidence.read(run_id=config["study_id"]) if row.problem in about]
     if not rows:
         raise BadInput(f"study {config['study_id']} has no finished instance yet")
-    books = Books.open(loaded, Coefficients.load(), rows)
+    conversion = Conversion.of_rows(loaded, Coefficients.load(), rows)
     incumbent = subtask.incumbent.name
-    report = decision_report(rows, {"arm": incumbent}, books)
-    arms = arms_of(rows, books.coefficients)
+    report = decision_report(rows, {"arm": incumbent}, conversion)
+    arms = arms_of(rows, conversion.coefficients)
     figures = {name: arm.figures for name, arm in arms.items()}
     pairs = study_pairs(subtask, rows, config["objective"])
     verdicts = policy.judge(pairs, certified(policy.Setting("", 0, "").uses))
@@ -91,17 +91,17 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         else [],
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
-        "noisy": compare_noise(rows, kept, books.coefficients),
+        "noisy": compare_noise(rows, kept, conversion.coefficients),
         "predictions": _predicted(subtask, figures, verdicts),
         "measures": _measured(rows),
-        "break_even": str(books.coefficients.break_even()),
+        "break_even": str(conversion.coefficients.break_even()),
     }
 
 
 def _described(
     subtask: Subtask[Any, Any], record: Row, instances: Sequence[Row], rows: Sequence[EvidenceRow]
 ) -> dict[str, Any]:
-    """Return what was studied: the decision, the backend, and on how many instances of which sources and sizes."""
+    """Return the subject of the study: decision, backend, and instances by source and size."""
     config, challenger = record["config"], subtask.challenger
     buckets = _count(policy.size_bucket(item["size"]) for item in instances)
     return {
@@ -202,7 +202,7 @@ def _against(figures: Mapping[str, ArmFigures], arm: str, other: str) -> dict[st
 
 
 def _shown_beside(subtask: Subtask[Any, Any], figures: Mapping[str, ArmFigures]) -> list[str]:
-    """Return what the challenger is always compared with: its twins and the control that came out best."""
+    """Return the arms that the challenger is always compared with: its twins and the best control."""
     ran = [arm for arm in subtask.arms if arm.name in figures and figures[arm.name].solved]
     controls = [arm.name for arm in ran if arm.kind is Kind.CONTROL]
     best = sorted(controls, key=lambda name: -(figures[name].quality or 0.0))[:1]
@@ -217,7 +217,7 @@ def _total(arm: Arm) -> dict[str, float]:
 def routing(
     evidence: Evidence, subtask: Subtask[Any, Any], like: EvidenceRow, instances: Iterable[Row], objective: Objective
 ) -> list[dict[str, Any]]:
-    """Return what `--method auto` would now decide in each size bucket, from all evidence of the home."""
+    """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the home."""
     rows = evidence.read(stage=subtask.stage, subtask=subtask.name, backend=like.backend)
     found, answers = trials(rows, objective), []
     for bucket in sorted({policy.size_bucket(item["size"]) for item in instances}):
@@ -268,7 +268,7 @@ def energy_share(home: Path, key: str) -> Share | None:
 
 
 def inverse_break_even(challenger: Row) -> dict[str, Any] | None:
-    """Return what it would take for the challenger to cost as little as the best classical arm of the same quality.
+    """Return the device figures at which the challenger costs as much as the best classical arm of the same quality.
 
     `system_power_w`, `shots_per_s` and `two_qubit_error` are None where the arm's own CPU alone takes more than the
     best classical arm; then `own_j_to_save` says by how much, and `power_without_own_w` what power would be left.

@@ -131,7 +131,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_nobody_killed(
     cpu_s = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
     booked = sum(r.total.cpu_s for r in Evidence(tmp_path / "evidence").read(run_id=RUN) if r.created_at >= since)
 
-    reused = sum("done already" in line for line in lines)
+    reused = sum("already complete" in line for line in lines)
     left = what_is_left(tmp_path)
     different = [name for name in left if left[name] != reference.left[name]]
     print(
@@ -162,8 +162,8 @@ def test_one_run_killed_twenty_times_ends_as_one_that_nobody_killed(reference: R
         assert run.stderr is not None
         for line in run.stderr:
             seen = line[9:].strip()
-            reused += "done already" in seen
-            if seen in (moment, f"{moment.partition(':')[0]}: done already, nothing to do"):
+            reused += "already complete" in seen
+            if seen in (moment, f"{moment.partition(':')[0]}: already complete, nothing to do"):
                 break
         else:
             assert run.wait() == 0, "it ended before it came there, which is well only at its end"

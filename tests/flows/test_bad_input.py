@@ -103,10 +103,10 @@ def settings_file(text: str) -> tuple[str, ...]:
 
 
 CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
-    "empty path": (lambda: ("run", "--corpus", ""), r"--corpus was given nothing; give it a value or leave it out"),
-    "empty path of a model": (lambda: ("run", "--model", ""), r"--model was given nothing"),
-    "empty name of a run to continue": (lambda: ("run", "--resume", ""), r"--resume was given nothing"),
-    "no stages": (lambda: ("run", "--stages", ""), r"--stages was given nothing"),
+    "empty path": (lambda: ("run", "--corpus", ""), r"--corpus has an empty value; give it a value or leave it out"),
+    "empty path of a model": (lambda: ("run", "--model", ""), r"--model has an empty value"),
+    "empty name of a run to continue": (lambda: ("run", "--resume", ""), r"--resume has an empty value"),
+    "no stages": (lambda: ("run", "--stages", ""), r"--stages has an empty value"),
     "missing path": (lambda: ("run", "--corpus", "nix"), r"no such file or folder: \S*nix; give --corpus"),
     "empty folder": (lambda: ("run", "--corpus", empty("e")), r"no text in \S*e; give --corpus .*\.jsonl"),
     "empty file": (lambda: ("run", "--second", written("e.txt", "")), r"no text in \S*e\.txt; give --second"),

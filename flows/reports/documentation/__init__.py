@@ -1,1 +1,1 @@
-"""What the documentation takes from code and evidence: tables, lists of decisions, reference pages."""
+"""Generated parts of the documentation: tables from evidence, the list of decisions, reference pages."""

@@ -14,7 +14,7 @@ from tasks.terms import terms
 
 @dataclass(frozen=True)
 class ListedDecision:
-    """One decision as it is listed.
+    """One decision in the list.
 
     Attributes:
         decision: `stage/name`.

@@ -8,12 +8,12 @@
     <!-- figure: STUDY PATH FORMAT -->  one value of the study's table by its dotted path, e.g. `needed {}`
     <!-- /figure -->
 
-A page may name a decision instead of a study, such as `inference/pruning`: its newest study that ships; where none
-does, the part says so. The name `decisions` stands for all studies that ship, with the tables `results` and `devices`.
-A pilot has the further table `page`, all of `ketcycle pilot --show STUDY`, and the name `cases` stands for all pilots,
-with the table `all`. The name `outlook` stands for `ketcycle outlook` on the shipped evidence: its tables by name,
-with a choice of columns after a colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure
-`cost`, what a QPU-second must replace.
+A page may name a decision instead of a study, such as `inference/pruning`: its newest shipped study; without one, the
+part says so. The name `decisions` means all shipped studies, with the tables `results` and `devices`. A pilot has the
+further table `page`, all of `ketcycle pilot --show STUDY`; the name `cases` means all pilots, with the table `all`. The
+name `outlook` means `ketcycle outlook` on the shipped evidence: its tables by name, with a choice of columns after a
+colon (`roadmap: stage; verdict`) and, with `of challengers`, of rows; and the figure `cost`, what a QPU-second must
+replace.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from datetime import UTC, datetime
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import flows
@@ -36,18 +37,7 @@ from flows.reports.documentation.results import in_order
 from flows.reports.outlook.build import Outlook, build_outlook, cost_sentence
 from flows.reports.outlook.tables import MAKERS, Shown
 from flows.reports.study.cases import case_table
-from flows.reports.study.cells import (
-    ARM_HEADER,
-    DEVICE_HEADER,
-    ENERGY_HEADER,
-    NOISY_HEADER,
-    arm_cells,
-    device_cells,
-    energy_cells,
-    noisy_cells,
-    notes,
-    title,
-)
+from flows.reports.study.cells import TABLES, notes, title
 from flows.reports.study.pilot import markdown
 from flows.reports.text import pipes
 from flows.study.config import load_record, read_record, record_path
@@ -64,11 +54,11 @@ from tasks.options import decisions_of
 from tasks.outlook.assumptions import load_assumptions
 from tasks.registry import find_subtask, subtasks
 
-STUDY_TABLES = ("title", "arms", "energies", "devices", "noise", "notes")  # and `page` of a pilot
+STUDY_TABLES = ("title", *TABLES, "notes")  # and `page` of a pilot
 ROOT = Path(str(flows.__file__)).parents[1]
 SHIPPED = Path("docs") / "evidence"
 LARGEST_MB = 10.0
-CHALLENGERS = " of challengers"  # keeps the rows of the arm that each decision names its challenger
+CHALLENGERS = " of challengers"  # selects the rows of each decision's challenger
 OUTLOOK, DECISIONS, CASES = "outlook", "decisions", "cases"  # in place of a study
 _MARK = re.compile(
     r"<!-- (?P<kind>table|figure): (?P<study>[\w./-]+) (?P<what>.*?) -->(?P<text>.*?)<!-- /(?P=kind) -->", re.DOTALL
@@ -83,26 +73,7 @@ Joules are *modelled* from CPU seconds, QPU seconds *projected*.
 
 <!-- table: {decision} title --><!-- /table -->
 
-<!-- table: {decision} arms --><!-- /table -->
-
-## Three energies of a mean solve
-
-A projection is no measurement; the quality reached on an ideal simulator is that of a device without noise.
-
-<!-- table: {decision} energies --><!-- /table -->
-
-## With the noise of a device
-
-Each quantum arm on its smallest instance with circuits, or where those take too long to simulate, on the decision's
-example; surviving fidelity is the chance that no two-qubit gate failed.
-
-<!-- table: {decision} noise --><!-- /table -->
-
-## Joules of a QPU by class of device, modelled
-
-Classes beside the projected one are a sweep over powers and shot periods; nothing was compiled for them.
-
-<!-- table: {decision} devices --><!-- /table -->
+{tables}
 
 ## What it means
 
@@ -121,8 +92,8 @@ class Block:
         page: the page.
         kind: `table` or `figure`.
         study: the study it is made from.
-        what: which table, or path and format of a figure.
-        text: what stands between the marks.
+        what: name of a table, or path and format of a figure.
+        text: the text between the marks.
     """
 
     page: Path
@@ -134,14 +105,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Difference:
-    """A published cell that the shipped evidence does not give.
+    """A published cell that differs from the shipped evidence.
 
     Attributes:
         page: the page.
         study: the study.
         cell: the table with row and column, or the path of the figure.
-        published: what the page says.
-        recomputed: what the evidence gives.
+        published: its text on the page.
+        recomputed: its text by the evidence.
     """
 
     page: str
@@ -152,7 +123,7 @@ class Difference:
 
 
 def pages(root: Path) -> list[Path]:
-    """Return the README and all pages below `docs`, the data card left out."""
+    """Return the README and all pages below `docs` but the data card."""
     found = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
     return [page for page in found if page.exists() and not page.is_relative_to(root / SHIPPED)]
 
@@ -178,10 +149,9 @@ def verify(loaded: Settings, root: Path = ROOT) -> tuple[int, list[Difference]]:
 
 
 def publish(loaded: Settings, names: Sequence[str], root: Path = ROOT) -> list[Path]:
-    """Add studies and runs of a home to the shipped evidence, then write every generated part of the pages anew.
+    """Add studies and runs of a home to the shipped evidence, then rewrite every generated part of the pages.
 
-    A study takes the place of an earlier one of the same decision, a run that of the run of its name.
-    Returns the pages that changed.
+    A study replaces an earlier one of the same decision, a run the run of the same name. Returns the changed pages.
 
     Raises:
         BadInput: a name is neither a study nor a run of the home, or the evidence would be larger than 10 MB.
@@ -217,9 +187,9 @@ def _withdraw(target: Path, shipped: Evidence, decision: str, newest: str) -> No
 
 
 def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
-    """Write every generated part of the pages anew from the shipped evidence; return the pages that changed.
+    """Rewrite every generated part of the pages from the shipped evidence; return the changed pages.
 
-    A decision with a study that ships gets a page of its own in `docs/studies`, where it has none yet.
+    A decision with a shipped study but without a page in `docs/studies` gets one.
 
     Raises:
         BadInput: a page names a study that is not in the evidence, or a table that does not exist.
@@ -230,7 +200,8 @@ def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             stage = decision.partition("/")[0]
-            write_atomic(path, (PILOT_PAGE if stage == PILOTS else STUDY_PAGE).format(decision=decision, stage=stage))
+            text = PILOT_PAGE if stage == PILOTS else STUDY_PAGE
+            write_atomic(path, text.format(decision=decision, stage=stage, tables=_marks(decision)))
     for page in pages(root):
         before = page.read_text(encoding="utf-8")
         after = _MARK.sub(partial(table.marked, page), before)
@@ -238,6 +209,14 @@ def write_pages(loaded: Settings, root: Path = ROOT) -> list[Path]:
             write_atomic(page, after)
             changed.append(page)
     return changed
+
+
+def _marks(decision: str) -> str:
+    """Return the headings, explanations and marks of all tables of a study."""
+    parts = []
+    for name, table in TABLES.items():
+        parts += [f"## {table.heading}", fill(table.about, 120), f"<!-- table: {decision} {name} --><!-- /table -->"]
+    return "\n\n".join(part for part in parts if part)
 
 
 class _Tables:
@@ -250,7 +229,7 @@ class _Tables:
         self._root, self._outlook = root, cache(self._build_outlook)
 
     def newest(self) -> dict[str, str]:
-        """Return the newest study of each decision that ships."""
+        """Return the newest shipped study of each decision."""
         records = [json.loads(path.read_text()) for path in sorted(self._home.glob("studies/*/record.json"))]
         return {record["config"]["subtask"]: record["config"]["study_id"] for record in records}
 
@@ -277,15 +256,10 @@ class _Tables:
         if block.kind == "figure":
             path, _, form = block.what.partition(" ")
             return (form or "{}").format(_at(found, path, block))
+        if table := TABLES.get(block.what):
+            cells = table.cells(found)
+            return pipes(table.header, cells) if cells else table.empty
         match block.what:
-            case "arms":
-                return pipes(ARM_HEADER, arm_cells(found))
-            case "energies":
-                return pipes(ENERGY_HEADER, energy_cells(found))
-            case "devices":
-                return pipes(DEVICE_HEADER, device_cells(found))
-            case "noise":
-                return pipes(NOISY_HEADER, noisy_cells(found)) if found["noisy"] else "no arm ran with noise"
             case "title":
                 return title(found)
             case "page" if found["subtask"].startswith(f"{PILOTS}/"):
@@ -302,7 +276,7 @@ class _Tables:
         return RESULTS[block.what](in_order(studies, list(subtasks())))
 
     def pilot(self, name: str) -> Mapping[str, Any]:
-        """Return the page of a pilot, given its study."""
+        """Return the page of a pilot from its study."""
         return build_page(self._loaded, read_record(self._home, name))
 
     def _of_cases(self, block: Block) -> str:

@@ -1,4 +1,4 @@
-"""One row for each studied decision: what incumbent, quantum arm and best classical arm reached and took."""
+"""One row for each studied decision: quality and cost of incumbent, quantum arm and best classical arm."""
 
 from __future__ import annotations
 

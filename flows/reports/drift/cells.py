@@ -1,4 +1,4 @@
-"""What drift looks like, on the console and in Markdown: lines, titles and cells of tables."""
+"""Drift reports for the console and Markdown: lines, titles and cells of tables."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def compared(found: Row) -> Group:
 
 
 def verdict(found: Row) -> str:
-    """Say in a line what was found, over which columns, and which arms agree."""
+    """Return the result in one line, with the columns compared and the arms that find drift."""
     saying = [name for name, said in found["arms"].items() if said["verdict"] == "drift"]
     return f"{found['line']}; arms that say drift: {', '.join(saying) or 'none'} (evidence of {found['run_id']})"
 
 
 def remarks(found: Row) -> list[str]:
-    """Return the schema changes, the columns left out and the notes, a line each."""
+    """Return the schema changes, the columns left out and the notes, one line each."""
     changes = [
         f"schema: {row['column']} is {_CHANGES[row['change']]}{_because(row['detail'])}" for row in found["schema"]
     ]
@@ -65,17 +65,17 @@ def _because(detail: str) -> str:
 
 
 def moved_title(found: Row) -> str:
-    """Say what the table of features shows."""
+    """Return the title of the table of features."""
     count, sizes = len(found["moved"]), found["looked_at"]
     drifted = sum(row["drifted"] for row in found["moved"])
     return (
-        f"What moved most: {drifted} of {count} features drifted; {sizes['reference']:,} and {sizes['current']:,} rows "
+        f"Features by drift: {drifted} of {count} drifted; {sizes['reference']:,} and {sizes['current']:,} rows "
         f"looked at; p-values adjusted for {count} features (Benjamini-Hochberg), effect at least {found['effect']:g}"
     )
 
 
 def view_title(view: Row, found: Row) -> str:
-    """Say what is compared in a view."""
+    """Return the title of a view: what it compares."""
     what = "numbers, categories and descriptors" if view["view"] == "columns" else f"column {view['view']}"
     sizes = view["compared"]
     return (
@@ -119,7 +119,7 @@ def moved_cells(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def segment_cells(segments: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the cells of the segments, those in which something moved first."""
+    """Return the cells of the segments, those with the most drifted features first."""
     return [
         (
             row["value"],
@@ -134,7 +134,7 @@ def segment_cells(segments: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def stream_lines(found: Row) -> Group:
-    """Return a walk for the console: its windows where it is short, else those around a change."""
+    """Return the compared windows of a table for the console: all, or of more than 40 those that are not ok."""
     windows = found["windows"]
     shown = windows if len(windows) <= 40 else [w for w in windows if w["state"] != "ok"][:40]
     title = "Windows" if shown is windows else f"Windows that were not ok, of {len(windows)}"
@@ -142,7 +142,7 @@ def stream_lines(found: Row) -> Group:
 
 
 def window_cells(windows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the cells of the windows of a walk."""
+    """Return the cells of the compared windows of a table."""
     return [
         (
             f"{w['begin']}-{w['end']}",
@@ -156,7 +156,7 @@ def window_cells(windows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def stream_verdict(found: Row) -> str:
-    """Say where the stream changed and how often that happens by chance."""
+    """Return the change points and the mean number of windows to a false one."""
     points = ", ".join(map(str, found["change_points"])) or "none"
     rules = found["rules"]
     return (

@@ -1,4 +1,4 @@
-"""Pictures of columns that moved: overlaid histograms of numbers, paired bars of categories."""
+"""Charts of drifted columns: overlaid histograms of numbers, paired bars of categories."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of drift: of two tables, of a table walked in windows, and of the request windows of a run."""
+"""Pages of drift: of two tables, of the windows of one table, and of the request windows of a run."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _caption(row: Row) -> str:
 
 
 def walked(found: Row) -> str:
-    """Return a walk as a page."""
+    """Return the compared windows of a table as a page."""
     rows = [
         {"window": str(w["begin"]), "p_value": w["p_value"], "state": w["state"], "drifted": w["change"] is not None}
         for w in found["windows"]

@@ -1,1 +1,1 @@
-"""The outlook: break-even sizes, costs, benefits and risks of every decision, from stored evidence."""
+"""The outlook: break-even sizes, costs, benefits and risks of every decision, from stored evidence and assumptions."""

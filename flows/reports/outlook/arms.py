@@ -1,4 +1,4 @@
-"""All cells of one decision."""
+"""All cells of one decision in the outlook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 
 def decision_cells(cells: Cells, decision: Decision, loaded: Settings) -> dict[str, Any]:
-    """Compute the cells of a decision; return what else the pages show of it: its arms, sizes and curves."""
+    """Compute the cells of a decision; return its arms, sizes and curves for the pages."""
     about = [_arm_cells(cells, decision, arm, loaded) for arm in decision.quantum]
     first = decision.rows[0]
     found = {
@@ -82,7 +82,7 @@ def _arm_cells(cells: Cells, decision: Decision, arm: str, loaded: Settings) -> 
 
 
 def _devices(decision: Decision, arm: str, assumed: Assumptions) -> list[str]:
-    """Return every class of devices for the challenger, the default alone for other arms."""
+    """Return every class of devices for the challenger, only the default for other arms."""
     challenger = arm == decision.quantum[0]
     return [name for name in assumed.hardware.devices if challenger or name == assumed.hardware.default]
 

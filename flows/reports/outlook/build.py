@@ -1,4 +1,4 @@
-"""The whole outlook, computed from stored evidence and assumptions; what pages and exports are made from."""
+"""Computes the outlook from stored evidence and assumptions, for pages and exports."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Outlook:
 
     Attributes:
         cells: every figure.
-        decisions: what the pages show of each decision beside its cells.
+        decisions: arms, sizes and curves of each decision.
         missing: decisions without evidence.
         stages: the stages looked at.
         gathered: the evidence.
@@ -59,11 +59,11 @@ class Outlook:
 
     @property
     def assumptions(self) -> Assumptions:
-        """What was assumed."""
+        """All assumptions."""
         return self.cells.assumptions
 
     def asdict(self) -> dict[str, Any]:
-        """Return everything as it is stored."""
+        """Return the outlook in its stored form."""
         assumed = self.assumptions
         return {
             "version": VERSION,
@@ -97,7 +97,7 @@ def build_outlook(
 
     Args:
         loaded: the settings: state folder and countries.
-        assumptions: what is assumed.
+        assumptions: devices, site and model parameters.
         stages: only these stages; empty = all.
         root: the repository, for the evidence that ships.
         evidence: the evidence, if it has been gathered.
@@ -236,7 +236,7 @@ def _third(cells: Cells, base: str) -> Figure:
 
 
 def _seen(cells: Cells, found: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Seen]]:
-    """Return decision, arm and what was seen of it, each arm on the device on which it saves energy most probably."""
+    """Return decision, arm and its result on the device where it saves energy with the highest probability."""
     seen = []
     for decision in found:
         for arm in decision["arms"]:
@@ -294,7 +294,7 @@ def _seen_sentence(cells: Cells, seen: Sequence[tuple[str, str, Seen]]) -> str:
 
 
 def _estimate_sentence(cells: Cells, stage: Stage) -> str:
-    """Return the cheapest of the stage's fault-tolerant subroutines beside its classical method."""
+    """Return the cheapest of the stage's fault-tolerant subroutines, compared with its classical method."""
     ratios = {}
     for name in stage.subroutines:
         for preset in cells.assumptions.hardware.presets:
@@ -309,7 +309,7 @@ def _estimate_sentence(cells: Cells, stage: Stage) -> str:
 
 
 def _energy_row(cells: Cells, roadmap: Roadmap, found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return the verdict on "tens of kilowatts against megawatts": power is no energy of a solved decision."""
+    """Return the verdict on "tens of kilowatts against megawatts", by the energy of a solved decision."""
     seen = _seen(cells, found)
     device = cells.assumptions.hardware.default
     power, job = (cells.assumptions.value(f"hardware.{device}.{name}") for name in ("power", "job"))
@@ -329,7 +329,7 @@ def _energy_row(cells: Cells, roadmap: Roadmap, found: Sequence[Mapping[str, Any
 
 
 def _power(value: float) -> str:
-    """Return a factor to its order of magnitude, e.g. 4e7."""
+    """Return a factor in one significant digit, e.g. 4e7."""
     if not np.isfinite(value):
         return "infinitely many"
     mantissa, exponent = f"{value:.0e}".split("e")

@@ -1,4 +1,4 @@
-"""How probably a quantum arm is cheaper, greener and faster, what a device would need, and what adopting costs."""
+"""Probabilities that a quantum arm is cheaper, greener and faster; device requirements; cost of ownership."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOUNDARIES: tuple[Boundary, ...] = ("narrow", "wide")
 
 
 def chance_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base: str, loaded: Settings) -> None:
-    """Add the chances of an arm on a device, at the largest size of its evidence."""
+    """Add the probabilities of an arm on a device, at the largest size of its evidence."""
     at, rows = np.array([model.largest]), model.decision
 
     def pair(currency: Currency, boundary: Boundary) -> tuple[Array, Array]:
@@ -97,7 +97,7 @@ def _work(model: ArmModel, rival: Rival, device: str, at: Array, currency: Curre
 
 
 def need_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base: str, at: Array) -> None:
-    """Add what a device would have to be for the arm to break even."""
+    """Add the device figures at which the arm breaks even."""
     wanted = (
         ("power", "W of the system", needs.needed_rate, "energy"),
         ("price", "USD per second", needs.needed_rate, "money"),
@@ -123,7 +123,7 @@ def need_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base: s
 
 
 def ownership_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base: str, at: Array) -> None:
-    """Add the total cost of ownership on both roads."""
+    """Add the total cost of ownership of the classical and the quantum method."""
     assumed = model.assumptions
 
     known: dict[ownership.Name, Callable[[], Array]] = {

@@ -1,4 +1,4 @@
-"""The pictures of the outlook: joules over size with bands, and tornadoes, as inline SVG."""
+"""Charts of the outlook: joules over size with bands, and tornado charts, as inline SVG."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOOKS = {
 
 
 def growth(title: str, curves: Mapping[str, Any]) -> str | None:
-    """Return joules over size: fits as lines with bands, what was seen as marks, the extrapolated part shaded."""
+    """Return joules over size: fits as lines with bands, evidence as markers, the extrapolated part shaded."""
     shown = [np.asarray(band) for name, band in curves["lines"].items() if name != "simulation"]
     if not shown:
         return None
@@ -49,7 +49,7 @@ def growth(title: str, curves: Mapping[str, Any]) -> str | None:
 
 
 def bars(title: str, cells: Sequence[Cell]) -> str | None:
-    """Return a tornado: the energy ratio with each assumption at its 5 % and 95 % points, the widest on top."""
+    """Return a tornado chart: the energy ratio with each assumption at its 5 % and 95 % points, the widest on top."""
     found = [cell for cell in cells if cell.band and all(point > 0 for point in cell.band)]
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""A decision with its arms at any size, and what each quantum arm is compared with."""
+"""A decision with models of its arms over size, and the rivals of each quantum arm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEDIAN_DRAWS = 101  # where only medians are used
 
 @dataclass(frozen=True)
 class Rival:
-    """What a quantum arm is compared with.
+    """A classical method that a quantum arm is compared with.
 
     Attributes:
         key: `best classical` or `simulation`.
@@ -41,11 +41,11 @@ class Rival:
     others: tuple[ArmModel, ...] = ()
 
     def takes(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
-        """Return draws of what the rival takes."""
+        """Return draws of the cost of the rival."""
         return self.model.all_here(sizes, currency, boundary)
 
     def least(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
-        """Return draws of what the cheapest of the rival and the others takes, at each size and in each draw."""
+        """Return draws of the lowest cost among the rival and the others, at each size and in each draw."""
         each = [model.all_here(sizes, currency, boundary) for model in (self.model, *self.others)]
         return np.asarray(np.minimum.reduce(each))
 

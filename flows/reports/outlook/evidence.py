@@ -1,4 +1,4 @@
-"""The evidence that the outlook is computed from: executed arms by decision, and named sets of rows to refer to."""
+"""The evidence of the outlook: executed arms by decision, and named sets of rows for references."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Gathered:
     """Evidence of the decisions.
 
     Attributes:
-        place: where it lies, for people.
+        place: its location, as text.
         decisions: executed arms by `stage/name`.
         left_out: rows of each decision that were not used, with the reason.
-        row_sets: ids of rows by the name that cells refer to.
-        skipped: executions that did not end well, by decision, for the share of failures.
+        row_sets: ids of rows by name; cells refer to the names.
+        skipped: executions that failed, by decision, for the share of failures.
     """
 
     place: str
@@ -35,10 +35,9 @@ class Gathered:
 
 
 def gather(loaded: Settings, root: Path) -> Gathered:
-    """Return the evidence of the home, or that which ships where the home has none.
+    """Return the evidence of the home, or the shipped evidence if the home has none.
 
-    Of each decision the rows of one backend are used, the one with most rows, and of each arm those of its newest
-    version: what another version took says nothing of this one.
+    Of each decision only the backend with the most rows is used, and of each arm only its newest version.
     """
     for home, place in ((loaded.home, str(loaded.home)), (root / SHIPPED, "the evidence that ships")):
         rows = [row for row in open_evidence(home).scan() if row.subtask] if (home / "evidence").is_dir() else []
@@ -48,7 +47,7 @@ def gather(loaded: Settings, root: Path) -> Gathered:
 
 
 def grouped(rows: Iterable[EvidenceRow], place: str) -> Gathered:
-    """Return rows by decision, those that count and those that do not."""
+    """Return rows by decision, used and unused."""
     by_decision: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         by_decision[f"{row.stage}/{row.subtask}"].append(row)

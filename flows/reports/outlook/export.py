@@ -1,4 +1,4 @@
-"""The outlook in formats of others: CSV, JSON, Markdown, HTML, SPDX 3.0.1, BoAmps and an RO-Crate around them."""
+"""Export of the outlook: CSV, JSON, Markdown, HTML, SPDX 3.0.1, BoAmps, and an RO-Crate around them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOAMPS = "https://github.com/Boavizta/BoAmps/tree/main/model"
 
 
 def write_outlook(outlook: Outlook, loaded: Settings, folder: Path) -> list[str]:
-    """Write all files of the outlook into a folder, each replaced at once; return their paths."""
+    """Write all files of the outlook into a folder, each replaced atomically; return their paths."""
     stored = outlook.asdict()
     files = {
         "outlook.html": outlook_page(outlook),
@@ -87,7 +87,7 @@ def _road(outlook: Outlook, part: str) -> dict[str, float]:
 
 
 def spdx(outlook: Outlook) -> dict[str, Any]:
-    """Return an SPDX 3.0.1 document with the energy of both roads in the fields of the AI profile."""
+    """Return an SPDX 3.0.1 document with the energy of both methods in the fields of the AI profile."""
     packages = []
     for name, part in (("classical", "best classical"), ("quantum, projected", "quantum")):
         joules = _road(outlook, part)
@@ -131,7 +131,7 @@ def _package(
 
 
 def boamps(outlook: Outlook, loaded: Settings) -> dict[str, Any]:
-    """Return a report in the format of Boavizta's BoAmps: all decisions once on the classical road, each a measure."""
+    """Return a BoAmps report (Boavizta): every decision once by its classical method, each as one measure."""
     measures = [
         {
             "measurementMethod": f"ketcycle CPU-time model, {stage}",

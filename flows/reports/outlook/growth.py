@@ -1,4 +1,4 @@
-"""How arms grow with the size, from which size a quantum arm is cheaper, and the curves of its picture."""
+"""Scaling of arms with size, the size from which a quantum arm is cheaper, and the curves of its chart."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ GROWTH = {
 
 
 def grown(decision: Decision) -> list[str]:
-    """Return the arms whose growth is shown: best classical, quantum, and what simulates them."""
+    """Return the arms whose scaling is shown: best classical, quantum, and their simulations."""
     best = [decision.best.arm.arm] if decision.best else []
     twins = [rival.name for arm in decision.quantum for rival in decision.rivals(arm) if rival.name in decision.models]
     return list(dict.fromkeys([*best, *decision.quantum, *twins]))
 
 
 def growth_cells(cells: Cells, decision: Decision, arm: str) -> None:
-    """Add how the raw quantities of an arm grow."""
+    """Add the scaling of an arm's raw quantities."""
     for name, unit in GROWTH.items():
         fit = decision.models[arm].fits[name]
         if fit.lines[0].form != "zero":
@@ -80,7 +80,7 @@ def break_even_size(
     *,
     noise: bool = True,
 ) -> Figure:
-    """Return from which size an arm on a device takes less than its rival."""
+    """Return the size from which an arm on a device costs less than its rival."""
     count = len(set(decision.sizes) & {max(1, row.size) for row in decision.rows if row.arm == model.arm})
     if count < LEAST_SIZES:
         return Figure(text=f"undecidable: {count} size{'s' if count != 1 else ''}, {LEAST_SIZES} are needed")
@@ -111,7 +111,7 @@ def _size_text(size: float) -> str:
 
 
 def curves_of(decision: Decision, model: ArmModel, rivals: Sequence[Rival], device: str) -> dict[str, Any]:
-    """Return joules over size, narrow boundary, with bands, and what was seen at each size."""
+    """Return joules over size, narrow boundary, with bands, and the evidence at each size."""
     sizes = grid(float(decision.sizes[0]), FAR * decision.sizes[-1], 24)
     own = model.here(sizes, "energy", "narrow", "own")
     lines = {"on the device": own + model.on_device(sizes, device, "energy", "narrow"), "own CPU alone": own}

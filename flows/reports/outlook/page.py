@@ -1,4 +1,4 @@
-"""The outlook as one HTML file that needs nothing else."""
+"""The outlook as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -46,5 +46,5 @@ def outlook_page(outlook: Outlook) -> str:
 
 
 def _arms(outlook: Outlook) -> list[tuple[str, dict[str, Any]]]:
-    """Return the first quantum arm of each decision, which the pictures show."""
+    """Return the first quantum arm of each decision, which the charts show."""
     return [(f"{d['decision']}/{d['arms'][0]['arm']}", d["arms"][0]) for d in outlook.decisions if d["arms"]]

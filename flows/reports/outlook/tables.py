@@ -1,4 +1,4 @@
-"""The tables of the outlook, defined once for console, Markdown, HTML and the generated parts of README and docs."""
+"""Tables of the outlook, for console, Markdown, HTML and the generated parts of README and docs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Table:
 
 
 def shown(cell: Cell | None, form: str = "{}") -> Shown:
-    """Return a cell as text: its words, else its band, else its number, a dash for none."""
+    """Return a cell as text: its own text, else its band, else its number, a dash for none."""
     if cell is None:
         return Shown("-")
     if cell.text:
@@ -93,7 +93,7 @@ def roadmap(outlook: Outlook) -> Table:
 
 
 def break_even(outlook: Outlook) -> Table:
-    """Return from which size on each quantum arm would take less than its rivals, on the default device."""
+    """Return the size from which each quantum arm would cost less than its rivals, on the default device."""
     device, get = outlook.assumptions.hardware.default, outlook.cells.get
     rows = []
     for decision, arm, base in _arms(outlook):
@@ -179,7 +179,7 @@ def chances(outlook: Outlook) -> Table:
 
 
 def today(outlook: Outlook) -> Table:
-    """Return what a mean solve takes at the largest size, part by part."""
+    """Return the cost of a mean solve at the largest size, by part."""
     device, get = outlook.assumptions.hardware.default, outlook.cells.get
     rows = []
     for decision, arm, base in _arms(outlook):
@@ -208,7 +208,7 @@ def today(outlook: Outlook) -> Table:
 
 
 def scaling(outlook: Outlook) -> Table:
-    """Return how raw quantities grow with the size."""
+    """Return the scaling of raw quantities with size."""
     rows = []
     for decision in outlook.decisions:
         arms = {
@@ -233,7 +233,7 @@ def scaling(outlook: Outlook) -> Table:
 
 
 def needs(outlook: Outlook) -> Table:
-    """Return what a device would need for each decision to break even."""
+    """Return the device figures at which each decision breaks even."""
     names = ("power", "price", "shot", "job", "gate", "error")
     rows = [
         (*_named(decision, arm), *_once([shown(outlook.cells.get(f"{base}/needs/{name}")) for name in names]))
@@ -252,13 +252,13 @@ def needs(outlook: Outlook) -> Table:
 
 
 def _once(cells: Sequence[Shown]) -> tuple[Shown, ...]:
-    """Return the cells with the reason why no device would do in the first alone."""
+    """Return the cells; a reason why no device suffices stays only in the first."""
     first, *others = cells
     return first, *(replace(c, text="no device") if c.text.startswith("no device") else c for c in others)
 
 
 def sensitivity(outlook: Outlook) -> Table:
-    """Return which assumptions move the energy ratio most, and whether knowing one would change the answer."""
+    """Return the assumptions with the largest effect on the energy ratio, and whether knowing one changes it."""
     rows = []
     for decision, arm, base in _arms(outlook):
         bars = list(outlook.cells.below(f"{base}/tornado/"))[:3]
@@ -293,7 +293,7 @@ def _ends(bar: Cell) -> str:
 
 
 def subroutines(outlook: Outlook) -> Table:
-    """Return what is counted of each fault-tolerant subroutine."""
+    """Return the resource counts of each fault-tolerant subroutine."""
     rows = []
     for name in SUBROUTINES:
         about = outlook.cells.get(f"fault tolerant/{name}/qubits")
@@ -323,7 +323,7 @@ MACHINE = {
 
 
 def fault_tolerant(outlook: Outlook) -> Table:
-    """Return what each subroutine takes on each machine, and its classical method."""
+    """Return the cost of each subroutine on each machine, and that of its classical method."""
     get, rows = outlook.cells.get, []
     fields = [name for name in MACHINE if any(cell.key.endswith(f"/{name}") for cell in outlook.cells)]
     for name in SUBROUTINES:

@@ -1,4 +1,4 @@
-"""What people read of the outlook on the console and in Markdown."""
+"""The outlook as text for the console and in Markdown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CONSOLE = ("roadmap", "break-even", "needs", "ownership")
 
 
 def summary(outlook: Outlook) -> list[str]:
-    """Return what the outlook says in a few sentences."""
+    """Return a summary of the outlook in a few sentences."""
     verdicts = {row["verdict"] for row in outlook.roadmap}
     counted = [f"{sum(row['verdict'] == v for row in outlook.roadmap)} {v}" for v in sorted(verdicts)]
     lines = [cost_sentence(), f"Of the roadmap's {len(outlook.roadmap)} stages: {', '.join(counted)}."]

@@ -1,6 +1,6 @@
-"""The end of a run on one screen: what was made, what each decision chose, what it cost, what is surprising, what next.
+"""Closing screen of a run: products, chosen arms, cost, surprising results, next commands.
 
-Reads the report's dictionary only, so that `ketcycle report` starts at once. The wide tables are in
+Reads only the report's dictionary, so that `ketcycle report` starts at once. The wide tables are in
 `flows.reports.run.text`.
 """
 
@@ -33,12 +33,12 @@ LEFT_OUT = "the shadow budget is used up"
 TWICE = 2.0  # energies that differ by less are not called surprising: their bands are wider
 HALF = 0.5
 BETTER, EQUAL, WORSE = "better", "as good within the tolerance", "worse"
-LAMP_W = 10.0  # what a reader knows the energy of
+LAMP_W = 10.0  # a familiar energy
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How the quantum arm of a decision did against the best classical arm.
+    """Comparison of a decision's quantum arm with the best classical arm.
 
     Attributes:
         decision: its name.
@@ -55,19 +55,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Closing:
-    """What a reader wants to know of a run, as sentences and one table.
+    """Contents of the closing screen, as sentences and one table.
 
     Attributes:
         title: run, status and method.
         answer: whether quantum methods helped, in one sentence.
-        because: the quality and energy that the answer rests on.
-        verdicts: what the answer is made of.
+        because: quality and energy behind the answer.
+        verdicts: the verdict on each decision.
         made: stage and result.
         decisions: cells under `HEADER`.
         legend: what the cells of the table mean.
         cost: time, energy with its source, money.
-        surprising: findings that a reader would not expect.
-        then: where to look and what to type, with what it is for.
+        surprising: unexpected results.
+        then: next pages and commands, with their purpose.
     """
 
     title: str
@@ -149,7 +149,7 @@ class _Decisions:
 
 
 def _broken(cell: str, width: int) -> str:
-    """Return a cell whose lines are at most so wide, broken at spaces, hyphens and after the name of a stage."""
+    """Return a cell wrapped to a width, broken at spaces, hyphens and after the name of a stage."""
     lines = (re.sub(r"\b/\b", "/ ", line) if len(line) > width else line for line in cell.split("\n"))
     return "\n".join(part for line in lines for part in wrap(line, width))
 
@@ -203,7 +203,7 @@ def _verdict(subtask: Row) -> Verdict | None:
 
 
 def _answer(verdicts: Sequence[Verdict]) -> tuple[str, str]:
-    """Return whether a quantum arm was better than the best classical one in this run, and what that rests on."""
+    """Return whether a quantum arm was better than the best classical one in this run, and the reason."""
     judged = [verdict for verdict in verdicts if verdict.word in (BETTER, EQUAL, WORSE)]
     if not judged:
         return "This run compared no quantum arm with a classical one.", "`--method shadow` runs both."
@@ -262,7 +262,7 @@ def _cell(row: Row | None, note: str = "") -> str:
 
 
 def _quality(value: float | None) -> str:
-    """Return a quality with three decimals, so that those of one decision compare at a glance; small ones in full."""
+    """Return a quality with three decimals, small ones in significant digits."""
     if value is None:
         return "not known"
     return f"{value:.3f}" if value == 0 or 0.1 <= abs(value) < 1000 else number(value, 3)
@@ -322,7 +322,7 @@ def _surprising(report: Row, subtasks: Sequence[Row], verdicts: Sequence[Verdict
     if lost := [subtask["name"] for subtask in subtasks if _lost(subtask)]:
         yield f"On the projected device noise would leave no usable shot of the circuits of {', '.join(lost)}."
     if easy := [subtask["name"] for subtask in subtasks if subtask["saturated_by"]]:
-        yield f"Chance or doing nothing is as good as any method in {', '.join(easy)}: too easy to tell arms apart."
+        yield f"A control (chance or no action) is as good as any method in {', '.join(easy)}: these are too easy."
     if cheaper := [found for subtask in subtasks if (found := _cheaper(subtask))]:
         yield f"As good within the tolerance and cheaper than the arm that was used: {'; '.join(cheaper)}."
     left = [row for subtask in subtasks for row in subtask["rows"] if row["reason"].startswith(LEFT_OUT)]
@@ -359,7 +359,7 @@ def _cheaper(subtask: Row) -> str:
 
 
 def _lost(subtask: Row) -> bool:
-    """Return whether noise would destroy the circuits of the quantum arm on the projected device."""
+    """Return whether noise would leave no usable shot of the quantum arm on the projected device."""
     quantum = quantum_arm(subtask)
     qpu = quantum["energy"]["qpu"] if quantum else None
     return bool(qpu and not qpu["arrives"])
@@ -378,5 +378,5 @@ def _then(report: Row, found: Sequence[tuple[str, Row]], page: Path | str) -> It
 
 
 def _from_here(page: Path) -> Path:
-    """Return a path relative to the current folder where it lies below it."""
+    """Return a path relative to the current folder if it is below it."""
     return page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page

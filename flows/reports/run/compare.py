@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Group
 from rich.text import Text
 
-from flows.reports.books import points
+from flows.reports.conversion import points
 from flows.reports.figures import Arm, arms_of
 from flows.reports.text import band, difference, number, table
 from infra import runs
@@ -42,7 +42,7 @@ def compare(home: Path, first: str, second: str, coefficients: Coefficients) -> 
     rows = [evidence.read(run_id=name) for name in (first, second)]
     machines = [{row.host for row in part if row.host} for part in rows]
     same_host = machines[0] == machines[1]
-    # On one host a core that draws more than expected does so for both runs; of two hosts each may be off by itself.
+    # On one host the model's error of the power is the same for both runs; of two hosts each has its own.
     draws = (coefficients, coefficients if same_host else coefficients.redrawn(SEED + 1))
     return {
         "runs": [first, second],
@@ -97,7 +97,7 @@ def _stages(
 
 
 def _residual_draws(rows: Iterable[EvidenceRow], coefficients: Coefficients) -> Array:
-    """Return draws of joules for a ratio: the same arm in both runs has the same residual, another one its own."""
+    """Return draws of joules for a ratio: an arm in both runs has one residual, different arms have their own."""
     totals: dict[tuple[str, str], Usage] = defaultdict(Usage)
     for row in rows:
         totals[f"{row.stage}/{row.subtask}/{row.arm}", row.energy_source] += row.total
@@ -184,7 +184,7 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def render(found: Row) -> Group:
-    """Return two runs side by side, as `compare` gives them."""
+    """Return the result of `compare` as tables."""
     a, b = found["runs"]
     draws = "shared draws" if found["shared_draws"] else "draws of their own, since the hosts differ"
     parts: list[Any] = [

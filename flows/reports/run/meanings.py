@@ -1,4 +1,4 @@
-"""What the columns of the report's tables mean, in one sentence each: tooltips, and a list at the end of the page."""
+"""Meanings of the columns of the report's tables, one sentence each: tooltips, and a list at the end of the page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEANINGS = {
     "QPU J [p5, p95]": "Joules of a device with its cryostat in these seconds: median [5 %, 95 %]; modelled.",
     "break-even": "Power that the whole device may draw for the quantum arm to cost as little as the best classical "
     "arm; none = its CPU work alone costs more.",
-    "quality": "How good the arm's solution is, higher is better; the unit stands above the table.",
+    "quality": "Quality of the arm's solution, higher is better; its unit is above the table.",
     "metric": "Name and unit of the quality.",
     "kind": "control = chance or nothing, classical, twin = the exact classical computation of what the quantum arm "
     "estimates, dequantised = a classical replacement of a quantum method, quantum.",

@@ -30,7 +30,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Merged:
-    """A removed document beside its witness; without pieces if a text was not stored."""
+    """A removed document and its witness; without pieces if a text was not stored."""
 
     removed: str
     witness: str
@@ -104,7 +104,7 @@ def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
             words = _WORDS.findall(texts[row["witness"]])
             same = (Piece(_cut(words), False),)
             again = _similarity(row) < 1
-            note = "a copy to the letter of a document that went for this one" if again else "a copy to the letter"
+            note = "an exact copy of a document removed in favour of this one" if again else "an exact copy"
             return Merged(*about, same, note=f"{note}; its text is kept once")
         return Merged(*about, note=f"the text of {' and '.join(missing)} is not kept")
     left, right = side_by_side(texts[row["removed"]], texts[row["witness"]])
@@ -112,7 +112,7 @@ def _merged(row: Mapping[str, Any], texts: Mapping[str, str]) -> Merged:
 
 
 def side_by_side(a: str, b: str) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:
-    """Return both texts in pieces, the words that differ marked and long equal parts left out."""
+    """Return both texts in pieces: differing words marked, long equal parts left out."""
     left, right = _WORDS.findall(a)[: 8 * LONGEST], _WORDS.findall(b)[: 8 * LONGEST]
     codes = difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
     return tuple(_pieces(codes, left, first=True)), tuple(_pieces(codes, right, first=False))

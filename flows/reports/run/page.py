@@ -1,6 +1,6 @@
-"""The report of a run as one HTML file that needs nothing else: no network, no scripts, charts as inline SVG.
+"""The report of a run as one self-contained HTML file: no network, no scripts, charts as inline SVG.
 
-Made only from the stored report, the run's record and data sets of the lake, so that it can be made again at any time.
+Made only from the stored report, the run's record and data sets of the lake, so it can be rebuilt at any time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The report of a run, computed from the stored evidence and the run's records, never from what a process did."""
+"""The report of a run, computed only from the stored evidence and the run's record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flows.reports.books import Books, points
+from flows.reports.conversion import Conversion, points
 from flows.reports.figures import decision_report
 from infra import runs
 from infra.energy.derive import Derived, derive
@@ -33,19 +33,19 @@ def build_report(
     Args:
         loaded: the settings: state folder, and the place that computes.
         run_id: the run.
-        run: what the lifecycle noted: config, status and the stages' results.
-        coefficients: what joules, money and carbon are derived with; the package's own by default.
+        run: the record of the run: config, status and the stages' results.
+        coefficients: of joules, money and carbon; the package's own by default.
 
     Returns:
         The report in the documented shape: run, stages, subtasks, rows.
     """
     coefficients = coefficients or Coefficients.load()
     rows = open_evidence(loaded.home).read(run_id=run_id)
-    books = Books.open(loaded, coefficients, rows)
+    conversion = Conversion.of_rows(loaded, coefficients, rows)
     by_stage: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
         by_stage[row.stage].append(row)
-    everything = derive(rows, coefficients, books.grid, books.spans)
+    everything = derive(rows, coefficients, conversion.grid, conversion.spans)
     orchestration = [row for row in rows if row.arm == "orchestration"]
     return {
         "version": VERSION,
@@ -56,23 +56,25 @@ def build_report(
         "wall_s": run.get("wall_s"),
         "peak_mb": run.get("peak_mb"),
         "cpu_s": sum(row.total.cpu_s for row in rows),
-        "spent": books.spent(rows),
+        "spent": conversion.spent(rows),
         "qpu": _billed(rows, everything),
         "queue": _queue(loaded, run_id),
         "cost_usd": everything.cost_usd,
         "gco2": points(everything.gco2),
-        "carbon": {"source": books.grid.source, "note": books.note},
-        "orchestration": _orchestration(orchestration, books) if orchestration else None,
+        "carbon": {"source": conversion.grid.source, "note": conversion.note},
+        "orchestration": _orchestration(orchestration, conversion) if orchestration else None,
         "coefficients": coefficients.hash,
         "break_even": str(coefficients.break_even()),
         "country": loaded.country,
         "gate": run.get("gate"),
-        "stages": [_stage_report(name, found, by_stage.get(name, []), books) for name, found in run["stages"].items()],
+        "stages": [
+            _stage_report(name, found, by_stage.get(name, []), conversion) for name, found in run["stages"].items()
+        ],
     }
 
 
 def _queue(loaded: Settings, run_id: str) -> list[dict[str, Any]]:
-    """Return what the runtime queue did for the run, by backend; nothing where no circuit was asked for."""
+    """Return the run's calls, jobs and bills in the runtime queue by backend; empty without circuits."""
     from infra.runtime.figures.summary import summarise
 
     did = ("backend", "calls", "jobs", "flagged", "wait_median_s", "wait_longest_s")
@@ -86,17 +88,19 @@ def _queue(loaded: Settings, run_id: str) -> list[dict[str, Any]]:
 
 
 def _billed(rows: Sequence[EvidenceRow], everything: Derived) -> dict[str, Any] | None:
-    """Return what QPUs billed in all, None where nothing was."""
+    """Return the total that QPUs billed, None if there are no bills."""
     seconds = sum(row.total.qpu_s_billed for row in rows)
     return {"billed_s": seconds, "energy": points(everything.qpu_j), "source": "modelled"} if seconds else None
 
 
-def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], books: Books) -> dict[str, Any]:
+def _stage_report(
+    name: str, result: Mapping[str, Any], rows: Sequence[EvidenceRow], conversion: Conversion
+) -> dict[str, Any]:
     work = [row for row in rows if row.arm == "stage"]
     decisions = result.get("decisions", {})
     by_subtask: dict[str, list[EvidenceRow]] = defaultdict(list)
     for row in rows:
-        # A run that went on with other parameters posed another problem before; what that spent still counts.
+        # A run continued with other parameters has also solved an earlier problem, whose cost still counts.
         if row.subtask and decisions.get(row.subtask, {}).get("problem") in (None, row.problem):
             by_subtask[row.subtask].append(row)
     total = sum((row.total for row in rows), Usage())
@@ -111,18 +115,18 @@ def _stage_report(name: str, result: Mapping[str, Any], rows: Sequence[EvidenceR
         "peak_rss_mb": max((json.loads(row.decision)["peak_rss_mb"] for row in work), default=None),
         "circuits": total.circuits,
         "shots": total.shots,
-        "energy": books.spent(work) if work else None,
-        "spent": books.spent(rows) if rows else None,
+        "energy": conversion.spent(work) if work else None,
+        "spent": conversion.spent(rows) if rows else None,
         "facts": result.get("facts", {}),
         "sections": result.get("sections", []),
         "refs": result.get("refs", {}),
-        "subtasks": [decision_report(found, decisions.get(name, {}), books) for name, found in by_subtask.items()],
+        "subtasks": [decision_report(found, decisions.get(name, {}), conversion) for name, found in by_subtask.items()],
     }
 
 
-def _orchestration(rows: Sequence[EvidenceRow], books: Books) -> dict[str, Any]:
-    found = derive(rows, books.coefficients, books.grid, books.spans)
-    return {"cpu_s": sum(row.total.cpu_s for row in rows), "energy": books.spent(rows), "gco2": found.gco2.p50}
+def _orchestration(rows: Sequence[EvidenceRow], conversion: Conversion) -> dict[str, Any]:
+    found = derive(rows, conversion.coefficients, conversion.grid, conversion.spans)
+    return {"cpu_s": sum(row.total.cpu_s for row in rows), "energy": conversion.spent(rows), "gco2": found.gco2.p50}
 
 
 def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, float | None]:
@@ -187,7 +191,7 @@ def write_report(home: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:
 
 
 def remake(loaded: Settings, run_id: str | None, coefficients: Coefficients | None = None) -> Path:
-    """Make the report of a run anew from its stored evidence, the newest run's where none is named; return the page.
+    """Rebuild the report of a run, by default the newest, from its stored evidence; return the page.
 
     Raises:
         BadInput: there is no such run.

@@ -1,4 +1,4 @@
-"""The report of a run as tables for the console and as Markdown; needs its dictionary only, so it starts at once."""
+"""The report of a run as tables for the console and as Markdown; imports little, so it starts at once."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def decision_rows(report: Row) -> list[tuple[str, ...]]:
 
 
 def record_rows(report: Row) -> list[tuple[str, ...]]:
-    """Return the cells of the decision records: what was chosen, by which rule, on how many instances."""
+    """Return the cells of the decision records: chosen arm, rule, number of instances."""
     return [
         (
             subtask["name"],
@@ -326,7 +326,7 @@ def _decided(report: Row) -> list[str]:
 
 
 def fact_rows(facts: Row, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the facts of a stage, nested ones under dotted names; headline and long lists stand elsewhere."""
+    """Yield the facts of a stage, nested ones under dotted names, without the headline and long lists."""
     for name, value in facts.items():
         if name == "headline":
             continue

@@ -44,7 +44,7 @@ def read_pilots(home: Path) -> Iterator[dict[str, Any]]:
 
 
 def case_table(pages: Iterable[Row], names: Sequence[str] = ()) -> tuple[tuple[str, ...], Cells]:
-    """Return the table of all cases: those of the pages, and a line for each other one of the names."""
+    """Return the table of all cases: a line for each page, and one for each name without a page."""
     found = {page["pilot"]: case_cells(page) for page in pages}
     blank = ("-",) * (len(CASE_HEADER) - 3)
     missing = {name: (f"{name}: {published(name).title}", published(name).claim, f"`ketcycle pilot {name}`", *blank)

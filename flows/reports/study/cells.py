@@ -1,8 +1,9 @@
-"""What people read of a study: cells of its tables, notes, Markdown, and the files of its folder."""
+"""Tables and notes of a study as text: used by the console, its pages and the documentation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from flows.reports.text import band, best_arm, break_even, number, pipes, qpu_joules, to_solution, too_easy
@@ -18,8 +19,6 @@ DEVICE_HEADER = ("arm", "superconducting, projected", "trapped ion, swept", "neu
                  "superconducting x qubits used", "two-qubit gates a circuit", "surviving fidelity",
                  "J over fidelity")  # fmt: skip
 SWEPT = ("trapped_ion", "neutral_atom")
-
-
 NOISY_HEADER = ("arm", "backend", "size", "quality with noise", "noiseless", "best", "circuits", "shots",
                 "two-qubit gates a circuit", "surviving fidelity")  # fmt: skip
 
@@ -92,8 +91,8 @@ def energy_cells(found: Row) -> list[tuple[str, ...]]:
 def device_cells(found: Row) -> list[tuple[str, ...]]:
     """Return the cells of the joules by class of device: one row for each arm that ran circuits, a mean solve each.
 
-    The classes beside the projected one are a sweep over powers and shot periods; nothing was compiled for them. The
-    whole system is attributed to the job, and beside it the share of the qubits that the circuits use.
+    The classes besides the projected one are a sweep over powers and shot periods; nothing was compiled for them. The
+    job is charged with the whole system, and in a further column with the share of the qubits that its circuits use.
     """
     cells: list[tuple[str, ...]] = []
     for row in found["arms"]:
@@ -118,6 +117,58 @@ def device_cells(found: Row) -> list[tuple[str, ...]]:
     return cells
 
 
+@dataclass(frozen=True)
+class StudyTable:
+    """A table of a study, the same wherever it is shown.
+
+    Attributes:
+        heading: its title.
+        header: names of the columns.
+        cells: makes the rows from the values of `flows.study.table.build_study`.
+        about: what a reader must know to read it.
+        empty: text in place of a table without rows.
+    """
+
+    heading: str
+    header: tuple[str, ...]
+    cells: Callable[[Row], list[tuple[str, ...]]]
+    about: str = ""
+    empty: str = ""
+
+
+TABLES = {
+    "arms": StudyTable("Arms", ARM_HEADER, arm_cells),
+    "energies": StudyTable(
+        "Three energies of a mean solve",
+        ENERGY_HEADER,
+        energy_cells,
+        "A projection is no measurement; the quality reached on an ideal simulator is that of a device without noise.",
+        "no arm ran circuits",
+    ),
+    "noise": StudyTable(
+        "With the noise of a device",
+        NOISY_HEADER,
+        noisy_cells,
+        "Each quantum arm on its smallest instance with circuits, or where those take too long to simulate, on the "
+        "decision's example; surviving fidelity is the chance that no two-qubit gate failed.",
+        "no arm ran with noise",
+    ),
+    "devices": StudyTable(
+        "Joules of a QPU by class of device, modelled",
+        DEVICE_HEADER,
+        device_cells,
+        "Classes beside the projected one are a sweep over powers and shot periods; nothing was compiled for them.",
+        "no arm ran circuits",
+    ),
+}
+
+
+def filled_tables(found: Row) -> Iterator[tuple[StudyTable, list[tuple[str, ...]]]]:
+    """Yield the tables of a study that have rows, with the rows."""
+    made = ((table, table.cells(found)) for table in TABLES.values())
+    return ((table, cells) for table, cells in made if cells)
+
+
 def notes(found: Row) -> list[str]:
     """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
     beside = [
@@ -136,7 +187,7 @@ def notes(found: Row) -> list[str]:
 
 
 def _measure_notes(found: Row) -> list[str]:
-    """Return further values of every arm, means over the instances; the page of a pilot has its own tables of them."""
+    """Return the further values of every arm, means over the instances; a pilot's page has its own tables of them."""
     if found["subtask"].startswith("pilots/"):
         return []
     return [f"{name}: {', '.join(f'{arm} {number(value)}' for arm, value in arms.items())}"
@@ -144,7 +195,7 @@ def _measure_notes(found: Row) -> list[str]:
 
 
 def _unit_notes(found: Row) -> list[str]:
-    """Return the joules of every arm for a million of what the size counts, the cheapest first."""
+    """Return the joules of every arm per million units of size, the cheapest first."""
     if not found["counts"]:
         return []
     joules = {a["arm"]: a["energy"]["spent"]["narrow"][1] * 1e6 / found["mean_size"] for a in found["arms"]}
@@ -242,30 +293,10 @@ def title(found: Row) -> str:
     )
 
 
-def _noisy_part(found: Row) -> list[str]:
-    if not found["noisy"]:
-        return []
-    about = (
-        "Each quantum arm on its smallest instance with circuits, or where those take too long to simulate, on the "
-        "decision's example; surviving fidelity: no two-qubit gate failed."
-    )
-    return ["## With the noise of a device", about, pipes(NOISY_HEADER, noisy_cells(found))]
-
-
 def markdown(found: Row) -> str:
     """Return the study as Markdown."""
-    parts = [
-        f"# {found['subtask']}",
-        title(found),
-        pipes(ARM_HEADER, arm_cells(found)),
-        "## Three energies of a mean solve",
-        "A projection is no measurement; quality reached on an ideal simulator is that of a noiseless device.",
-        pipes(ENERGY_HEADER, energy_cells(found)),
-        *_noisy_part(found),
-        "## Joules of a QPU by class of device, modelled",
-        pipes(DEVICE_HEADER, device_cells(found)),
-        "## What it means",
-        "\n".join(f"* {line}" for line in notes(found)),
-        found["statistics"],
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"# {found['subtask']}", title(found)]
+    for each, cells in filled_tables(found):
+        parts += [f"## {each.heading}", each.about, pipes(each.header, cells)]
+    parts += ["## What it means", "\n".join(f"* {line}" for line in notes(found)), found["statistics"]]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,4 +1,4 @@
-"""The plots of a study and its page: quality against energy, paired differences as a forest plot."""
+"""Plots and page of a study: quality against energy, paired differences as a forest plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from flows.reports.charts import COLOURS, MARKERS, quality_against_energy, style, svg_of
 from flows.reports.html import templates
-from flows.reports.study.cells import ARM_HEADER, ENERGY_HEADER, Row, arm_cells, energy_cells, markdown, notes, title
+from flows.reports.study.cells import Row, filled_tables, markdown, notes, title
 from infra.lake import write_atomic
 
 
@@ -54,8 +54,7 @@ def study_page(found: Row, plots: Sequence[str]) -> str:
         .render(
             found=found,
             about=title(found),
-            arms=(ARM_HEADER, arm_cells(found)),
-            energies=(ENERGY_HEADER, energy_cells(found)),
+            tables=list(filled_tables(found)),
             notes=notes(found),
             plots=plots,
         )

@@ -1,30 +1,18 @@
-"""What people read of a pilot: its page as Markdown and HTML."""
+"""The page of a pilot as Markdown and HTML."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flows.reports import charts
 from flows.reports.html import templates
-from flows.reports.study.cells import (
-    ARM_HEADER,
-    ENERGY_HEADER,
-    NOISY_HEADER,
-    arm_cells,
-    energy_cells,
-    noisy_cells,
-    notes,
-    spread,
-    title,
-)
+from flows.reports.study.cells import TABLES, Row, notes, spread, title
 from flows.reports.study.page import forest
 from flows.reports.text import band, number, pipes, section_cells
 from infra.lake import write_atomic
 
-Row = Mapping[str, Any]
 Cells = list[tuple[str, ...]]
 Table = tuple[Sequence[str], Cells]
 
@@ -36,7 +24,7 @@ PREDICTED_HEADER = ("verdict", "predicted", "came out", "score", "score of equal
 
 
 def number_cells(found: Row) -> Cells:
-    """Return the published numbers beside ours."""
+    """Return the cells of the published numbers and ours."""
     return [
         (
             entry["name"],
@@ -82,7 +70,7 @@ def cost_cells(found: Row) -> Cells:
 
 
 def predicted_cells(found: Row) -> Cells:
-    """Return the predicted verdicts beside what came out."""
+    """Return the cells of the predicted verdicts and the outcomes."""
     return [
         (
             {"reproduced": "reproduced", "better": "better than the best classical"}[entry["verdict"]],
@@ -96,7 +84,7 @@ def predicted_cells(found: Row) -> Cells:
 
 
 def opening(found: Row) -> dict[str, Table]:
-    """Return what the verdicts rest on, by heading."""
+    """Return the tables behind the verdicts, by heading."""
     return _filled(
         {
             "Published numbers beside ours": (NUMBER_HEADER, number_cells(found)),
@@ -111,12 +99,17 @@ def tables(found: Row) -> dict[str, Table]:
     study = found["study"]
     return _filled(
         {
-            "Arms": (ARM_HEADER, arm_cells(study)),
+            **_of_study(study, "arms"),
             "Circuits, shots, QPU seconds and cost of a mean solve": (COST_HEADER, cost_cells(found)),
-            "Three energies of a mean solve": (ENERGY_HEADER, energy_cells(study)),
-            "With the noise of a device": (NOISY_HEADER, noisy_cells(study)),
+            **_of_study(study, "energies"),
+            **_of_study(study, "noise"),
         }
     )
+
+
+def _of_study(study: Row, name: str) -> dict[str, Table]:
+    table = TABLES[name]
+    return {table.heading: (table.header, table.cells(study))}
 
 
 def _filled(every: dict[str, Table]) -> dict[str, Table]:
@@ -124,7 +117,7 @@ def _filled(every: dict[str, Table]) -> dict[str, Table]:
 
 
 def lists(found: Row) -> dict[str, list[str]]:
-    """Return what the page says in lists, by heading."""
+    """Return the lists of the page, by heading."""
     data = [
         f"{d['name']} ({d['licence']}; {d['origin']})" + (f"; left out: {d['left_out']}" if d["left_out"] else "")
         for d in found["data"]

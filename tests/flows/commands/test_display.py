@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.commands.display import Lines, Picture
+from flows.commands.display import LiveView, PlainLines
 from tasks.contract import STAGES
 
 ROOT = Path(__file__).parents[3]
@@ -25,14 +25,14 @@ def record(text: str, after_s: float = 0.0, level: int = logging.INFO, **figures
     return logging.makeLogRecord({"msg": text, "levelno": level, "created": BEGAN + after_s, **figures})
 
 
-def screen(picture: Picture, after_s: float = 60.0, width: int = 120) -> list[str]:
+def screen(picture: LiveView, after_s: float = 60.0, width: int = 120) -> list[str]:
     console = Console(width=width, color_system=None, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
     console.print(picture.render(BEGAN + after_s))
     return [line.rstrip() for line in console.export_text().splitlines()]
 
 
-def begun() -> Picture:
-    picture = Picture("run r1", stages=STAGES)
+def begun() -> LiveView:
+    picture = LiveView("run r1", stages=STAGES)
     picture.take(record("curation begins", 0, stage=("curation", "running")))
     picture.take(record("curation: 9 of 10 documents kept", 12, stage=("curation", "done")))
     picture.take(record("preprocessing begins", 12, stage=("preprocessing", "running")))
@@ -73,7 +73,7 @@ def test_a_bar_has_amount_rate_and_time_left() -> None:
 
 def test_counts_of_several_workers_are_added_up() -> None:
     picture = begun()
-    picture.take(record("curation: 6 arms run beside", count=("arms", 0, 6)))
+    picture.take(record("curation: 6 shadow arms submitted", count=("arms", 0, 6)))
     for worker in ("0", "1", "0"):
         picture.take(record("arm qaoa ran", worker=worker, count=("arms", 1, 0)))
     assert "3 of 6" in line_of(screen(picture), "arms")
@@ -119,7 +119,7 @@ def test_a_screen_is_at_most_100_columns_and_never_wider_than_the_terminal(width
 
 def test_plain_lines_are_results_warnings_and_bars_now_and_then() -> None:
     said: list[str] = []
-    lines = Lines(said.append)
+    lines = PlainLines(said.append)
     lines.take(record("curation begins"))
     lines.take(record("curation: prepare", worker="0"))
     lines.take(record("qaoa failed", level=logging.WARNING, worker="0"))
@@ -132,16 +132,16 @@ def test_plain_lines_are_results_warnings_and_bars_now_and_then() -> None:
 
 def test_verbose_lines_are_all() -> None:
     said: list[str] = []
-    Lines(said.append, every=True).take(record("curation: prepare", worker="0"))
+    PlainLines(said.append, every=True).take(record("curation: prepare", worker="0"))
     assert said[0].endswith("s  curation: prepare")
 
 
 SCRIPT = """
 import logging, subprocess, sys, time
 from pathlib import Path
-from flows.commands.display import Manner, shown
+from flows.commands.display import OutputMode, shown
 log = logging.getLogger("ketcycle.x")
-with shown("run r1", Manner(plain="--plain" in sys.argv, verbose="--verbose" in sys.argv), ("curation", "training"),
+with shown("run r1", OutputMode(plain="--plain" in sys.argv, verbose="--verbose" in sys.argv), ("curation", "training"),
            Path("output.txt")) as display:
     display.say("it begins")
     log.info("curation begins", extra={"stage": ("curation", "running")})

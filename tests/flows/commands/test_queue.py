@@ -58,7 +58,7 @@ def test_drain_answers_what_waits_and_list_and_show_tell_of_it(tmp_path):
     assert (row["key"], row["state"], row["shots"]) == (key, "DONE", 10)
     assert json.loads(typed(tmp_path, "show", key[:8], "--json"))["state"] == "DONE"
     assert key[:12] in typed(tmp_path, "list")
-    assert "no such calls" in typed(tmp_path, "list", "--run", "other")
+    assert "no calls in the ledger match" in typed(tmp_path, "list", "--run", "other")
 
 
 def test_a_summary_of_a_run(tmp_path):

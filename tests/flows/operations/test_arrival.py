@@ -99,7 +99,7 @@ def test_nothing_outside_the_inbox_is_read(
         answer("good.txt", name)
     assert curated == []
     os.utime(inbox.parent / "secret.txt", (time.time() - 60,) * 2)
-    assert "link.txt leads out of it" in str(watch_corpus.fn().message)
+    assert "link.txt links outside it" in str(watch_corpus.fn().message)
     assert told == [["good.txt"]]
 
 

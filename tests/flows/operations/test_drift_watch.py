@@ -58,7 +58,7 @@ def test_a_streak_of_drifted_windows_is_told_once_with_its_window_in_the_lake(
 
     assert "no requests" in step(0).message
     put(lake, 0, 59, 0, rng)
-    assert "its reference is not full" in step(1).message
+    assert "too few for a reference" in step(1).message
     put(lake, 1, 101, 0, rng)
     assert "ok, 100 requests" in step(2).message
     assert "0 requests since" in step(2).message  # the same call again: nothing is judged twice
@@ -85,7 +85,7 @@ def test_a_window_is_a_decision_like_any_other(told: list[tuple[str, Any, str]],
     put(lake, 1, 40, 0, rng)
     message = str(drift_watch.fn(watching, BEGAN + timedelta(hours=2)).message)
     assert "ok, 40 requests" in message
-    assert "arms tried on a probe" in message
+    assert "shadow arms run on a probe" in message
     rows = open_evidence(tmp_path).read(stage="monitoring", subtask="drift")
     (chosen,) = [row for row in rows if row.chosen]
     assert chosen.arm == "kernel-pool"

@@ -49,7 +49,7 @@ def test_the_energy_of_earlier_retrainings_and_one_more_must_fit(
 ) -> None:
     told: list[Any] = []
     monkeypatch.setattr(retraining, "emit", lambda name, payload, once: told.append((name, payload)))
-    assert retraining._too_dear(loaded, RunConfig(), Rules(energy_kj=0.001)) == ""  # nothing was spent yet
+    assert retraining._over_budget(loaded, RunConfig(), Rules(energy_kj=0.001)) == ""  # nothing was spent yet
     for run, cpu_s in (("retrain-a", 1000.0), ("retrain-b", 2000.0), ("nightly", 1e9)):
         (loaded.home / "runs" / run).mkdir(parents=True)
         Evidence(loaded.home / "evidence").append([orchestration_row(run, Usage(cpu_s=cpu_s))])
@@ -57,9 +57,9 @@ def test_the_energy_of_earlier_retrainings_and_one_more_must_fit(
         Coefficients.load().cpu_energy_j(Usage(cpu_s=cpu_s), "narrow", "modelled").p50 / 1000 for cpu_s in (1000, 2000)
     )
     needed = a + b + b  # both, and one more like the dearest
-    assert retraining._too_dear(loaded, RunConfig(), Rules(energy_kj=needed * 1.001)) == ""
+    assert retraining._over_budget(loaded, RunConfig(), Rules(energy_kj=needed * 1.001)) == ""
     assert told == []
-    reason = retraining._too_dear(loaded, RunConfig(), Rules(energy_kj=needed * 0.999))
+    reason = retraining._over_budget(loaded, RunConfig(), Rules(energy_kj=needed * 0.999))
     assert "energy: 2 retrainings took" in reason
     assert told == [("budget.exhausted", {"what": "retraining of ketcycle", "reason": reason})]
 
@@ -78,7 +78,7 @@ def test_texts_of_the_window_join_the_corpus_and_others_judge(loaded: Settings) 
     lake.write(f"{REQUESTS}/20260921t08", pa.Table.from_pylist(rows, SCHEMA))
     learned, judged, said = retraining._asked(loaded, drift)
     assert sorted([*learned, *judged]) == sorted(texts)
-    assert said == f"; {len(learned)} texts of the window were learned, {len(judged)} judged on"
+    assert said == f"; trained on {len(learned)} texts of the window, judged on {len(judged)}"
     *given, file = retraining._with_requests(loaded, "r", (), learned)
     assert given == [str(sample_path("base"))]
     found = [document for batch in Reader("base").read([Path(file)]) for document in batch]

@@ -110,7 +110,7 @@ def test_quantities_are_decimal_kilowatt_hours_of_the_stage(home: Path, tmp_path
     assert float(quantity["ai_energyQuantity"]) == pytest.approx(3600 * 3.1 / KWH, rel=1e-3)
     assert "ai_finetuningEnergyConsumption" not in package["ai_energyConsumption"]
     text = package["ai_informationAboutTraining"]
-    assert "arms run beside for comparison" in text
+    assert "shadow arms" in text
     assert "modelled" in text
     assert C.hash in text
 

@@ -62,7 +62,7 @@ def test_every_arm_says_what_it_found_and_what_it_spent(tables: Path) -> None:
     assert found["left_out"] == [{"column": "same", "why": "it is constant (1)", "harmless": True}]
     assert found["profiles"][0]["column"] == "x"
     page = (tables / "page.html").read_text()
-    assert "What moved most" in page
+    assert "Features by drift" in page
     assert page.count("<svg") == 2  # overlaid histograms of x and y
 
 

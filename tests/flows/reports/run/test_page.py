@@ -124,7 +124,7 @@ def test_texts_of_models_and_documents_are_escaped(text: str) -> None:
 def test_merged_documents_stand_side_by_side_with_their_difference_marked(text: str) -> None:
     assert "<mark>three</mark>" in text
     assert "<mark>drei</mark>" in text
-    assert "a copy to the letter" in text
+    assert "an exact copy" in text
     assert "the text of lost is not kept" in text
 
 

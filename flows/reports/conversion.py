@@ -1,4 +1,4 @@
-"""What figures are derived with: coefficients, electricity, and when each row's work ran."""
+"""Conversion of raw quantities to joules, money and carbon: coefficients, grid intensities, times of the work."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from infra.settings import Settings
 
 
 @dataclass(frozen=True)
-class Books:
-    """What figures are derived with.
+class Conversion:
+    """Converts the raw quantities of evidence rows to joules, money and carbon.
 
     Attributes:
-        coefficients: what joules, money and carbon are derived with.
-        grid: the electricity.
-        spans: when the work of each row ran, by row id.
-        note: why the carbon series of the settings was not used, empty if it was or there is none.
+        coefficients: joules, prices and carbon factors.
+        grid: carbon intensity of the electricity.
+        spans: start and end of each row's work (seconds since the epoch), by row id.
+        note: why the carbon series of the settings was not used; empty if it was, or if none is set.
     """
 
     coefficients: Coefficients
@@ -31,8 +31,8 @@ class Books:
     note: str = ""
 
     @classmethod
-    def open(cls, loaded: Settings, coefficients: Coefficients, rows: Sequence[EvidenceRow]) -> Books:
-        """Return the books of some rows; with the yearly mean where the carbon series does not cover their time.
+    def of_rows(cls, loaded: Settings, coefficients: Coefficients, rows: Sequence[EvidenceRow]) -> Conversion:
+        """Return the conversion for some rows, with the yearly mean if the carbon series does not cover their time.
 
         Raises:
             BadInput: a country is unknown.
@@ -49,18 +49,18 @@ class Books:
         return cls(coefficients, grid, spans, note)
 
     def spent(self, rows: Sequence[EvidenceRow]) -> dict[str, Any]:
-        """Return what executions really spent, all loops included."""
+        """Return the joules that executions really took, all timing loops included, and their source."""
         found = derive(rows, self.coefficients, self.grid, self.spans)
         return {"narrow": points(found.energy_j), "wide": points(found.energy_wide_j), "source": found.source}
 
     def gco2(self, rows: Sequence[EvidenceRow], narrow_j: Band) -> Band:
-        """Return the operational emissions of so many joules at the mean intensity of the rows' times."""
+        """Return the operational emissions of an energy at the mean carbon intensity of the rows' times."""
         intensities = [self.grid.intensity(*self.spans[row.row_id]) for row in rows]
         return narrow_j.scaled(sum(intensities) / len(intensities) / J_PER_KWH)
 
 
 def open_grid(loaded: Settings, coefficients: Coefficients) -> Grid:
-    """Return the electricity of the settings.
+    """Return the carbon intensity of the electricity, by the settings.
 
     Raises:
         BadInput: the carbon series or a country cannot be used.
@@ -72,5 +72,5 @@ def open_grid(loaded: Settings, coefficients: Coefficients) -> Grid:
 
 
 def points(band: Band) -> list[float]:
-    """Return a band as it is stored: [5 %, median, 95 %]."""
+    """Return a band in its stored form: [5 %, median, 95 %]."""
     return [band.p5, band.p50, band.p95]
