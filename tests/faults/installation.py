@@ -20,7 +20,7 @@ from infra.compute import free_port, read_note
 from infra.installation.flow_runs import processes
 
 ROOT = Path(__file__).parents[2]
-ATTEMPTS, PATIENCE_S, POLL_S = 6, 240, 0.5
+ATTEMPTS, PATIENCE_S, POLL_S = 11, 240, 0.5
 UNKEPT = httpx.Limits(max_keepalive_connections=0)  # a server that is started again knows no connection of before
 OVER = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 DRIFT = {"model": "m", "window": "w1", "streak": "s1", "requests": 40, "p_value": 0.001, "state": "alert"}
