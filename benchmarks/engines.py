@@ -1,8 +1,9 @@
 """What each engine writes on this machine: `python -m benchmarks.engines MODEL [MODEL ...]`.
 
 MODEL is a folder in the transformers format, a plain Llama. Every engine continues the same prompts of 32 tokens by 64
-greedily, without end, on one thread and in a process of its own, `--rounds` times; reading the prompts counts, loading
-does not. An engine whose package is not installed is left out and named. Joules are modelled from CPU time and memory.
+greedily, without end, on one thread and in a process of its own, `--rounds` times, the engines in turns; reading the
+prompts counts, loading does not. An engine whose package is not installed is left out and named. Joules are modelled
+from CPU time and memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -178,15 +179,17 @@ def engine_process(name: str, folder: Path, tokens: int) -> Iterator[Callable[[i
 
 
 def compare(folder: Path, engines: Sequence[str], rounds: int, tokens: int) -> list[dict[str, Any]]:
-    """Return the medians of each engine and number of streams."""
+    """Return the medians of each engine and number of streams; all engines stand ready and run in turns."""
     from infra.energy.model import Coefficients
     from infra.energy.usage import Usage
 
     coefficients, rows = Coefficients.load(), []
-    for name in engines:
-        with engine_process(name, folder, tokens) as measure:
-            for streams in STREAMS if measure else ():
-                runs = [measure(streams) for _ in range(rounds)]
+    with ExitStack() as stack:
+        started = [(name, stack.enter_context(engine_process(name, folder, tokens))) for name in engines]
+        ready = [(name, measure) for name, measure in started if measure]
+        for streams in STREAMS:
+            turns = [[measure(streams) for _, measure in ready] for _ in range(rounds)]
+            for (name, _), runs in zip(ready, zip(*turns, strict=True), strict=True):
                 middle = sorted(runs, key=lambda run: run["tokens"] / run["cpu_s"])[len(runs) // 2]
                 usage = Usage(cpu_s=middle["cpu_s"], rss_gb_s=middle["rss_gb"] * middle["wall_s"])
                 energy = coefficients.cpu_energy_j(usage.scaled(1000 / middle["tokens"]))

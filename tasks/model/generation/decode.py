@@ -24,6 +24,7 @@ class Vocabulary:
 
     Attributes:
         size: number of token ids.
+        joins: whether the text of tokens is the texts of the single ones joined, where all are whole characters.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -31,6 +32,7 @@ class Vocabulary:
         self.size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         self._special = {i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
         state = json.loads(self._tokenizer.to_str())
+        self.joins = (state.get("decoder") or {}).get("type") == "ByteLevel"
         falls_back = '"ByteFallback"' in json.dumps(state.get("decoder"))
         self._bytes = {i for text, i in self._tokenizer.get_vocab().items() if falls_back and _BYTE.fullmatch(text)}
         plain = self._tokenizer.encode("a", add_special_tokens=False).ids
@@ -96,7 +98,13 @@ class Detokenizer:
         """Return the text that is final once a token is added."""
         if self._vocabulary.is_special(token):
             return ""
+        held = self._end < len(self._ids)
         self._ids.append(token)
+        if self._vocabulary.joins and not held:
+            alone = self._vocabulary.decode([token])
+            if alone and REPLACEMENT not in alone:
+                self._start, self._end = len(self._ids) - 1, len(self._ids)
+                return alone
         if self._vocabulary.is_byte(token):
             return ""
         text = self._text()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.model.causal import separator
 from tasks.model.generation.decode import Detokenizer, Vocabulary
-from tasks.model.generation.llama import LlamaSteps, Reading, score, supports
+from tasks.model.generation.llama import LlamaSteps, Numbers, Reading, score, supports
 from tasks.model.recipe import Form
 
 if TYPE_CHECKING:
@@ -151,9 +151,19 @@ class Text:
         self._left = sampling.max_tokens
         self._prompted = len(self.ids)
 
-    def draw(self, log_probabilities: torch.Tensor) -> Token:
-        """Generate one token; what is reported of it are probabilities without penalties and bias."""
-        token = _draw(self._weighed(log_probabilities), self.sampling, self._rng)
+    def draw(self, log_probabilities: Numbers, likeliest: int) -> Token:
+        """Generate one token; what is reported of it are probabilities without penalties and bias.
+
+        Args:
+            log_probabilities: of the next token, (vocabulary,).
+            likeliest: token that has the highest one.
+        """
+        asked = self.sampling
+        weighed = bool(asked.frequency_penalty or asked.presence_penalty or asked.bias)
+        if weighed or asked.temperature > 0:
+            token = _draw(self._weighed(log_probabilities) if weighed else log_probabilities, asked, self._rng)
+        else:
+            token = likeliest
         self.ids.append(token)
         self._left -= 1
         ended = token in self._ends
@@ -164,18 +174,16 @@ class Text:
         finish = "stop" if ended or self._certain.stopped else (None if self._left else "length")
         text = self._certain.take(last=finish is not None)
         top: tuple[tuple[int, float], ...] = ()
-        if self.sampling.top:
-            found = log_probabilities.topk(min(self.sampling.top, len(log_probabilities)))
+        if asked.top:
+            found = torch.from_numpy(log_probabilities).topk(min(asked.top, len(log_probabilities)))
             top = tuple(zip(found.indices.tolist(), found.values.tolist(), strict=True))
         return Token(token, text, float(log_probabilities[token]), finish, top)
 
-    def _weighed(self, scores: torch.Tensor) -> torch.Tensor:
+    def _weighed(self, scores: Numbers) -> Numbers:
         """Return scores after penalties and bias."""
         asked = self.sampling
-        if not (asked.frequency_penalty or asked.presence_penalty or asked.bias):
-            return scores
-        ids, counts = torch.tensor(self.ids[self._prompted :], dtype=torch.long).unique(return_counts=True)
-        scores = scores.clone()
+        ids, counts = np.unique(np.array(self.ids[self._prompted :], np.int64), return_counts=True)
+        scores = scores.copy()
         scores[ids] -= asked.frequency_penalty * counts + asked.presence_penalty
         for token, added in asked.bias:
             scores[token] += added
@@ -260,11 +268,11 @@ class Texts:
         """
         if not self.open:
             return []
-        drawn = torch.log_softmax(self._logits, dim=-1)
+        drawn = torch.log_softmax(self._logits, dim=-1).numpy()
         tokens: list[tuple[Text, Token | Exception]] = []
-        for text, row in zip(list(self.open), drawn, strict=True):
+        for text, row, likeliest in zip(list(self.open), drawn, drawn.argmax(-1).tolist(), strict=True):
             try:
-                token: Token | Exception = text.draw(row)
+                token: Token | Exception = text.draw(row, likeliest)
             except Exception as error:  # noqa: BLE001  (tokenizers raises bare Exception; it ends this text only)
                 token = error
             tokens.append((text, token))
@@ -284,8 +292,8 @@ class Texts:
 
     def advance(self) -> None:
         """Let the model read the last token of every text."""
-        for row, text in enumerate(self.open):
-            if self._steps.sizes[row] == self._capacity:
+        for row, (text, size) in enumerate(zip(self.open, self._steps.sizes, strict=True)):
+            if size == self._capacity:
                 self._steps.clear(row)
                 again = text.ids[-max(1, self._capacity // 2) : -1]
                 if again:
@@ -353,15 +361,15 @@ class _Certain:
 
     def _hold(self, text: str) -> None:
         self._held += text
-        found = [at for at in (self._held.find(s) for s in self._stop) if at >= 0]
+        found = [at for at in map(self._held.find, self._stop) if at >= 0]
         if found:
             self._held = self._held[: min(found)]
             self.stopped = True
 
     def take(self, last: bool) -> str:
         keep = 0
-        if not (last or self.stopped):
-            longest = max((len(s) for s in self._stop), default=1) - 1
+        if self._stop and not (last or self.stopped):
+            longest = max(map(len, self._stop)) - 1
             for size in range(min(longest, len(self._held)), 0, -1):
                 if any(s.startswith(self._held[-size:]) for s in self._stop):
                     keep = size
@@ -371,10 +379,10 @@ class _Certain:
         return out
 
 
-def _draw(log_probabilities: torch.Tensor, sampling: Sampling, rng: np.random.Generator) -> int:
+def _draw(log_probabilities: Numbers, sampling: Sampling, rng: np.random.Generator) -> int:
     if sampling.temperature <= 0:
         return int(log_probabilities.argmax())
-    scores = log_probabilities.double().numpy() / sampling.temperature
+    scores = log_probabilities.astype(np.float64) / sampling.temperature
     if 0 < sampling.top_k < len(scores):
         floor = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores = np.where(scores >= floor, scores, -np.inf)

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.model.generation import kernel
+from tasks.model.generation.kernel import LANES, pack, panelled, project
+from tasks.model.generation.kernel import read as read_blocks
 from tasks.model.generation.plain import PlainLlama
 from tasks.model.recipe import Form
 
@@ -91,9 +92,9 @@ class Weights:
 
     Attributes:
         sizes: queries, heads and channels of each block, (blocks, 3).
-        blocks: matrices of all blocks in one line.
+        blocks: matrices of all blocks in one line of panels.
         scales: of their outputs, of length 0 where all are 1.
-        head: of the vocabulary, (vocabulary, width).
+        head: of the vocabulary, (vocabulary, width) in panels.
         head_scales: of its outputs.
         norms: (2 * blocks + 1, width).
         embedding: (vocabulary, width).
@@ -113,7 +114,7 @@ class Weights:
 
     @classmethod
     def of(cls, model: Any, form: Form) -> Weights:
-        """Copy the blocks of a model in a number format; the embedding, and an fp32 head, are its own."""
+        """Copy the matrices of a model in a number format; the embedding is its own."""
         width = int(model.config.head_dim)
         sizes, matrices, norms = [], [], []
         for layer in model.model.layers:
@@ -127,9 +128,9 @@ class Weights:
         head, head_scales = in_form(model.lm_head.weight, form)
         return cls(
             np.array(sizes, np.int64),
-            np.concatenate([numbers.ravel() for numbers, _ in matrices]),
+            np.concatenate([pack(numbers) for numbers, _ in matrices]),
             np.concatenate([scales for _, scales in matrices]),
-            head,
+            pack(head),
             head_scales,
             np.stack([norm.detach().numpy() for norm in (*norms, model.model.norm.weight)]),
             model.model.embed_tokens.weight.detach().numpy(),
@@ -154,16 +155,19 @@ def in_form(weights: torch.Tensor, form: Form) -> tuple[NDArray[Any], Numbers]:
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """Tokens that were read, their keys and values (heads, tokens, head width), and their states (tokens, width)."""
+    """Tokens that were read, and what the cache of a row holds of them."""
 
     ids: NDArray[np.int64]
-    keys: Numbers
-    values: Numbers
-    states: Numbers
+    numbers: tuple[Numbers, Numbers, Numbers]
 
     @property
     def bytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes + self.states.nbytes
+        return sum(part.nbytes for part in self.numbers)
+
+
+def _first(tokens: int, keys: Numbers, values: Numbers, states: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the part of a row's cache that holds its first tokens; the last panel of keys is whole."""
+    return keys[:, : -(-tokens // LANES)], values[:, :, :tokens], states[:tokens]
 
 
 class LlamaSteps:
@@ -190,9 +194,8 @@ class LlamaSteps:
         self._remembered, self._threads = remembered, threads
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
         self._memory: list[_Kept] = []  # the latest last
-        heads, width = int(self._weights.sizes[:, 1].sum()), self._weights.embedding.shape[1]
-        self._keys = self._values = np.zeros((rows, heads, 0, self._weights.head_width), np.float32)
-        self._states = np.zeros((rows, 0, width), np.float32)
+        self._rows = rows
+        self._empty(0)
         self._ids: list[list[int]] = []  # in the cache, of each row
         with torch.no_grad():
             cos, sin = model.model.rotary_emb(model.model.embed_tokens.weight, torch.arange(capacity)[None])
@@ -222,9 +225,7 @@ class LlamaSteps:
             self._remember(row)
         last, size = len(self._ids) - 1, len(self._ids[-1])
         if row != last:
-            for cache in (self._keys, self._values):
-                cache[row, :, :size] = cache[last, :, :size]
-            self._states[row, :size] = self._states[last, :size]
+            self._write(row, self._held(last, size))
         self._ids[row] = self._ids[-1]
         self._ids.pop()
 
@@ -270,7 +271,7 @@ class LlamaSteps:
 
     @property
     def _room(self) -> int:
-        return self._keys.shape[2]
+        return self._states.shape[1]
 
     def _make_room(self, end: int) -> None:
         limit = len(self._cos)
@@ -281,16 +282,27 @@ class LlamaSteps:
 
     def _resize(self, room: int) -> None:
         """Change the room of the cache and keep the contents of the open rows."""
-        used = len(self._ids)
-        held = max(self.sizes, default=0)
-        for name in ("_keys", "_values"):
-            before: Numbers = getattr(self, name)
-            larger = np.zeros((*before.shape[:2], room, before.shape[3]), np.float32)
-            larger[:used, :, :held] = before[:used, :, :held]
-            setattr(self, name, larger)
-        states = np.zeros((len(self._states), room, self._states.shape[2]), np.float32)
-        states[:used, :held] = self._states[:used, :held]
-        self._states = states
+        held = [self._held(row, len(ids)) for row, ids in enumerate(self._ids)]
+        self._empty(room)
+        for row, numbers in enumerate(held):
+            self._write(row, numbers)
+
+    def _empty(self, room: int) -> None:
+        """Make a cache for so many tokens of each row, filled up to whole panels."""
+        it, panels = self._weights, -(-room // LANES)
+        heads, across = int(it.sizes[:, 1].sum()), it.head_width
+        self._keys = np.zeros((self._rows, heads, panels, across, LANES), np.float32)
+        self._values = np.zeros((self._rows, heads, -(-across // LANES), panels * LANES, LANES), np.float32)
+        self._states = np.zeros((self._rows, panels * LANES, it.embedding.shape[1]), np.float32)
+
+    def _held(self, row: int, tokens: int) -> tuple[Numbers, Numbers, Numbers]:
+        """Return what the cache holds of the first tokens of a row, not a copy."""
+        return _first(tokens, self._keys[row], self._values[row], self._states[row])
+
+    def _write(self, row: int, numbers: tuple[Numbers, Numbers, Numbers]) -> None:
+        """Write the first tokens of a row."""
+        for target, source in zip(self._held(row, len(numbers[-1])), numbers, strict=True):
+            target[...] = source
 
     def _take_over(self, ids: Sequence[int], row: int) -> int:
         """Copy the longest known beginning of a text into an empty row; return its tokens."""
@@ -302,25 +314,22 @@ class LlamaSteps:
         count, kept = max(found, key=lambda one: one[0], default=(0, None))
         if kept is None or count < SHORTEST:
             return 0
-        self._keys[row, :, :count] = kept.keys[:, :count]
-        self._values[row, :, :count] = kept.values[:, :count]
-        self._states[row, :count] = kept.states[:count]
+        self._write(row, _first(count, *kept.numbers))
         if kept in self._memory:
             self._memory.append(self._memory.pop(self._memory.index(kept)))
         return count
 
     def _kept(self, row: int) -> _Kept:
         """Return the tokens of a row; its numbers are those of the cache, not a copy."""
-        size = len(self._ids[row])
-        caches = self._keys[row, :, :size], self._values[row, :, :size], self._states[row, :size]
-        return _Kept(np.array(self._ids[row], np.int64), *caches)
+        return _Kept(np.array(self._ids[row], np.int64), self._held(row, len(self._ids[row])))
 
     def _remember(self, row: int) -> None:
         """Keep a copy of a row; it takes the place of those that it continues, the oldest leave where room is short."""
         kept = self._kept(row)
         if len(kept.ids) < SHORTEST or any(_common(kept.ids, other.ids) == len(kept.ids) for other in self._memory):
             return
-        kept = _Kept(kept.ids, kept.keys.copy(), kept.values.copy(), kept.states.copy())
+        keys, values, states = kept.numbers
+        kept = _Kept(kept.ids, (keys.copy(), values.copy(), states.copy()))
         self._memory = [other for other in self._memory if _common(kept.ids, other.ids) < len(other.ids)]
         self._memory = [*self._memory[-ENTRIES + 1 :], kept]
         while sum(other.bytes for other in self._memory) > self._remembered:
@@ -332,13 +341,14 @@ class LlamaSteps:
         x = it.embedding[ids]
         turn = self._cos[places], self._sin[places]
         caches = self._keys, self._values
-        kernel.read(x, rows, places, *turn, it.sizes, it.blocks, it.scales, it.norms, it.epsilon, *caches)
+        read_blocks(x, rows, places, *turn, it.sizes, it.blocks, it.scales, it.norms, it.epsilon, *caches)
         return x
 
     def _logits(self, states: Numbers) -> torch.Tensor:
-        out = np.empty((len(states), len(self._weights.head)), np.float32)
-        kernel.project(states, self._weights.head, self._weights.head_scales, out)
-        return torch.from_numpy(out)
+        vocabulary = len(self._weights.embedding)
+        out = np.empty((len(states), panelled(vocabulary)), np.float32)
+        project(states, self._weights.head, self._weights.head_scales, out)
+        return torch.from_numpy(out)[:, :vocabulary]
 
     def _scored(self, states: torch.Tensor) -> torch.Tensor:
         return self._logits(states.numpy())

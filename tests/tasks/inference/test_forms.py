@@ -76,4 +76,5 @@ def test_the_server_computes_with_the_numbers_that_were_scored(random_model: Pat
         steps.read(ids[:-3])
         for token in ids[-3:]:
             said = steps.step([token])[0]
-        assert torch.allclose(said, expected, atol=1e-4)
+        atol = 2e-3 if form == "int8" else 1e-4  # tokens meet INT8 weights rounded to 16 bits
+        assert torch.allclose(said, expected, atol=atol)
