@@ -387,6 +387,7 @@ class Double:
         """End the process."""
         self._process.terminate()
         self._process.wait(10)
+        self._process.stdout.close()
 
     def _control(self, method, body=None, path=""):
         data = None if body is None else json.dumps(body).encode()

@@ -6,6 +6,7 @@ algorithm again, as a resumed run does, until each has its own right result.
 
 import json
 import os
+import select
 import signal
 import sys
 import time
@@ -22,8 +23,9 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 
 from infra.errors import KetcycleError, SubmissionUnclear
-from infra.runtime import dispatcher
+from infra.runtime import dispatcher, queue
 from infra.runtime.figures.inspect import list_open, list_parked
+from infra.runtime.ledger import database, lease
 from infra.runtime.ledger.budget import overview, set_limit
 from infra.runtime.ledger.ledger import FINAL, Ledger
 from infra.runtime.ledger.schema import batches, parts
@@ -111,17 +113,16 @@ def runtime(folder, world):
     return Runtime(Path(folder) / "ledger.db", world.backend, projection=PROJECTION)
 
 
-def fork(function, target):
-    """Run a function in a child and keep its outcome in a file."""
+def fork(function):
+    """Run a function in a child; return its process id and where its outcome can be read, which ends with it."""
+    reader, writer = os.pipe()
     child = os.fork()
     if child:
-        return child
+        os.close(writer)
+        return child, open(reader)  # noqa: PTH123  (not a path)
     try:
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  (until the child ends)
-        outcome = function()
-        draft = Path(target).with_suffix(".draft")
-        draft.write_text(json.dumps(vars(outcome)))
-        draft.rename(target)
+        os.write(writer, json.dumps(vars(function())).encode())
     finally:
         os._exit(0)
 
@@ -130,7 +131,7 @@ def call(case, world, folder, name, patience_s=PATIENCE_S):
     """Be a caller: run the loop through the queue, and die at the edge of the case."""
     backend = world.install(folder)
     dispatcher.FLUSH_S = 0.0
-    note_posts(folder, backend)
+    note_posts(folder, backend, runtime(folder, world).open())
     edges.arm(case.edge, Path(folder) / "killed", backend)
     try:
         sampler = runtime(folder, world).sampler(scope(name), deadline=time.time() + patience_s)
@@ -146,7 +147,7 @@ def on_a_worker(case, world, folder, name):
     return vars(call(case, world, folder, name))
 
 
-def note_posts(folder, backend):
+def note_posts(folder, backend, ledger):
     """Write down each post before it leaves, and what was answered."""
     original = backend.submit
 
@@ -155,7 +156,7 @@ def note_posts(folder, backend):
             log.write(json.dumps(facts) + "\n")
 
     def noted(tag, tasks, **named):
-        note(tag=tag, at=time.time(), intents=intents(folder, tag))
+        note(tag=tag, at=time.time(), intents=intents(ledger, tag))
         try:
             job_id = original(tag, tasks, **named)
         except SubmissionUnclear:
@@ -169,34 +170,30 @@ def note_posts(folder, backend):
     backend.submit = noted
 
 
-def intents(folder, tag):
+def intents(ledger, tag):
     """Return what travels under a tag: call, PUB, part."""
     query = sa.select(parts.c.call, parts.c.position, parts.c.part).where(parts.c.batch == tag)
-    with Ledger(Path(folder) / "ledger.db").database.read() as connection:
+    with ledger.database.read() as connection:
         return [tuple(row) for row in connection.execute(query)]
 
 
-def gather(children, folder, limit_s):
+def gather(children, limit_s):
     """Wait for children and return their outcomes; one that does not end is a finding."""
     outcomes, give_up = {}, time.monotonic() + limit_s
-    waiting = dict(children)
+    waiting = {answer: (name, pid) for name, (pid, answer) in children.items()}
     while waiting:
-        for name, pid in list(waiting.items()):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                del waiting[name]
-                target = Path(folder) / f"{name}.json"
-                if os.WIFSIGNALED(status):
-                    outcomes[name] = Outcome(killed=True)
-                else:
-                    outcomes[name] = Outcome(**json.loads(target.read_text()))
-                    target.unlink()
-        if time.monotonic() > give_up:
-            for pid in waiting.values():
+        ended, _, _ = select.select(waiting, [], [], max(0.0, give_up - time.monotonic()))
+        if not ended:
+            for _, pid in waiting.values():
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            raise AssertionError(f"{sorted(waiting)} did not end within {limit_s} s")
-        time.sleep(0.002)
+            raise AssertionError(f"{sorted(waiting.values())} did not end within {limit_s} s")
+        for answer in ended:
+            name, pid = waiting.pop(answer)
+            with answer:
+                text = answer.read()
+            killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+            outcomes[name] = Outcome(killed=True) if killed else Outcome(**json.loads(text))
     return outcomes
 
 
@@ -206,23 +203,19 @@ def play(case, world, folder, right):
     Args:
         case: what is combined.
         world: the service.
-        folder: an empty folder for ledger and notes.
+        folder: holds a new ledger with limits; notes come beside it.
         right: what each caller gets where nothing goes wrong.
     """
     folder = Path(folder)
     world.start(folder, case)
-    ledger = Ledger(folder / "ledger.db")
-    set_limits(ledger)
+    ledger = Ledger(folder / "ledger.db", create=False)
     story, missing = Story(), list("ab"[: case.dispatchers])
     while missing:
         story.rounds += 1
         assert story.rounds <= ROUNDS, f"no result after {ROUNDS} rounds: {story.errors}"
         patience_s = 1.0 if case.fault == "job stuck" and story.rounds == 1 else PATIENCE_S / 2
-        children = {
-            name: fork(partial(call, case, world, folder, name, patience_s), folder / f"{name}.json")
-            for name in missing
-        }
-        for name, outcome in gather(children, folder, PATIENCE_S).items():
+        children = {name: fork(partial(call, case, world, folder, name, patience_s)) for name in missing}
+        for name, outcome in gather(children, PATIENCE_S).items():
             if outcome.error:
                 story.errors.append((outcome.error, outcome.text))
             elif not outcome.killed:
@@ -235,6 +228,22 @@ def play(case, world, folder, right):
     runtime(folder, world).drain()
     check(case, world, folder, ledger, story)
     return story
+
+
+def rehearse(world, folder, right):
+    """Do here what the callers of each case do, so that what is made once is there before they are forked."""
+    world.start(folder, Case("none", "none"))
+    world.install(folder)
+    assert {name: loop(runtime(folder, world).sampler(scope(name)), name) for name in right} == right
+    runtime(folder, world).drain()
+
+
+def forget_ledgers():
+    """Forget what this process keeps of ledgers by their address: another file is to lie there."""
+    queue._ledger.cache_clear()
+    lease._RELEASED.clear()
+    for engine in database._FORKS.engines:
+        engine.dispose()
 
 
 def set_limits(ledger):

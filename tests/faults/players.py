@@ -3,11 +3,14 @@
 import gc
 import json
 import multiprocessing
+import shutil
 import time
 import traceback
 from pathlib import Path
 
 import harness
+
+from infra.runtime.ledger.ledger import Ledger
 
 PLAYERS = 2
 
@@ -37,12 +40,16 @@ def play_all(cases, worlds, folder):
 
 def _play_some(cases, number, step, world, folder):
     right = world.prepare(folder / f"alone{number}")
+    ready, place = folder / f"ready{number}", folder / f"case{number}"
+    ready.mkdir()
+    harness.set_limits(Ledger(ready / "ledger.db"))
+    _lay_out(ready, place)
+    harness.rehearse(world, place, right)
     gc.freeze()  # a child that looks through all that its parent imported takes longer than its case
     with (folder / f"player{number}").open("w") as results:
         for index in range(number, len(cases), step):
             began, failure, killed = time.monotonic(), None, False
-            place = folder / f"case{index}"
-            place.mkdir()
+            _lay_out(ready, place)
             try:
                 killed = harness.play(cases[index], world, place, right).killed
             except BaseException as error:
@@ -50,6 +57,13 @@ def _play_some(cases, number, step, world, folder):
             seconds = time.monotonic() - began
             results.write(json.dumps({"index": index, "failure": failure, "killed": killed, "seconds": seconds}) + "\n")
             results.flush()
+
+
+def _lay_out(ready, place):
+    """Lay out a new ledger where the last case had its own: what is compiled for a ledger is kept by its address."""
+    harness.forget_ledgers()
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(ready, place)
 
 
 def summary(name, played):

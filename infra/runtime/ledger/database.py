@@ -82,8 +82,9 @@ class _Forks:
         self._still.release()
 
     def in_child(self) -> None:
-        """Begin without open connections: the threads of a parent do not exist in its child."""
-        self.engines.clear()
+        """Begin without open connections, which stay with the parent; its threads do not exist in its child."""
+        for engine in list(self.engines):
+            engine.dispose(close=False)
         self._begin_anew()
 
 
@@ -124,8 +125,7 @@ class Database:
         self._check_schema(create)
 
     def _engine(self, *, wait: bool) -> Engine:
-        """The engine of this process; connections do not survive a fork."""
-        return _engine(self.url, self._durable and wait, os.getpid())
+        return _engine(self.url, self._durable and wait)
 
     @contextmanager
     def write(self, *, wait: bool = True) -> Iterator[Connection]:
@@ -279,17 +279,18 @@ def _insist(connection: sqlite3.Connection, *statements: str) -> None:
 
 
 @lru_cache(maxsize=16)
-def _engine(url: str, durable: bool, pid: int) -> Engine:
-    """Return the engine of the process with this id."""
-    del pid
+def _engine(url: str, durable: bool) -> Engine:
+    """Return the engine of this process: its statements, compiled once, survive a fork, its connections do not."""
     if not url.startswith("sqlite"):
         try:
-            return sa.create_engine(url, pool_pre_ping=True)
+            engine = sa.create_engine(url, pool_pre_ping=True)
         except (ImportError, sa.exc.NoSuchModuleError) as error:
             raise BadInput(
                 f"no driver for the ledger's database ({error}); for PostgreSQL install ketcycle[postgres] and write "
                 "postgresql+pg8000://user:password@host/database"
             ) from error
+        _FORKS.engines.add(engine)
+        return engine
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_S})
     _FORKS.engines.add(engine)
 

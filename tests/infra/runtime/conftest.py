@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,4 +19,4 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     url = str(request.getfixturevalue("postgres"))
     yield url
     for durable in (True, False):
-        database._engine(url, durable, os.getpid()).dispose()
+        database._engine(url, durable).dispose()

@@ -1,4 +1,5 @@
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -199,6 +200,21 @@ def test_a_damaged_file_says_so(tmp_path):
     (tmp_path / "ledger.db").write_bytes(b"this is no database at all, " * 200)
     with pytest.raises(RuntimeQueueError, match="damaged; restore a copy"):
         Ledger(tmp_path / "ledger.db")
+
+
+def test_a_forked_child_compiles_no_statement_again_and_shares_no_connection(ledger):
+    assert ledger.find("k0") is None
+    engine = database._engine(ledger.database.url, False)
+    compiled = len(engine._compiled_cache)
+    child = os.fork()
+    if child == 0:
+        try:
+            alone = engine.pool.checkedin() == 0 and ledger.find("k0") is None
+            os._exit(0 if alone and len(engine._compiled_cache) == compiled else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert ledger.find("k0") is None
 
 
 def test_a_path_that_cannot_be_opened_says_so(tmp_path):
