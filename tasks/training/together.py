@@ -113,18 +113,7 @@ def train_together(
         store = open_store(urlsplit(distributed.get_worker().address).hostname or "127.0.0.1", GATHER_S)
         world = len(others) + 1
         share = Share(context, state, recipe, (store.host, store.port), 0, world, options.exchange_every)
-        futures = {
-            address: distributed.get_client().submit(
-                take_part,
-                replace(share, rank=rank),
-                workers=[address],
-                allow_other_workers=False,
-                pure=False,
-                retries=0,
-                priority=10,
-            )
-            for rank, address in enumerate(others, 1)
-        }
+        futures = _invite(share, others)
         log.info("training on %d workers", world)
         try:
             peers = GlooPeers(store, 0, world, options.exchange_every, GATHER_S, EXCHANGE_S)
@@ -136,6 +125,22 @@ def train_together(
             log.warning("%s; continuing at the last checkpoint without %s", error, ", ".join(sorted(lost)) or "others")
         else:
             return model, run, {"workers": world, "attempts": attempts, "bytes_sent": sent}
+
+
+def _invite(share: Share, others: list[str]) -> dict[str, Any]:
+    """Start `take_part` on each of the other workers, and nowhere else; return the futures by address."""
+    return {
+        address: distributed.get_client().submit(
+            take_part,
+            replace(share, rank=rank),
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+            priority=10,
+        )
+        for rank, address in enumerate(others, 1)
+    }
 
 
 def take_part(share: Share) -> int:

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tasks.curation.index.crowds import thin_out
+from tasks.curation.index.crowds import Thinned, thin_out
 from tasks.curation.index.near_duplicates import EDGES, Join, classes, join_bands, least_equal
 from tasks.curation.index.shards import LAYOUT, Index, Recipe
 from tasks.curation.index.shingles import I64
@@ -101,13 +102,7 @@ def find_edges(root: Path, index: Index, recipe: Recipe, threshold: float, scrat
     active = first == np.arange(index.size)
     thinned = thin_out(index, recipe, threshold, active, least_equal(threshold, recipe.permutations))
     active[thinned.removed] = False
-    in_both = np.concatenate(
-        [np.zeros(0, bool), *(np.full(s.size, before is not None and s.key in before.sizes) for s in index.shards)]
-    )
-    known = np.zeros(index.size, np.uint8)
-    known[first[in_both]] = COMPARED_BEFORE
-    if before is not None:  # what a crowd had removed was compared with its representatives only
-        known[first[_now(before, index)(before.removed())]] = 0
+    known, compared_before = _known(before, index, first)
     known[thinned.kept] |= REPRESENTATIVE
     active.tofile(scratch / "active")
     known.tofile(scratch / "known")
@@ -115,25 +110,37 @@ def find_edges(root: Path, index: Index, recipe: Recipe, threshold: float, scrat
     bands = np.array_split(np.arange(recipe.bands), min(PARTITIONS, recipe.bands))
     parts = spread(Bands(join), [part.tolist() for part in bands]) if ((known == 0) & active).any() else []
     checked = thinned.checked + sum(int(pq.read_metadata(path).metadata[b"checked"]) for path in parts)
-    draft = root / f".{uuid.uuid4().hex}"
-    draft.mkdir(parents=True)
-    try:
+    checked += before.checked if before is not None else 0
+    with _draft(target) as draft:
         with pq.ParquetWriter(draft / "edges.parquet", EDGES, compression="zstd") as writer:
             if before is not None:
-                checked += before.checked
                 _take_over(before, index, first, active, known, writer)
             for path in parts:
                 _copy(path, writer)
-        pairs = np.sort(np.column_stack([thinned.removed, thinned.witness]), axis=1)
-        columns = [pa.array(pairs[:, 0]), pa.array(pairs[:, 1]), pa.array(thinned.jaccard)]
-        pq.write_table(pa.table(columns, schema=EDGES), draft / "crowds.parquet")
-        table = {"removed": thinned.removed, "witness": thinned.witness}
-        pq.write_table(pa.table(table), draft / "removed.parquet")
+        _store_crowds(thinned, draft)
         (draft / "facts.json").write_text(json.dumps({"sizes": sizes, "checked": checked}))
+    return _found(target, first, checked, compared_before)
+
+
+@contextmanager
+def _draft(target: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes `target` at the end, or is removed if the block fails."""
+    draft = target.with_name(f".{uuid.uuid4().hex}")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
         draft.rename(target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return _found(target, first, checked, int(in_both.sum()))
+
+
+def _store_crowds(thinned: Thinned, folder: Path) -> None:
+    """Write the edges between removed candidates of crowds and their witnesses, and the pairs in that order."""
+    pairs = np.sort(np.column_stack([thinned.removed, thinned.witness]), axis=1)
+    columns = [pa.array(pairs[:, 0]), pa.array(pairs[:, 1]), pa.array(thinned.jaccard)]
+    pq.write_table(pa.table(columns, schema=EDGES), folder / "crowds.parquet")
+    table = {"removed": thinned.removed, "witness": thinned.witness}
+    pq.write_table(pa.table(table), folder / "removed.parquet")
 
 
 def _found(folder: Path, first: I64, checked: int, compared_before: int) -> Found:
@@ -168,6 +175,17 @@ def _now(record: _Record, index: Index) -> Callable[[I64], I64]:
     starts = np.cumsum([0, *record.sizes.values()])
     moved = np.array([now[key] for key in record.sizes], np.int64) - starts[:-1]
     return lambda numbers: numbers + moved[np.searchsorted(starts, numbers, side="right") - 1]
+
+
+def _known(record: _Record | None, index: Index, first: I64) -> tuple[NDArray[np.uint8], int]:
+    """Return COMPARED_BEFORE for candidates that an earlier search compared, else 0, and how many it had."""
+    known = np.zeros(index.size, np.uint8)
+    if record is None:
+        return known, 0
+    in_both = np.concatenate([np.full(shard.size, shard.key in record.sizes) for shard in index.shards])
+    known[first[in_both]] = COMPARED_BEFORE
+    known[first[_now(record, index)(record.removed())]] = 0  # compared with the representatives of their crowds only
+    return known, int(in_both.sum())
 
 
 def _take_over(
