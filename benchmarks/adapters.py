@@ -31,9 +31,9 @@ from tasks.finetuning.adapter import maps
 from tasks.finetuning.adapter.maps import Attach
 from tasks.finetuning.adapter.problem import Adaptation, parts
 from tasks.finetuning.adapter.training import Text, cache_states, fit, site_inputs
-from tasks.finetuning.models import kept
 from tasks.model.causal import load_model, load_tokenizer
 from tasks.model.score import nll
+from tasks.model.small import stored_model
 from tasks.model.windows import Windows
 from tasks.quantum.rotations import exact_frequencies, read
 
@@ -160,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def study(given: argparse.Namespace) -> None:
-    folder = kept(given.cache, lambda: degraded(given.model))
+    folder = stored_model(given.cache, lambda: degraded(given.model))
     held = windows(given.model, given.valid, CONTEXT, TRAIN + VALIDATION)
     test = windows(given.model, given.test, CONTEXT, TEST)
     depth = int(load_model(folder).config.num_hidden_layers)

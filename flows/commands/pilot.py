@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from flows.commands import complete
 from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
-from flows.commands.display import OutputMode, Plain, Verbose, shown
+from flows.commands.display import OutputMode, Plain, Verbose
 from infra import settings
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -77,10 +78,9 @@ def _show(loaded: Settings, study_id: str, as_json: bool) -> None:
 def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json: bool, mode: OutputMode) -> None:
     from pydantic import ValidationError
 
-    from flows.commands.study import new_name
+    from flows.commands.study import new_name, run_flow
     from flows.pilots.config import PilotConfig
     from flows.study.config import read_record
-    from infra import progress
     from infra.runtime.backends.registry import canonical_name
 
     if resume:
@@ -92,19 +92,11 @@ def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json:
     except ValidationError as error:
         raise BadInput("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
     canonical_name(config.backend)
-    folder = loaded.home / "studies" / config.study_id
-    with shown(f"pilot {config.pilot}, {config.profile}", mode, output=folder / "output.txt") as display:
-        display.say(f"study {config.study_id} begins (home {loaded.home})")
-        from infra.compute import services
-
-        with services(loaded) as running:
-            progress.listen(display.take)
-            display.say(running.said)
-            from flows.pilots.pilot import pilot as flow  # prefect reads its address when it is imported
-
-            found = (flow if running.prefect_url else flow.fn)(config)
+    title = f"pilot {config.pilot}, {config.profile}"
+    found = run_flow(loaded, mode, title, config.study_id, lambda: import_module("flows.pilots.pilot").pilot, config)
     _print(found, as_json)
-    err.print(f"page: {folder / 'pilot.html'}", highlight=False, markup=False, soft_wrap=True)
+    page = loaded.home / "studies" / config.study_id / "pilot.html"
+    err.print(f"page: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

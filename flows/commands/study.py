@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -121,7 +123,6 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     from pydantic import ValidationError
 
     from flows.study.config import StudyConfig, read_record
-    from infra import progress
     from infra.runtime.backends.registry import canonical_name
     from tasks.registry import find_subtask
 
@@ -143,19 +144,38 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     canonical_name(config.backend)
     if config.noisy and not canonical_name(config.noisy).startswith("noisy:"):
         raise BadInput(f"--noisy takes noisy:<fake device>, e.g. noisy:fake_torino, not {config.noisy!r}")
-    folder = loaded.home / "studies" / name
-    with shown(f"study {name} of {config.subtask}", mode, output=folder / "output.txt") as display:
-        display.say(f"study {name} begins (home {loaded.home})")
+    title = f"study {name} of {config.subtask}"
+    found = run_flow(loaded, mode, title, name, lambda: import_module("flows.study.study").study, config)
+    print_value(found if as_json else _closing(found), as_json)
+    page = loaded.home / "studies" / name / "study.md"
+    err.print(f"study: {page}", highlight=False, markup=False, soft_wrap=True)
+
+
+def run_flow(
+    loaded: Settings, mode: OutputMode, title: str, study_id: str, find: Callable[[], Any], config: Any
+) -> dict[str, Any]:
+    """Run the flow of a study or pilot with the services of the home, show its progress, and return its result.
+
+    Args:
+        loaded: the settings.
+        mode: live view or lines.
+        title: name of the flow for the display.
+        study_id: the study.
+        find: imports the flow; called once the services run, since Prefect reads its address when it is imported.
+        config: the flow's parameters.
+    """
+    from infra import progress
+
+    with shown(title, mode, output=loaded.home / "studies" / study_id / "output.txt") as display:
+        display.say(f"study {study_id} begins (home {loaded.home})")
         from infra.compute import services
 
         with services(loaded) as running:
             progress.listen(display.take)
             display.say(running.said)
-            from flows.study.study import study as flow  # prefect reads its address when it is imported
-
-            found = (flow if running.prefect_url else flow.fn)(config)
-    print_value(found if as_json else _closing(found), as_json)
-    err.print(f"study: {folder / 'study.md'}", highlight=False, markup=False, soft_wrap=True)
+            flow = find()
+            found: dict[str, Any] = (flow if running.prefect_url else flow.fn)(config)
+    return found
 
 
 def new_name(subtask: str) -> str:

@@ -6,20 +6,19 @@ their own text from behind it. Training is deterministic on one machine; the fol
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from tasks.model.causal import load_model, save_model
 from tasks.model.recipe import Recipe
+from tasks.model.small import example_folder, new_model, small_config, trained_model
 from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 
@@ -32,25 +31,7 @@ SEED = 0  # of all of them, so that the banks of several decisions share the mod
 
 def byte_config(width: int = WIDTH, depth: int = DEPTH) -> LlamaConfig:
     """Return the configuration of a byte-level model."""
-    return LlamaConfig(
-        vocab_size=256,
-        hidden_size=width,
-        intermediate_size=5 * width // 2,
-        num_hidden_layers=depth,
-        num_attention_heads=max(1, width // 16),
-        num_key_value_heads=max(1, width // 16),
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-
-
-def new_model(config: LlamaConfig, seed: int) -> LlamaForCausalLM:
-    """Return a model with random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+    return small_config(width, depth, max(1, width // 16), 5 * width // 2, CONTEXT)
 
 
 def byte_windows(text: bytes, start: int, count: int) -> Windows:
@@ -65,31 +46,18 @@ def joined(texts: Sequence[str]) -> bytes:
     return "\n\n".join(texts).encode()
 
 
+@cache
+def example_model(seed: int, text: bytes, depth: int) -> Path:
+    """Return the folder of a byte-level model of width 16, trained on 64 windows of a text for part of a second."""
+    model, folder = new_model(byte_config(16, depth), seed), example_folder()
+    train(model, byte_windows(text, 0, 64), Recipe(tokens=8192, batch=16, matrix_lr=0.05))
+    save_model(model, folder)
+    return folder
+
+
 def source_model(texts: Sequence[str], folder: Path) -> Path:
     """Return the folder of the model of a source, trained when it is requested first."""
-    windows = byte_windows(joined(texts), 0, TRAINED)
-    about = f"{byte_config().to_json_string()}{RECIPE}{SEED}"
-    name = hashlib.sha256(about.encode() + windows.tokens.tobytes()).hexdigest()[:16]
-
-    def make() -> Any:
-        model = new_model(byte_config(), SEED)
-        train(model, windows, RECIPE)
-        return model
-
-    return kept(folder / "models" / name, make)
-
-
-def kept(target: Path, make: Any) -> Path:
-    """Return a folder with a model, made and saved when it is requested first; safe beside other processes."""
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-        save_model(make(), made)
-        if target.exists():  # another process has saved the same model first
-            shutil.rmtree(made)
-        else:
-            made.replace(target)
-    return target
+    return trained_model(byte_config(), byte_windows(joined(texts), 0, TRAINED), RECIPE, SEED, folder)
 
 
 def truncated(folder: Path, share: float) -> Any:

@@ -36,28 +36,41 @@ class Busy(Exception):
     """Too many prompts wait for another one to be accepted."""
 
 
-class Figures:
-    """The Prometheus metrics of a service."""
+class AnswerFigures:
+    """Prometheus metrics of answers, the same for a service and a gateway.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        requests: their log.
+        unit: what is timed, `token` or `byte`.
+    """
+
+    def __init__(self, requests: RequestLog, unit: str) -> None:
         self.registry = registry = CollectorRegistry()
         self.responses = Counter("ketcycle_responses", "Answers by status.", ["code"], registry=registry)
         self.prompt_tokens = Counter("ketcycle_prompt_tokens", "Tokens read.", registry=registry)
         self.completion_tokens = Counter("ketcycle_completion_tokens", "Tokens written.", registry=registry)
-        self.cpu_s = Counter("ketcycle_cpu_seconds", "CPU seconds of the answers.", registry=registry)
-        self.reloads = Counter("ketcycle_reloads", "Changes of the model by outcome.", ["outcome"], registry=registry)
         self.latency = Histogram(
-            "ketcycle_latency_seconds", "Arrival to the last token.", buckets=SECONDS, registry=registry
+            "ketcycle_latency_seconds", f"Arrival to the last {unit}.", buckets=SECONDS, registry=registry
         )
         self.first = Histogram(
-            "ketcycle_first_token_seconds", "Arrival to the first token.", buckets=SECONDS, registry=registry
+            "ketcycle_first_token_seconds", f"Arrival to the first {unit}.", buckets=SECONDS, registry=registry
         )
+        registry.register(LogFigures(requests))
+
+
+class Figures(AnswerFigures):
+    """Prometheus metrics of a service."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service.log, "token")
+        registry = self.registry
+        self.cpu_s = Counter("ketcycle_cpu_seconds", "CPU seconds of the answers.", registry=registry)
+        self.reloads = Counter("ketcycle_reloads", "Changes of the model by outcome.", ["outcome"], registry=registry)
         self.model = Gauge("ketcycle_model", "The model that answers.", ["name", "version"], registry=registry)
         waiting = Gauge("ketcycle_waiting", "Prompts without a finished answer.", registry=registry)
         waiting.set_function(lambda: service.waiting)
-        running = Gauge("ketcycle_running", "Texts being written side by side.", registry=registry)
+        running = Gauge("ketcycle_running", "Texts that are generated now.", registry=registry)
         running.set_function(lambda: service.engine.running)
-        registry.register(LogFigures(service.log))
 
 
 class LogFigures(Collector):

@@ -77,12 +77,17 @@ class IsaCache:
             self._made.move_to_end(key)
             return self._made[key]
 
-    def check_size(self, circuit: QuantumCircuit) -> None:
-        """Refuse a circuit that has more qubits than the device.
+    def check(self, circuit: QuantumCircuit, shots: int) -> None:
+        """Refuse a circuit that the device cannot run.
 
         Raises:
-            BadInput: it has.
+            BadInput: too many qubits, or an exact expectation value (0 shots).
         """
+        self._check_size(circuit)
+        if shots == 0:
+            raise BadInput(f"{self.name} estimates from shots; set a precision above 0, such as 0.02")
+
+    def _check_size(self, circuit: QuantumCircuit) -> None:
         if circuit.num_qubits > self.target.num_qubits:
             raise BadInput(
                 f"the circuit has {circuit.num_qubits} qubits, {self.name} has {self.target.num_qubits}; "
@@ -90,7 +95,7 @@ class IsaCache:
             )
 
     def _compile(self, circuit: QuantumCircuit, level: int, seed: int) -> Isa:
-        self.check_size(circuit)
+        self._check_size(circuit)
         start = time.thread_time()
         try:
             compiled: QuantumCircuit = generate_preset_pass_manager(

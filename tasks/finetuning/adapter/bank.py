@@ -8,13 +8,9 @@ cell is posed once more with fewer or more windows to be tested, so that costs c
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from importlib import resources
-from pathlib import Path
 
 from numpy.random import Generator
 
@@ -24,18 +20,14 @@ from tasks.finetuning.adapter.sites import Sizes, at_best_site
 from tasks.finetuning.models import (
     CONTEXT,
     TRAINED,
-    byte_config,
     byte_windows,
+    example_model,
     joined,
-    kept,
-    new_model,
     source_model,
     truncated,
     without_block,
 )
-from tasks.model.causal import save_model
-from tasks.model.recipe import Recipe
-from tasks.model.training.loop import train
+from tasks.model.small import stored_model
 from tasks.text.works import in_turn
 
 SETTINGS = ("domain", "svd", "removed")
@@ -72,7 +64,7 @@ def _pose(
     model = base
     if setting != "domain":
         make = partial(truncated, base, RANK_SHARE) if setting == "svd" else partial(without_block, base, 1)
-        model = kept(base.with_name(f"{base.name}-{setting}"), make)
+        model = stored_model(base.with_name(f"{base.name}-{setting}"), make)
     text = joined(material.texts[target])
     # A source with little text gives overlapping cells; the settings of one text differ all the same.
     kept_apart = TRAIN + VALIDATION
@@ -94,14 +86,4 @@ def example(rng: Generator) -> Adaptation:
     windows = byte_windows(other, int(rng.integers(40)), 24)
     texts = windows.take(slice(0, 16)), windows.take(slice(16, 22)), windows.take(slice(22, 23))
     sizes = Sizes(steps=3, batch=4, rates=(0.02,), block=4, shots=64)
-    return at_best_site(_example_model(seed, own), texts, sizes)
-
-
-@cache
-def _example_model(seed: int, text: bytes) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    model = new_model(byte_config(16, 1), seed)
-    train(model, byte_windows(text, 0, 64), Recipe(tokens=8192, batch=16, matrix_lr=0.05))
-    save_model(model, folder)
-    return folder
+    return at_best_site(example_model(seed, own, 1), texts, sizes)

@@ -5,13 +5,9 @@ Every cell is posed once more with a narrower or wider student, so that costs ca
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterator
-from functools import cache, partial
+from functools import partial
 from importlib import resources
-from pathlib import Path
 
 from numpy.random import Generator
 
@@ -22,15 +18,11 @@ from tasks.finetuning.models import (
     DEPTH,
     TRAINED,
     WIDTH,
-    byte_config,
     byte_windows,
+    example_model,
     joined,
-    new_model,
     source_model,
 )
-from tasks.model.causal import save_model
-from tasks.model.recipe import Recipe
-from tasks.model.training.loop import train
 from tasks.text.works import in_turn
 
 CELLS_OF_SOURCE = 6
@@ -68,17 +60,7 @@ def example(rng: Generator) -> Distillation:
     """Return the distillation of a model of 8,000 weights, trained for a fraction of a second on a licence."""
     text = (resources.files("deployments") / "sample" / "licences" / "PSF-2.0.txt").read_bytes()
     windows = byte_windows(text, int(rng.integers(8)), 40)
-    teacher = _example_teacher(int(rng.integers(2**31)), text)
+    teacher = example_model(int(rng.integers(2**31)), text, 2)
     return Distillation(
         teacher, 8, 1, windows.take(slice(0, 32)), windows.take(slice(32, None)), 4096, batch=8, draws=4, shots=32
     )
-
-
-@cache
-def _example_teacher(seed: int, text: bytes) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    model = new_model(byte_config(16, 2), seed)
-    train(model, byte_windows(text, 0, 64), Recipe(tokens=8192, batch=16, matrix_lr=0.05))
-    save_model(model, folder)
-    return folder

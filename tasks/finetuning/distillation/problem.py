@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tasks.model.causal import load_model
 from tasks.model.score import nll
+from tasks.model.small import new_model
 from tasks.model.threads import torch_threads
 from tasks.model.windows import Windows
 
@@ -75,9 +76,7 @@ class Distillation:
 
     def student(self, seed: int) -> LlamaForCausalLM:
         """Return the student with random weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return LlamaForCausalLM(self.config)
+        return new_model(self.config, seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,28 +10,23 @@ kept in the bank's folder under a name derived from text, seed and recipe; train
 
 from __future__ import annotations
 
-import atexit
-import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from importlib import resources
 from itertools import count
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.random import Generator
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.inference.pruning.problem import Pruning
 from tasks.inference.pruning.units import Layout, choose_units, make_units
 from tasks.model.causal import save_model
 from tasks.model.recipe import Recipe
+from tasks.model.small import example_folder, new_model, small_config, trained_model
 from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 from tasks.text.works import in_turn
@@ -45,18 +40,7 @@ TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
 UNIT_LIMIT, SHARES, ALLOWANCE = 14, (1 / 2, 1 / 3), 0.1
 LONGEST = 55  # models of a source; a verdict needs some two hundred
 RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=16, matrix_lr=0.05)
-CONFIG = LlamaConfig(
-    vocab_size=256,
-    hidden_size=64,
-    intermediate_size=160,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=4,
-    max_position_embeddings=CONTEXT,
-    tie_word_embeddings=True,
-    bos_token_id=0,
-    eos_token_id=0,
-)
+CONFIG = small_config(width=64, depth=4, heads=4, channels=160, context=CONTEXT)
 UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
 SMALLER = (3, 5, 6, 9)  # units of the smaller problems
 
@@ -112,7 +96,7 @@ def _pose(text: bytes, seed: int, share: float, folder: Path, limit: int = UNIT_
     trained, calibration, selection = np.split(windows, np.cumsum((TRAINING, CALIBRATION)))
     units = choose_units(Layout.of(CONFIG), limit)
     return Pruning(
-        model=_model(_windows(trained), seed, folder),
+        model=trained_model(CONFIG, _windows(trained), RECIPE, seed, folder),
         units=units,
         k=round(share * len(units)),
         calibration=_windows(calibration),
@@ -123,25 +107,6 @@ def _pose(text: bytes, seed: int, share: float, folder: Path, limit: int = UNIT_
 
 def _windows(tokens: np.ndarray) -> Windows:
     return Windows(tokens, np.full(len(tokens), CONTEXT, np.int64))
-
-
-def _model(windows: Windows, seed: int, folder: Path) -> Path:
-    about = f"{CONFIG.to_json_string()}{RECIPE}{seed}"
-    name = hashlib.sha256(about.encode() + windows.tokens.tobytes()).hexdigest()[:16]
-    target = folder / "models" / name
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = LlamaForCausalLM(CONFIG)
-        train(model, windows, RECIPE)
-        made = Path(mkdtemp(dir=target.parent, prefix=f".{name}-"))
-        save_model(model, made)
-        if target.exists():  # another process has saved the same model first
-            shutil.rmtree(made)
-        else:
-            made.replace(target)
-    return target
 
 
 def example(rng: Generator) -> Pruning:
@@ -163,24 +128,8 @@ def example(rng: Generator) -> Pruning:
 
 @cache
 def _example_model(seed: int, text: bytes) -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="ketcycle-example-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tokens = np.frombuffer(text, np.int64).reshape(-1, 33)
-    config = LlamaConfig(
-        vocab_size=256,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+    model, folder = new_model(small_config(32, 2, 2, 64, 32), seed), example_folder()
     windows = Windows(tokens, np.full(len(tokens), 32, np.int64))
     train(model, windows, Recipe(tokens=60_000, batch=32, matrix_lr=0.05, seed=seed % 1000))
     save_model(model, folder)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 import aiohttp
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, generate_latest
 from starlette.responses import JSONResponse, Response
 from yarl import URL
 
@@ -27,7 +27,7 @@ from tasks.serving.gateway.exchange import Exchange, rows_of
 from tasks.serving.gateway.shares import Shares
 from tasks.serving.protocol import FeedbackRequest, Refused, read_body, refusal
 from tasks.serving.request_log import Feedback, Request, RequestLog
-from tasks.serving.service import SECONDS, LogFigures, new_key
+from tasks.serving.service import AnswerFigures, new_key
 
 log = logging.getLogger("ketcycle.serving")
 
@@ -63,25 +63,16 @@ class Upstream:
         return cls(url.rstrip("/").removesuffix("/v1"), key, model)
 
 
-class Figures:
-    """The Prometheus metrics of a gateway."""
+class Figures(AnswerFigures):
+    """Prometheus metrics of a gateway; tokens are those that the upstream reports."""
 
     def __init__(self, requests: RequestLog, gateway: Gateway) -> None:
-        self.registry = registry = CollectorRegistry()
-        self.responses = Counter("ketcycle_responses", "Answers by status.", ["code"], registry=registry)
-        self.prompt_tokens = Counter("ketcycle_prompt_tokens", "Tokens read, reported.", registry=registry)
-        self.completion_tokens = Counter("ketcycle_completion_tokens", "Tokens written, reported.", registry=registry)
+        super().__init__(requests, "byte")
+        registry = self.registry
         self.energy_j = Counter("ketcycle_energy_joules", "Joules of the answers, median.", registry=registry)
         self.failed = Counter("ketcycle_upstream_failures", "Failures of the upstream.", ["kind"], registry=registry)
-        self.latency = Histogram(
-            "ketcycle_latency_seconds", "Arrival to the last byte.", buckets=SECONDS, registry=registry
-        )
-        self.first = Histogram(
-            "ketcycle_first_token_seconds", "Arrival to the first byte.", buckets=SECONDS, registry=registry
-        )
         running = Gauge("ketcycle_running", "Requests at the upstream.", registry=registry)
         running.set_function(lambda: gateway.running)
-        registry.register(LogFigures(requests))
 
 
 class Gateway:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from tasks.contract import content_key
@@ -79,27 +78,14 @@ class _Key:
 
 @lru_cache(maxsize=4096)
 def _trained(key: _Key) -> float:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from tasks.model.small import new_model, small_config
 
     problem = key.problem
     assert problem.held_out is not None  # noqa: S101  (for mypy)
     tokens = np.asarray(problem.tokens, np.int64)[list(key.rows)]
     context = tokens.shape[1] - 1
-    config = LlamaConfig(
-        vocab_size=problem.vocabulary,
-        hidden_size=problem.width,
-        intermediate_size=2 * problem.width,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=context,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(problem.seed)
-        model = LlamaForCausalLM(config)
+    config = small_config(problem.width, 2, 2, 2 * problem.width, context, problem.vocabulary)
+    model = new_model(config, problem.seed)
     recipe = Recipe(tokens=problem.steps * 16 * context, batch=16, matrix_lr=0.05, seed=problem.seed)
     train(model, Windows(tokens, np.full(len(tokens), context, np.int64)), recipe)
     return bits_per_byte(model, problem.held_out)

@@ -99,15 +99,13 @@ class IBMDevice:
         return {**self._defaults, **check_options(options)}
 
     def expected_cpu_s(self, circuit: QuantumCircuit, circuits: int, shots: int) -> float:
-        """Return 0, or refuse what the device cannot run, before it is written down.
+        """Return 0, or refuse a circuit that the device cannot run, before the call is recorded.
 
         Raises:
-            BadInput: too many qubits, or an expectation value that is to be exact.
+            BadInput: too many qubits, or an exact expectation value.
         """
         del circuits
-        self._isa.check_size(circuit)
-        if shots == 0:
-            raise BadInput(f"{self.name} estimates from shots; set a precision above 0, such as 0.02")
+        self._isa.check(circuit, shots)
         return 0.0
 
     def estimate_qpu_s(self, circuit: QuantumCircuit, digest: str, executions: int) -> float:
