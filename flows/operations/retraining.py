@@ -23,6 +23,7 @@ from infra.energy.model import Coefficients
 from infra.errors import LakeError
 from infra.events import Drift, emit
 from infra.lake import Ref, write_atomic
+from infra.runtime.backends.registry import is_remote
 from infra.runtime.ledger.budget import remaining
 from infra.runtime.ledger.ledger import Ledger
 from infra.settings import Settings
@@ -136,7 +137,7 @@ def _over_budget(loaded: Settings, config: RunConfig, rules: Rules) -> str:
             f"energy: {len(spent)} retrainings took {sum(spent.values()):.3g} kJ (modelled) in {DAYS} days and the "
             f"next one may take {dearest:.3g} kJ, the limit is {rules.energy_kj:g} kJ"
         )
-    elif config.backend.startswith("ibm:"):
+    elif is_remote(config.backend):
         over = [f"{scope} {unit}" for (scope, unit), left in remaining(Ledger(loaded.ledger)).items() if left <= 0]
         reason = f"nothing is left of the quantum budget per {', '.join(over)}" if over else ""
     if reason:

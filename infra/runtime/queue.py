@@ -25,7 +25,7 @@ from infra.energy.usage import Usage
 from infra.errors import BadInput, BudgetExceeded, ConcurrentCall, ReplayDiverged, RuntimeQueueError
 from infra.events import emit
 from infra.runtime.backends.contract import Backend, derive_seed
-from infra.runtime.backends.registry import calibration_of, canonical_name, open_backend
+from infra.runtime.backends.registry import calibration_of, canonical_name, is_remote, open_backend
 from infra.runtime.circuits.payload import circuit_digest, encode_circuit, fingerprint
 from infra.runtime.circuits.pubs import Request, encode_outlines, estimator_requests, sampler_requests
 from infra.runtime.dispatcher import Manner, lead
@@ -83,7 +83,7 @@ class Runtime:
         retry_failed: send calls again that failed for a reason that stays, or whose job was paid and whose result is
             unusable; without, a person does (`ketcycle queue retry`).
         eager: send a call when it is made, from a thread of this process, not when its result is waited for.
-        durable: wait for the disk at each write; None = on hardware only, where a lost write could pay twice.
+        durable: wait for the disk at each write; None = where jobs leave this machine: a lost write could pay twice.
 
     Raises:
         BadInput: a backend that does not exist, or an option that it does not allow.
@@ -138,7 +138,7 @@ class Runtime:
         location = str(self.ledger)
         if self.home is not None and "://" not in location:
             location = str(self.home / location)
-        durable = self.backend.startswith("ibm:") if self.durable is None else self.durable
+        durable = is_remote(self.backend) if self.durable is None else self.durable
         return _ledger(location, durable=durable)
 
     @property

@@ -198,7 +198,7 @@ def queue_rows(report: Row) -> list[tuple[str, ...]]:
             number(entry["qpu_s_billed"]),
             number(entry["qpu_s_projected"]),
             number(entry["cost_usd"][1]) if entry["billed"] else f"{band(entry['cost_usd'])} projected, not spent",
-            f"{band(entry['qpu_energy_j'])} modelled, {'billed' if entry['billed'] else 'projected'} time",
+            f"{band(entry['qpu_energy_j'])} modelled, {'billed' if entry['qpu_s_billed'] else 'projected'} time",
         )
         for entry in report["queue"]
     ]

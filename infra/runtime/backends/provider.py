@@ -287,16 +287,13 @@ class ProviderDevice:
         places = [place for place in said if place] if named else self._places.get(job_id, [])
         if len(places) != len(counts):
             raise BadAnswer(f"job {job_id} brought {len(counts)} results that do not say of which circuits they are")
-        shots = [sum(found.values()) for found in counts]
         tasks: dict[tuple[str, int, str], list[int]] = {}
         for index, place in enumerate(places):
             tasks.setdefault((place.tag, place.slot, place.digest), []).append(index)
         for (tag, slot, digest), indices in tasks.items():
             arrays = [_bits(counts[index], places[index].registers) for index in indices]
-            share = sum(shots[index] for index in indices) / max(1, sum(shots))
-            outcome = Executed(
-                {}, 0.0, 0.0, share=share, facts={"job": job_id}, origin=(tag, digest) if named else None
-            )
+            # No share of the bill, which is no time of a QPU: it is charged in dollars, and no energy follows from it.
+            outcome = Executed({}, 0.0, 0.0, facts={"job": job_id}, origin=(tag, digest) if named else None)
             if places[indices[0]].basis:
                 its = [(places[index], each) for index, each in zip(indices, arrays, strict=True)]
                 bits = {(place.basis, place.number): _unpacked(each, place) for place, each in its}

@@ -51,6 +51,11 @@ def canonical_name(name: str) -> str:
     return name
 
 
+def is_remote(name: str) -> bool:
+    """Return whether jobs of the backend leave this machine, where they may bill and outlive their process."""
+    return name.partition(":")[0] in ("ibm", "provider")
+
+
 def open_backend(name: str) -> Backend:
     """Return the backend of that name, made once per process.
 
@@ -73,8 +78,7 @@ def calibration_of(name: str) -> str:
     Only hardware has to be opened for that: its calibration changes.
     """
     name = canonical_name(name)
-    kind, _, device = name.partition(":")
-    return open_backend(name).calibration if kind in ("ibm", "provider") else simulator_calibration(device)
+    return open_backend(name).calibration if is_remote(name) else simulator_calibration(name.partition(":")[2])
 
 
 def _ideal(_: str) -> Backend:

@@ -70,6 +70,7 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
         .join(batches, batches.c.tag == charges.c.tag)
         .where(charges.c.run == run, batches.c.lane == backend)
     ).one()
+    seconds = float(billed[0] or 0.0) if backend.startswith("ibm") else 0.0  # a provider bills dollars, not time
     return {
         "backend": backend,
         "calls": {state: n for state in STATES if (n := sum(row[0] == state for row in rows))},
@@ -80,10 +81,10 @@ def _of_backend(connection: sa.Connection, run: str, backend: str) -> dict[str, 
         "reserved_s": _reserved(connection, run, backend),
         "wait_median_s": median(waited) if waited else None,
         "wait_longest_s": max(waited, default=None),
-        "qpu_s_billed": billed[0] or 0.0,
+        "qpu_s_billed": seconds,
         "qpu_s_estimated": billed[2] or 0.0,
         "qpu_s_projected": usage.qpu_s_projected,
-        **_derived(replace(usage, qpu_s_billed=billed[0] or 0.0), backend, billed[1] or 0.0),
+        **_derived(replace(usage, qpu_s_billed=seconds), backend, billed[1] or 0.0),
     }
 
 
@@ -94,14 +95,13 @@ def _reserved(connection: sa.Connection, run: str, backend: str) -> dict[str, fl
 
 def _derived(usage: Usage, backend: str, usd: float) -> dict[str, Any]:
     """Derive money and joules; a projection is named one, and a simulator's joules are never a QPU's."""
-    coefficients, billed = Coefficients.load(), backend.startswith("ibm")
-    qpu = usage if billed else replace(usage, qpu_s_billed=0.0)
+    coefficients, billed = Coefficients.load(), usd > 0 or backend.startswith("ibm")
     return {
         "billed": billed,
         "circuits": usage.circuits,
         "shots": usage.shots,
         "cost_usd": [usd] * 3 if billed else _points(coefficients.projected_cost_usd(usage)),
-        "qpu_energy_j": _points(coefficients.qpu_energy_j(qpu)),
+        "qpu_energy_j": _points(coefficients.qpu_energy_j(usage)),
         "simulation_energy_j": _points(coefficients.simulation_energy_j(usage)),
     }
 
@@ -115,6 +115,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     cells: list[tuple[str, str]] = []
     for entry in summary["backends"]:
         how = "billed" if entry["billed"] else "projected, not spent"
+        time = "billed" if entry["qpu_s_billed"] else "projected"
         states = ", ".join(f"{count} {state}" for state, count in entry["calls"].items())
         cells += [
             ("backend", entry["backend"]),
@@ -137,7 +138,7 @@ def rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             ("QPU s estimated before sending", _figure(entry["qpu_s_estimated"])),
             ("QPU s projected", _figure(entry["qpu_s_projected"])),
             (f"cost USD, {how}", _band(entry["cost_usd"])),
-            (f"QPU J, modelled, {how}", _band(entry["qpu_energy_j"])),
+            (f"QPU J, modelled, {time} time", _band(entry["qpu_energy_j"])),
             ("simulation J", _band(entry["simulation_energy_j"])),
         ]
     return [*cells, ("CPU J of the whole run", _band(summary["cpu_energy_j"]))]

@@ -26,6 +26,7 @@ from urllib3.exceptions import (
 
 from infra.errors import BackendFailed, BadInput, BudgetExceeded
 from infra.runtime import billing, dispatcher
+from infra.runtime.backends.ibm.device import IBMDevice
 from infra.runtime.backends.ibm.platform import _never_sent
 from infra.runtime.cancel import cancel_now
 from infra.runtime.figures.attention import attention, list_unsettled
@@ -197,6 +198,40 @@ def test_a_senseless_result_ends_one_call_and_the_other_is_delivered(runtime: Ru
     with pytest.raises(BackendFailed, match="queue retry"):
         counts(ask(runtime))
     assert len(platform.jobs) == 2, "what was paid for is not paid again by itself"
+
+
+class LeaderDied(BaseException):
+    """The process ends here, and nothing of it catches that."""
+
+
+def test_a_result_that_three_leaders_do_not_survive_is_parked_and_the_other_is_delivered(
+    runtime: Runtime, platform: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deadly = ask(runtime)
+    read = IBMDevice.results
+    fatal: list[str] = []
+
+    def results(device: IBMDevice, job_id: str) -> Any:
+        fatal[:] = fatal or [job_id]
+        if job_id == fatal[0]:
+            raise LeaderDied
+        return read(device, job_id)
+
+    monkeypatch.setattr(IBMDevice, "results", results)
+    for _ in range(dispatcher.READ_TRIES):
+        with pytest.raises(LeaderDied):
+            runtime.drain()
+    other = ask(runtime, "b", flip=True)
+    runtime.drain()
+    assert counts(other) == {"01": SHOTS}
+    (parked,) = list_parked(runtime.ledger)
+    assert "3 leaders ended while they read" in parked["reason"]
+    with pytest.raises(BackendFailed, match="unknown outcome"):
+        counts(deadly)
+    assert len(platform.jobs) == 2, "nothing was sent again"
+    (unsettled,) = list_unsettled(runtime.ledger)
+    runtime.open().settle(unsettled["tag"], platform.jobs[0]["billed_s"])
+    in_step(runtime, platform)
 
 
 def test_a_state_that_makes_no_sense_parks_one_batch(

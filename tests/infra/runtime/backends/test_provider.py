@@ -19,6 +19,7 @@ from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer import AerProvider, AerSimulator
 
+from infra.energy.model import Coefficients
 from infra.errors import BackendFailed, BadInput
 from infra.runtime import billing, dispatcher
 from infra.runtime.backends import registry
@@ -26,6 +27,7 @@ from infra.runtime.backends.provider import Price, ProviderDevice, find_provider
 from infra.runtime.backends.registry import canonical_name
 from infra.runtime.figures.attention import list_unsettled
 from infra.runtime.figures.inspect import list_parked
+from infra.runtime.figures.summary import summarise
 from infra.runtime.ledger.budget import set_limit, spending
 from infra.runtime.queue import Runtime, Scope
 
@@ -117,12 +119,24 @@ def flips_bound() -> QuantumCircuit:
 def test_what_is_billed_is_the_price_of_the_file(tmp_path: Path) -> None:
     rented = runtime(tmp_path, "provider:rented:machine")
     set_limit(rented.open(), "day", "usd", 1.0)
-    rented.sampler(scope()).run([flips_bound()], shots=25).result()
+    job = rented.sampler(scope()).run([flips_bound()], shots=25)
+    job.result()
     spent = spending(rented.open())
     assert (spent.billed_usd, spent.reserved_usd) == (pytest.approx(0.3 + 25 * 0.01), 0)
+    (entry,) = summarise(rented.ledger, tmp_path, "r")["backends"]
+    assert (entry["billed"], entry["cost_usd"]) == (True, [pytest.approx(0.3 + 25 * 0.01)] * 3), "not projected"
+    assert entry["qpu_s_billed"] == job.usage.qpu_s_billed == 0, "dollars are no time of a QPU"
+    assert entry["qpu_energy_j"][1] == pytest.approx(Coefficients.load().qpu_energy_j(job.usage).p50)
     with pytest.raises(Exception, match="usd are needed"):
         rented.sampler(scope("b")).run([flips_bound()], shots=25).result()
     assert len(Rented.jobs) == 1
+
+
+def test_what_leaves_for_a_provider_waits_for_the_disk(tmp_path: Path) -> None:
+    with runtime(tmp_path, "provider:rented:machine").open().database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2, "a lost write could pay twice"
+    with Runtime(tmp_path / "simulated.db").open().database.write() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 1
 
 
 def test_a_job_of_a_process_that_ended_is_retrieved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

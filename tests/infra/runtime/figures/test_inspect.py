@@ -9,13 +9,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from infra.errors import BadInput
 from infra.runtime.cancel import cancel_calls
+from infra.runtime.figures.attention import attention
 from infra.runtime.figures.inspect import full_key, lanes_with_work, list_leaders, list_open, list_parked
 from infra.runtime.figures.metrics import metrics_text, serve_metrics
 from infra.runtime.figures.summary import as_markdown, summarise
-from infra.runtime.ledger.batch import Delivery
+from infra.runtime.ledger.batch import Delivery, Tariff
 from infra.runtime.ledger.budget import set_limit
 from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.ledger import CANCELLED, DONE, PREPARED, SUBMITTED, UNKNOWN, Call, Ledger, Part
+from infra.runtime.ledger.schema import batches
 from infra.runtime.limits import Limits
 
 
@@ -24,8 +26,9 @@ def call(key, run="run1", backend="aer"):
     return Call(key, scope, 0, "sampler", backend, "cal", f"mark-{key}", "c", 5, 200, "fake_torino", {})
 
 
-def prepare(ledger, key, count=2, **named):
-    ledger.prepare(call(key, **named), [Part(key, i, 0, 0, "digest", b"request", 1, 100) for i in range(count)], {})
+def prepare(ledger, key, count=2, estimate_s=0.0, **named):
+    pieces = [Part(key, i, 0, 0, "digest", b"request", 1, 100, estimate_s) for i in range(count)]
+    ledger.prepare(call(key, **named), pieces, {})
 
 
 USAGE = {"cpu_s": 0.5, "simulation_cpu_s": 0.5, "circuits": 1, "shots": 100, "qpu_s_projected": 2.0}
@@ -128,6 +131,37 @@ def test_metrics_count_calls_jobs_seconds_and_what_the_budget_leaves(ledger):
     assert value(found["ketcycle_queue_jobs"], backend="aer", state=SUBMITTED) == 1
     assert value(found["ketcycle_queue_oldest_open_call_seconds"], backend="aer") > 0
     assert value(found["ketcycle_queue_budget_left"], scope="day", unit="qpu_s") == pytest.approx(100.0)
+
+
+def test_what_a_person_should_look_at_is_in_the_metrics_and_in_the_artifact(ledger, tmp_path):
+    lane = Lane.acquire(ledger, "ibm:x", 60)
+    for key, days in (("p0", 0.0), ("p1", 0.5), ("p2", 2.0)):
+        prepare(ledger, key, backend="ibm:x", estimate_s=3.0)
+        (batch,) = lane.claim("ibm:x", Limits(), Tariff(1.0, 1.5))
+        lane.leaving(batch.tag)
+        if key == "p0":
+            lane.submitted(batch.tag, "job-p0", duplicates=["job-again"])
+        if key == "p2":
+            lane.close(batch.tag, UNKNOWN, "it may or may not have been sent")
+        with ledger.database.write() as connection:
+            aged = batches.update().where(batches.c.tag == batch.tag)
+            connection.execute(aged.values(created=batches.c.created - 86_400 * days))
+    (row,) = attention(ledger.database.url, "run1")
+    once = row["reserved_s"]["over 1 day"]
+    assert row == {
+        "backend": "ibm:x",
+        "unknown": 1,
+        "flagged": 2,  # the batch and its duplicate
+        "reserved_s": {"under 1 h": 2 * once, "1 h to 1 day": once, "over 1 day": once},
+    }
+    assert once >= 6.0, "two parts of 3 s"
+    found = families(metrics_text(ledger.database.url))
+    assert value(found["ketcycle_queue_unknown_jobs"], backend="ibm:x") == 1
+    assert value(found["ketcycle_queue_flagged_jobs"], backend="ibm:x") == 2
+    assert value(found["ketcycle_queue_reserved_seconds"], backend="ibm:x", age="over 1 day") == once
+    text = as_markdown(summarise(ledger.database.url, tmp_path, "run1"))
+    assert "2 flagged (made twice or billed implausibly), 1 of unknown outcome" in text
+    assert f"under 1 h {2 * once:.4g}, 1 h to 1 day {once:.4g}, over 1 day {once:.4g}" in text
 
 
 def test_metrics_are_served_on_loopback_before_there_is_a_ledger(tmp_path, ledger):
