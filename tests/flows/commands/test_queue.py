@@ -83,6 +83,15 @@ def test_watch_ends_when_nothing_is_open(tmp_path):
     assert "nothing is open" in typed(tmp_path, "watch")
 
 
+def test_watch_names_what_needs_a_person(tmp_path):
+    ask(tmp_path, "a")
+    lane = Lane.acquire(Ledger(tmp_path / "ledger.db"), "aer", 60)
+    (batch,) = lane.claim("aer", Limits(), Tariff(1.0, 1.6))
+    lane.close(batch.tag, UNKNOWN, "it may or may not have been sent")
+    lane.release()
+    assert "aer: 1 of unknown outcome, 0 flagged, nothing reserved" in typed(tmp_path, "watch")
+
+
 def test_cancel_by_call_and_by_run(tmp_path):
     keys = [ask(tmp_path, arm) for arm in "abc"]
     assert json.loads(typed(tmp_path, "cancel", keys[0][:10], "--json"))["cancelled"] == 1
