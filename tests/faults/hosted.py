@@ -4,7 +4,6 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness import Job, loop, runtime, scope
 
@@ -66,16 +65,13 @@ class World:
         backends._open.pop(BACKEND, None)
         self.install(folder)
         folder.mkdir()
-        right = {name: loop(runtime(folder, self).sampler(scope(name)), name) for name in "ab"}
-        opened: Any = backends.open_backend(BACKEND)
-        opened._platform._client._session.close()  # children share no connection
-        return right
+        return {name: loop(runtime(folder, self).sampler(scope(name)), name) for name in "ab"}
 
     def start(self, folder, case):
         self.double.reset(queued_polls=case.polls, execution_s=0.01, base_s=1.0, **FAULTS[case.fault])
 
     def install(self, folder):
-        """Return the backend of this process, with connections of its own and a poll that does not idle."""
+        """Return the backend of this process, with a poll that does not idle."""
         backend = backends.open_backend(self.backend)
         backend.poll_s = backend.linger_s = 0.005
         backend.listing_delay_s = 0.2  # the double lists at once, unless a case says otherwise

@@ -8,11 +8,13 @@ makes a job is posted once: the client would repeat it after 5xx, and each repet
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from typing import Annotated, Any, TypeVar
+from weakref import WeakSet
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from qiskit.primitives import PrimitiveResult
@@ -112,6 +114,18 @@ class _Once(HTTPAdapter):
         super().__init__(max_retries=0)
         self._usual, self._post = usual, post
         usual.max_retries = usual.max_retries.new(respect_retry_after_header=False)
+        _ADAPTERS.add(self)
+
+    def close(self) -> None:
+        """Close the connections."""
+        super().close()
+        self._usual.close()
+
+    def leave_connections(self) -> None:
+        """Make new connections from now on: those of a process that this one was forked from are its own."""
+        for adapter in (self, self._usual):
+            adapter.proxy_manager = {}
+            adapter.init_poolmanager(adapter._pool_connections, adapter._pool_maxsize, adapter._pool_block)  # noqa: SLF001
 
     def send(self, request: PreparedRequest, *arguments: Any, **named: Any) -> Response:
         """Send a request; one that makes a job is announced right before its first byte."""
@@ -131,6 +145,15 @@ class _Once(HTTPAdapter):
             raise
         post.status, post.text = answer.status_code, answer.text
         return answer
+
+
+def _leave_connections() -> None:
+    for adapter in list(_ADAPTERS):
+        adapter.leave_connections()
+
+
+_ADAPTERS: WeakSet[_Once] = WeakSet()
+os.register_at_fork(after_in_child=_leave_connections)
 
 
 def _never_sent(error: NoConnection) -> bool:

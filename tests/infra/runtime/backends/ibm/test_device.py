@@ -1,6 +1,7 @@
 """Hardware through the vendor's unmodified client, against the double of its platform."""
 
 import json
+import os
 import time
 
 import numpy as np
@@ -362,6 +363,23 @@ def test_jobs_under_a_tag_are_found_on_every_page_oldest_first(device, ibm):
     made = [device.submit(TAG, [task()]) for _ in range(3)]
     device.submit("another batch", [task()])
     assert device.find(TAG) == tuple(made)
+
+
+def test_a_forked_child_makes_connections_of_its_own(device, ibm):
+    session = device._platform._client._session
+    usual = session.get_adapter(ibm.url)._usual
+    assert device.find(TAG) == ()
+    assert len(usual.poolmanager.pools) == 1
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if len(usual.poolmanager.pools) == 0 and device.find(TAG) == () else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert device.find(TAG) == ()
+    session.close()
+    assert len(usual.poolmanager.pools) == 0
 
 
 def test_a_job_may_be_listed_late(device, ibm):
