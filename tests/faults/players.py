@@ -3,8 +3,8 @@
 import gc
 import json
 import multiprocessing
+import resource
 import shutil
-import time
 import traceback
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PLAYERS = 2
 
 
 def play_all(cases, worlds, folder):
-    """Play all cases and return what came of each: what failed or None, whether a process was killed, seconds.
+    """Play all cases and return what came of each: what failed or None, whether a process was killed, CPU s.
 
     Args:
         cases: what is to be played.
@@ -48,15 +48,21 @@ def _play_some(cases, number, step, world, folder):
     gc.freeze()  # a child that looks through all that its parent imported takes longer than its case
     with (folder / f"player{number}").open("w") as results:
         for index in range(number, len(cases), step):
-            began, failure, killed = time.monotonic(), None, False
+            before, failure, killed = _cpu_s(), None, False
             _lay_out(ready, place)
             try:
                 killed = harness.play(cases[index], world, place, right).killed
             except BaseException as error:
                 failure = "".join(traceback.format_exception(error))[-3000:]
-            seconds = time.monotonic() - began
-            results.write(json.dumps({"index": index, "failure": failure, "killed": killed, "seconds": seconds}) + "\n")
+            entry = {"index": index, "failure": failure, "killed": killed, "cpu_s": _cpu_s() - before}
+            results.write(json.dumps(entry) + "\n")
             results.flush()
+
+
+def _cpu_s():
+    """Return the CPU seconds of this process and of the callers it has waited for."""
+    both = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in both)
 
 
 def _lay_out(ready, place):
@@ -67,8 +73,8 @@ def _lay_out(ready, place):
 
 
 def summary(name, played):
-    """Say how many cases were played, in how many a process was killed, and how long they took."""
+    """Say how many cases were played, in how many a process was killed, and how much CPU time they took."""
     killed = sum(entry["killed"] for entry in played.values())
     failed = sum(entry["failure"] is not None for entry in played.values())
-    seconds = sum(entry["seconds"] for entry in played.values())
-    return f"{name}: {len(played)} cases, a process was killed in {killed}, {failed} failed, {seconds:.0f} s played"
+    seconds = sum(entry["cpu_s"] for entry in played.values())
+    return f"{name}: {len(played)} cases, a process was killed in {killed}, {failed} failed, {seconds:.0f} CPU s"
