@@ -102,17 +102,14 @@ def _walk(
     current: Path, reference: Path | None, named: tuple[str, ...], window: int, level: float, debounce: int, seed: int
 ) -> tuple[dict[str, Any], Any]:
     from flows.reports.drift.page import walked
-    from tasks.monitoring.tables.reading import read_whole
     from tasks.monitoring.two_tables import stream, stream_report
     from tasks.monitoring.watching.states import Rules
 
-    now = read_whole(current, name="current table")
-    normal = read_whole(reference, name="reference") if reference else None
     rules, steps = Rules(level=level, minimum=1, debounce=debounce), []
-    for done in stream(now, window, rules, normal, named, seed):
+    for done in stream(current, window, rules, reference, named, seed):
         steps.append(done)
         if done.change is not None or len(steps) % 50 == 0:
-            err.print(_progress(done, now.num_rows), highlight=False)
+            err.print(_progress(done), highlight=False)
     return {**_titles(current, reference), **stream_report(steps, rules)}, walked
 
 
@@ -127,9 +124,9 @@ def _write(found: dict[str, Any], page: Any, html: Path | None, prometheus: Path
         write_atomic(prometheus, exposition(found))
 
 
-def _progress(step: Any, rows: int) -> str:
+def _progress(step: Any) -> str:
     said = f"change at row {step.change}" if step.change is not None else str(step.watch.level)
-    return f"rows {step.begin}-{step.end} of {rows}: {said}"
+    return f"rows {step.begin}-{step.end}: {said}"
 
 
 def _closing(found: dict[str, Any]) -> Any:

@@ -261,7 +261,8 @@ def compare(reference: Any, current: Any, question: Question | None = None, judg
         _check_by(asked.by, samples)
     tables, written = written_numbers([sample.table for sample in samples])
     samples = [replace(sample, table=table) for sample, table in zip(samples, tables, strict=True)]
-    layout = choose_columns(tables[0], tables[1], asked.columns, none=True)
+    whole = samples[0].total, samples[1].total
+    layout = choose_columns(tables[0], tables[1], asked.columns, none=True, whole=whole)
     notes = tuple(f"{name} holds numbers as text; compared as numbers" for name in written)
     layout = _with_unreadable(replace(layout, notes=layout.notes + notes), samples, asked)
     flat = layout.flat(tables[0]), layout.flat(tables[1])
@@ -280,7 +281,7 @@ def compare(reference: Any, current: Any, question: Question | None = None, judg
     profiles = [profile(by_name[name], flat[0][name], flat[1][name]) for name in moved]
     return Comparison(
         question=asked,
-        rows=(samples[0].total, samples[1].total),
+        rows=whole,
         looked_at=(samples[0].table.num_rows, samples[1].table.num_rows),
         layout=layout,
         features=tuple(features),

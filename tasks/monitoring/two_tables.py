@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 
 from infra.energy.model import Coefficients
 from infra.errors import BadInput
@@ -19,6 +19,7 @@ from tasks.monitoring.drift.mmd import kernel_pairs
 from tasks.monitoring.drift.problem import Drift, Verdicts
 from tasks.monitoring.drift.subtask import DRIFT
 from tasks.monitoring.service import service_bench
+from tasks.monitoring.tables.reading import open_passing, open_table, sample_rows
 from tasks.monitoring.watching.states import Rules, average_run_length
 from tasks.monitoring.watching.watch import Step, walk
 from tasks.settle import run_arms
@@ -157,14 +158,26 @@ def _judge(name: str, problem: Drift, arms: Sequence[Arm[Drift, Verdicts]], view
 
 
 def stream(
-    table: pa.Table, window: int, rules: Rules, reference: pa.Table | None, columns: Sequence[str], seed: int
+    current: Any, window: int, rules: Rules, reference: Any, columns: Sequence[str], seed: int
 ) -> Iterator[Step]:
-    """Walk a table in windows, see `tasks.monitoring.watching.watch.walk`.
+    """Walk a table in windows, in memory that does not grow with it, see `tasks.monitoring.watching.watch.walk`.
+
+    Args:
+        current: rows in the order in which they came: a path, or a pandas, Polars or Arrow table.
+        window: rows of a window.
+        rules: when the state changes.
+        reference: normal rows, likewise; None = the first windows.
+        columns: to be watched; empty = all that can be used.
+        seed: of the sampling and the permutations.
 
     Raises:
         BadInput: a table or columns that cannot be walked.
     """
-    steps = walk(table, window, rules, reference=reference, columns=columns, seed=seed)
+    rng = np.random.default_rng([seed, 11])
+    normal = sample_rows(open_table(reference, "reference"), rng).table if reference is not None else None
+    steps = walk(
+        open_passing(current, rng, "current table"), window, rules, reference=normal, columns=columns, seed=seed
+    )
     while True:
         try:
             yield next(steps)
@@ -186,7 +199,7 @@ def stream_report(steps: Sequence[Step], rules: Rules) -> Row:
                 "views": dict(s.judged.views),
                 "state": str(s.watch.level),
                 "change": s.change,
-                "moved": [dict(row) for row in s.judged.moved[:3]],
+                "moved": [dict(row) for row in s.judged.moved],
             }
             for s in steps
         ],

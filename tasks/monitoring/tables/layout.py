@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,9 +24,12 @@ CATEGORIES = 200  # distinct values up to which strings are a category and not a
 REPEATS = 5  # rows for each distinct value that a category has at least, on average
 EXACT = 2**53  # integers up to which a float is exact
 EPOCH, UNITS = (0.9e9, 2.2e9), (1, 1e3, 1e6, 1e9)  # seconds since 1970, 1998 to 2039, and the units they are counted in
+DAY_S = 86_400
+MOVED_ON = 0.1  # share of the current rows whose days are not those of the reference from which days move on
 DENSE = 50  # distinct whole numbers with few gaps from which they number the rows
 TIME = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?(?:Z|[+-]\d\d:?\d\d)?)?")
 NUMBERED = re.compile(r"(\D*)(\d{1,15})(\D*)")
+MOMENT = re.compile(r"(?i:time|date|epoch|stamp|created|modified|seen|(?:^|[_.])(?:ts|at)$)|[a-z]At$")  # in names
 CLOCK = "a clock: its values move on with time"
 
 Floats = NDArray[np.float64]
@@ -128,6 +132,7 @@ def choose_columns(
     ignored: Sequence[str] = (),
     *,
     none: bool = False,
+    whole: tuple[int, int] | None = None,
 ) -> Layout:
     """Look at two tables and decide how they are compared.
 
@@ -136,6 +141,7 @@ def choose_columns(
         current: rows to be judged, in their order.
         names: columns to be compared, the fields of a struct by the struct's name or by `struct.field`; empty = all.
         ignored: columns that are left alone where `names` is empty.
+        whole: rows of the tables from which these rows were drawn, None = these are all.
         none: whether a layout without columns is returned where all that there is changed its schema or is harmless.
 
     Raises:
@@ -152,7 +158,7 @@ def choose_columns(
     for name in (n for n in one.schema.names if n in two.schema.names and n in wanted):
         if name.removesuffix(".length").removesuffix(".mean") in lengths:
             continue
-        found = _look(name, one[name], two[name])
+        found = _look(name, one[name], two[name], whole or (one.num_rows, two.num_rows))
         match found:
             case Column():
                 columns.append(found)
@@ -239,7 +245,9 @@ def _zones(name: str, before: pa.DataType, now: pa.DataType) -> list[SchemaChang
     return [SchemaChange(name, "timezone", detail)]
 
 
-def _look(name: str, one: pa.ChunkedArray, two: pa.ChunkedArray) -> Column | SchemaChange | LeftOut:
+def _look(
+    name: str, one: pa.ChunkedArray, two: pa.ChunkedArray, whole: tuple[int, int]
+) -> Column | SchemaChange | LeftOut:
     """Return how a column is compared, or why it is not."""
     before, now = _kind_of(one.type), _kind_of(two.type)
     if before is None and now is None:
@@ -257,8 +265,8 @@ def _look(name: str, one: pa.ChunkedArray, two: pa.ChunkedArray) -> Column | Sch
         case Kind.VECTOR:
             return Column(name, Kind.VECTOR, missing)
         case Kind.NUMBER:
-            return _look_at_numbers(name, parts, there, missing)
-    if not missing and all(len(part) > 1 for part in parts) and kind is Kind.TEXT and (why := _counted(parts)):
+            return _look_at_numbers(name, parts, there, missing, whole)
+    if not missing and all(len(part) > 1 for part in parts) and kind is Kind.TEXT and (why := _counted(parts, whole)):
         return LeftOut(name, why, harmless=True)
     distinct = {str(value) for part in parts for value in pc.unique(part.drop_null()).to_pylist()}
     rows = sum(int(known.sum()) for known in there)
@@ -269,7 +277,11 @@ def _look(name: str, one: pa.ChunkedArray, two: pa.ChunkedArray) -> Column | Sch
 
 
 def _look_at_numbers(
-    name: str, parts: Sequence[pa.ChunkedArray], there: Sequence[NDArray[np.bool_]], missing: bool
+    name: str,
+    parts: Sequence[pa.ChunkedArray],
+    there: Sequence[NDArray[np.bool_]],
+    missing: bool,
+    whole: tuple[int, int],
 ) -> Column | LeftOut:
     offset = _offset(parts)
     column = Column(name, Kind.NUMBER, missing, offset)
@@ -280,37 +292,61 @@ def _look_at_numbers(
         shown = next(v for part in parts for v in part.drop_null().to_pylist())
         return _constant(Column(name, Kind.NUMBER, missing, offset, constant=True), shown)
     if all(len(v) > 1 for v in known) and not missing:
-        clock = any(pa.types.is_temporal(part.type) for part in parts)
-        steps = [np.diff(v) for v in known]
-        apart = known[0].max() < known[1].min()
-        if clock and (apart or all((step >= 0).all() for step in steps)):
+        temporal = pa.types.is_temporal(parts[0].type)
+        day = _day(parts[0].type, least + offset, most + offset)
+        if day and _is_clock(
+            known,
+            finer=any(((v + offset) % day != 0).any() for v in known),
+            certain=temporal or MOMENT.search(name) is not None,
+        ):
             return LeftOut(name, CLOCK, harmless=True)
-        ordered = all((step >= 0).all() for step in steps)
-        if ordered and any(EPOCH[0] * unit <= least + offset <= most + offset <= EPOCH[1] * unit for unit in UNITS):
-            return LeftOut(name, CLOCK, harmless=True)
-        whole = all(pa.types.is_integer(part.type) for part in parts)
-        if whole and (why := _numbered(known)):
+        if all(pa.types.is_integer(part.type) for part in parts) and (why := _numbered(known, whole)):
             return LeftOut(name, why, harmless=True)
     return column
 
 
-def _numbered(values: Sequence[Floats]) -> str:
-    """Return why whole numbers of two tables number their rows; empty if they do not."""
+def _day(of: pa.DataType, least: float, most: float) -> float:
+    """Return how much of a column is a day: of dates, times, and numbers that may be times since 1970; else 0."""
+    if pa.types.is_temporal(of) and not pa.types.is_duration(of):
+        return 1.0 if pa.types.is_date(of) else DAY_S * 1e6
+    return next((DAY_S * unit for unit in UNITS if EPOCH[0] * unit <= least and most <= EPOCH[1] * unit), 0.0)
+
+
+def _is_clock(values: Sequence[NDArray[Any]], *, finer: bool, certain: bool) -> bool:
+    """Return whether times of two tables are those at which their rows came to be.
+
+    Times in order are, where they tell more than the day. Days in order are where they move on; else the tables may be
+    sorted by a date that can drift, as one of birth. Times without order are where all current ones are later.
+
+    Args:
+        values: of the reference and of the current table, as numbers.
+        finer: whether some tell more than the day.
+        certain: whether the type or the name of the column says that they are times.
+    """
+    before, now = values
+    if all((np.diff(v) >= 0).all() for v in values):
+        return finer or bool(((now < before.min()) | (now > before.max())).mean() > MOVED_ON)
+    return certain and bool(before.max() < now.min())
+
+
+def _numbered(values: Sequence[Floats], whole: tuple[int, int]) -> str:
+    """Return why whole numbers of two tables, or of rows drawn from them, number the rows; empty if they do not."""
     if all((np.diff(v) > 0).all() for v in values):
         return "a running number: each row has a larger one"
-    dense = all(len(v) >= DENSE and v.max() - v.min() < 2 * len(v) for v in values)
+    dense = all(len(v) >= DENSE and v.max() - v.min() < 2 * rows for v, rows in zip(values, whole, strict=True))
     if dense and all(len(np.unique(v)) == len(v) for v in values):
         return "a number of the row: each is there once, with few gaps"
     return ""
 
 
-def _counted(parts: Sequence[pa.ChunkedArray]) -> str:
+def _counted(parts: Sequence[pa.ChunkedArray], whole: tuple[int, int]) -> str:
     """Return why texts of two tables are times in order or number their rows; empty if neither."""
     texts = [part.to_pylist() for part in parts]
     if all(TIME.fullmatch(text) for some in texts for text in (some[0], some[-1])):
         if all(TIME.fullmatch(text) for some in texts for text in some):
-            ordered = all(a <= b for some in texts for a, b in pairwise(some))
-            return CLOCK if ordered or max(texts[0]) < min(texts[1]) else ""
+            _, ranks = np.unique([*texts[0], *texts[1]], return_inverse=True)
+            finer = any(len(text) > len("2026-01-01") for some in texts for text in some)
+            return CLOCK if _is_clock(np.split(ranks, [len(texts[0])]), finer=finer, certain=True) else ""
         return ""
     if any(map(str.isspace, texts[0][0] + texts[1][0])):  # words, no id
         return ""
@@ -322,7 +358,7 @@ def _counted(parts: Sequence[pa.ChunkedArray]) -> str:
     same = re.compile(rf"{re.escape(first[1])}(\d{{1,15}}){re.escape(first[3])}")
     found = [[same.fullmatch(text) for text in some] for some in texts]
     numbers = [np.array([one[1] for one in some if one], float) for some in found]
-    return _numbered(numbers) if all(all(some) for some in found) else ""
+    return _numbered(numbers, whole) if all(all(some) for some in found) else ""
 
 
 def _constant(column: Column, value: object) -> Column | LeftOut:

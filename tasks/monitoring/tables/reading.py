@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from infra.errors import BadInput
 from tasks.corpus.formats.kinds import DAMAGE, sniff, unpacked
 from tasks.corpus.tabular.arrow import frame_reader, open_arrow
-from tasks.monitoring.tables.flat import as_plain, readable_fields
+from tasks.monitoring.tables.flat import as_plain, plain, readable_fields
 
 SAMPLE = 50_000  # rows of a table that are looked at
 FEWEST = 2_000  # rows even where rows are long
 BYTES = 200_000_000  # that a sample may take where rows are long
-BATCH = 32_768
+BATCH = 32_768  # rows that are read at once, fewer where they take more than
+BATCH_BYTES = 16_000_000
 READ_AHEAD = 1 << 20  # bytes of a Parquet column that are read at once; else whole column chunks stay in memory
 MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]  # in CSV, as in pandas
 DELIMITED = (".csv", ".tsv", ".tab", ".txt", ".dat", ".data")
@@ -75,6 +76,19 @@ class Batches:
     batches: Iterable[pa.RecordBatch]
 
 
+@dataclass(frozen=True)
+class Passing:
+    """A table that is walked from its first row to its last.
+
+    Attributes:
+        sample: of all its rows.
+        batches: all its rows in order, in the types of the sample; to be read once.
+    """
+
+    sample: Sample
+    batches: Iterable[pa.Table]
+
+
 def open_table(source: Any, name: str = "table") -> Batches:
     """Open a file, a folder of Parquet parts, or a pandas, Polars or Arrow table.
 
@@ -104,25 +118,6 @@ def _without_index(table: Batches) -> Batches:
     return Batches(schema, (batch.select(at).replace_schema_metadata(schema.metadata) for batch in table.batches))
 
 
-def read_whole(source: Any, columns: Iterable[str] = (), name: str = "table") -> pa.Table:
-    """Read all rows into memory.
-
-    Args:
-        source: see `open_table`.
-        columns: to be read; empty = all.
-        name: how messages call it.
-
-    Raises:
-        BadInput: see `open_table`; or a column is not there.
-    """
-    opened = open_table(source, name)
-    table = pa.Table.from_batches(_clear(opened.batches, name), opened.schema)
-    missing = [column for column in columns if column not in table.schema.names]
-    if missing:
-        raise BadInput(f"the {name} has no column {missing[0]!r}; its columns: {', '.join(table.schema.names)}")
-    return table.select([*columns]) if columns else table
-
-
 def sample_rows(opened: Batches, rng: Generator, rows: int = SAMPLE, name: str = "table") -> Sample:
     """Draw rows uniformly without replacement in one pass; memory grows with the sample, not with the table.
 
@@ -138,7 +133,7 @@ def sample_rows(opened: Batches, rng: Generator, rows: int = SAMPLE, name: str =
         BadInput: the table cannot be read to its end.
     """
     fields, unreadable = readable_fields(opened.schema)
-    plain = pa.schema([field for field in fields if field is not None])
+    kept_as = pa.schema([field for field in fields if field is not None])
     wanted = [field is not None for field in fields]
     held: list[tuple[NDArray[np.int64], NDArray[np.float64], pa.Table]] = []
     total, bound, limit = 0, 1.0, rows
@@ -150,15 +145,31 @@ def sample_rows(opened: Batches, rng: Generator, rows: int = SAMPLE, name: str =
         keys = rng.random(batch.num_rows)
         at = np.flatnonzero(keys < bound)
         columns = [column for column, keep in zip(batch.columns, wanted, strict=True) if keep]
-        kept = [as_plain(column, field.type).take(pa.array(at)) for column, field in zip(columns, plain, strict=True)]
-        held.append((at + total, keys[at], pa.table(kept, schema=plain)))
+        kept = [as_plain(column, field.type).take(pa.array(at)) for column, field in zip(columns, kept_as, strict=True)]
+        held.append((at + total, keys[at], pa.table(kept, schema=kept_as)))
         total += batch.num_rows
         if sum(len(part[1]) for part in held) > 2 * limit:
             held = [_smallest(held, limit)]
             bound = float(held[0][1].max())
     if not held:
-        return Sample(plain.empty_table(), 0, unreadable)
+        return Sample(kept_as.empty_table(), 0, unreadable)
     return Sample(_smallest(held, limit)[2], total, unreadable)
+
+
+def open_passing(source: Any, rng: Generator, name: str = "table") -> Passing:
+    """Open a table that is walked: it is read twice, and never as a whole.
+
+    Args:
+        source: see `open_table`.
+        rng: draws the sample.
+        name: how messages call it.
+
+    Raises:
+        BadInput: see `open_table`.
+    """
+    sample = sample_rows(open_table(source, name), rng, name=name)
+    batches = _clear(open_table(source, name).batches, name)
+    return Passing(sample, (plain(pa.Table.from_batches([batch])) for batch in batches))
 
 
 def _smallest(
@@ -167,8 +178,11 @@ def _smallest(
     """Return the rows with the smallest keys, in the order of the table."""
     where, keys = (np.concatenate([part[k] for part in held]) for k in (0, 1))
     chosen = np.sort(np.argsort(keys, kind="stable")[:count])
-    table = pa.concat_tables([part[2] for part in held]).take(pa.array(chosen)).combine_chunks()
-    return where[chosen], keys[chosen], table
+    ends = np.cumsum([part[2].num_rows for part in held])
+    rows = np.split(chosen, np.searchsorted(chosen, ends[:-1]))
+    begins = ends - [part[2].num_rows for part in held]
+    tables = [part[2].take(pa.array(at - begin)) for part, at, begin in zip(held, rows, begins, strict=True)]
+    return where[chosen], keys[chosen], pa.concat_tables(tables).combine_chunks()
 
 
 def _open_file(path: Path) -> Batches:
@@ -245,7 +259,10 @@ def _open_parquet(parts: list[Path]) -> Batches:
     def batches() -> Iterator[pa.RecordBatch]:
         for part in parts:
             with pq.ParquetFile(part, pre_buffer=False, buffer_size=READ_AHEAD) as file:
-                yield from (_fitted(batch, schema) for batch in file.iter_batches(BATCH))
+                groups = [file.metadata.row_group(k) for k in range(file.metadata.num_row_groups)]
+                long = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=0.0)
+                rows = max(1, min(BATCH, int(BATCH_BYTES / max(1.0, long))))
+                yield from (_fitted(batch, schema) for batch in file.iter_batches(rows))
 
     return Batches(schema, batches())
 

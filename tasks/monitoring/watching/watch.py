@@ -7,7 +7,7 @@ of a table (text, columns) are one decision: the smallest p-value times their nu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from tasks.monitoring.compare import Judge, judge_by_pool
 from tasks.monitoring.drift.arms import ReferencePool
 from tasks.monitoring.tables.features import adjust, column_features, farthest_first
 from tasks.monitoring.tables.layout import Layout, choose_columns
+from tasks.monitoring.tables.reading import Passing
 from tasks.monitoring.tables.views import Reader, Sizes, pose_views, split_reference
 from tasks.monitoring.watching.harm import MARGIN, Harm, compare_quality
 from tasks.monitoring.watching.standing import Standing
@@ -28,6 +29,7 @@ PERMUTATIONS = 499
 ROWS = 200  # of the reference and of a window that are compared at most
 REFERENCE = 4  # windows at the beginning of a walk, and after each change, that are the reference
 LEAST = 2  # values of a view without which it is not tested
+MOVED = 3  # properties that are kept of each window
 LEVEL = 0.05  # false discovery rate of the columns that are named as moved
 LIKELIHOOD = "mean_logprob"
 
@@ -41,7 +43,7 @@ class Judged:
         p_value: of no drift, corrected for the number of views.
         statistic: of the view with the smallest p-value.
         views: p-value of each view, not corrected.
-        moved: how far each property of a column moved, the farthest first, see `columns.Feature`.
+        moved: how far the properties of columns that moved most did, the farthest first, see `features.Feature`.
     """
 
     rows: int
@@ -67,8 +69,21 @@ class Watcher:
         rows: int = ROWS,
         permutations: int = PERMUTATIONS,
         seed: int = 0,
+        total: int = 0,
     ) -> None:
-        self.layout = choose_columns(reference, current, columns)
+        """Prepare for windows.
+
+        Args:
+            reference: normal rows.
+            current: rows that show what the windows hold.
+            columns: to be watched; empty = all that can be used.
+            rows: of the reference and of a window that are compared at most.
+            permutations: of each test.
+            seed: of the sampling and the permutations.
+            total: rows of the table from which `current` was drawn, 0 = its own.
+        """
+        whole = reference.num_rows, total or current.num_rows
+        self.layout = choose_columns(reference, current, columns, whole=whole)
         self._rng, self._rows, self._permutations = np.random.default_rng([seed, 11]), rows, permutations
         flat = self.layout.flat(reference)
         chosen, calm = (pa.array(part) for part in split_reference(flat.num_rows, rows, self._rng))
@@ -99,7 +114,7 @@ class Watcher:
             p_value=min(1.0, len(tests) * tests[least][0]),
             statistic=tests[least][1],
             views={name: p for name, (p, _) in tests.items()},
-            moved=_moved(self.layout, self.reference, part),
+            moved=_moved(self.layout, self.reference, part)[:MOVED],
         )
 
 
@@ -213,8 +228,29 @@ class Step:
     change: int | None = None
 
 
+class _Held:
+    """The rows of a table that may still be needed, out of batches that come in order."""
+
+    def __init__(self, batches: Iterable[pa.Table]) -> None:
+        self._batches = iter(batches)
+        self._begin, self._end = 0, 0
+        self._parts: list[pa.Table] = []
+
+    def rows(self, begin: int, end: int) -> pa.Table:
+        """Return rows, fewer at the end of the table."""
+        while self._end < end and (batch := next(self._batches, None)) is not None:
+            self._parts.append(batch)
+            self._end += batch.num_rows
+        return pa.concat_tables(self._parts).slice(begin - self._begin, end - begin)
+
+    def forget(self, before: int) -> None:
+        """Let go of the batches that hold only rows before that one."""
+        while self._parts and self._begin + self._parts[0].num_rows <= before:
+            self._begin += self._parts.pop(0).num_rows
+
+
 def walk(
-    table: pa.Table,
+    table: Passing,
     window: int,
     rules: Rules,
     *,
@@ -225,7 +261,7 @@ def walk(
     """Walk a table in windows, and from a change on against the rows after it.
 
     Args:
-        table: rows in the order in which they came.
+        table: rows in the order in which they came; no more of them are held than the rules need.
         window: rows of a window.
         rules: when the state changes; the cool-down has no part, as each alert begins a new reference.
         reference: normal rows; None = the first four windows of the table.
@@ -236,21 +272,23 @@ def walk(
         ValueError: too few rows, or columns that cannot be watched.
     """
     needed = window if reference is not None else (REFERENCE + 1) * window
-    if table.num_rows < needed:
+    total = table.sample.total
+    if total < needed:
         raise ValueError(
-            f"the table has {table.num_rows} rows; windows of {window} need at least {needed}, "
+            f"the table has {total} rows; windows of {window} need at least {needed}, "
             f"{REFERENCE} of them for the reference where none is given; choose a smaller --window"
         )
     at, normal = 0, reference
     rules, watch = replace(rules, cool_down=0), Watch()
     watcher: Watcher | None = None
-    while at + window <= table.num_rows:
+    held = _Held(table.batches)
+    while at + window <= total:
         if watcher is None:
             if normal is None:
-                normal, at = table.slice(at, REFERENCE * window), at + REFERENCE * window
+                normal, at = held.rows(at, at + REFERENCE * window), at + REFERENCE * window
                 continue
-            watcher = Watcher(normal, table, columns, rows=max(ROWS, window), seed=seed)
-        judged = watcher.judge(table.slice(at, window))
+            watcher = Watcher(normal, table.sample.table, columns, rows=max(ROWS, window), seed=seed, total=total)
+        judged = watcher.judge(held.rows(at, at + window))
         watch = step(watch, window, judged.p_value, rules)
         alert = watch.announced == "drift.detected"
         change = at - (rules.debounce - 1) * window if alert else None
@@ -259,3 +297,4 @@ def walk(
         if change is not None:
             # What was seen since the change is the beginning of the new reference.
             at, normal, watcher, watch = change, None, None, Watch()
+        held.forget(at - (rules.debounce - 1) * window)

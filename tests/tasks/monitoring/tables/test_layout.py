@@ -83,7 +83,7 @@ def test_every_type_that_users_have_is_compared(name: str) -> None:
         (pa.nulls(N, pa.float64()), "no value in either table", True),
         ([float("nan")] * N, "no value in either table", True),
         (list(range(N)), "a running number", True),
-        ([date(2026, 1, 1) + timedelta(days=i // 3) for i in range(N)], "a clock", True),
+        ([datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=i // 3) for i in range(N)], "a clock", True),
         (pa.array([(1, 2, 3)] * N, pa.month_day_nano_interval()), "type month_day_nano_interval", False),
     ],
 )  # fmt: skip
@@ -100,6 +100,42 @@ def test_a_clock_that_went_on_and_dates_that_overlap_are_told_apart() -> None:
     later = [moment + timedelta(days=400) for moment in MOMENTS]
     assert "a clock" in layout_of(MOMENTS, later).left_out[0].why
     assert kinds(layout_of(MOMENTS, [moment + timedelta(days=5) for moment in MOMENTS])) == {"odd": "number"}
+
+
+@pytest.mark.parametrize("kind", ["date", "text", "seconds"])
+def test_days_in_order_are_a_clock_only_where_they_move_on(kind: str) -> None:
+    def days(first: int) -> Any:
+        found = [date(2000, 1, 1) + timedelta(days=first + i // 3) for i in range(N)]
+        if kind == "seconds":
+            return [int(datetime(d.year, d.month, d.day, tzinfo=UTC).timestamp()) for d in found]
+        return found if kind == "date" else [str(d) for d in found]
+
+    for first in (N, N // 6, -N // 6):
+        assert "a clock" in layout_of(days(0), days(first)).left_out[0].why
+    assert set(kinds(layout_of(days(0), days(0)))) == {"odd"}, "both may be sorted by a date of birth"
+
+
+def test_durations_in_order_are_no_clock() -> None:
+    assert kinds(layout_of([timedelta(minutes=i) for i in range(N)])) == {"odd": "number"}
+
+
+def test_shuffled_seconds_since_1970_are_a_clock_if_their_name_says_so() -> None:
+    before = 1_700_000_000 + 977 * SHUFFLED
+    for name in ("created_at", "ts", "eventTime", "payload.seen"):
+        (out,) = choose_columns(table(**{name: before}), table(**{name: before + 977 * N})).left_out
+        assert (out.column, out.harmless) == (name, True)
+    found = choose_columns(table(bytes=before), table(bytes=before + 977 * N))
+    assert not found.left_out, "may be an amount that drifted"
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_shuffled_numbers_of_rows_are_known_in_a_sample_of_them(text: bool) -> None:
+    drawn = [RNG.permutation(4000)[:200] + first for first in (0, 4000)]
+    one, two = ([f"req-{i}" for i in some] if text else some for some in drawn)
+    tables = table(200, odd=one), table(200, odd=two)
+    (out,) = choose_columns(*tables, whole=(4000, 4000)).left_out
+    assert (out.column, out.harmless) == ("odd", True)
+    assert not choose_columns(*tables).left_out, "200 rows with numbers up to 4,000 have many gaps"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pyarrow import feather
 from infra.errors import BadInput
 from tasks.monitoring.tables import reading
 from tasks.monitoring.tables.flat import flatten
-from tasks.monitoring.tables.reading import BATCH, Batches, open_table, read_whole, sample_rows
+from tasks.monitoring.tables.reading import BATCH, Batches, open_passing, open_table, sample_rows
 
 PLAIN = {"n": [1.5, 2.5], "plan": ["free", "pro"], "day": [date(2026, 1, 2), date(2026, 1, 3)]}
 DIALECTS = {
@@ -31,6 +31,10 @@ DIALECTS = {
     "packed.csv.gz": gzip.compress(b"n,plan,day\n1.5,free,2026-01-02\n2.5,pro,2026-01-03\n"),
     "lines.jsonl": b'{"n": 1.5, "plan": "free", "day": "2026-01-02"}\n{"n": 2.5, "plan": "pro", "day": "2026-01-03"}\n',
 }
+
+
+def read_whole(path: Path) -> pa.Table:
+    return sample_rows(open_table(path), np.random.default_rng(0), 100_000).table
 
 
 @pytest.mark.parametrize("name", DIALECTS)
@@ -227,3 +231,14 @@ def test_a_line_with_other_cells_is_named_though_nothing_fits(tmp_path: Path) ->
     (tmp_path / "x.csv").write_text("a,b\n" + "1,2\n" * 50 + "1,2,3\n" + "1,2\n" * 50)
     with pytest.raises(BadInput, match=r"line 52 of .*x.csv has another number of columns"):
         read_whole(tmp_path / "x.csv")
+
+
+def test_a_table_that_is_walked_gives_a_sample_and_its_rows_in_order(tmp_path: Path) -> None:
+    table = pa.table({"x": range(3 * BATCH), "plan": pa.array(["a", "b", None] * BATCH).dictionary_encode()})
+    pq.write_table(table, tmp_path / "t.parquet")
+    found = open_passing(tmp_path / "t.parquet", np.random.default_rng(0))
+    parts = list(found.batches)
+    assert len(parts) == 3
+    assert pa.concat_tables(parts).to_pydict() == table.to_pydict()
+    assert found.sample.total == table.num_rows
+    assert found.sample.table.schema == parts[0].schema

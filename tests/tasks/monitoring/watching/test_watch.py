@@ -1,12 +1,15 @@
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from tasks.monitoring.tables.reading import Passing, open_passing
 from tasks.monitoring.watching.standing import Standing
 from tasks.monitoring.watching.states import Rules
-from tasks.monitoring.watching.watch import Watcher, walk, watch_window
+from tasks.monitoring.watching.watch import REFERENCE, Step, Watcher, _Held, walk, watch_window
 from tasks.text.samples import sample_passages
 
 RULES = Rules(level=0.02, debounce=2, recovery=2, cool_down=0)
@@ -88,11 +91,15 @@ def test_missing_values_are_compared_and_their_growth_is_drift() -> None:
     assert lost.moved[0]["feature"] == "x: missing"
 
 
+def walked(table: pa.Table, window: int, rules: Rules, **more: Any) -> Iterator[Step]:
+    return walk(open_passing(table, np.random.default_rng(0)), window, rules, **more)
+
+
 def test_a_walk_finds_where_the_stream_changes_and_changes_back() -> None:
     rng = np.random.default_rng(5)
     shifts = np.repeat([0.0, 1.0, 0.0], [1000, 800, 1000])
     table = pa.table({"x": rng.normal(shifts), "y": rng.normal(size=2800)})
-    steps = list(walk(table, 50, Rules(level=0.005, debounce=2)))
+    steps = list(walked(table, 50, Rules(level=0.005, debounce=2)))
     assert [step.change for step in steps if step.change is not None] == [1000, 1800]
     assert steps[0].begin == 200
 
@@ -100,7 +107,35 @@ def test_a_walk_finds_where_the_stream_changes_and_changes_back() -> None:
 def test_a_walk_against_a_given_reference_judges_from_the_first_row() -> None:
     rng = np.random.default_rng(6)
     normal = pa.table({"x": rng.normal(size=400)})
-    steps = list(walk(pa.table({"x": rng.normal(2, 1, size=100)}), 50, RULES, reference=normal))
+    steps = list(walked(pa.table({"x": rng.normal(2, 1, size=100)}), 50, RULES, reference=normal))
     assert [(s.begin, s.change) for s in steps] == [(0, None), (50, 0)]
     with pytest.raises(ValueError, match="need at least 250"):
-        next(walk(normal.slice(0, 100), 50, RULES))
+        next(walked(normal.slice(0, 100), 50, RULES))
+
+
+def test_a_walk_reads_no_further_than_its_window() -> None:
+    window, parts = 20, 12
+    table = pa.table({"x": np.random.default_rng(7).normal(size=window * parts)})
+    read: list[pa.Table] = []
+
+    def batches() -> Iterator[pa.Table]:
+        for part in range(parts):
+            read.append(table.slice(part * window, window))
+            yield read[-1]
+
+    whole = open_passing(table, np.random.default_rng(0))
+    steps = walk(Passing(whole.sample, batches()), window, Rules(level=1e-6, debounce=2))
+    for at, step in enumerate(steps):
+        assert step.end == len(read) * window == (REFERENCE + 1 + at) * window
+    assert [s.judged.p_value for s in walked(table, window, Rules(level=1e-6))] == [
+        s.judged.p_value for s in walk(Passing(whole.sample, [table]), window, Rules(level=1e-6))
+    ]
+
+
+def test_rows_that_no_decision_waits_for_are_forgotten() -> None:
+    held = _Held(pa.table({"x": range(at, at + 10)}) for at in range(0, 100, 10))
+    assert held.rows(5, 25)["x"].to_pylist() == list(range(5, 25))
+    held.forget(19)
+    assert held.rows(19, 42)["x"].to_pylist() == list(range(19, 42))
+    assert [len(part) for part in held._parts] == [10] * 4, "rows 10 to 49"
+    assert held.rows(90, 200)["x"].to_pylist() == list(range(90, 100))
