@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,13 @@ def drain(runtime: Runtime, stop: threading.Event | None = None) -> None:
     assert not errors, repr(errors[0])
 
 
+def after(seconds: float, act: Callable[[], object]) -> None:
+    """Do something later, unless the tests have ended by then."""
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()
+
+
 def spend_a_night(night: Any, folder: Path, seed: int) -> None:
     import hostile
 
@@ -123,10 +130,10 @@ def spend_a_night(night: Any, folder: Path, seed: int) -> None:
         seed=1,
     )
     stop = threading.Event()
-    threading.Timer(rng.choice((0.05, 0.3, 1.5, 60.0)), stop.set).start()
+    after(rng.choice((0.05, 0.3, 1.5, 60.0)), stop.set)
     dropped = jobs[0] if rng.random() < 0.3 else None
     if dropped is not None:
-        threading.Timer(rng.random() / 2, dropped.cancel).start()
+        after(rng.random() / 2, dropped.cancel)
     drain(runtime, stop)
     drain(runtime)
     for mood in night.moods:
