@@ -169,12 +169,12 @@ class Gateway:
         exchange = Exchange(new_key("gw"), scope["path"], body, time.time(), time.monotonic())
         packed = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"")
         exchange.asked_in = packed.decode("latin-1").strip().lower()
-        url, shares = self._upstream.url, self._shares
+        upstream, shares = self._upstream, self._shares  # those of this request, whoever comes after
         self.running += 1
-        self._at[url] += 1
+        self._at[upstream.url] += 1
         if shares:
             shares.opened()
-        work = asyncio.create_task(self._pass(scope, exchange, send))
+        work = asyncio.create_task(self._pass(upstream, scope, exchange, send))
         leaving = asyncio.create_task(_gone(receive))
         try:
             await asyncio.wait((work, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -187,15 +187,15 @@ class Gateway:
             leaving.cancel()
             exchange.ended = time.monotonic()
             self.running -= 1
-            self._at[url] -= 1
+            self._at[upstream.url] -= 1
             if shares:
                 shares.closed()
-            self._note(exchange, shares)
+            self._note(exchange, upstream, shares)
 
-    async def _pass(self, scope: Any, exchange: Exchange, send: Any) -> None:
+    async def _pass(self, upstream: Upstream, scope: Any, exchange: Exchange, send: Any) -> None:
         begun = False
         try:
-            async with await self._asked(scope, exchange.body) as answer:
+            async with await self._asked(upstream, scope, exchange.body) as answer:
                 exchange.status = answer.status
                 exchange.encoding = answer.headers.get("Content-Encoding", "").lower()
                 own = {one.strip().lower().encode("latin-1") for one in answer.headers.get("Connection", "").split(",")}
@@ -222,10 +222,10 @@ class Gateway:
             code = "upstream_timeout" if status == 504 else f"upstream_{'unreachable' if unreachable else 'failed'}"
             await refusal(status, f"{exchange.error}; try again", code=code)(scope, _nothing, send)
 
-    async def _asked(self, scope: Any, body: bytes) -> aiohttp.ClientResponse:
+    async def _asked(self, upstream: Upstream, scope: Any, body: bytes) -> aiohttp.ClientResponse:
         """Send a request; once more where the upstream closed the connection before it could have read all of it."""
         query = f"?{scope['query_string'].decode('ascii')}" if scope["query_string"] else ""
-        url = URL(f"{self._upstream.url}{_path(scope['raw_path'].decode('ascii'))}{query}", encoded=True)
+        url = URL(f"{upstream.url}{_path(scope['raw_path'].decode('ascii'))}{query}", encoded=True)
         headers = [(n.decode("latin-1"), v.decode("latin-1")) for n, v in scope["headers"] if n not in self._drops]
         asked = partial(
             self._session.request,
@@ -245,20 +245,18 @@ class Gateway:
                 raise
             return await asked()
 
-    def _note(self, exchange: Exchange, shares: Shares | None) -> None:
+    def _note(self, exchange: Exchange, upstream: Upstream, shares: Shares | None) -> None:
         figures = self.figures
         if exchange.first is not None:
             figures.first.observe(exchange.first - exchange.began)
         figures.latency.observe(exchange.ended - exchange.began)
         if exchange.logged:
-            self._log.put(self._rows(exchange, shares))
+            self._log.put(self._rows(exchange, upstream, shares))
 
-    def _rows(self, exchange: Exchange, shares: Shares | None) -> Callable[[], list[Request]]:
-        model, ours = self._upstream.model, self._upstream.ours
-
+    def _rows(self, exchange: Exchange, upstream: Upstream, shares: Shares | None) -> Callable[[], list[Request]]:
         def rows() -> list[Request]:
             usage = shares.between(exchange.began, exchange.ended) if shares else None
-            found = rows_of(exchange, usage, shares.name if shares else "", model, ours)
+            found = rows_of(exchange, usage, shares.name if shares else "", upstream.model, upstream.ours)
             names = [self._names.of(row.request_id, f"{exchange.key}-{at}") for at, row in enumerate(found)]
             found = [replace(row, request_id=name) for row, name in zip(found, names, strict=True)]
             self.figures.prompt_tokens.inc(sum(row.prompt_tokens or 0 for row in found))

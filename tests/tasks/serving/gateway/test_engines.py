@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,19 +16,20 @@ import psutil
 import pytest
 import torch
 
-from infra.errors import BadInput
+from infra.errors import BadInput, ServerFailed
 from infra.lake import Lake
 from tasks.model.causal import load_model, load_tokenizer, save_model
 from tasks.model.generation.generate import Sampling, complete
+from tasks.serving.gateway import engines
 from tasks.serving.gateway.app import Gateway, Upstream
 from tasks.serving.gateway.engines import Engine, Started
 from tasks.serving.gateway.gguf_export import paired
 from tasks.serving.gateway.shares import Shares, source_of
 from tasks.serving.request_log import RequestLog, Rules, read_requests
-from tasks.serving.source import Source
+from tasks.serving.source import Found, Source
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "doubles"))
-from openai_server import served
+from openai_server import Bare, served
 
 
 def test_rows_of_a_head_are_paired_as_llama_cpp_turns_them() -> None:
@@ -41,6 +43,48 @@ def test_an_engine_without_its_package_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(BadInput, match=r"pip install 'ketcycle\[llama-cpp\]'"):
         Engine("llama.cpp", Source.parse(str(tiny_model)), tmp_path).check()
+
+
+def test_a_moved_alias_gets_a_new_engine_and_the_former_ends_after_its_last_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "AFTER_FAILURE_S", 0.05)
+    versions, first, second = ["1"], Bare(), Bare()
+    monkeypatch.setattr(Source, "find", lambda _: Found(tmp_path, versions[-1]))
+    log = RequestLog(Lake(tmp_path), Rules("moved", "plain", flush_s=0.1))
+    with served(first) as one, served(second) as two:
+
+        def start(_: Engine, found: Found) -> Started:
+            if found.version == "broken":
+                raise ServerFailed("it does not start")
+            process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+            return Started({"1": one, "2": two}[found.version], found.version, process)
+
+        monkeypatch.setattr(Engine, "start", start)
+        engine = Engine("vllm", Source.parse("models:/m@champion", "m"), tmp_path)
+        now = engine.start(engine.source.find())
+        gateway = Gateway(Upstream(now.url, model="1", ours=True), log, None)
+        with served(gateway) as url, httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+            stop = engines.follow(
+                engine, now, lambda new: gateway.switch(Upstream(new.url, model=new.version, ours=True), None), 0.05
+            )
+            slow = {"prompt": "long", "stream": True, "user": "slow"}
+            with client.stream("POST", "/v1/completions", json=slow) as answer:
+                lines = answer.iter_lines()
+                next(lines)
+                versions += ["broken"]
+                time.sleep(0.3)
+                client.post("/v1/completions", json={"prompt": "still the first"})
+                assert not second.asked
+                versions += ["2"]
+                while not second.asked:
+                    client.post("/v1/completions", json={"prompt": "whose"})
+                assert now.process.poll() is None, "its answer is not over"
+                assert [line for line in lines if line][-1] == "data: [DONE]"
+            now.process.wait(20)
+            stop.set()
+    rows = {row["prompt"]: row["model_version"] for row in read_requests(Lake(tmp_path)).to_pylist()}
+    assert (rows["long"], rows["still the first"], rows["whose"]) == ("1", "1", "2")
 
 
 @pytest.fixture(scope="module")
