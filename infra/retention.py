@@ -19,6 +19,7 @@ from infra import completion
 from infra.errors import BadInput
 from infra.lake import Lake, Ref
 from infra.moved import DATABASE
+from infra.runs import record_file
 from infra.settings import Settings
 from infra.shared import SharedLake, open_lake
 
@@ -69,8 +70,8 @@ def plan(home: Path, keep: int, registered: Collection[str] = (), expired: Colle
     kept, leaving = {path.name for path in runs[:keep]}, {path.name for path in old}
     if isinstance(lake, SharedLake):
         kept = records.keys() - leaving  # a run that is not in this home belongs to another machine
-    named = _references([run / "run.json" for run in runs[:keep]], (records.get(name, ()) for name in kept))
-    dropped = _references([run / "run.json" for run in old], (records.get(name, ()) for name in leaving))
+    named = _references([record_file(home, run.name) for run in runs[:keep]], (records.get(name, ()) for name in kept))
+    dropped = _references([record_file(home, run.name) for run in old], (records.get(name, ()) for name in leaving))
     gone = [Gone("run", path.name, path, _size(path)) for path in old]
     gone += [
         Gone("completions", name, None, sum(map(len, texts))) for name, texts in records.items() if name not in kept

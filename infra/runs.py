@@ -1,9 +1,9 @@
-"""The folders of runs: `runs/<id>/` with the record `run.json` and the report. Nothing else writes or finds them.
+"""The folders of runs: `runs/<id>/` with the record `run.json` and the report. Only this module knows their names.
 
 With a store that several machines share, the record is in the store too, so that any of them can continue the run.
 
-The record is what the lifecycle notes while a run goes on: configuration, status, results of the stages. The report is
-computed from it and from the evidence, and can be made again at any time.
+The lifecycle writes the record during a run: configuration, status, results of the stages. The report is computed from
+it and from the evidence, and can be rebuilt at any time.
 """
 
 from __future__ import annotations
@@ -26,13 +26,18 @@ def folder(home: Path, run_id: str) -> Path:
     return home / "runs" / run_id
 
 
+def record_file(home: Path, run_id: str) -> Path:
+    """Return the file of a run's record, which may not exist."""
+    return folder(home, run_id) / RECORD
+
+
 def names(home: Path) -> list[str]:
     """Return the runs that have a record, the one written last at the end."""
     return [path.parent.name for path in _by_age(home, RECORD)]
 
 
 def create(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
-    """Put the record of a new run in its place; of two that begin at the same moment one finds it there.
+    """Write the record of a new run; of two runs with one name that begin at the same moment one is refused.
 
     Raises:
         BadInput: there is a run of this name.
@@ -40,7 +45,7 @@ def create(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
     try:
         if find(home, run_id) is not None:
             raise FileExistsError
-        write_new(folder(home, run_id) / RECORD, _text(record))
+        write_new(record_file(home, run_id), _text(record))
     except FileExistsError:
         raise BadInput(
             f"there is a run {run_id} already; choose another name, or continue it with --resume {run_id}"
@@ -53,7 +58,7 @@ def write(home: Path, run_id: str, record: Mapping[str, Any]) -> None:
     Raises:
         LakeError: the store did not take it.
     """
-    write_atomic(folder(home, run_id) / RECORD, _text(record))
+    write_atomic(record_file(home, run_id), _text(record))
     if store := Store.of(home):
         store.put_text(_key(run_id), _text(record))
 
@@ -64,7 +69,7 @@ def find(home: Path, run_id: str) -> dict[str, Any] | None:
     Raises:
         LakeError: the store did not answer.
     """
-    path = folder(home, run_id) / RECORD
+    path = record_file(home, run_id)
     if not path.exists():
         store = Store.of(home)
         text = store.text(_key(run_id)) if store else None

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 import psutil
 
@@ -42,14 +42,6 @@ _holder: list[int] = []  # the thread whose block is open
 os.register_at_fork(after_in_child=lambda: _renew_lock())
 
 
-class EnergySource(NamedTuple):
-    """A source of joules, whether it can be read on this machine, and the reason if not."""
-
-    name: str
-    available: bool
-    reason: str
-
-
 @dataclass(frozen=True)
 class Counters:
     """The energy counters that a meter reads."""
@@ -62,19 +54,6 @@ class Counters:
 def machine_counters() -> Counters:
     """Return the counters of this machine, probed once per process."""
     return Counters(find_domains()[0], open_devices()[0])
-
-
-@cache
-def probe_sources() -> tuple[EnergySource, ...]:
-    """Return which sources of joules can be read on this machine, in order of preference."""
-    domains, no_rapl = find_domains()
-    gpus, no_nvml = open_devices()
-    names = ", ".join(domain.name for domain in domains)
-    return (
-        EnergySource("rapl", bool(domains), no_rapl or f"counters: {names}"),
-        EnergySource("nvml", bool(gpus), no_nvml or f"{len(gpus)} GPU"),
-        EnergySource("cpu-time model", True, "CPU seconds and memory, with a wide band"),
-    )
 
 
 class Span:

@@ -98,7 +98,7 @@ class Supervisor:
     def look(self) -> None:
         """End the flow runs whose process was gone at two looks, and stop those that do not end when cancelled.
 
-        A run that somebody was cancelling becomes `Cancelled`, any other `Crashed`. Flow runs that were started
+        A run that was being cancelled becomes `Cancelled`, any other `Crashed`. Flow runs that were started
         without a deployment are left to the heartbeat automation. Those whose process is here, and those inside them,
         get a heartbeat: Prefect's own, every 30 s, would be missed if the server took long to answer.
         """

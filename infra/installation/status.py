@@ -29,6 +29,7 @@ from infra.errors import BadInput
 from infra.events import PREFIX
 from infra.installation.doctor import listens
 from infra.moved import DATABASE
+from infra.runs import names, record_file
 from infra.runtime.figures.inspect import list_open
 from infra.runtime.ledger.budget import overview
 from infra.runtime.ledger.ledger import Ledger
@@ -251,8 +252,7 @@ def _services(settings: Settings, note: dict[str, Any]) -> Iterator[Service]:
 
 
 def _own_runs(home: Path, *, ended: bool) -> Iterator[Run]:
-    paths = sorted((home / "runs").glob("*/run.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in paths[:LISTED]:
+    for path in [record_file(home, name) for name in names(home)[::-1][:LISTED]]:
         try:
             state = str(json.loads(path.read_text())["status"])
         except (OSError, ValueError, KeyError):

@@ -1,4 +1,4 @@
-"""Frees the workers of a shared Dask cluster from tasks that nobody waits for any more.
+"""Frees the workers of a shared Dask cluster from tasks without a waiting client.
 
 Dask cancels only what has not begun. A task whose run was cancelled or killed would keep its worker, and the next run
 would wait for it.
@@ -26,7 +26,7 @@ INTERRUPTED_S, ENDED_S = 3.0, 15.0
 
 
 class Abandoned(WorkerPlugin):
-    """Ends tasks that a worker still executes although nobody waits for them: cancelled, or their client is gone.
+    """Ends tasks that a worker still executes although they are cancelled or their client is gone.
 
     Their thread is interrupted. One that does not end, because it is in a library's call, ends with its worker
     process, which the nanny starts again; a worker without a nanny goes on until the call returns.

@@ -6,7 +6,7 @@ import logging
 
 from infra.errors import BadAnswer, NoAnswer
 from infra.runtime.backends.contract import Backend
-from infra.runtime.ledger.batch import Bill, Standing
+from infra.runtime.ledger.batch import Bill, OpenBatch
 
 log = logging.getLogger("ketcycle.queue")
 
@@ -19,13 +19,13 @@ def plausible_s(most_s: float) -> float:
 
 
 def charge(
-    backend: Backend, standing: Standing, waited_s: float, *, completed: bool = False, required: bool = False
+    backend: Backend, open_batch: OpenBatch, waited_s: float, *, completed: bool = False, required: bool = False
 ) -> Bill:
     """Return what a finished job is charged; never a negative amount, and never more than it can have used.
 
     Args:
         backend: where it ran.
-        standing: its batch.
+        open_batch: its batch.
         waited_s: seconds since the bill was first asked for.
         completed: whether the job is done, so that it must have used something.
         required: whether a bill that is missing is asked for again, however long it takes.
@@ -33,13 +33,13 @@ def charge(
     Raises:
         NoAnswer: the bill is not known yet.
     """
-    job, most_s = str(standing.job_id), standing.max_qpu_s
+    job, most_s = str(open_batch.job_id), open_batch.max_qpu_s
     try:
         seconds = backend.billed(job)
     except BadAnswer as error:
         if waited_s < BILL_PATIENCE_S or most_s is None:
             raise NoAnswer(str(error)) from None
-        log.warning("batch %s is charged %.3g s, the most that its job may use: %s", standing.tag, most_s, error)
+        log.warning("batch %s is charged %.3g s, the most that its job may use: %s", open_batch.tag, most_s, error)
         return Bill(most_s, note=str(error))
     if seconds is None and (required or waited_s < BILL_PATIENCE_S):
         raise NoAnswer(f"the bill of job {job} is not known yet")
@@ -51,6 +51,6 @@ def charge(
             raise NoAnswer(f"the service bills nothing for job {job} yet")
         note = f"the service bills nothing for job {job}, which it completed"
     if note is not None:
-        log.warning("batch %s is charged %.3g s: %s", standing.tag, most_s, note)
+        log.warning("batch %s is charged %.3g s: %s", open_batch.tag, most_s, note)
         return Bill(most_s, note=note)
     return Bill(seconds)

@@ -21,7 +21,7 @@ from infra.errors import BadAnswer, BadInput, NoAnswer, RuntimeQueueError
 from infra.runtime import billing
 from infra.runtime.backends.contract import Backend, Forgetful, JobState, Status
 from infra.runtime.keeper import KEEPER
-from infra.runtime.ledger.batch import Batch, Bill, Delivery, Standing
+from infra.runtime.ledger.batch import Batch, Bill, Delivery, OpenBatch
 from infra.runtime.ledger.budget import limits
 from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.lease import LeaseLost
@@ -70,17 +70,17 @@ def lead(
     manner: Manner = Manner(),
     stop: threading.Event | None = None,
 ) -> int:
-    """Dispatch until nothing is open or nobody here wants more, then hand the lease on.
+    """Dispatch until no call is open or no caller of this process waits, then hand the lease on.
 
     Args:
-        lane: whose lease is held.
-        backend: where the lane leads.
-        wanted: asked between rounds whether to go on.
-        manner: how to lead.
-        stop: ends it after the current write.
+        lane: the backend's calls in the ledger; this process holds its lease.
+        backend: where the calls are sent.
+        wanted: called between rounds; False ends the dispatching.
+        manner: pauses, limits and what is looked for.
+        stop: when set, ends the dispatching after the current write.
 
     Returns:
-        The jobs sent, and those of earlier leaders that were followed.
+        The number of jobs sent, and of earlier leaders' jobs that were fetched.
 
     Raises:
         BadInput: batches would be sent again before the backend is sure to list their jobs.
@@ -131,19 +131,19 @@ class Rounds:
         )
 
     def run(self, wanted: Callable[[], bool]) -> None:
-        """Go on until nothing is open or nobody here wants more."""
+        """Repeat rounds until no call is open or no caller of this process waits."""
         linger_s = self._backend.linger_s if self._manner.linger_s is None else self._manner.linger_s
         going, closing, swept = True, inf, False
         while not self._stop.wait(linger_s):
             self._serves = False
-            waits, standing = self._lane.look()
+            waits, open_batches = self._lane.look()
             may_send = waits and (going or self._backend.local) and self._manner.send
             sent = self.send_waiting() if may_send and not self._pause.holds else []
-            for each in (*standing, *sent):
+            for each in (*open_batches, *sent):
                 self.advance(each)
                 if self._stop.is_set():
                     return
-            open_ = [each for each in (*standing, *sent) if self._is_open(each)]
+            open_ = [each for each in (*open_batches, *sent) if self._is_open(each)]
             going = wanted()
             if not going:
                 closing = min(closing, time.monotonic() + CLOSING_S)
@@ -157,7 +157,7 @@ class Rounds:
             if not sent:
                 self._stop.wait(self._pause_s(open_))
 
-    def send_waiting(self) -> list[Standing]:
+    def send_waiting(self) -> list[OpenBatch]:
         """Claim what waits and send it; return what may be out now."""
         backend, lane = self._backend, self._lane
         if backend.priced and limits(lane.ledger):
@@ -165,90 +165,90 @@ class Rounds:
         claimed = lane.claim(backend.name, backend.limits, tariff_of(lane.ledger, backend), sent=backend.local)
         self._batches |= {batch.tag: batch for batch in claimed}
         self._serves = backend.local and len({item.part.call for batch in claimed for item in batch.items}) > 1
-        return [standing for batch in claimed if (standing := send(lane, backend, batch, self._pause)) is not None]
+        return [open_batch for batch in claimed if (open_batch := send(lane, backend, batch, self._pause)) is not None]
 
     def _found_more(self) -> bool:
         """Look for duplicates before the end; say whether there are some to be followed."""
         return self._manner.send and sweep(self._lane, self._backend, thorough=self._manner.thorough) > 0
 
-    def _is_open(self, standing: Standing) -> bool:
+    def _is_open(self, open_batch: OpenBatch) -> bool:
         """Whether work is left to do soon; parked batches, and bills that take long, are not waited for."""
-        track = self._track(standing)
+        track = self._track(open_batch)
         if not self._manner.send:
-            return standing.unwanted and standing.state in OUT
-        if standing.state == UNKNOWN:
+            return open_batch.unwanted and open_batch.state in OUT
+        if open_batch.state == UNKNOWN:
             return track.not_before < inf
-        return standing.state in OUT or time.monotonic() - track.since < billing.BILL_PATIENCE_S
+        return open_batch.state in OUT or time.monotonic() - track.since < billing.BILL_PATIENCE_S
 
-    def _track(self, standing: Standing) -> _Track:
-        return self._tracks.setdefault(standing.tag, _Track())
+    def _track(self, open_batch: OpenBatch) -> _Track:
+        return self._tracks.setdefault(open_batch.tag, _Track())
 
-    def _pause_s(self, open_: list[Standing]) -> float:
+    def _pause_s(self, open_: list[OpenBatch]) -> float:
         soonest = min((self._track(each).not_before for each in open_), default=self._pause.until)
         return min(max(soonest - time.monotonic(), 0.0), max(self._backend.poll_s, 1.0))
 
-    def advance(self, standing: Standing) -> None:
+    def advance(self, open_batch: OpenBatch) -> None:
         """Advance a batch by one step, unless its next poll is not due; an error of one batch stops no other."""
-        track = self._track(standing)
+        track = self._track(open_batch)
         if time.monotonic() < track.not_before:
             return
         try:
-            self._step(standing, track)
+            self._step(open_batch, track)
             track.pause_s, track.senseless = 0.0, 0
         except NoAnswer as error:
-            self._ask_later(standing, track, error)
+            self._ask_later(open_batch, track, error)
         except BadAnswer as error:
-            self._senseless(standing, track, error)
+            self._senseless(open_batch, track, error)
         except RuntimeQueueError:  # the ledger cannot be written: nothing goes on
             raise
         except Exception as error:  # one batch must not stop the others; it is parked after some tries
             if self._backend.local:  # nothing is out, and the caller is better told at once
                 raise
-            log.exception("batch %s could not be taken on", standing.tag)
+            log.exception("batch %s could not be taken on", open_batch.tag)
             track.senseless += BAD_ANSWERS // READ_TRIES
-            self._senseless(standing, track, error)
+            self._senseless(open_batch, track, error)
 
-    def _ask_later(self, standing: Standing, track: _Track, error: Exception) -> None:
+    def _ask_later(self, open_batch: OpenBatch, track: _Track, error: Exception) -> None:
         track.pause_s = min(max(2 * track.pause_s, self._backend.poll_s), LONGEST_PAUSE_S)
         track.not_before = time.monotonic() + track.pause_s
-        log.info("batch %s: %s; asked again in %.3g s", standing.tag, error, track.pause_s)
+        log.info("batch %s: %s; asked again in %.3g s", open_batch.tag, error, track.pause_s)
 
-    def _senseless(self, standing: Standing, track: _Track, error: Exception) -> None:
+    def _senseless(self, open_batch: OpenBatch, track: _Track, error: Exception) -> None:
         """Ask again after an answer that makes no sense, and park the batch after several."""
         track.senseless += 1
-        if track.senseless < BAD_ANSWERS or standing.state not in (*OUT, UNKNOWN):
-            self._ask_later(standing, track, error)
+        if track.senseless < BAD_ANSWERS or open_batch.state not in (*OUT, UNKNOWN):
+            self._ask_later(open_batch, track, error)
             return
-        if standing.state in OUT:
-            log.warning("batch %s is parked: %s", standing.tag, error)
-            self._lane.close(standing.tag, UNKNOWN, f"{type(error).__name__}: {error}")
+        if open_batch.state in OUT:
+            log.warning("batch %s is parked: %s", open_batch.tag, error)
+            self._lane.close(open_batch.tag, UNKNOWN, f"{type(error).__name__}: {error}")
         track.not_before = inf  # the next leader looks for its job again
 
-    def _step(self, standing: Standing, track: _Track) -> None:
-        if standing.state == SUBMITTED:
-            self._follow(standing, track)
-        elif standing.state in (SUBMITTING, UNKNOWN):
-            self._search(standing, track)
-        elif standing.state == PREPARED:
-            self._lane.put_back(standing.tag, "its leader ended before it was sent")
+    def _step(self, open_batch: OpenBatch, track: _Track) -> None:
+        if open_batch.state == SUBMITTED:
+            self._follow(open_batch, track)
+        elif open_batch.state in (SUBMITTING, UNKNOWN):
+            self._search(open_batch, track)
+        elif open_batch.state == PREPARED:
+            self._lane.put_back(open_batch.tag, "its leader ended before it was sent")
         else:
-            completed = standing.state == DONE
-            self._lane.settle(standing.tag, self._bill(standing, track, completed=completed, required=True))
+            completed = open_batch.state == DONE
+            self._lane.settle(open_batch.tag, self._bill(open_batch, track, completed=completed, required=True))
 
-    def _search(self, standing: Standing, track: _Track) -> None:
+    def _search(self, open_batch: OpenBatch, track: _Track) -> None:
         """Look for the job of a batch that may have been sent; the batch is not sent again while one may exist."""
-        tag, backend = standing.tag, self._backend
-        if standing.state == UNKNOWN and standing.tries >= READ_TRIES:
+        tag, backend = open_batch.tag, self._backend
+        if open_batch.state == UNKNOWN and open_batch.tries >= READ_TRIES:
             track.not_before = inf  # its job is known, and no leader survives its result
             return
-        waited_s = time.monotonic() - track.since  # by a clock that nobody sets
+        waited_s = time.monotonic() - track.since  # not affected by changes of the system time
         states = {job: backend.status(job).state for job in backend.find(tag)}
         found = sorted((job for job in states if states[job] in _PROMISING), key=lambda j: _PROMISING.index(states[j]))
         if found:
             log.info("batch %s is followed further as job %s", tag, found[0])
             if not self._lane.submitted(tag, found[0], found[1:]):
                 cancel_jobs(backend, found)  # given up meanwhile, by hand
-        elif standing.state == UNKNOWN:
+        elif open_batch.state == UNKNOWN:
             track.not_before = inf  # looked for once by each leader
         elif states and waited_s < 2 * backend.listing_delay_s:
             raise NoAnswer(f"job {next(iter(states))} is listed, and the service does not know it")
@@ -257,12 +257,12 @@ class Rounds:
         elif backend.local:
             self._lane.put_back(tag, "its leader died with the job")
         else:
-            self._decide(standing, track, waited_s)
+            self._decide(open_batch, track, waited_s)
 
-    def _decide(self, standing: Standing, track: _Track, waited_s: float) -> None:
+    def _decide(self, open_batch: OpenBatch, track: _Track, waited_s: float) -> None:
         """Decide about a batch of which no job is listed, once it would be."""
-        tag, delay_s, resend_after_s = standing.tag, self._backend.listing_delay_s, self._manner.resend_after_s
-        verdict, text = json.loads(standing.refusal) if standing.refusal else ("resend", "its answer did not come")
+        tag, delay_s, resend_after_s = open_batch.tag, self._backend.listing_delay_s, self._manner.resend_after_s
+        verdict, text = json.loads(open_batch.refusal) if open_batch.refusal else ("resend", "its answer did not come")
         if not self._backend.finds:
             verdict, resend_after_s = "resend", inf
         if verdict == "resend" and resend_after_s != inf:
@@ -280,94 +280,94 @@ class Rounds:
         else:
             self._lane.put_back(tag, f"no job was listed under its tag for {waited_s:.0f} s: {text}")
 
-    def _follow(self, standing: Standing, track: _Track) -> None:
+    def _follow(self, open_batch: OpenBatch, track: _Track) -> None:
         """Poll a job; when it is over, store its results, or why there are none, with its bill."""
-        tag, backend, job = standing.tag, self._backend, str(standing.job_id)
+        tag, backend, job = open_batch.tag, self._backend, str(open_batch.job_id)
         self.jobs.add(job)
         found = backend.status(job)
-        if found.tags is not None and (standing.duplicate_of or tag) not in found.tags:
-            self._disown(standing, f"job {job} bears the tags {', '.join(found.tags) or 'none'}, not that of its batch")
+        if found.tags is not None and (open_batch.duplicate_of or tag) not in found.tags:
+            self._disown(open_batch, f"job {job} has the tags {', '.join(found.tags) or 'none'}, not that of its batch")
             return
         if found.state is JobState.LOST:
-            self._lost(standing, track, job)
+            self._lost(open_batch, track, job)
             return
         track.lost_since = None
         if found.state in (JobState.QUEUED, JobState.RUNNING):
-            self._while_out(standing, track, found)
+            self._while_out(open_batch, track, found)
         else:
-            self._over(standing, track, found)
+            self._over(open_batch, track, found)
 
-    def _while_out(self, standing: Standing, track: _Track, found: Status) -> None:
-        backend, job = self._backend, str(standing.job_id)
-        if standing.unwanted and not track.cancelled and not self._lane.leave(standing.tag):
+    def _while_out(self, open_batch: OpenBatch, track: _Track, found: Status) -> None:
+        backend, job = self._backend, str(open_batch.job_id)
+        if open_batch.unwanted and not track.cancelled and not self._lane.leave(open_batch.tag):
             backend.cancel(job)
             track.cancelled = True
             return  # looked at again at once
-        if found.state is JobState.QUEUED and standing.duplicate_of:
+        if found.state is JobState.QUEUED and open_batch.duplicate_of:
             backend.cancel(job)
-        if backend.priced and not standing.duplicate_of:
+        if backend.priced and not open_batch.duplicate_of:
             now = time.monotonic()
             if now - track.listed > min(max(now - track.since, backend.poll_s), LONGEST_PAUSE_S):
                 track.listed = now  # a duplicate that has not begun to run costs nothing if it is found now
-                self._note_others(standing)
+                self._note_others(open_batch)
         track.not_before = time.monotonic() + backend.poll_s
 
-    def _note_others(self, standing: Standing) -> None:
+    def _note_others(self, open_batch: OpenBatch) -> None:
         """Write down further jobs under a batch's tag; nothing waits for this answer, a sweep asks again."""
         try:
-            others = self._lane.looked(standing.tag, self._backend.find(standing.tag))
+            others = self._lane.looked(open_batch.tag, self._backend.find(open_batch.tag))
         except (NoAnswer, BadAnswer) as error:
-            log.info("duplicates of batch %s could not be looked for: %s", standing.tag, error)
+            log.info("duplicates of batch %s could not be looked for: %s", open_batch.tag, error)
             return
         if others:
-            log.warning("the service made %d job(s) of batch %s besides %s", others, standing.tag, standing.job_id)
+            log.warning("the service made %d job(s) of batch %s besides %s", others, open_batch.tag, open_batch.job_id)
 
-    def _disown(self, standing: Standing, reason: str) -> None:
-        log.warning("batch %s: %s", standing.tag, reason)
-        if standing.duplicate_of:
-            self._lane.close(standing.tag, FAILED, reason)
+    def _disown(self, open_batch: OpenBatch, reason: str) -> None:
+        log.warning("batch %s: %s", open_batch.tag, reason)
+        if open_batch.duplicate_of:
+            self._lane.close(open_batch.tag, FAILED, reason)
         else:
-            self._lane.disown(standing.tag, reason)
-            self._tracks.pop(standing.tag, None)
+            self._lane.disown(open_batch.tag, reason)
+            self._tracks.pop(open_batch.tag, None)
 
-    def _lost(self, standing: Standing, track: _Track, job: str) -> None:
+    def _lost(self, open_batch: OpenBatch, track: _Track, job: str) -> None:
         track.lost_since = track.lost_since or time.monotonic()
         if self._backend.local:
-            self._lane.put_back(standing.tag, "its leader died with the job")
+            self._lane.put_back(open_batch.tag, "its leader died with the job")
         elif time.monotonic() - track.lost_since < self._backend.listing_delay_s:
             raise NoAnswer(f"the service does not know job {job}, perhaps not everywhere")
         else:
-            self._lane.close(standing.tag, UNKNOWN, f"job {job} is lost: the service does not know it any more")
+            self._lane.close(open_batch.tag, UNKNOWN, f"job {job} is lost: the service does not know it any more")
 
-    def _over(self, standing: Standing, track: _Track, found: Status) -> None:
-        tag, job = standing.tag, str(standing.job_id)
-        if self._backend.priced and not standing.duplicate_of and track.bill_since is None:
-            self._note_others(standing)
-        bill = self._bill(standing, track, completed=found.state is JobState.DONE)
+    def _over(self, open_batch: OpenBatch, track: _Track, found: Status) -> None:
+        tag, job = open_batch.tag, str(open_batch.job_id)
+        if self._backend.priced and not open_batch.duplicate_of and track.bill_since is None:
+            self._note_others(open_batch)
+        bill = self._bill(open_batch, track, completed=found.state is JobState.DONE)
         reason = f"job {job} is {found.state}" + (f": {found.reason}" if found.reason else "")
         if not self._backend.local:
             log.info("%s on %s", reason, self._backend.name, extra={"count": ("queue jobs", 1, 0)})
-        if found.state is JobState.DONE and not standing.duplicate_of:
-            self._fetch(standing, track, bill)
-        elif found.state is JobState.CANCELLED and (track.cancelled or standing.unwanted or standing.duplicate_of):
+        if found.state is JobState.DONE and not open_batch.duplicate_of:
+            self._fetch(open_batch, track, bill)
+        elif found.state is JobState.CANCELLED and (track.cancelled or open_batch.unwanted or open_batch.duplicate_of):
             self._lane.close(tag, CANCELLED, f"job {job} is cancelled", bill)
         else:
             end = DONE if found.state is JobState.DONE else FAILED
             self._lane.close(tag, end, reason, bill, permanent=found.permanent)
 
-    def _bill(self, standing: Standing, track: _Track, *, completed: bool, required: bool = False) -> Bill:
+    def _bill(self, open_batch: OpenBatch, track: _Track, *, completed: bool, required: bool = False) -> Bill:
         if not self._backend.priced:
             return Bill(free=True)
         track.bill_since = track.bill_since or time.monotonic()
         waited_s = time.monotonic() - track.bill_since
-        return billing.charge(self._backend, standing, waited_s, completed=completed, required=required)
+        return billing.charge(self._backend, open_batch, waited_s, completed=completed, required=required)
 
-    def _fetch(self, standing: Standing, track: _Track, bill: Bill) -> None:
+    def _fetch(self, open_batch: OpenBatch, track: _Track, bill: Bill) -> None:
         """Store the results of a job as they come."""
-        lane, tag, job = self._lane, standing.tag, str(standing.job_id)
+        lane, tag, job = self._lane, open_batch.tag, str(open_batch.job_id)
         if not self._backend.local:
-            if standing.tries >= READ_TRIES:
-                lane.close(tag, UNKNOWN, f"{standing.tries} leaders ended while they read the result of job {job}")
+            if open_batch.tries >= READ_TRIES:
+                lane.close(tag, UNKNOWN, f"{open_batch.tries} leaders ended while they read the result of job {job}")
                 return
             lane.trying(tag)
         try:

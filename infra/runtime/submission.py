@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from infra.errors import BadAnswer, KetcycleError, NoAnswer, SubmissionUnclear, TurnedAway
 from infra.runtime.backends.contract import Backend
-from infra.runtime.ledger.batch import Batch, Standing, Tariff
+from infra.runtime.ledger.batch import Batch, OpenBatch, Tariff
 from infra.runtime.ledger.budget import usd_per_qpu_s
 from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.lease import LeaseLost
@@ -67,7 +67,7 @@ def tariff_of(ledger: Ledger, backend: Backend) -> Tariff | None:
     return Tariff(correction(ledger, backend.name).factor, usd_per_qpu_s())
 
 
-def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing | None:
+def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> OpenBatch | None:
     """Send a batch, once; None if there is certainly no job.
 
     A leader that was paused longer than its lease stops at `lane.leaving`. Between that write and the first byte it
@@ -75,7 +75,7 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
     one sends it. The other finds no job under the tag and sends it again only after `resend_after_s`; if the first one
     wakes later than that, `_recall` cancels its job.
     """
-    standing = Standing(batch.tag, SUBMITTING, None, time.time(), None, batch.max_qpu_s)
+    open_batch = OpenBatch(batch.tag, SUBMITTING, None, time.time(), None, batch.max_qpu_s)
     try:
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         tasks = [task_of(item, circuits[item.part.circuit]) for item in batch.items]
@@ -84,7 +84,7 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
         lane.close(batch.tag, FAILED, sentence(error))
         return None
     if backend.local:  # what it holds dies with this process; the claim has recorded it as sent
-        return Standing(batch.tag, SUBMITTED, backend.submit(batch.tag, tasks), standing.created, None)
+        return OpenBatch(batch.tag, SUBMITTED, backend.submit(batch.tag, tasks), open_batch.created, None)
     left = False
 
     def leaving() -> None:
@@ -103,29 +103,29 @@ def send(lane: Lane, backend: Backend, batch: Batch, pause: Pause) -> Standing |
         return None
     except SubmissionUnclear as error:
         log.warning("batch %s: %s; its job is looked for by its tag", batch.tag, error)
-        return _unclear(lane, standing, error.verdict, str(error))
+        return _unclear(lane, open_batch, error.verdict, str(error))
     except Exception as error:  # after the first byte any error leaves it open whether there is a job
         if left:
             log.exception("batch %s: no job id came back; its job is looked for by its tag", batch.tag)
-            return _unclear(lane, standing, "resend", sentence(error))
+            return _unclear(lane, open_batch, "resend", sentence(error))
         if not isinstance(error, KetcycleError):
             log.exception("batch %s could not be sent", batch.tag)
         lane.close(batch.tag, FAILED, sentence(error))
         return None
     pause.end()
     log.info("job %s is sent to %s", job_id, backend.name, extra={"count": ("queue jobs", 0, 1)})
-    return _followed(lane, backend, standing, job_id)
+    return _followed(lane, backend, open_batch, job_id)
 
 
-def _unclear(lane: Lane, standing: Standing, verdict: str, text: str) -> Standing:
+def _unclear(lane: Lane, open_batch: OpenBatch, verdict: str, text: str) -> OpenBatch:
     """Record an answer that was no job id; the job is looked for by its tag from now on."""
-    lane.unclear(standing.tag, verdict, text)
-    return replace(standing, refusal=json.dumps([verdict, text]))
+    lane.unclear(open_batch.tag, verdict, text)
+    return replace(open_batch, refusal=json.dumps([verdict, text]))
 
 
-def _followed(lane: Lane, backend: Backend, standing: Standing, job_id: str) -> Standing | None:
+def _followed(lane: Lane, backend: Backend, open_batch: OpenBatch, job_id: str) -> OpenBatch | None:
     """Record the job of a batch that was just sent."""
-    tag = standing.tag
+    tag = open_batch.tag
     try:
         known = lane.submitted(tag, job_id)
     except LeaseLost:
@@ -133,11 +133,11 @@ def _followed(lane: Lane, backend: Backend, standing: Standing, job_id: str) -> 
         raise
     except BadAnswer as error:
         log.warning("batch %s: %s; its job is looked for by its tag", tag, error)
-        return _unclear(lane, standing, "resend", str(error))
+        return _unclear(lane, open_batch, "resend", str(error))
     if not known:  # given up meanwhile, by hand
         cancel_jobs(backend, (job_id,))
         return None
-    return Standing(tag, SUBMITTED, job_id, standing.created, None, standing.max_qpu_s)
+    return OpenBatch(tag, SUBMITTED, job_id, open_batch.created, None, open_batch.max_qpu_s)
 
 
 def _recall(lane: Lane, backend: Backend, tag: str, job_id: str) -> None:

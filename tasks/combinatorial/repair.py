@@ -1,4 +1,4 @@
-"""Classical post-processing of samples: descents to a local minimum, and projection to a number of ones.
+"""Classical post-processing of samples: descent to a local minimum by swaps, and projection to a number of ones.
 
 The sampler and its control, uniform bits, need the same repair; otherwise a comparison measures the repair.
 """
@@ -16,23 +16,6 @@ if TYPE_CHECKING:
     from tasks.combinatorial.qubo import Bits, Qubo
 
 GAIN = 1e-12
-
-
-def one_flip_descent(qubo: Qubo, bits: ArrayLike) -> Bits:
-    """Flip the bit of each row that lowers its energy most until no flip does; (m, n)."""
-    x = np.atleast_2d(np.array(bits, np.uint8))
-    fields = qubo.fields(x)
-    tolerance = _tolerance(qubo)
-    active = np.arange(len(x)) if qubo.size else np.arange(0)
-    while active.size:
-        change = np.where(x[active] == 1, -fields[active], fields[active])
-        at = change.argmin(axis=1)
-        falls = change[np.arange(active.size), at] < -tolerance
-        active, at = active[falls], at[falls]
-        sign = 1.0 - 2.0 * x[active, at]
-        x[active, at] ^= 1
-        fields[active] += sign[:, None] * qubo.quadratic[at]
-    return x
 
 
 def project(qubo: Qubo, bits: ArrayLike, k: int) -> Bits:
@@ -89,11 +72,6 @@ def swapped(bits: ArrayLike) -> Bits:
     for row, pair in zip(x, pairs, strict=True):
         row[list(pair)] ^= 1
     return x
-
-
-def uniform_bits(n: int, shots: int, rng: Generator) -> Bits:
-    """Draw uniform bits, (shots, n): the control of an unconstrained sampler."""
-    return rng.integers(0, 2, size=(shots, n), dtype=np.uint8)
 
 
 def uniform_subsets(n: int, k: int, shots: int, rng: Generator) -> Bits:

@@ -45,17 +45,6 @@ def _pattern(text: str) -> re.Pattern[str]:
     return _WORD if _SPECIAL.search(text) else _PLAIN_WORD
 
 
-def ngram_hashes(text: str, n: int = 13) -> np.ndarray:
-    """Return the distinct hashes of a text's n-grams of lower-cased words.
-
-    A text of fewer than n words is one shorter n-gram; one without words has none.
-
-    Returns:
-        uint64, sorted.
-    """
-    return np.unique(_in_order(_hashes(_pattern(text).findall(text)), n))
-
-
 def _hashes(words: Sequence[str]) -> NDArray[np.uint64]:
     return np.array([_word_hash(word) for word in words], dtype=np.uint64)
 

@@ -2,7 +2,7 @@
 
 The chance of success is `tasks.quantum.grover.success` with one marked entry; all others share the rest equally. The
 marked entry is given by angles: RX by 0 or pi before and after a controlled phase, so that a device compiles one
-circuit and binds it for every entry. The oracle is `tabulated`: whoever builds it must know the marked entry, so the
+circuit and binds it for every entry. The oracle is `tabulated`: building it requires the marked entry, so the
 evaluations that found the entry are part of the cost.
 """
 

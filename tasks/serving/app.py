@@ -33,7 +33,7 @@ from tasks.serving.service import Busy, Service, new_key
 
 log = logging.getLogger("ketcycle.serving")
 
-GONE = 499  # the client closed its connection; nobody reads this status but the metrics
+GONE = 499  # the client closed its connection; the status is for the metrics only
 
 
 def create_app(service: Service, limits: Limits | None = None, follow_s: float | None = None) -> FastAPI:

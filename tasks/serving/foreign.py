@@ -84,7 +84,7 @@ _SAID = re.compile(
     r"Generated response (?P<id>[\w-]+?)(?: \([^)]*\))?: output: (?P<text>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 )
 _STAMP = re.compile(r"(?P<month>\d\d)-(?P<day>\d\d) (?P<clock>\d\d:\d\d:\d\d)")
-NOBODY = "a foreign log"
+NO_VERSION = "a foreign log"
 
 
 def read_log(place: str, now: datetime | None = None) -> list[Request]:
@@ -228,7 +228,7 @@ def _row(record: Mapping[str, Any], place: str, now: datetime) -> Request | None
     name = str(given["request_id"] or "") or hashlib.sha256(f"{place}/{prompt}".encode()).hexdigest()[:32]
     return Request(
         request_id=name,
-        model_version=str(given["model_version"] or NOBODY),
+        model_version=str(given["model_version"] or NO_VERSION),
         prompt=prompt,
         completion=_text(given["completion"]),
         label=str(given["label"]) if given["label"] else None,

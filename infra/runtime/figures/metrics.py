@@ -13,7 +13,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -111,13 +111,6 @@ def _budget(ledger: Ledger) -> Iterable[Metric]:
     for (scope, unit), value in remaining(ledger).items():
         left.add_metric((scope, unit), value)
     yield left
-
-
-def metrics_text(location: str | Path) -> str:
-    """Return the figures of a ledger in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(location))
-    return generate_latest(registry).decode()
 
 
 def serve_metrics(

@@ -54,7 +54,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Standing:
+class OpenBatch:
     """An unfinished or unbilled batch, as its leader reads it in each round.
 
     Attributes:

@@ -163,21 +163,21 @@ class Gate:
         """Whether there is any limit."""
         return bool(self._limits)
 
-    def room(self, wish: Amounts) -> Room:
+    def room(self, requested: Amounts) -> Room:
         """Return whether an amount fits into every limit that applies to it."""
-        rooms = [self._room(*asked) for asked in self._asked(wish)]
+        rooms = [self._room(*asked) for asked in self._asked(requested)]
         return min(rooms, key=lambda room: (not room.final, room.scale), default=Room())
 
-    def reserve(self, tag: str, wish: Amounts) -> None:
+    def reserve(self, tag: str, requested: Amounts) -> None:
         """Reserve amounts for a batch."""
-        reserve(self._connection, tag, wish, self._day, self._usd_per_s)
+        reserve(self._connection, tag, requested, self._day, self._usd_per_s)
         self._spent.clear()
 
-    def _asked(self, wish: Amounts) -> Iterator[tuple[str, str, float, Spender, float]]:
+    def _asked(self, requested: Amounts) -> Iterator[tuple[str, str, float, Spender, float]]:
         """Yield scope, unit, limit, whose, and amount in that unit, for every limit that applies to a request."""
         for (scope, unit), limit in self._limits.items():
             amounts: dict[Spender, float] = defaultdict(float)
-            for (run, stage), seconds in wish.items():
+            for (run, stage), seconds in requested.items():
                 who = {RUN: (run, ""), STAGE: (run, stage)}.get(scope, ("", ""))
                 amounts[who] += seconds * (self._usd_per_s if unit == USD else 1.0)
             for who, amount in amounts.items():

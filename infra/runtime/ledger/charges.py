@@ -13,11 +13,11 @@ Spender = tuple[str, str]  # run and stage
 Amounts = Mapping[Spender, float]  # QPU seconds
 
 
-def reserve(connection: sa.Connection, tag: str, wish: Amounts, day: str, usd_per_s: float) -> None:
+def reserve(connection: sa.Connection, tag: str, requested: Amounts, day: str, usd_per_s: float) -> None:
     """Reserve amounts for a batch in the caller's transaction."""
-    total = sum(wish.values())
-    for (run, stage), seconds in wish.items():
-        share = seconds / total if total > 0 else 1 / len(wish)
+    total = sum(requested.values())
+    for (run, stage), seconds in requested.items():
+        share = seconds / total if total > 0 else 1 / len(requested)
         row = {"tag": tag, "run": run, "stage": stage, "day": day, "share": share, "usd_per_s": usd_per_s}
         connection.execute(charges.insert().values(**row, reserved_s=seconds, billed_s=0.0))
 

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from infra.errors import BadAnswer
-from infra.runtime.ledger.batch import Batch, Bill, Delivery, Item, Standing, Tariff
+from infra.runtime.ledger.batch import Batch, Bill, Delivery, Item, OpenBatch, Tariff
 from infra.runtime.ledger.budget import HEADROOM, Gate, Room
 from infra.runtime.ledger.charges import Amounts, Spender, bill_parts, reserve_again, settle
 from infra.runtime.ledger.lease import Lease
@@ -53,9 +53,9 @@ _LONGEST_FIRST = (
     _WAITING.order_by(calls.c.created, calls.c.key).limit(sa.bindparam("most", type_=sa.Integer)).with_for_update()
 )
 _ANY_WAITING = _WAITING.limit(1)
-_STANDING_COLUMNS = tuple(batches.c[f.name] for f in fields(Standing) if f.name != "unwanted")
+_OPEN_COLUMNS = tuple(batches.c[f.name] for f in fields(OpenBatch) if f.name != "unwanted")
 _STANDING = (
-    sa.select(*_STANDING_COLUMNS)
+    sa.select(*_OPEN_COLUMNS)
     .where(batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None))
     .order_by(batches.c.created)
 )
@@ -81,13 +81,13 @@ _LEFT = sa.select(calls.c.key).where(
 class Lane(Lease):
     """A lane whose lease this process holds."""
 
-    def look(self) -> tuple[bool, list[Standing]]:
+    def look(self) -> tuple[bool, list[OpenBatch]]:
         """Return whether calls wait, and the unfinished or unbilled batches, the oldest first."""
         with self.ledger.database.read() as connection:
             waits = connection.execute(_ANY_WAITING, {"lane": self.name}).first() is not None
             rows = connection.execute(_STANDING, {"lane": self.name}).mappings().all()
             unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
-        return waits, [Standing(**row, unwanted=row["tag"] in unwanted) for row in rows]
+        return waits, [OpenBatch(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
     def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None, *, sent: bool = False) -> list[Batch]:
         """Put the calls that have waited longest into batches within the limits; empty if none waits.
@@ -116,8 +116,8 @@ class Lane(Lease):
                 if chosen and not fits:
                     break
                 split = limits.split((*chosen, *more))
-                wish = _sum(needed(group, factor, limits) for group in split) if gate and gate.limited else {}
-                room = gate.room(wish) if gate and wish else Room()
+                requested = _sum(needed(group, factor, limits) for group in split) if gate and gate.limited else {}
+                room = gate.room(requested) if gate and requested else Room()
                 if room.scale < 1:
                     load -= sum(item.part.executions for item in more)
                     if room.final:
@@ -126,11 +126,11 @@ class Lane(Lease):
                 keys.append(key)
                 chosen.extend(more)
             groups = [tuple(replace(i, slot=slot) for slot, i in enumerate(group)) for group in limits.split(chosen)]
-            wishes = [needed(group, factor, limits) for group in groups] if gate else [{} for _ in groups]
-            scale = min(HEADROOM, gate.room(_sum(wishes)).scale) if gate else 1.0
+            requests = [needed(group, factor, limits) for group in groups] if gate else [{} for _ in groups]
+            scale = min(HEADROOM, gate.room(_sum(requests)).scale) if gate else 1.0
             claimed = [
-                self._write_batch(connection, group, now, gate, scaled(wish, scale, limits), sent)
-                for group, wish in zip(groups, wishes, strict=True)
+                self._write_batch(connection, group, now, gate, scaled(requested, scale, limits), sent)
+                for group, requested in zip(groups, requests, strict=True)
             ]
             for key in keys:
                 move_call(connection, key, (PREPARED,), state=SUBMITTED if sent else SUBMITTING)
@@ -144,10 +144,10 @@ class Lane(Lease):
         items: tuple[Item, ...],
         now: float,
         gate: Gate | None,
-        wish: Amounts,
+        requested: Amounts,
         sent: bool,
     ) -> Batch:
-        batch = Batch(uuid.uuid4().hex, items, len(items), sum(wish.values()) if gate else None)
+        batch = Batch(uuid.uuid4().hex, items, len(items), sum(requested.values()) if gate else None)
         row = {"tag": batch.tag, "lane": self.name, "state": PREPARED, "fence": self.fence, "created": now}
         row |= {"state": SUBMITTED, "job_id": batch.tag} if sent else {}
         row |= {"executions": sum(item.part.executions for item in items), "parts": len(items), "updated": now}
@@ -155,7 +155,7 @@ class Lane(Lease):
         connection.execute(batches.insert(), row)
         connection.execute(_BOARD, [{**_same(item.part), "batch": batch.tag, "slot": item.slot} for item in items])
         if gate is not None:
-            gate.reserve(batch.tag, wish)
+            gate.reserve(batch.tag, requested)
         return batch
 
     def leaving(self, tag: str) -> None:
@@ -377,10 +377,10 @@ def scaled(amounts: Amounts, scale: float, limits: Limits) -> Amounts:
     return {spender: factor * seconds for spender, seconds in amounts.items()}
 
 
-def _sum(wishes: Iterable[Amounts]) -> Amounts:
+def _sum(requests: Iterable[Amounts]) -> Amounts:
     total: dict[Spender, float] = defaultdict(float)
-    for wish in wishes:
-        for spender, seconds in wish.items():
+    for requested in requests:
+        for spender, seconds in requested.items():
             total[spender] += seconds
     return total
 

@@ -56,7 +56,7 @@ class Lease:
         """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
         fence = _RELEASED.pop((ledger.database.url, name), None)
         if fence is not None and (taken := cls._take(ledger, name, fence, "", ttl_s)) is not None:
-            return taken  # nobody has led since this process did
+            return taken  # no other process has had the lease since
         now = time.time()
         with ledger.database.read() as connection:
             row = connection.execute(_LOOK, {"its_lane": name}).mappings().first()

@@ -24,7 +24,6 @@ from tasks.model.training.loop import batch_rows
 
 RATE, CLIP = 0.005, 1.0
 CHUNK = 8
-RELATED = 16  # windows of a step whose relations are compared
 
 
 @dataclass(frozen=True)

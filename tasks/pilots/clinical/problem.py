@@ -41,7 +41,7 @@ class Clinical:
         circuits: circuits above which an arm is not simulated.
 
     Raises:
-        ValueError: shapes that do not match, or an outcome that nobody of `train` or `test` had.
+        ValueError: shapes that do not match, or an outcome that no row of `train` or `test` has.
     """
 
     train: FloatArray

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.architecture.hyperparameters.space import SPACE, Dimension, levels
+from tasks.architecture.hyperparameters.space import Dimension, levels
 
 GRIDS: Mapping[str, tuple[Dimension, ...]] = {
     "boosting": (
@@ -34,8 +34,3 @@ def values(model: str, setting: int) -> dict[str, float]:
     """Return the hyperparameters of a setting of a model by name."""
     rows = levels()[setting].tolist()
     return {d.name: d.levels[level] for d, level in zip(GRIDS[model], rows, strict=True)}
-
-
-def has_shape_of_the_search(grid: tuple[Dimension, ...]) -> bool:
-    """Return whether a grid has as many levels in each dimension as the grid that the arms search."""
-    return [len(d.levels) for d in grid] == [len(d.levels) for d in SPACE]

@@ -4,11 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.preprocessing import decontaminate
-from tasks.preprocessing.decontaminate import HeldOut, ngram_hashes
+from tasks.preprocessing.decontaminate import HeldOut, _hashes, _in_order, _pattern
 
 
 def words(start: int, count: int) -> str:
     return " ".join(f"w{i}" for i in range(start, start + count))
+
+
+def ngram_hashes(text: str, n: int) -> np.ndarray:
+    """Return the distinct hashes of a text's n-grams, sorted."""
+    return np.unique(_in_order(_hashes(_pattern(text).findall(text)), n))
 
 
 def shingles(text: str, n: int) -> set[tuple[str, ...]]:

@@ -5,13 +5,14 @@ import sys
 import urllib.request
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infra.errors import BadInput
 from infra.runtime.cancel import cancel_calls
 from infra.runtime.figures.attention import attention
 from infra.runtime.figures.inspect import full_key, lanes_with_work, list_leaders, list_open, list_parked
-from infra.runtime.figures.metrics import metrics_text, serve_metrics
+from infra.runtime.figures.metrics import QueueCollector, serve_metrics
 from infra.runtime.figures.summary import as_markdown, summarise
 from infra.runtime.ledger.batch import Delivery, Tariff
 from infra.runtime.ledger.budget import set_limit
@@ -122,7 +123,9 @@ def value(family, **labels):
 
 def test_metrics_count_calls_jobs_seconds_and_what_the_budget_leaves(ledger):
     set_limit(ledger, "day", "qpu_s", 100.0)
-    found = families(metrics_text(ledger.database.url))
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(ledger.database.url))
+    found = families(generate_latest(registry).decode())
     calls = found["ketcycle_queue_calls"]
     assert value(calls, backend="aer", state=DONE) == 1
     assert value(calls, backend="aer", state=UNKNOWN) == 1

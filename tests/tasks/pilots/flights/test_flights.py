@@ -11,9 +11,9 @@ from qiskit_aer.primitives import SamplerV2
 
 from tasks.architecture.hyperparameters.problem import Found, Search, Trial
 from tasks.architecture.hyperparameters.runs import Stored
-from tasks.architecture.hyperparameters.space import SETTINGS, unit
+from tasks.architecture.hyperparameters.space import SETTINGS, SPACE, unit
 from tasks.bench import make_bench
-from tasks.pilots.flights.grids import GRIDS, has_shape_of_the_search, values
+from tasks.pilots.flights.grids import GRIDS, values
 from tasks.pilots.flights.problem import measures, quality
 from tasks.pilots.flights.subtask import FLIGHTS
 
@@ -33,7 +33,7 @@ def bowl(trials: int = 20) -> Search:
 
 @pytest.mark.parametrize("name", sorted(GRIDS))
 def test_grids_have_the_shape_that_the_searches_know(name: str) -> None:
-    assert has_shape_of_the_search(GRIDS[name])
+    assert [len(d.levels) for d in GRIDS[name]] == [len(d.levels) for d in SPACE]
     assert len({tuple(values(name, setting).values()) for setting in range(SETTINGS)}) == SETTINGS
 
 
