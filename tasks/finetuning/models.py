@@ -7,7 +7,7 @@ their own text from behind it. Training is deterministic on one machine; the fol
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def joined(texts: Sequence[str]) -> bytes:
     return "\n\n".join(texts).encode()
 
 
-@cache
+@lru_cache(maxsize=8)
 def example_model(seed: int, text: bytes, depth: int) -> Path:
     """Return the folder of a byte-level model of width 16, trained on 64 windows of a text for part of a second."""
     model, folder = new_model(byte_config(16, depth), seed), example_folder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ def _file(context: Context, options: Options) -> Target:
     )
 
 
-@cache
+@lru_cache(maxsize=8)
 def _read_once(path: Path, _modified_ns: int) -> list[Row]:
     return read_rows(path)
 

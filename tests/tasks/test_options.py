@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,10 @@ from flows.lifecycle.config import RunConfig, resolve_options
 from infra import settings
 from infra.errors import BadInput
 from tasks.contract import STAGES
-from tasks.options import check, decisions_of, flat, listed, merge, model_of, parse_assignment
+from tasks.options import SETTLE, check, decisions_of, flat, listed, merge, model_of, parse_assignment
 from tasks.stage import stage_module
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -59,6 +64,24 @@ def test_every_option_can_be_set_by_its_listed_name() -> None:
             for part in name.split(".")[1:]:
                 found = getattr(found, part)
             assert found == value, name
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Yield the file and text of every string in the packages that is no docstring."""
+    for package in ("flows", "tasks", "infra", "deployments"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if not isinstance(node, ast.Expr):
+                    constants = (child for child in ast.iter_child_nodes(node) if isinstance(child, ast.Constant))
+                    yield from ((path.name, text.value) for text in constants if isinstance(text.value, str))
+
+
+def test_every_option_that_a_message_tells_to_set_exists() -> None:
+    known = {name for section in (*STAGES, SETTLE) for name, _ in listed(section)}
+    told = re.compile(rf"\bset ((?:{'|'.join((*STAGES, SETTLE))})\.[a-z_.]*[a-z])")
+    found = {name: path for path, text in messages() for name in told.findall(text)}
+    assert len(found) > 3
+    assert found.keys() <= known, {name: found[name] for name in found.keys() - known}
 
 
 def test_profile_file_settings_and_the_run_s_own_options(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ kept in the bank's folder under a name derived from text, seed and recipe; train
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import lru_cache, partial
 from importlib import resources
 from itertools import count
 from pathlib import Path
@@ -126,7 +126,7 @@ def example(rng: Generator) -> Pruning:
     )
 
 
-@cache
+@lru_cache(maxsize=8)
 def _example_model(seed: int, text: bytes) -> Path:
     tokens = np.frombuffer(text, np.int64).reshape(-1, 33)
     model, folder = new_model(small_config(32, 2, 2, 64, 32), seed), example_folder()

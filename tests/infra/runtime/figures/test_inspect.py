@@ -115,6 +115,12 @@ def families(text):
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
+def scraped(ledger):
+    registry = CollectorRegistry()
+    registry.register(QueueCollector(ledger.database.url))
+    return families(generate_latest(registry).decode())
+
+
 def value(family, **labels):
     return next(
         s.value for s in family.samples if labels.items() <= s.labels.items() and not s.name.endswith("created")
@@ -123,9 +129,7 @@ def value(family, **labels):
 
 def test_metrics_count_calls_jobs_seconds_and_what_the_budget_leaves(ledger):
     set_limit(ledger, "day", "qpu_s", 100.0)
-    registry = CollectorRegistry()
-    registry.register(QueueCollector(ledger.database.url))
-    found = families(generate_latest(registry).decode())
+    found = scraped(ledger)
     calls = found["ketcycle_queue_calls"]
     assert value(calls, backend="aer", state=DONE) == 1
     assert value(calls, backend="aer", state=UNKNOWN) == 1
@@ -158,7 +162,7 @@ def test_what_a_person_should_look_at_is_in_the_metrics_and_in_the_artifact(ledg
         "reserved_s": {"under 1 h": 2 * once, "1 h to 1 day": once, "over 1 day": once},
     }
     assert once >= 6.0, "two parts of 3 s"
-    found = families(metrics_text(ledger.database.url))
+    found = scraped(ledger)
     assert value(found["ketcycle_queue_unknown_jobs"], backend="ibm:x") == 1
     assert value(found["ketcycle_queue_flagged_jobs"], backend="ibm:x") == 2
     assert value(found["ketcycle_queue_reserved_seconds"], backend="ibm:x", age="over 1 day") == once
