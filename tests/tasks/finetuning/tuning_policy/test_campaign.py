@@ -148,9 +148,10 @@ def windows(seed: int, count: int, other: int) -> Windows:
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Real:
-    from tasks.finetuning.models import byte_config, new_model
+    from tasks.finetuning.models import byte_config
     from tasks.model.causal import save_model
     from tasks.model.recipe import Recipe
+    from tasks.model.small import new_model
     from tasks.model.training.loop import train
 
     folder, model = tmp_path_factory.mktemp("model"), new_model(byte_config(16, 1), 0)
