@@ -2,7 +2,8 @@
 
 Four deployments run at once, which two cores bear. A long run whose process is alive 90 s after the kill has survived
 and is cancelled. Short runs are stopped (SIGSTOP) as soon as their process is there, and go on once the service is
-killed. `-s` prints how each run ended; `WRITE_TABLES=1` writes it into docs/operations.md.
+killed. `-s` prints how each run ended; `WRITE_TABLES=1` writes it into docs/operations.md, where rows of other services
+(`-k`) stay.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TEXT = "The clock keeps what it was given, and the people who read of it know th
 # The others share the place of `nightly` in the queue `training`.
 LONG = ("lifecycle/nightly", "pilot/grid", "curation/curation-alone", "curate-on-arrival/curate-on-arrival")
 TOGETHER = {
-    "short": ("promote-on-validation/promote-on-validation", "drift-watch/drift-watch",
-              "corpus-watch/corpus-watch", "quantum-dispatch/quantum-dispatch"),
-    "shorter": ("evidence-report/evidence-report", "status/status", "clean/clean",
+    "watches": ("promote-on-validation/promote-on-validation", "drift-watch/drift-watch",
+                "corpus-watch/corpus-watch", "quantum-dispatch/quantum-dispatch"),
+    "reports": ("evidence-report/evidence-report", "status/status", "clean/clean",
                 "start-when-green/nightly-when-green"),
     "long": LONG,
 }  # fmt: skip
@@ -51,18 +52,6 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
     installation.down()
 
 
-@pytest.fixture(scope="module")
-def cells() -> Iterator[dict[tuple[str, str], str]]:
-    """Yield the place for what is seen of each deployment (or row) and killed service; print it as a table."""
-    found: dict[tuple[str, str], str] = {}
-    yield found
-    killed = [service for service in SERVICES if any(column == service for _, column in found)]
-    table = Printed("every", ("deployment", *killed))
-    for row in dict.fromkeys(row for row, _ in found):
-        table.add(row, *(found.get((row, service), "") for service in killed))
-    table.close()
-
-
 def begin(installed: Installation, name: str, service: str) -> dict[str, Any]:
     """Start a run of a deployment; return it once its process is there, a short one stopped."""
     given = DEPLOYMENTS[name]
@@ -74,6 +63,11 @@ def begin(installed: Installation, name: str, service: str) -> dict[str, Any]:
     if name not in LONG:
         flow_runs.processes()[run["id"]].send_signal(signal.SIGSTOP)
     return run
+
+
+def short(name: str) -> str:
+    """Return the name of a deployment without its flow."""
+    return f"`{name.partition('/')[2]}`"
 
 
 def survived(name: str, run: dict[str, Any], began: datetime) -> bool:
@@ -90,7 +84,7 @@ def cancel(installed: Installation, run: dict[str, Any]) -> None:
 @pytest.mark.parametrize("together", TOGETHER)
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_run_of_each_deployment_ends_and_the_next_one_begins(
-    installed: Installation, cells: dict[tuple[str, str], str], service: str, together: str
+    installed: Installation, service: str, together: str
 ) -> None:
     if together == next(iter(TOGETHER)):  # `up` gives up when services have ended six times in ten minutes
         installed.down()
@@ -108,15 +102,14 @@ def test_a_run_of_each_deployment_ends_and_the_next_one_begins(
             process.send_signal(signal.SIGCONT)
     if service in ("`ketcycle up`", "`ketcycle down`"):
         installed.up()
-    ended = {}
+    ended, lasting = {}, []
     for name, run in going.items():
         until(lambda name=name, run=run: installed.ended(run) or survived(name, run, began))  # type: ignore[misc]
         if not installed.ended(run):
-            cells[f"`{name}`", service] = "goes on"
+            lasting.append(short(name))
             cancel(installed, run)
-            continue
-        ended[name] = installed.seconds_until_end(run, began)
-        cells[f"`{name}`", service] = f"{installed.state(run)[0].capitalize()}, {ended[name]:.0f} s"
+        else:
+            ended[name] = (*installed.state(run), installed.seconds_until_end(run, began))
     again = time.monotonic()
     following = {name: installed.start(name, DEPLOYMENTS[name]) for name in going}
     begins = {}
@@ -127,10 +120,14 @@ def test_a_run_of_each_deployment_ends_and_the_next_one_begins(
             cancel(installed, run)
     for run in following.values():
         until(lambda run=run: installed.ended(run))  # type: ignore[misc]
-    cells[f"the next runs have begun ({together})", service] = f"{max(begins.values()):.0f} s"
-    states = {name: installed.state(going[name]) for name in ended}
-    print(f"\n{service}:", {name: (*states[name], round(ended[name])) for name in ended}, flush=True)
-    assert {state for state, _ in states.values()} <= {"CRASHED", "COMPLETED"}, states
+    table = Printed("every", ("killed: runs", "completed, after s", "crashed, after s", "go on", "next have begun, s"))
+    ends = [
+        ", ".join(f"{short(name)} {seconds:.0f}" for name, (state, _, seconds) in ended.items() if state == wanted)
+        for wanted in ("COMPLETED", "CRASHED")
+    ]
+    table.add(f"{service}: {together}", *ends, ", ".join(lasting), f"{max(begins.values()):.0f}")
+    table.close()
+    assert {state for state, *_ in ended.values()} <= {"CRASHED", "COMPLETED"}, ended
     until(lambda: all(run["state"]["type"] in OVER for flow in INSIDE for run in installed.runs(flow)))
-    crashed = {name: seconds for name, seconds in ended.items() if states[name][0] == "CRASHED"}
+    crashed = {name: seconds for name, (state, _, seconds) in ended.items() if state == "CRASHED"}
     assert all(seconds < 60 for seconds in crashed.values()), crashed
