@@ -137,7 +137,8 @@ class Rounds:
         while not self._stop.wait(linger_s):
             self._serves = False
             waits, open_batches = self._lane.look()
-            may_send = waits and (going or self._backend.local) and self._manner.send
+            given_up = TURNED_AWAY_S <= self._pause.since_s < inf  # else batches that wait in turn would never all end
+            may_send = waits and (going or self._backend.local) and self._manner.send and not given_up
             sent = self.send_waiting() if may_send and not self._pause.holds else []
             for each in (*open_batches, *sent):
                 self.advance(each)
@@ -150,7 +151,7 @@ class Rounds:
                 bills = any(each.duplicate_of or each.state not in OUT for each in open_)
                 if not (bills or self._serves) or time.monotonic() > closing:
                     return
-            elif not sent and not open_ and not (may_send and self._pause.since_s < TURNED_AWAY_S):
+            elif not sent and not open_ and not (may_send and self._pause.since_s < inf):
                 if swept or not self._found_more():
                     return
                 swept = True
