@@ -319,7 +319,7 @@ def test_a_resumed_run_looks_at_the_store(homes: tuple[Path, Path], shared: Stor
     from flows.lifecycle.walk import _changed, _newest
 
     first, second = both(homes)
-    with pytest.raises(BadInput, match="is empty; run the stages before first"):
+    with pytest.raises(BadInput, match="is empty; run the preceding stages first"):
         _newest(second, "training")
     assert _newest(second, "curation") == {}  # it reads no product
     old, new = first.write("curation/kept", table(1)), first.write("curation/kept", table(2))
