@@ -8,6 +8,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import get_args
 
+import pyarrow as pa
+
 from tasks.curation.deduplicate import deduplicate
 from tasks.model.generation.llama import LlamaSteps
 from tasks.model.generation.plain import PlainLlama
@@ -22,8 +24,6 @@ SMALLEST = SimpleNamespace(
 
 def compile_all() -> None:
     """Call each compiled function with the types of arguments that it has in a run."""
-    import pyarrow as pa
-
     deduplicate(pa.table({"text": [TEXT, f"{TEXT} thirteen", "another text of a few words that is like none of them"]}))
     model = PlainLlama(SMALLEST).requires_grad_(False)
     for weights in model.parameters():
