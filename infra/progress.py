@@ -13,6 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 TOPIC = "ketcycle-progress"
@@ -21,20 +22,22 @@ FIGURES = ("bar", "count", "stage")
 
 Take = Callable[[logging.LogRecord], object]
 _takers: list[tuple[Take, str]] = []  # of this process: who takes the workers' records, and of which run
+_run: ContextVar[str] = ContextVar("run")  # of the task in this thread: a worker may have tasks of several runs
 
 
 class _Forward(logging.Handler):
     """Sends the records of a worker process to the clients of its cluster."""
 
+    # Of the task that began to forward last: the other threads of a task have none of their own.
     run_id = ""
-    worker: Any = None  # of the task that began to forward: its other threads have none of their own
+    worker: Any = None
 
     def emit(self, record: logging.LogRecord) -> None:
         if self.worker is None:  # not on a worker: this process shows its records itself
             return
         said = {"message": record.getMessage(), "level": record.levelno, "name": record.name, "at": record.created}
         said |= {name: getattr(record, name) for name in FIGURES if hasattr(record, name)}
-        self.worker.log_event(TOPIC, said | {"run": self.run_id, "worker": str(self.worker.name)})
+        self.worker.log_event(TOPIC, said | {"run": _run.get(self.run_id), "worker": str(self.worker.name)})
 
 
 class _Shown(logging.Handler):
@@ -57,6 +60,7 @@ def forward_from_worker(run_id: str = "") -> None:
         forward = _Forward()
         logger.addHandler(forward)
     forward.run_id = run_id
+    _run.set(run_id)
     with contextlib.suppress(ValueError):  # not on a worker
         forward.worker = distributed.get_worker()
 
