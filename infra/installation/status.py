@@ -38,14 +38,14 @@ from infra.settings import Settings, environment
 HOURS = 24  # of ended runs
 LISTED = 10  # runs, and events
 PAGE = 200  # log lines of one answer
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0  # for each answer of the Prefect server
 ACTIVE, ENDED = ("PENDING", "RUNNING", "CANCELLING", "PAUSED"), ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 LEVELS = {"ok": 0, "warning": 1, "alert": 2}
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service and whether something listens at its address."""
+    """A service and whether it answers: Prefect its questions, another one a connection."""
 
     name: str
     address: str
@@ -128,27 +128,38 @@ class Status:
 def look(settings: Settings) -> Status:
     """Look at an installation; nothing is started or changed."""
     note = read_note(settings.home)
-    prefect = prefect_of(settings)
-    runs = prefect.answers()
-    calls = _open_calls(settings)
+    try:
+        flows = prefect_of(settings).flows()
+    except (httpx.HTTPError, OSError):  # there is none, or it takes too long
+        flows = None
     return Status(
         home=str(settings.home),
         at=datetime.now(UTC).isoformat(timespec="seconds"),
-        services=tuple(_services(settings, note)),
-        active=prefect.runs(ACTIVE, "START_TIME_DESC") if runs else tuple(_own_runs(settings.home, ended=False)),
-        ended=prefect.ended() if runs else {},
-        recent=prefect.runs(ENDED, "END_TIME_DESC") if runs else tuple(_own_runs(settings.home, ended=True)),
-        open_calls=calls,
+        services=tuple(_services(settings, note, answers=flows is not None)),
+        active=flows.active if flows else tuple(_own_runs(settings.home, ended=False)),
+        ended=flows.ended if flows else {},
+        recent=flows.recent if flows else tuple(_own_runs(settings.home, ended=True)),
+        open_calls=_open_calls(settings),
         budget=tuple(_budget(settings)),
         champions=tuple(_champions(settings)),
         drift=tuple(_drift(settings.home)),
-        events=prefect.events() if runs else (),
+        events=flows.events if flows else (),
         free_gb=round(shutil.disk_usage(settings.home).free / 1e9, 1),
     )
 
 
+@dataclass(frozen=True)
+class Flows:
+    """What a Prefect server knows; the attributes are those of `Status`."""
+
+    active: tuple[Run, ...]
+    ended: dict[str, int]
+    recent: tuple[Run, ...]
+    events: tuple[Happened, ...]
+
+
 class Prefect:
-    """The questions of `look` to a Prefect server.
+    """The questions of this module to a Prefect server.
 
     Args:
         url: of its API; empty = there is none.
@@ -169,7 +180,17 @@ class Prefect:
             return False
         return True
 
-    def runs(self, states: Sequence[str], sort: str) -> tuple[Run, ...]:
+    def flows(self) -> Flows:
+        """Return what the server knows of flow runs and events.
+
+        Raises:
+            httpx.HTTPError: it refuses or does not answer one of the questions in time.
+        """
+        return Flows(
+            self._runs(ACTIVE, "START_TIME_DESC"), self._ended(), self._runs(ENDED, "END_TIME_DESC"), self._events()
+        )
+
+    def _runs(self, states: Sequence[str], sort: str) -> tuple[Run, ...]:
         """Return flow runs in some states that no other flow run has started."""
         wanted = {"flow_runs": _of(states), "sort": sort, "limit": LISTED}
         found = self._ask("/flow_runs/filter", wanted)
@@ -178,7 +199,7 @@ class Prefect:
             for item in found
         )
 
-    def ended(self) -> dict[str, int]:
+    def _ended(self) -> dict[str, int]:
         """Return how many flow runs ended in the last hours, by state."""
         after = {"after_": (datetime.now(UTC) - timedelta(hours=HOURS)).isoformat()}
         return {
@@ -186,7 +207,7 @@ class Prefect:
             for state in ENDED
         }
 
-    def events(self) -> tuple[Happened, ...]:
+    def _events(self) -> tuple[Happened, ...]:
         """Return the newest events of the project."""
         wanted = {"filter": {"event": {"prefix": [f"{PREFIX}."]}, "order": "DESC"}, "limit": LISTED}
         found = self._ask("/events/filter", wanted)["events"]
@@ -239,7 +260,7 @@ def _of(states: Sequence[str]) -> dict[str, Any]:
     return {"state": {"type": {"any_": list(states)}}, "parent_task_run_id": {"is_null_": True}}
 
 
-def _services(settings: Settings, note: dict[str, Any]) -> Iterator[Service]:
+def _services(settings: Settings, note: dict[str, Any], *, answers: bool) -> Iterator[Service]:
     addresses = {
         "Prefect": settings.prefect_url or note.get("prefect_url", ""),
         "Dask": settings.dask_address or note.get("dask_address", ""),
@@ -248,7 +269,7 @@ def _services(settings: Settings, note: dict[str, Any]) -> Iterator[Service]:
     }
     for name, address in addresses.items():
         if "://" in str(address) and not str(address).startswith(("sqlite", "postgresql")):
-            yield Service(name, str(address), listens(str(address)))
+            yield Service(name, str(address), answers if name == "Prefect" else listens(str(address)))
 
 
 def _own_runs(home: Path, *, ended: bool) -> Iterator[Run]:

@@ -4,7 +4,10 @@ import json
 import sqlite3
 import time
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -57,6 +60,36 @@ def test_everything_is_read_where_it_is_kept(loaded: Settings) -> None:
         "| budget per day | 60 qpu_s left |",
     ):
         assert words in page
+
+
+def test_a_server_that_stops_answering_in_between_is_reported(
+    loaded: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(BaseHTTPRequestHandler):
+        asked: ClassVar[list[str]] = []
+
+        def do_POST(self) -> None:
+            self.asked.append(self.path)
+            if len(self.asked) > 1:
+                return  # the connection ends without an answer
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_: object) -> None: ...
+
+    write_atomic(loaded.home / "runs" / "r1" / "run.json", json.dumps({"status": "done"}))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        write_atomic(loaded.home / "services.json", json.dumps({"prefect_url": url}))
+        found = look(loaded)
+        server.shutdown()
+    assert len(Slow.asked) > 1
+    assert [(service.name, service.answers) for service in found.services] == [("Prefect", False)]
+    assert [run.name for run in found.recent] == ["r1"], "its own record instead"
 
 
 @pytest.mark.engine
