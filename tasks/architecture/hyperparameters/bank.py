@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 TRIALS, START, PARALLEL = 40, 10, 2
 SMALLER = (12, 16, 24, 32)  # trials
-CELLS = 20  # of a table
+CELLS = 110  # of a table
 RESOURCE = "runs.parquet"
 NUMBERS = (b"tokens", b"context", b"windows")  # of the metadata of the table
 BYTES = 256  # tokens of the vocabulary

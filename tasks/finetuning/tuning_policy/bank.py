@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 EPISODES, PARALLEL, SHOTS = 48, 4, 256
 SIZES = (48, 16, 32, 24, 64)  # episodes of the cells in turn
-CELLS = 60  # of a table
+CELLS = 66  # of a table
 RESOURCE = "runs.parquet"
 
 
