@@ -61,9 +61,10 @@ class Distillation:
 
     @property
     def config(self) -> LlamaConfig:
-        """Configuration of the student."""
+        """Configuration of the student: heads about as wide as the teacher's, of an even width that fits."""
         config = _config(self.teacher)
-        heads = max(1, config.num_attention_heads * self.width // config.hidden_size)
+        most = config.num_attention_heads * self.width // config.hidden_size
+        heads = next((count for count in range(most, 0, -1) if self.width % (2 * count) == 0), 1)
         values = config.to_dict() | {
             "hidden_size": self.width,
             "intermediate_size": max(1, config.intermediate_size * self.width // config.hidden_size),

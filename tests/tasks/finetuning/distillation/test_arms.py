@@ -13,8 +13,10 @@ from tasks.finetuning.distillation.options import Options
 from tasks.finetuning.distillation.problem import Distillation, load_teacher, quality
 from tasks.finetuning.distillation.subtask import DISTILLATION
 from tasks.finetuning.distillation.teaching import _drawn, _largest, ask_teacher
-from tasks.model.causal import load_model
+from tasks.finetuning.models import byte_config
+from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
+from tasks.model.small import new_model
 from tasks.stage import Context, State
 
 torch.set_num_threads(1)
@@ -54,6 +56,13 @@ def test_what_the_teacher_said_comes_back_from_parquet(problem: Distillation, tm
 def test_reading_the_teacher_costs_training_steps(problem: Distillation) -> None:
     assert problem.steps() == problem.tokens // (problem.batch * problem.train.context)
     assert problem.steps(2048) < problem.steps()
+
+
+def test_a_student_of_any_even_width_has_heads_that_fit(problem: Distillation, tmp_path: Path) -> None:
+    save_model(new_model(byte_config(64, 1), 0), tmp_path)  # of four heads
+    for width in (6, 24, 40, 46, 56, 64):
+        config = replace(problem, teacher=tmp_path, width=width).student(0).config
+        assert config.num_attention_heads * config.head_dim == config.hidden_size == width
 
 
 def test_all_ways_learn_and_the_pruned_teacher_keeps_its_width(problem: Distillation, bench: Bench) -> None:
