@@ -219,9 +219,12 @@ class Evidence:
                 for flat in batch.to_pylist():
                     yield _unflatten(flat)
             return
+        early = [(name, wanted.pop(name)) for name in _IDENTITY if name in wanted]
         latest: dict[str, tuple[int, EvidenceRow]] = {}
         for identity, appended, row in kept:
-            if identity not in latest or appended > latest[identity][0]:
+            if all(getattr(row, name) == value for name, value in early) and (
+                identity not in latest or appended > latest[identity][0]
+            ):
                 latest[identity] = appended, row
         rows = (row for _, row in sorted(latest.values(), key=lambda item: item[0]))
         yield from (row for row in rows if all(getattr(row, name) == value for name, value in wanted.items()))

@@ -32,19 +32,20 @@ SMOKE = "only the full profile is judged"
 Row = Mapping[str, Any]
 
 
-def build_page(loaded: Settings, record: Row) -> dict[str, Any]:
+def build_page(loaded: Settings, record: Row, study: Row | None = None) -> dict[str, Any]:
     """Return the page of a pilot as plain values.
 
     Args:
         loaded: the settings.
         record: the stored record of its study.
+        study: the values of its study, where they are known.
 
     Raises:
         BadInput: no instance is finished.
     """
     config = record["config"]
     subtask = find_subtask(config["subtask"])
-    claim, study = published(subtask.name), build_study(loaded, subtask, record)
+    claim, study = published(subtask.name), study or build_study(loaded, subtask, record)
     about = {item["problem"]: item for item in record["instances"]}
     evidence, study_id = open_evidence(loaded.home), config["study_id"]
     rows = [row for row in evidence.read(run_id=study_id) if row.problem in about]

@@ -31,6 +31,7 @@ Array = NDArray[np.float64]
 
 DRAWS = 4000
 SEED = 20
+BANDS = 32_768  # kept: a page asks again and again for the joules of the same rows
 J_PER_KWH = 3.6e6
 S_PER_YEAR = 365.25 * 86400
 SUB_JOB_FORMULA_S = 2.0  # seconds of a sub-job in the documented usage formula
@@ -88,6 +89,7 @@ class Coefficients:
         self.n, self._seed = n, seed
         self._entries = file.entries
         self._cache: dict[str, Array] = {}
+        self._band_of = lru_cache(maxsize=BANDS)(self._cpu_band)
 
     @staticmethod
     @lru_cache(maxsize=8)
@@ -145,6 +147,9 @@ class Coefficients:
 
     def cpu_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:
         """Return the joules of CPU, DRAM and GPU; joules of counters are used if there are any."""
+        return self._band_of(usage, boundary, source)
+
+    def _cpu_band(self, usage: Usage, boundary: Boundary, source: str) -> Band:
         return Band.of(self.cpu_energy_draws(usage, boundary, source=source))
 
     def simulation_energy_j(self, usage: Usage, boundary: Boundary = "narrow", source: str = "measured") -> Band:

@@ -226,7 +226,7 @@ class _Tables:
         self._home = root / SHIPPED
         self._loaded = loaded.model_copy(update={"home": self._home, "lake_url": ""})
         self._studies: dict[str, Mapping[str, Any]] = {}
-        self._root, self._outlook = root, cache(self._build_outlook)
+        self._root, self._outlook, self.pilot = root, cache(self._build_outlook), cache(self._build_pilot)
 
     def newest(self) -> dict[str, str]:
         """Return the newest shipped study of each decision."""
@@ -275,9 +275,9 @@ class _Tables:
         studies = [self.study(name) for key, name in self.newest().items() if not key.startswith(f"{PILOTS}/")]
         return RESULTS[block.what](in_order(studies, list(subtasks())))
 
-    def pilot(self, name: str) -> Mapping[str, Any]:
+    def _build_pilot(self, name: str) -> Mapping[str, Any]:
         """Return the page of a pilot from its study."""
-        return build_page(self._loaded, read_record(self._home, name))
+        return build_page(self._loaded, read_record(self._home, name), self.study(name))
 
     def _of_cases(self, block: Block) -> str:
         if block.kind == "figure" or block.what != "all":
