@@ -38,6 +38,14 @@ HEALTH_S = 2.0
 TRAINERS = "ketcycle-trainers"  # the limit that `ketcycle deploy` sets: one for each GPU
 MIB = 2**20
 SCHEMES = ("tcp://", "tls://")  # of a Dask scheduler
+# Dask has malloc return every 64 KiB to the system; a training step would ask for the same pages again.
+ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(512 * MIB),
+    "MALLOC_MMAP_THRESHOLD_": str(32 * MIB),  # glibc takes no more
+    "MALLOC_TOP_PAD_": str(16 * MIB),
+    "MALLOC_ARENA_MAX": "1",  # a task is a thread; another arena gives pages back
+    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+}
 # Tasks of a run are few, long and small in memory: what Dask does for many short ones would only cost CPU time.
 DASK = {
     # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
@@ -50,11 +58,8 @@ DASK = {
     "distributed.admin.system-monitor.gil.enabled": False,
     "distributed.admin.tick.interval": "500ms",
     "distributed.comm.timeouts.connect": "60s",
-    # Dask has malloc return every 64 KiB to the system; a training step would ask for the same pages again.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 512 * MIB,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 * MIB,  # glibc takes no more
-    "distributed.nanny.pre-spawn-environ.MALLOC_TOP_PAD_": 16 * MIB,
-    "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX": 1,  # a task is a thread; another arena gives pages back
+    "distributed.worker.multiprocessing-method": "forkserver",
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()},
 }
 
 
@@ -104,20 +109,16 @@ def cluster(
         imported: modules that workers of an own cluster import before they are copied from one process.
         meanwhile: called while that process imports them.
     """
-    import dask
-    import distributed
-
-    try:
-        current = _address(distributed.get_client())
-    except ValueError:  # no Dask client in this process yet
-        current = ""
-    if current:  # outside the `try`: a ValueError of the caller's block is the caller's
+    if current := _current():
         yield current
         return
     if settings.dask_address:
         require_scheduler(settings.dask_address)
     address = settings.dask_address or read_note(settings.home).get("dask_address")
     if address and _listens(address):
+        import dask
+        import distributed
+
         from infra.processes.abandoned import Abandoned
 
         with dask.config.set(certificates(settings.home, address)), distributed.Client(address) as client:
@@ -125,40 +126,51 @@ def cluster(
             client.register_plugin(Abandoned())
             yield _address(client)
         return
-    local = settings.home / "dask"
-    with (
-        dask.config.set({"temporary-directory": str(local), **DASK}),
-        _copied_workers(imported, meanwhile),
-        distributed.LocalCluster(
-            n_workers=settings.workers,
-            threads_per_worker=1,  # usage is attributed per process
-            host="127.0.0.1",
-            dashboard_address=None,
-            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its health page; Dask warns of a port in use
-            silence_logs=logging.ERROR,
-        ) as own,
-        distributed.Client(own) as client,
-    ):
-        yield _address(client)
+    with _copied_workers(imported):  # it imports while this process does
+        import dask
+        import distributed
+
+        distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (else this process imports pandas for a list)
+        meanwhile()
+        with (
+            dask.config.set({"temporary-directory": str(settings.home / "dask"), **DASK}),
+            distributed.LocalCluster(
+                n_workers=settings.workers,
+                threads_per_worker=1,  # usage is attributed per process
+                host="127.0.0.1",
+                dashboard_address=None,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # its health page; Dask warns of a port in use
+                silence_logs=logging.ERROR,
+            ) as own,
+            distributed.Client(own) as client,
+        ):
+            yield _address(client)
+
+
+def _current() -> str:
+    """Return the address of the Dask client of this process; empty without one."""
+    if "distributed" not in sys.modules:  # which takes long to import
+        return ""
+    import distributed
+
+    try:
+        return _address(distributed.get_client())
+    except ValueError:
+        return ""
 
 
 @contextmanager
-def _copied_workers(imported: Sequence[str], meanwhile: Callable[[], object]) -> Iterator[None]:
+def _copied_workers(imported: Sequence[str]) -> Iterator[None]:
     """Have worker processes be copies (forks) of one process without threads, which imports modules once for all."""
-    import dask
-    import distributed
-
-    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (else this process imports pandas for a list)
-        environment = dask.config.get("distributed.nanny.pre-spawn-environ")
-        forkserver.set_forkserver_preload(["infra.processes.warm", "distributed", *imported])
-        hand_on(**{name: str(value) for name, value in environment.items()})  # as Dask does before it starts a worker
-        forkserver.ensure_running()
-        try:
-            meanwhile()
-            yield
-        finally:
-            _end_importer()
+    forkserver.set_forkserver_preload(
+        ["infra.processes.importing", "infra.processes.warm", "distributed", *imported, "infra.processes.imported"]
+    )
+    hand_on(**ENVIRONMENT)  # as Dask does before it starts a worker
+    forkserver.ensure_running()
+    try:
+        yield
+    finally:
+        _end_importer()
 
 
 def _end_importer() -> None:

@@ -11,7 +11,7 @@ from tasks.model.scaling import Rules, fresh_tokens, rules
 
 DEEPEST = 48
 DEMO = Shape(depth=4, width=128, heads=4, ffn=384, vocab_size=4096, context=128)
-DEMO_TOKENS = 450_000
+DEMO_TOKENS = 200_000
 DEMO_FLOPS = float(DEMO.training_flops_per_token * DEMO_TOKENS)  # at scale 1
 FEWEST_STEPS = 100
 

@@ -58,7 +58,7 @@ class Options(BaseModel):
     evaluate: str = ""
     evaluate_windows: int | None = Field(32, ge=1)
     domain: str = "base"
-    tokens: int = Field(450_000, ge=1)
+    tokens: int = Field(200_000, ge=1)
     steps: int | None = Field(None, ge=1)
     core_minutes: float | None = Field(None, gt=0)
     joules: float | None = Field(None, gt=0)
