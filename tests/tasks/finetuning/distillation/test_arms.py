@@ -62,7 +62,7 @@ def test_a_student_of_any_even_width_has_heads_that_fit(problem: Distillation, t
     save_model(new_model(byte_config(64, 1), 0), tmp_path)  # of four heads
     for width in (6, 24, 40, 46, 56, 64):
         config = replace(problem, teacher=tmp_path, width=width).student(0).config
-        assert config.num_attention_heads * config.head_dim == config.hidden_size == width
+        assert config.num_attention_heads * (config.head_dim or 0) == config.hidden_size == width
 
 
 def test_all_ways_learn_and_the_pruned_teacher_keeps_its_width(problem: Distillation, bench: Bench) -> None:
