@@ -92,6 +92,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
         "noisy": compare_noise(rows, kept, conversion.coefficients),
+        "unfinished": _unfinished(rows),
         "predictions": _predicted(subtask, figures, verdicts),
         "measures": _measured(rows),
         "break_even": str(conversion.coefficients.break_even()),
@@ -131,6 +132,19 @@ def _measured(rows: Sequence[EvidenceRow]) -> dict[str, dict[str, float]]:
         for name, found in json.loads(row.measures).items():
             values.setdefault(name, {}).setdefault(row.arm, []).extend(found)
     return {name: {arm: float(np.mean(of)) for arm, of in arms.items()} for name, arms in values.items()}
+
+
+def _unfinished(rows: Sequence[EvidenceRow]) -> list[dict[str, Any]]:
+    """Return the arms that ended without a solution, with the number of instances, by state and reason."""
+    found: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for row in rows:
+        if row.status != "done":
+            reason = " ".join(row.reason.split())
+            found.setdefault((row.status, reason), {}).setdefault(row.arm, set()).add(row.problem)
+    return [
+        {"status": status, "reason": reason, "arms": sorted(of), "instances": len(set().union(*of.values()))}
+        for (status, reason), of in sorted(found.items())
+    ]
 
 
 def study_pairs(subtask: Subtask[Any, Any], rows: Sequence[EvidenceRow], objective: Objective) -> dict[str, Pairs]:

@@ -170,19 +170,28 @@ def filled_tables(found: Row) -> Iterator[tuple[StudyTable, list[tuple[str, ...]
 
 
 def notes(found: Row) -> list[str]:
-    """Return headroom, inverse break-even, routing and the score of the predictions, a sentence each."""
+    """Return what did not end, headroom, inverse break-even, routing and predictions, a sentence each."""
     beside = [
         f"{a['arm']} against {a['other']}: {spread(a['difference'], a['interval'], '+')} (paired, n={a['n']})"
         for a in found["against"]
     ]
     return [
         *beside,
+        *_unfinished_notes(found),
         *_measure_notes(found),
         *_unit_notes(found),
         *_bank_notes(found),
         *_headroom_notes(found),
         *_routing_notes(found),
         *_prediction_notes(found),
+    ]
+
+
+def _unfinished_notes(found: Row) -> list[str]:
+    return [
+        f"{end['status']} on {end['instances']} of {found['instances']} instances: {', '.join(end['arms'])} "
+        f"({end['reason']})"
+        for end in found["unfinished"]
     ]
 
 

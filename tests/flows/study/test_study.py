@@ -66,6 +66,12 @@ def whole(problem: float, bench: Bench) -> float:
     return problem
 
 
+def broken(problem: float, bench: Bench) -> float:
+    if problem >= 900:
+        raise ValueError("too\n  large")
+    return problem
+
+
 def bank(material: Material, rng: Generator) -> list[Instance[float]]:
     sources = [
         [Instance(name, f"number {k}", len(texts), partial(float, 100 * len(texts) + k)) for k in range(5)]
@@ -190,17 +196,19 @@ def test_inverse_break_even_is_where_both_cost_the_same() -> None:
     assert (none["system_power_w"], none["shots_per_s"], none["own_j_to_save"]) == (None, None, 1.0)
 
 
-def study_of(loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1) -> tuple[dict[str, Any], int]:
+def study_of(
+    loaded: Settings, monkeypatch: pytest.MonkeyPatch, repeats: int = 1, subtask: Subtask[float, float] = SUBTASK
+) -> tuple[dict[str, Any], int]:
     """Run the made-up study as the flow does, without the engine."""
     for place in (module, banks):
-        monkeypatch.setattr(place, "find_subtask", lambda key: SUBTASK)
+        monkeypatch.setattr(place, "find_subtask", lambda key: subtask)
     config = StudyConfig(study_id="s1", subtask="curation/made-up", repeats=repeats)
     bench = Workbench("s1", loaded.home, loaded.ledger, minimum_s=0.0, probe=True, data="d")
     done = frozenset((r.problem, r.arm, r.repetition) for r in bench.evidence.read(run_id="s1"))
     record: dict[str, Any] = {"config": config.model_dump(), "wall_s": 1.0, "sources": {}, "instances": []}
     executed = 0
     for instance in draw_instances(config, MATERIAL):
-        arms = tuple(arm.name for arm in SUBTASK.arms)
+        arms = tuple(arm.name for arm in subtask.arms)
         result = run_instance(config.subtask, instance, arms, repeats, done, bench)
         executed += result.pop("executed")
         record["instances"].append(result)
@@ -253,6 +261,15 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
         "study.json", "study.md", "study.html", "differences.svg", "quality-energy.svg",
     }  # fmt: skip
     assert json.loads((folder / "study.json").read_text())["arms"][0]["arm"] in arms
+
+
+def test_what_ended_without_a_solution_is_said(loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    subtask = replace(SUBTASK, others=(Arm("broken", Kind.CLASSICAL, broken), *SUBTASK.others))
+    record, executed = study_of(loaded, monkeypatch, subtask=subtask)
+    found = build_study(loaded, subtask, record)
+    assert executed == 15 * 5
+    assert {row["arm"]: row["n"] for row in found["arms"]}["broken"] == 10
+    assert "failed on 5 of 15 instances: broken (ValueError: too large)" in notes(found)
 
 
 def test_sizes_and_number_of_instances_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
