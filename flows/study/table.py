@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -135,15 +136,22 @@ def _measured(rows: Sequence[EvidenceRow]) -> dict[str, dict[str, float]]:
 
 
 def _unfinished(rows: Sequence[EvidenceRow]) -> list[dict[str, Any]]:
-    """Return the arms that ended without a solution, with the number of instances, by state and reason."""
-    found: dict[tuple[str, str], dict[str, set[str]]] = {}
+    """Return the arms that ended without a solution and on how many instances, by state and reason.
+
+    Reasons that differ only in their numbers are one, and the first of them is given.
+    """
+    found: dict[tuple[str, str], list[EvidenceRow]] = {}
     for row in rows:
         if row.status != "done":
-            reason = " ".join(row.reason.split())
-            found.setdefault((row.status, reason), {}).setdefault(row.arm, set()).add(row.problem)
+            found.setdefault((row.status, re.sub(r"[\d,.]+", "0", row.reason)), []).append(row)
     return [
-        {"status": status, "reason": reason, "arms": sorted(of), "instances": len(set().union(*of.values()))}
-        for (status, reason), of in sorted(found.items())
+        {
+            "status": status,
+            "reason": " ".join(of[0].reason.split()),
+            "arms": sorted({row.arm for row in of}),
+            "instances": len({row.problem for row in of}),
+        }
+        for (status, _), of in sorted(found.items())
     ]
 
 
