@@ -29,9 +29,10 @@ from infra.energy.usage import Usage
 from infra.errors import LakeError
 from infra.store import Store
 
-SCHEMA_VERSION = 4
-# Parts of version 1 lack unit, twin, hit_rates and sub_jobs, those before 3 measures, those before 4 depths.
-READABLE = ("1", "2", "3", "4")
+SCHEMA_VERSION = 5
+# Parts of version 1 lack unit, twin, hit_rates and sub_jobs, those before 3 measures, those before 4 depths, those
+# before 5 dollars billed.
+READABLE = ("1", "2", "3", "4", "5")
 Status = Literal["done", "failed", "stopped", "refused", "pending", "skipped"]
 
 _BATCH = 2048

@@ -28,7 +28,7 @@ class Derived:
         energy_j: joules of CPU, DRAM and GPU, narrow boundary.
         energy_wide_j: joules of CPU, DRAM and GPU, wide boundary.
         qpu_j: joules of the QPU for the billed seconds, narrow boundary; zero if none were billed.
-        cost_usd: price of CPU time and of the billed seconds.
+        cost_usd: price of CPU time and of the billed seconds, and the dollars that providers billed.
         gco2: operational emissions of `energy_j` at this machine and of `qpu_j` at the site of the QPU.
         source: source of the joules.
     """

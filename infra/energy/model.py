@@ -234,7 +234,7 @@ class Coefficients:
     ) -> Array:
         """Return draws of the objective of a decision: joules, USD or elapsed seconds.
 
-        Only real expenses count: QPU seconds on a device that bills, CPU time of the simulator elsewhere.
+        Only real expenses count: QPU seconds or dollars on a device that bills, CPU time of the simulator elsewhere.
         """
         billed = Usage(qpu_s_billed=usage.qpu_s_billed if _is_device(backend) else 0.0)
         match objective:
@@ -262,15 +262,20 @@ class Coefficients:
         its = self.cost_draws(b, objective, backend, workloads[1])
         return float(np.mean(mine < (1 - hysteresis) * its))
 
+    def cpu_usd(self, usage: Usage) -> float:
+        """Return the price of CPU time."""
+        return usage.cpu_s * self.value("cpu.price") / 3600
+
     def cost_usd(self, usage: Usage, backend: str = "ibm") -> float:
-        """Return the price of CPU time and, on a device, of the seconds billed."""
+        """Return the price of CPU time, of the seconds billed on a device that bills seconds, and other bills."""
         billed_s = usage.qpu_s_billed if _is_device(backend) else 0.0
-        return usage.cpu_s * self.value("cpu.price") / 3600 + billed_s * self.value("qpu.price")
+        return self.cpu_usd(usage) + billed_s * self.value("qpu.price") + usage.usd_billed
 
     def projected_cost_usd(self, usage: Usage) -> Band:
         """Return the price if the projected seconds were billed as recorded jobs were."""
-        cpu = usage.cpu_s * self.value("cpu.price") / 3600
-        return Band.of(cpu + self.value("qpu.price") * self.locked_draws(replace(usage, qpu_s_billed=0.0)))
+        return Band.of(
+            self.cpu_usd(usage) + self.value("qpu.price") * self.locked_draws(replace(usage, qpu_s_billed=0.0))
+        )
 
     def footprint_gco2(self, usage: Usage, country: str, qpu_country: str) -> Band:
         """Return the wide emissions: operation of CPU and QPU with the local grids, and the embodied share of both.

@@ -29,6 +29,8 @@ class Usage:
         qubit_shots: qubits of a circuit times its shots, over all circuits.
         two_qubit_depth: two-qubit gates on the longest path through each circuit, once per circuit, of the same form;
             0 beside gates where the evidence is of a version that did not record it.
+        usd_billed: US dollars billed by a provider that charges by job and shot. Where QPU seconds are billed it is 0,
+            and the price of those seconds is a coefficient.
     """
 
     cpu_s: float = 0.0
@@ -48,6 +50,7 @@ class Usage:
     sub_jobs: float = 0.0
     qubit_shots: int = 0
     two_qubit_depth: int = 0
+    usd_billed: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(**{name: value + getattr(other, name) for name, value in vars(self).items()})

@@ -393,7 +393,7 @@ class Rounds:
         batch = self._batches.get(tag) or lane.load(tag)
         circuits = CIRCUIT_CACHE.get(lane.ledger, {item.part.circuit for item in batch.items})
         items = {item.slot: item for item in batch.items}
-        facts = Job(tag, batch.size, bill.seconds)
+        facts = Job(tag, batch.size, bill.seconds, self._backend.usd_per_s)
         if isinstance(self._backend, Forgetful):
             sent = {slot: task_of(item, circuits[item.part.circuit]) for slot, item in items.items()}
             self._backend.remind(job, tag, sent)

@@ -22,6 +22,7 @@ from infra.runtime.backends.projection import is_lower_bound, project
 from infra.runtime.circuits.observables import Measurements, decode_observables, shots_for
 from infra.runtime.circuits.payload import decode_arrays, decode_circuit, encode_arrays
 from infra.runtime.ledger.batch import Delivery, Item
+from infra.runtime.ledger.charges import billed
 from infra.runtime.ledger.ledger import Ledger
 
 log = logging.getLogger("ketcycle.queue")
@@ -78,12 +79,14 @@ class Job:
     Attributes:
         tag: of its batch.
         size: parts in it.
-        billed_s: QPU seconds that it is charged; None while that is not known.
+        billed_s: billing seconds that it is charged; None while that is not known.
+        usd_per_s: dollars of such a second where the backend bills dollars; None where it bills QPU seconds.
     """
 
     tag: str
     size: int
     billed_s: float | None = None
+    usd_per_s: float | None = None
 
 
 def delivery_of(
@@ -120,7 +123,7 @@ def delivery_of(
         simulation_cpu_s=outcome.cpu_s,
         wall_s=outcome.wall_s,
         rss_gb_s=outcome.rss_gb_s,
-        qpu_s_billed=(job.billed_s or 0.0) * outcome.share,
+        **billed((job.billed_s or 0.0) * outcome.share, job.usd_per_s),
         qpu_s_projected=projection.qpu_s(executions, item.call_executions),
         sub_jobs=projection.sub_jobs(executions, item.call_executions),
         jobs=1 / job.size,
@@ -132,7 +135,7 @@ def delivery_of(
     )
     facts: dict[str, Any] = {**outcome.facts, "prepare_cpu_s": dict(outcome.prepare_cpu_s)}
     if outcome.share:
-        facts |= {"share": outcome.share, "job_billed_s": job.billed_s}
+        facts |= {"share": outcome.share, "job_billed_s": job.billed_s, "usd_per_s": job.usd_per_s}
     facts["projection"] = {
         "device": item.projection,
         "two_qubit_gates": projection.two_qubit_gates,

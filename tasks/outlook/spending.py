@@ -51,6 +51,8 @@ def quantities(row: EvidenceRow) -> dict[str, float]:
     return found | {
         "jobs": jobs / n,
         "executing_s": executing_s / n,
+        "billed_s": used.qpu_s_billed / n,
+        "billed_usd": used.usd_billed / n,
         "circuits": used.circuits / n,
         "shots": used.shots / n,
         "gates": used.two_qubit_gates / used.circuits if used.circuits else 0.0,
@@ -124,7 +126,7 @@ class ArmModel:
         total = np.zeros((len(sizes), self.assumptions.n))
         units = {"cpu_s": Usage(cpu_s=1), "rss_gb_s": Usage(rss_gb_s=1), "counted_j": Usage(package_j=1)}
         for name, unit in (units | {"gpu_j": Usage(gpu_j=1)}).items():
-            if self.fits[f"{part}_{name}"].lines[0].form != "zero":
+            if self._taken(f"{part}_{name}"):
                 joules = self.assumptions.cpu_energy_draws(unit, boundary, f"{self.decision}/{self.arm}", self.source)
                 total = total + self.quantity(f"{part}_{name}", sizes) * joules
         return total
@@ -133,6 +135,22 @@ class ArmModel:
         """Return draws of what the arm takes here, simulated circuits included."""
         own = self.here(sizes, currency, boundary, "own")
         return own + self.here(sizes, currency, boundary, "simulation")
+
+    def _taken(self, name: str) -> bool:
+        """Return whether a raw quantity is more than zero at some size."""
+        return self.fits[name].lines[0].form != "zero"
+
+    @property
+    def billed(self) -> bool:
+        """Whether any of its evidence was billed."""
+        return self._taken("billed_s") or self._taken("billed_usd")
+
+    def bill(self, sizes: Array) -> Array:
+        """Return draws of the USD that a solve was billed: dollars of a provider, QPU seconds at their price."""
+        usd = self.quantity("billed_usd", sizes)
+        if self._taken("billed_s"):
+            usd = usd + self.quantity("billed_s", sizes) * self.assumptions.value("qpu.price")
+        return usd
 
     def survival(self, sizes: Array, device: str) -> Array:
         """Return draws of the share of shots without an error of a two-qubit gate."""

@@ -15,6 +15,7 @@ from qiskit import QuantumCircuit
 from infra.energy.usage import Usage
 from infra.errors import BackendFailed
 from infra.evidence import EvidenceRow
+from infra.runtime.backends import registry
 from infra.runtime.figures.inspect import list_calls
 from infra.shared import open_evidence
 from tasks.contract import Arm, Bench, Instance, Kind, Method, Subtask, content_key
@@ -248,6 +249,29 @@ def test_auto_switches_to_what_is_as_good_and_cheaper_even_if_it_does_nothing(tm
     outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO))
     assert outcome.decision.arm == "nothing"
     assert outcome.decision.n >= 20
+
+
+@pytest.mark.parametrize(("usd_per_shot", "chosen"), [(1e-6, "measured"), (1e-3, "argmax")])
+def test_the_price_of_a_provider_decides_which_arm_is_cheaper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usd_per_shot: float, chosen: str
+) -> None:
+    prices = tmp_path / "prices.yaml"
+    prices.write_text(f"qiskit_aer:aer_simulator: {{usd_per_shot: {usd_per_shot:f}}}")
+    monkeypatch.setenv("KETCYCLE_PROVIDER_PRICES", str(prices))
+    monkeypatch.setattr(registry, "_open", {})
+    rented: dict[str, object] = {"backend": "provider:qiskit_aer:aer_simulator", "objective": "cost"}
+    run_shadow(SUBTASK, PROBLEM, ["measured", "argmax"], bench(tmp_path, **rented, data="another"))
+    found = rows(tmp_path)
+    assert (found["measured"].usage.shots, found["measured"].usage.qpu_s_billed) == (64, 0)
+    assert found["measured"].total.usd_billed == pytest.approx(64 * usd_per_shot)
+    assert found["argmax"].total.usd_billed == 0
+    for name, cpu_s in (("argmax", 50.0), ("measured", 0.01)):  # .00057 USD of CPU time against 64 shots
+        row = found[name]
+        used = Usage(cpu_s=cpu_s, usd_billed=row.usage.usd_billed)
+        fixed = {"run_id": "study", "data": "d", "prepare": Usage(), "usage": used, "total": used, "qualities": (0.0,)}
+        bench(tmp_path).evidence.append(replace(row, problem=f"p{i}", **fixed) for i in range(130))
+    outcome, _ = settle(SUBTASK, PROBLEM, bench(tmp_path, Method.AUTO, run_id="r2", **rented))
+    assert outcome.decision.arm == chosen, outcome.decision.reason
 
 
 def test_auto_uses_evidence_that_ships_where_data_and_version_fit_and_says_so(

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.reports.outlook.chances import BOUNDARIES, CURRENCIES, chance_cells, need_cells, ownership_cells
+from flows.reports.outlook.chances import (
+    BOUNDARIES,
+    CURRENCIES,
+    bill_cells,
+    chance_cells,
+    need_cells,
+    ownership_cells,
+)
 from flows.reports.outlook.decision import Decision
 from flows.reports.outlook.growth import GROWTH, break_even_size, curves_of, grown, growth_cells
 from flows.reports.outlook.sensitivity import sensitivity_cells
@@ -69,6 +76,8 @@ def _arm_cells(cells: Cells, decision: Decision, arm: str, loaded: Settings) -> 
         need_cells(cells, model, rivals[0], device, base, at)
         sensitivity_cells(cells, decision, arm, rivals[0], device)
         ownership_cells(cells, model, rivals[0], device, base, at)
+        if model.billed:
+            bill_cells(cells, model, rivals[0], base, at)
         curves = curves_of(decision, model, rivals, device)
     assumed.forget()
     return {

@@ -69,6 +69,27 @@ def chance_cells(cells: Cells, model: ArmModel, rival: Rival, device: str, base:
             cells.add(f"{rows}/{model.arm}/{currency}/best classical", unit, "modelled", rows, its)
 
 
+def bill_cells(cells: Cells, model: ArmModel, rival: Rival, base: str, at: Array) -> None:
+    """Add what a solve was billed where the evidence ran, beside the price of the best classical arm."""
+
+    def pair() -> tuple[Array, Array]:
+        mine = model.here(at, "money", "narrow", "own") + model.bill(at)
+        return mine[0], rival.takes(at, "money", "narrow")[0]
+
+    def ratio() -> Figure:
+        with np.errstate(divide="ignore"):  # a rival that takes nothing at all
+            return banded(np.divide(*pair()))
+
+    cells.add(f"{base}/bill/usd", "USD", "measured", base, lambda: banded(model.bill(at)[0]))
+    cells.add(f"{base}/bill/all", "USD", "modelled", base, lambda: banded(pair()[0]))
+    cells.add(f"{base}/bill/best classical", "USD", "modelled", model.decision, lambda: banded(pair()[1]))
+    cells.add(f"{base}/bill/ratio", "times best classical", "modelled", model.decision, ratio)
+    cells.add(
+        f"{base}/bill/cheaper", "P(USD below best classical)", "modelled", model.decision,
+        lambda: Figure(float(np.mean(np.less(*pair())))),
+    )  # fmt: skip
+
+
 def _grams(model: ArmModel, rival: Rival, at: Array, device: str, loaded: Settings) -> tuple[Array, Array]:
     assumed = model.assumptions
     server = assumed.embodied_g_per_s("cpu") / assumed.value("cpu.vcpus")

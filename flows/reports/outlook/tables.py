@@ -178,6 +178,25 @@ def chances(outlook: Outlook) -> Table:
     )  # fmt: skip
 
 
+def bills(outlook: Outlook) -> Table:
+    """Return what quantum arms were billed where their evidence ran; empty where nothing was billed."""
+    names = ("bill/usd", "bill/all", "bill/best classical", "bill/ratio", "bill/cheaper")
+    rows = [
+        (*_named(decision, arm), Shown(number(arm["largest"]), base),
+         *(shown(outlook.cells.get(f"{base}/{name}")) for name in names))
+        for decision, arm, base in _arms(outlook)
+        if outlook.cells.get(f"{base}/bill/usd")
+    ]  # fmt: skip
+    return Table(
+        "bills", "What a decision was billed",
+        "At the largest size of the evidence, where it ran: dollars of a provider, or QPU seconds at their price. "
+        "Every other table is of classes of devices at their list prices.",
+        ("decision", "arm", "size", "billed USD", "with own CPU time", "best classical USD", "price ratio",
+         "P(cheaper)"),
+        tuple(rows),
+    )  # fmt: skip
+
+
 def today(outlook: Outlook) -> Table:
     """Return the cost of a mean solve at the largest size, by part."""
     device, get = outlook.assumptions.hardware.default, outlook.cells.get
@@ -424,6 +443,7 @@ MAKERS: dict[str, Callable[[Outlook], Table]] = {
     "break-even": break_even,
     "break-even-all": break_even_all,
     "chances": chances,
+    "bills": bills,
     "today": today,
     "scaling": scaling,
     "needs": needs,

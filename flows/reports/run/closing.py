@@ -293,14 +293,17 @@ def _cost(report: Row) -> Iterator[str]:
             f"{joules(middle)}, between {joules(low)} and {joules(high)} ({spent['source']}): what a lamp of "
             f"{LAMP_W:.0f} W draws in {_duration(middle / LAMP_W)}{carbon}."
         )
+    billed = [entry for entry in report["queue"] if entry["billed"]]
     if qpu := report["qpu"]:
         yield f"QPU: {number(qpu['billed_s'])} s billed; {number(report['cost_usd'])} USD in all."
+    elif paid := sum(entry["cost_usd"][1] for entry in billed):
+        yield f"Provider: {number(paid)} USD billed; {number(report['cost_usd'])} USD in all."
     projected = sum(entry["qpu_s_projected"] for entry in report["queue"] if not entry["billed"])
     if projected:
         usd = sum(entry["cost_usd"][1] for entry in report["queue"] if not entry["billed"])
         drawn = sum(entry["qpu_energy_j"][1] for entry in report["queue"] if not entry["billed"])
         yield (
-            f"{'The other' if report['qpu'] else 'All'} circuits were simulated. On a device they would take "
+            f"{'The other' if report['qpu'] or billed else 'All'} circuits were simulated. On a device they would take "
             f"{_duration(projected)} and {plain(usd)} USD (projected), and {joules(drawn)} (modelled)."
         )
 

@@ -95,7 +95,7 @@ class Executed:
         wall_s: elapsed seconds of the same.
         rss_gb_s: resident memory over that time.
         prepare_cpu_s: CPU seconds that the compiled form of the circuit cost when it was made, by its key.
-        share: share of the job's executions, by which its bill is split.
+        share: share of the job's bill.
         facts: what is worth keeping: method, qubits, layout.
         measured: of an estimator, in place of `arrays`: by basis and parameter set the bits (shots, n), qubit 0 first.
         origin: tag and circuit digest that came back with the result; None where the job never left this process.
@@ -124,8 +124,9 @@ class Backend(Protocol):
         priced: whether it bills QPU seconds; then a budget is reserved before anything is sent.
         listing_delay_s: how long after its creation a job may be missing from what `find` returns.
         finds: whether `find` returns jobs that another process made; without, a lost answer needs a person.
-        usd_per_s: price of its QPU seconds where its estimates are exact prices; None = the price of the energy
-            model, and estimates are corrected by earlier bills.
+        usd_per_s: of a backend that bills dollars by a known price, the dollars of a billing second, and its
+            estimates are exact; None = it bills QPU seconds, estimates are corrected by earlier bills, and their price
+            is that of the energy model.
     """
 
     name: str

@@ -37,14 +37,19 @@ def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
     connection.execute(charged.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))
 
 
+def billed(seconds: float, usd_per_s: float | None) -> dict[str, float]:
+    """Return billing seconds as quantities of `Usage`: QPU seconds, or dollars where the backend bills dollars."""
+    return {"qpu_s_billed": seconds} if usd_per_s is None else {"usd_billed": seconds * usd_per_s}
+
+
 def bill_parts(connection: sa.Connection, tag: str, billed_s: float) -> None:
-    """Write a bill that came after the results into the usage of the batch's parts, by their shares of the job."""
+    """Write a bill that came after the results into the usage of the batch's parts, by their shares of the bill."""
     key = (parts.c.call, parts.c.position, parts.c.part)
     query = sa.select(*key, parts.c.usage, parts.c.facts).where(parts.c.batch == tag, parts.c.result.is_not(None))
     for call, position, part, usage, facts in connection.execute(query).all():
         known = json.loads(facts or "{}")
         if "share" in known:
-            its = {**json.loads(usage or "{}"), "qpu_s_billed": known["share"] * billed_s}
+            its = {**json.loads(usage or "{}"), **billed(known["share"] * billed_s, known.get("usd_per_s"))}
             same = parts.c.call == call, parts.c.position == position, parts.c.part == part
             told = json.dumps({**known, "job_billed_s": billed_s})
             connection.execute(parts.update().where(*same).values(usage=json.dumps(its), facts=told))

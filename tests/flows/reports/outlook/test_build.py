@@ -17,6 +17,7 @@ from scaled import DECISION, SIZES, evidence, row
 from flows.reports.outlook.build import Outlook, build_outlook
 from flows.reports.outlook.evidence import Gathered, grouped
 from flows.reports.outlook.page import outlook_page
+from flows.reports.outlook.tables import tables
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.settings import Settings
@@ -46,6 +47,18 @@ def built(rows, assumed: Assumptions | None = None, stages=("curation",)) -> Out
 @pytest.fixture(scope="module")
 def plain() -> Outlook:
     return built(evidence())
+
+
+def test_what_a_decision_was_billed_is_shown_where_it_was_billed(plain: Outlook):
+    assert "bills" not in {table.name for table in tables(plain)}
+    rows = [replace(r, usage=replace(r.usage, usd_billed=0.25)) if r.arm == "qaoa" else r for r in evidence()]
+    found = built(rows)
+    assert found.cells[f"{BASE}/bill/usd"].value == pytest.approx(0.25)
+    assert found.cells[f"{BASE}/bill/cheaper"].value == 0.0, "greedy takes a second of CPU time"
+    table = next(table for table in tables(found) if table.name == "bills")
+    assert [cell.text for cell in table.rows[0][:4]] == [KEY, "qaoa", "32", "0.25 [0.25, 0.25]"]
+    seconds = built([replace(r, usage=replace(r.usage, qpu_s_billed=2.0 * (r.arm == "qaoa"))) for r in evidence()])
+    assert seconds.cells[f"{BASE}/bill/usd"].value == pytest.approx(2 * assumptions().value("qpu.price"))
 
 
 def test_two_arms_with_known_lines_cross_at_the_known_size():

@@ -18,6 +18,7 @@ from qiskit.exceptions import QiskitError
 from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import SparsePauliOp
 from qiskit_aer import AerProvider, AerSimulator
+from qiskit_aer.jobs import AerJob
 
 from infra.energy.model import Coefficients
 from infra.errors import BackendFailed, BadInput
@@ -26,7 +27,7 @@ from infra.runtime.backends import registry
 from infra.runtime.backends.provider import Price, ProviderDevice, find_provider, read_price
 from infra.runtime.backends.registry import canonical_name
 from infra.runtime.figures.attention import list_unsettled
-from infra.runtime.figures.inspect import list_parked
+from infra.runtime.figures.inspect import list_parked, show_call
 from infra.runtime.figures.summary import summarise
 from infra.runtime.ledger.budget import set_limit, spending
 from infra.runtime.queue import Runtime, Scope
@@ -126,10 +127,29 @@ def test_what_is_billed_is_the_price_of_the_file(tmp_path: Path) -> None:
     (entry,) = summarise(rented.ledger, tmp_path, "r")["backends"]
     assert (entry["billed"], entry["cost_usd"]) == (True, [pytest.approx(0.3 + 25 * 0.01)] * 3), "not projected"
     assert entry["qpu_s_billed"] == job.usage.qpu_s_billed == 0, "dollars are no time of a QPU"
+    assert job.usage.usd_billed == pytest.approx(0.3 + 25 * 0.01), "what evidence and router count"
     assert entry["qpu_energy_j"][1] == pytest.approx(Coefficients.load().qpu_energy_j(job.usage).p50)
     with pytest.raises(Exception, match="usd are needed"):
         rented.sampler(scope("b")).run([flips_bound()], shots=25).result()
     assert len(Rented.jobs) == 1
+
+
+def test_the_price_of_a_shared_job_is_divided_among_its_calls(tmp_path: Path) -> None:
+    rented = runtime(tmp_path, "provider:rented:machine")
+    pubs = [(flips(), [[0.0], [1.0], [2.0]])], [(flips_bound(),)]
+    jobs = [rented.sampler(scope(arm)).run(asked, shots=20) for arm, asked in zip("ab", pubs, strict=True)]
+    rented.drain()
+    for job in jobs:
+        job.result()
+    assert len(Rented.jobs) == 1
+    assert [job.usage.usd_billed for job in jobs] == [pytest.approx(0.15 + 0.6), pytest.approx(0.15 + 0.2)]
+    (batch,) = {part["batch"] for job in jobs for part in show_call(rented.ledger, job.job_id())["parts"]}
+    rented.open().settle(batch, 2.2)  # the provider's page says so
+    again = [rented.sampler(scope(arm)).run(asked, shots=20) for arm, asked in zip("ab", pubs, strict=True)]
+    for job in again:
+        job.result()
+    assert [job.usage.usd_billed for job in again] == [pytest.approx(1.5), pytest.approx(0.7)]
+    assert spending(rented.open()).billed_usd == pytest.approx(2.2)
 
 
 def test_what_leaves_for_a_provider_waits_for_the_disk(tmp_path: Path) -> None:
@@ -264,6 +284,77 @@ def test_whatever_a_provider_answers_ends_one_call(tmp_path: Path, monkeypatch: 
     spent = spending(rented.open())
     assert spent.billed_usd == pytest.approx(sum(0.3 + 10 * (k + 1) * 0.01 for k in range(3)))
     assert spent.reserved_usd == 0
+
+
+def test_a_module_may_make_the_device_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    laboratory = ModuleType("laboratory")
+    laboratory.machine = lambda: MachineProvider().get_backend("machine")  # type: ignore[attr-defined]
+    laboratory.number = lambda: 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "laboratory", laboratory)
+    (tmp_path / "prices.yaml").write_text("laboratory:machine: {usd_per_shot: 0.01}\nlaboratory:number: {}")
+    made = runtime(tmp_path, "provider:laboratory:machine")
+    assert made.sampler(scope()).run([flips_bound()], shots=25).result()[0].data.high.get_counts() == {"10": 25}
+    with pytest.raises(BadInput, match="number is a int, no BackendV2"):
+        registry.open_backend("provider:laboratory:number")
+
+
+def test_more_shots_than_the_device_runs_are_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    rented = runtime(tmp_path, "provider:rented:machine")
+    registry.open_backend(rented.backend)._most_shots = 100  # type: ignore[attr-defined]
+    with pytest.raises(BadInput, match="at most 100 shots"):
+        rented.sampler(scope()).run([flips_bound()], shots=101).result()
+    assert not Rented.jobs
+
+
+@pytest.mark.parametrize("registers", ["named", "missing"])
+def test_a_header_may_name_the_circuit_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, registers: str) -> None:
+    """As IQM's results, which leave out a register that nothing is measured into."""
+    results = AerJob.result
+
+    def result(job: Any) -> Any:
+        found = copy.deepcopy(results(job))
+        for entry in found.results:
+            kept = 3 if registers == "named" else 2
+            words = {format(int(word, 0), "03b")[:kept]: n for word, n in entry.data.counts.items()}
+            entry.data.counts, entry.header = words, {"name": entry.header["name"]}
+        return found
+
+    monkeypatch.setattr(AerJob, "result", result)
+    job = runtime(tmp_path, "provider:rented:machine").sampler(scope()).run([flips_bound()], shots=25)
+    if registers == "named":
+        assert job.result()[0].data.high.get_counts() == {"10": 25}
+        return
+    with pytest.raises(BackendFailed, match=r"not of the registers low\[1\], high\[2\]"):
+        job.result()
+
+
+class IonQJobFailureError(Exception):
+    """As the class of that name in qiskit-ionq."""
+
+
+def test_a_client_that_raises_instead_of_a_failed_state_ends_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def status(_: Any) -> Any:
+        raise IonQJobFailureError("too large")
+
+    monkeypatch.setattr(AerJob, "status", status)
+    rented = runtime(tmp_path, "provider:rented:machine")
+    with pytest.raises(BackendFailed, match="failed: too large"):
+        rented.sampler(scope()).run([flips_bound()], shots=25).result(timeout=30)
+    spent = spending(rented.open())
+    assert (spent.billed_usd, spent.reserved_usd) == (0, 0)
+
+
+def test_a_job_that_cannot_be_cancelled_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cancel(_: Any) -> Any:
+        raise NotImplementedError
+
+    monkeypatch.setattr(AerJob, "cancel", cancel)
+    rented = runtime(tmp_path, "provider:rented:machine")
+    job = rented.sampler(scope()).run([flips_bound()], shots=25)
+    job.result()
+    registry.open_backend(rented.backend).cancel(next(iter(Rented.jobs)))
 
 
 def test_names_and_prices_that_are_wrong_say_what_to_write(tmp_path: Path) -> None:
