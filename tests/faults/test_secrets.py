@@ -64,7 +64,7 @@ def files_of(home):
     return {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
-def call(home, patience_s=3, **variables):
+def call(home, patience_s=1.5, **variables):
     """Be a caller in a forked child that logs everything it can and prints whatever it is told."""
     said = home / "said"
     child = os.fork()
@@ -120,7 +120,7 @@ def assert_unseen(said, files, *, besides=()):
 @pytest.mark.parametrize("road", ROADS)
 def test_no_error_shows_the_token(tmp_path, double, road):
     double.reset(**{"api_key": TOKEN, **ROADS[road]})
-    patience_s = 60 if road == "all goes well" else 3
+    patience_s = 60 if road == "all goes well" else 1.5
     said, files = call(tmp_path, patience_s, **double.environment(TOKEN))
     assert b"it went well" in said or road != "all goes well", said.decode()
     assert_unseen(said, files)
