@@ -1,4 +1,10 @@
-"""What a finished job is charged: what the service bills if that makes sense, else the most that the job may use."""
+"""What a finished job is charged: what the service bills within the job's time limit, else that limit.
+
+A service stops a job at its time limit, but not exactly: IBM's documentation says that a job may be stopped late
+(https://quantum.cloud.ibm.com/docs/guides/max-execution-time). Reservations cover the time limit. What is billed beyond
+it is not booked before a person has settled it, but stays reserved as far as a late stop explains it, so that no later
+job is allowed with it.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +17,11 @@ from infra.runtime.ledger.batch import Bill, OpenBatch
 log = logging.getLogger("ketcycle.queue")
 
 BILL_PATIENCE_S = 10.0  # that results are held back for the bill of their job
+_ROUNDING = 1e-9
 
 
 def plausible_s(most_s: float) -> float:
-    """Return the longest bill that a job with a time limit can have: services overrun it, by seconds."""
+    """Return the longest bill that a late stop explains for a job with a time limit."""
     return 2 * most_s + 10.0
 
 
@@ -44,7 +51,9 @@ def charge(
     if seconds is None and (required or waited_s < BILL_PATIENCE_S):
         raise NoAnswer(f"the bill of job {job} is not known yet")
     note = None
-    if seconds is not None and most_s is not None and seconds > plausible_s(most_s):
+    held_s = 0.0
+    if seconds is not None and most_s is not None and seconds > most_s * (1 + _ROUNDING):
+        held_s = min(seconds, plausible_s(most_s)) - most_s
         note = f"the service bills {seconds:g} s for job {job}, which it was to stop after {most_s:g} s"
     elif seconds == 0 and completed and most_s:
         if waited_s < BILL_PATIENCE_S:
@@ -52,5 +61,5 @@ def charge(
         note = f"the service bills nothing for job {job}, which it completed"
     if note is not None:
         log.warning("batch %s is charged %.3g s: %s", open_batch.tag, most_s, note)
-        return Bill(most_s, note=note)
+        return Bill(most_s, note=note, held_s=held_s)
     return Bill(seconds)

@@ -3,8 +3,9 @@
 A limit applies to each run, each stage of a run, each day or each month (UTC, at the time of sending), in QPU seconds
 or in US dollars. One transaction of the ledger claims a job, checks the limits and makes the reservation; no other
 dispatcher can do so at the same time. The reservation is the maximum that the job may use: its estimate, corrected by
-earlier bills, and up to the same amount again if the limits allow it. The service stops the job at this maximum, so
-bills stay below the limits even if every estimate is wrong, unless the service itself runs a job twice.
+earlier bills, and up to the same amount again if the limits allow it. The service is told to stop the job at this
+maximum, so bills stay below the limits even if every estimate is wrong, unless the service runs a job twice or stops it
+late. What it bills beyond the maximum stays reserved until a person settles it.
 
 The module uses SQL only, so that it loads fast.
 """
@@ -38,7 +39,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Spending:
-    """Billed amounts, and amounts reserved for jobs in flight or without a bill."""
+    """Billed amounts, and amounts reserved for jobs in flight, without a bill, or billed beyond their time limit."""
 
     billed_s: float
     reserved_s: float

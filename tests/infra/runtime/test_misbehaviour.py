@@ -161,7 +161,32 @@ def test_a_bill_that_makes_no_sense_is_charged_at_a_plausible_bound(
     assert spending(runtime.open()).billed_s == batch["max_qpu_s"]
     (unsettled,) = list_unsettled(runtime.ledger)
     runtime.open().settle(unsettled["tag"], 3.5)
-    assert spending(runtime.open()).billed_s == 3.5
+    assert (spending(runtime.open()).billed_s, spending(runtime.open()).reserved_s) == (3.5, 0)
+
+
+@pytest.mark.parametrize(("bill", "held"), [("{limit}", 0.0), ("{limit}.5", 0.5), ("2000", 14.0)])
+def test_what_is_billed_beyond_a_jobs_time_limit_stays_reserved_until_a_person_settles_it(
+    runtime: Runtime, platform: Any, bill: str, held: float
+) -> None:
+    set_limit(runtime.open(), "day", "qpu_s", 4.0)
+    bill = bill.format(limit=4)
+    body = f'{{"usage": {{"status": "completed", "qpu_charge_time_seconds": {bill}}}}}'
+    platform.change(faults=[{"route": "metrics", "kind": "answer", "times": 999, "body": body}])
+    assert counts(ask(runtime)) == {"00": SHOTS}
+    (batch,) = rows(runtime)
+    assert (batch["max_qpu_s"], batch["billed_s"], bool(batch["flagged"])) == (4.0, 4.0, held > 0)
+    spent = spending(runtime.open())
+    assert (spent.billed_s, spent.reserved_s) == (4.0, held), "no later job is allowed with it"
+    assert usage_of(runtime).qpu_s_billed == 4.0
+    if not held:
+        assert list_unsettled(runtime.ledger) == []
+        return
+    (unsettled,) = list_unsettled(runtime.ledger)
+    assert f"the service bills {bill} s" in unsettled["note"]
+    runtime.open().settle(unsettled["tag"], float(bill))
+    spent = spending(runtime.open())
+    assert (spent.billed_s, spent.reserved_s) == (float(bill), 0)
+    assert usage_of(runtime).qpu_s_billed == float(bill)
 
 
 def test_a_bill_that_never_comes_is_settled_by_a_person(runtime: Runtime, platform: Any) -> None:
