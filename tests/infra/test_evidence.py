@@ -280,6 +280,20 @@ def test_parts_of_the_first_schema_are_read_beside_new_ones(evidence: Evidence) 
     assert evidence.sql("select count(*) n from evidence where unit is null").to_pylist() == [{"n": 1}]
 
 
+def test_parts_without_dollars_are_read_beside_new_ones(evidence: Evidence) -> None:
+    old, new = row("old"), row("new", usage=Usage(cpu_s=1.0, usd_billed=0.55), total=Usage(usd_billed=0.55))
+    evidence.append([old])
+    [part] = evidence.root.glob("part-*.parquet")
+    table = pq.read_table(part)
+    table = table.drop_columns([name for name in table.column_names if name.endswith("usd_billed")])
+    pq.write_table(table.replace_schema_metadata({"ketcycle.evidence": "4"}), part)
+    evidence.append([new])
+    assert Evidence(evidence.root).read() == [old, new]
+    assert evidence.compact() == 2
+    assert Evidence(evidence.root).read() == [old, new]
+    assert evidence.sql("select sum(total_usd_billed) usd from evidence").to_pylist() == [{"usd": 0.55}]
+
+
 def test_a_change_of_columns_needs_a_new_schema_version() -> None:
     columns = json.dumps([(f.name, str(f.type)) for f in module._SCHEMA])
     digest = hashlib.sha256(columns.encode()).hexdigest()[:8]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import pty
@@ -26,7 +27,7 @@ def record(text: str, after_s: float = 0.0, level: int = logging.INFO, **figures
 
 
 def screen(picture: LiveView, after_s: float = 60.0, width: int = 120) -> list[str]:
-    console = Console(width=width, color_system=None, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console = Console(width=width, color_system=None, record=True, file=io.StringIO())
     console.print(picture.render(BEGAN + after_s))
     return [line.rstrip() for line in console.export_text().splitlines()]
 

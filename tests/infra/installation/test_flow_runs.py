@@ -87,7 +87,8 @@ def process_of(run: UUID, worker: str = "of a test") -> subprocess.Popen[bytes]:
     command = [sys.executable, "-c", code, "prefect.engine"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    process.stdout.readline()
+    with process.stdout as said:
+        said.readline()
     return process
 
 

@@ -62,6 +62,13 @@ def test_decisions_without_a_known_truth_are_named_beside_those_that_were_judged
     assert found.decisions[1][2] == "no known truth"
 
 
+def test_what_a_provider_billed_is_said(report: dict[str, Any]) -> None:
+    bill = {"billed": True, "cost_usd": [0.55] * 3, "qpu_s_projected": 2.0, "qpu_energy_j": [1.0] * 3}
+    cost = summarise({**report, "qpu": None, "queue": [bill], "cost_usd": 0.61}).cost
+    assert "Provider: 0.55 USD billed; 0.61 USD in all." in cost
+    assert not [line for line in cost if "were simulated" in line]
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(8.13, "8.1"), (988, "988"), (1134.2, "1,100"), (41_833, "42,000"), (2.34e9, "2.3e+09")]
 )

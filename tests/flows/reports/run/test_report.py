@@ -98,6 +98,17 @@ def test_billed_seconds_are_energy_cost_and_carbon_of_the_run(home: Path) -> Non
     assert found["gco2"][1] == pytest.approx((36_000 * 383.5 + 116 * W_CORE * DEU) / 3.6e6, rel=0.02)
 
 
+def test_dollars_that_a_provider_billed_are_cost_and_no_energy(home: Path) -> None:
+    used = Usage(cpu_s=1.0, usd_billed=0.55, circuits=1)
+    row = EvidenceRow("r1", "curation", "representatives", "p1", "device", kind="quantum", backend="provider:a:b", usage=used, total=used)  # noqa: E501  # fmt: skip
+    Evidence(home / "evidence").append([row])
+    found = report(home)
+    assert found["cost_usd"] == pytest.approx(0.55 + 116 * 0.0408 / 3600)
+    assert found["qpu"] is None
+    arms = {arm["arm"]: arm for stage in found["stages"] for decision in stage["subtasks"] for arm in decision["rows"]}
+    assert arms["device"]["cost_usd"] == pytest.approx(0.55 + 0.0408 / 3600)
+
+
 def test_a_series_that_does_not_cover_the_run_is_named_and_the_yearly_mean_used(home: Path, tmp_path: Path) -> None:
     series = tmp_path / "s.csv"
     series.write_text("time,gco2_per_kwh\n2020-01-01T00:00:00Z,100\n2020-01-01T01:00:00Z,100\n")
