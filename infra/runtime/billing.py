@@ -1,9 +1,11 @@
-"""What a finished job is charged: what the service bills within the job's time limit, else that limit.
+"""What a finished job is charged: what the service bills within the job's limit, else that limit.
 
-A service stops a job at its time limit, but not exactly: IBM's documentation says that a job may be stopped late
-(https://quantum.cloud.ibm.com/docs/guides/max-execution-time). Reservations cover the time limit. What is billed beyond
-it is not booked before a person has settled it, but stays reserved as far as a late stop explains it, so that no later
-job is allowed with it.
+The limit is the time limit that the service was told, or what a job costs where the price is exact; reservations cover
+it. A service may stop a job late, as IBM's says of itself
+(https://qiskit.github.io/documentation/main/docs/ibm-quantum-compute/max-execution-time). What is billed beyond the
+limit is not booked before a person has settled it, but stays reserved as far as a late stop explains it, so that no
+later job is allowed with it. A service that takes no time limit has promised none: its bill is booked as far as it is
+plausible.
 """
 
 from __future__ import annotations
@@ -21,8 +23,14 @@ _ROUNDING = 1e-9
 
 
 def plausible_s(most_s: float) -> float:
-    """Return the longest bill that a late stop explains for a job with a time limit."""
+    """Return the longest bill that is plausible for a job that should use so many seconds at most."""
     return 2 * most_s + 10.0
+
+
+def _bookable_s(backend: Backend, most_s: float) -> float:
+    """Return the longest bill that is booked without a person for a job that should use so many seconds at most."""
+    bounded = backend.limits.step_s > 0 or backend.usd_per_s is not None
+    return most_s if bounded else plausible_s(most_s)
 
 
 def charge(
@@ -52,9 +60,9 @@ def charge(
         raise NoAnswer(f"the bill of job {job} is not known yet")
     note = None
     held_s = 0.0
-    if seconds is not None and most_s is not None and seconds > most_s * (1 + _ROUNDING):
+    if seconds is not None and most_s is not None and seconds > _bookable_s(backend, most_s) * (1 + _ROUNDING):
         held_s = min(seconds, plausible_s(most_s)) - most_s
-        note = f"the service bills {seconds:g} s for job {job}, which it was to stop after {most_s:g} s"
+        note = f"the service bills {seconds:g} s for job {job}, beyond its limit of {most_s:g} s"
     elif seconds == 0 and completed and most_s:
         if waited_s < BILL_PATIENCE_S:
             raise NoAnswer(f"the service bills nothing for job {job} yet")

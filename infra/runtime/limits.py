@@ -35,7 +35,7 @@ class Limits:
         samples: parameter sets times shots of one part, or None.
         alike: whether all parts of a job must agree on primitive, shots and options.
         step_s: smallest step of a job's time limit, QPU seconds; what is reserved for a job is rounded up to it.
-            0 = any amount.
+            0 = the service takes no time limit.
     """
 
     executions: int | None = None
