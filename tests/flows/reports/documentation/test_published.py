@@ -152,6 +152,12 @@ def test_every_generated_part_of_this_repository_follows_from_what_ships() -> No
     assert verify(Settings())[1] == []
 
 
+def test_no_execution_that_ships_failed() -> None:
+    rows = Evidence(published.ROOT / SHIPPED / "evidence").read()
+    assert rows
+    assert not {(row.subtask, row.arm, row.reason) for row in rows if row.status == "failed"}
+
+
 def test_a_case_without_evidence_says_how_to_run_it(root: Path, loaded: Settings) -> None:
     publish(loaded, ["s1"], root)
     page = root / "docs" / "cases.md"
