@@ -55,6 +55,24 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What a study without options makes its instances of; the processes of the tests share what is read of libraries.
+
+    Parsing them takes as long as all else that is tested with it.
+    """
+    from flows.study.bank import CACHE, gather_material
+    from infra import settings
+    from tasks.text.docstrings import LIBRARIES, library_docstrings
+
+    base, home = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("material")
+    kept = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "docstrings"
+    for source in LIBRARIES:
+        library_docstrings(source, kept)
+    shutil.copytree(kept, home / CACHE)
+    return gather_material(settings.load(home=home))
+
+
+@pytest.fixture(scope="session")
 def ibm_double() -> Iterator[Any]:
     """A process that speaks the quantum platform's protocol, started by the first test that asks."""
     from ibm_platform import Double

@@ -1,4 +1,4 @@
-"""Options of the stage `architecture`; the defaults are the demo profile."""
+"""Options of the stage `architecture`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the stage `curation`; the defaults are the demo profile."""
+"""Options of the stage `curation`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the stage `finetuning`; the defaults are the demo profile."""
+"""Options of the stage `finetuning`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the stage `inference`; the defaults are the demo profile."""
+"""Options of the stage `inference`."""
 
 from __future__ import annotations
 

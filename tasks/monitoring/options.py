@@ -1,4 +1,4 @@
-"""Options of the stage `monitoring`; the defaults are the demo profile."""
+"""Options of the stage `monitoring`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the stage `preprocessing`; the defaults are the demo profile."""
+"""Options of the stage `preprocessing`."""
 
 from __future__ import annotations
 

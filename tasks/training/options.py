@@ -1,4 +1,4 @@
-"""Options of the stage `training`; the defaults are the demo profile."""
+"""Options of the stage `training`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the decision `representatives`; the defaults are the demo profile."""
+"""Options of the decision `representatives`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the decision `semantic_clusters`; the defaults are the demo profile."""
+"""Options of the decision `semantic_clusters`."""
 
 from __future__ import annotations
 

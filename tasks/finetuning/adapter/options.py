@@ -1,4 +1,4 @@
-"""Options of the decision `adapter`; the defaults are the demo profile."""
+"""Options of the decision `adapter`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the decision `distillation`; the defaults are the demo profile."""
+"""Options of the decision `distillation`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the decision `head`; the defaults are the demo profile."""
+"""Options of the decision `head`."""
 
 from __future__ import annotations
 

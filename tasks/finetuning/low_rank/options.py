@@ -1,4 +1,4 @@
-"""Options of the decision `low_rank`; the defaults are the demo profile."""
+"""Options of the decision `low_rank`."""
 
 from __future__ import annotations
 

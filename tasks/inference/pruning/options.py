@@ -1,4 +1,4 @@
-"""Options of the decision `pruning`; the defaults are the demo profile."""
+"""Options of the decision `pruning`."""
 
 from __future__ import annotations
 

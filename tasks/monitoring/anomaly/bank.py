@@ -114,9 +114,9 @@ KINDS: dict[str, Callable[[Sequence[str], Sequence[str], Generator], list[str]]]
 
 
 def example(rng: Generator) -> Anomaly:
-    """Return 24 reference passages of documentation and 12 requests, 4 of them scrambled, in 16 dimensions."""
-    texts = [*map(str, rng.permutation([text for _, text in sample_passages("base")])[:36])]
-    vectors = embed([*texts[:24], *_scrambled(texts[24:28], (), rng), *texts[28:]])
-    axes = np.linalg.svd(vectors[:24] - vectors[:24].mean(axis=0), full_matrices=False)[2][:16].T
+    """Return 16 reference passages of documentation and 8 requests, 3 of them scrambled, in 12 dimensions."""
+    texts = [*map(str, rng.permutation([text for _, text in sample_passages("base")])[:24])]
+    vectors = embed([*texts[:16], *_scrambled(texts[16:19], (), rng), *texts[19:]])
+    axes = np.linalg.svd(vectors[:16] - vectors[:16].mean(axis=0), full_matrices=False)[2][:12].T
     reduced = np.asarray(vectors @ axes, np.float32)
-    return Anomaly(reduced[:24], reduced[24:], tuple(i < 4 for i in range(12)), shots=64, components=3)
+    return Anomaly(reduced[:16], reduced[16:], tuple(i < 3 for i in range(8)), shots=64, components=3)

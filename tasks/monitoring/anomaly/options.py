@@ -1,4 +1,4 @@
-"""Options of the decision `anomaly`; the defaults are the demo profile."""
+"""Options of the decision `anomaly`."""
 
 from __future__ import annotations
 

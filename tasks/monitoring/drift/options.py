@@ -1,4 +1,4 @@
-"""Options of the decision `drift`; the defaults are the demo profile."""
+"""Options of the decision `drift`."""
 
 from __future__ import annotations
 

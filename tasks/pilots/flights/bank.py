@@ -61,5 +61,5 @@ def _pose(source: str, trials: int, cell: int) -> Search:
 
 
 def example(rng: Generator) -> Search:
-    """Return a search of 15 fits in the first table."""
-    return Search(next(iter(stored_fits().values())), 15, START, PARALLEL, int(rng.integers(10_000)))
+    """Return a search of 10 fits in the first table."""
+    return Search(next(iter(stored_fits().values())), 10, START, PARALLEL, int(rng.integers(10_000)))

@@ -1,4 +1,4 @@
-"""Options of the decision `state_loading`; the defaults are the demo profile."""
+"""Options of the decision `state_loading`."""
 
 from __future__ import annotations
 

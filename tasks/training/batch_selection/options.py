@@ -1,4 +1,4 @@
-"""Options of the decision `batch_selection`; the defaults are the demo profile."""
+"""Options of the decision `batch_selection`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the decision `gradients`; the defaults are the demo profile."""
+"""Options of the decision `gradients`."""
 
 from __future__ import annotations
 

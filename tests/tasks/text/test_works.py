@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.study.bank import gather_material
-from infra import settings
 from tasks.contract import Material
 from tasks.evaluation.rules import smallest_n
 from tasks.monitoring.anomaly.bank import tuning as anomaly_tuning
@@ -32,11 +30,6 @@ def test_texts_of_one_work_stay_together_and_a_work_is_either_for_banks_or_for_t
 
 def test_works_are_dealt_whole_and_to_one_hand_only() -> None:
     assert list(dealt([[1, 2], [3], [4], [5, 6, 7], [8]], 3)) == [[1, 2, 3], [4, 5, 6, 7]]
-
-
-@pytest.fixture(scope="module")
-def material(tmp_path_factory: pytest.TempPathFactory) -> Material:
-    return gather_material(settings.load(home=tmp_path_factory.mktemp("home")))
 
 
 @pytest.mark.parametrize(
