@@ -22,13 +22,13 @@ from tasks.text import docstrings
 loaded = settings.load()
 settings.quiet_libraries(loaded.home)
 docstrings.LIBRARIES.clear()  # texts enough without those of libraries, which take seconds to read
-with services(loaded):
-    from flows.lifecycle.config import RunConfig
+from flows.lifecycle.config import RunConfig
+config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stages=("curation",),
+                   options={"curation": {"rules": "none", "largest": {"documents": 5}}})
+with services(loaded, config.modules):  # imported once, not by each worker
     from flows.lifecycle.run import run_lifecycle
     from flows.study.config import StudyConfig
     from flows.study.study import study
-    config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stages=("curation",),
-                       options={"curation": {"rules": "none", "largest": {"documents": 5}}})
     report = run_lifecycle(config, None)
     found = study.fn(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
 from typer.testing import CliRunner
