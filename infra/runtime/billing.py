@@ -1,11 +1,8 @@
-"""What a finished job is charged: what the service bills within the job's limit, else that limit.
+"""What a finished job is charged: what the service bills if that makes sense, else the most that the job may use.
 
-The limit is the time limit that the service was told, or what a job costs where the price is exact; reservations cover
-it. A service may stop a job late, as IBM's says of itself
-(https://qiskit.github.io/documentation/main/docs/ibm-quantum-compute/max-execution-time). What is billed beyond the
-limit is not booked before a person has settled it, but stays reserved as far as a late stop explains it, so that no
-later job is allowed with it. A service that takes no time limit has promised none: its bill is booked as far as it is
-plausible.
+A service may stop a job later than it was told
+(https://qiskit.github.io/documentation/main/docs/ibm-quantum-compute/max-execution-time). What it bills then is
+charged, because it will be on the invoice, and the batch is flagged, because the reservation was lower.
 """
 
 from __future__ import annotations
@@ -27,16 +24,15 @@ def plausible_s(most_s: float) -> float:
     return 2 * most_s + 10.0
 
 
-def _bookable_s(backend: Backend, most_s: float) -> float:
-    """Return the longest bill that is booked without a person for a job that should use so many seconds at most."""
-    bounded = backend.limits.step_s > 0 or backend.usd_per_s is not None
-    return most_s if bounded else plausible_s(most_s)
+def _bound(backend: Backend) -> bool:
+    """Whether a job's bill should stay within its maximum: the service takes a time limit, or the price is exact."""
+    return backend.limits.step_s > 0 or backend.usd_per_s is not None
 
 
 def charge(
     backend: Backend, open_batch: OpenBatch, waited_s: float, *, completed: bool = False, required: bool = False
 ) -> Bill:
-    """Return what a finished job is charged; never a negative amount, and never more than it can have used.
+    """Return what a finished job is charged; never a negative amount, and never more than is plausible.
 
     Args:
         backend: where it ran.
@@ -58,16 +54,16 @@ def charge(
         return Bill(most_s, note=str(error))
     if seconds is None and (required or waited_s < BILL_PATIENCE_S):
         raise NoAnswer(f"the bill of job {job} is not known yet")
-    note = None
-    held_s = 0.0
-    if seconds is not None and most_s is not None and seconds > _bookable_s(backend, most_s) * (1 + _ROUNDING):
-        held_s = min(seconds, plausible_s(most_s)) - most_s
-        note = f"the service bills {seconds:g} s for job {job}, beyond its limit of {most_s:g} s"
+    charged, note = seconds, None
+    if seconds is not None and most_s is not None and seconds > most_s * (1 + _ROUNDING):
+        if seconds > plausible_s(most_s):
+            charged = most_s
+        if charged == most_s or _bound(backend):
+            note = f"the service bills {seconds:g} s for job {job}, which should use {most_s:g} s at most"
     elif seconds == 0 and completed and most_s:
         if waited_s < BILL_PATIENCE_S:
             raise NoAnswer(f"the service bills nothing for job {job} yet")
-        note = f"the service bills nothing for job {job}, which it completed"
+        charged, note = most_s, f"the service bills nothing for job {job}, which it completed"
     if note is not None:
-        log.warning("batch %s is charged %.3g s: %s", open_batch.tag, most_s, note)
-        return Bill(most_s, note=note, held_s=held_s)
-    return Bill(seconds)
+        log.warning("batch %s is charged %.3g s: %s", open_batch.tag, charged, note)
+    return Bill(charged, note=note)

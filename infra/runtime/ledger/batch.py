@@ -101,15 +101,13 @@ class Bill:
         seconds: QPU seconds; None while the service does not report them.
         duplicates: further jobs that the service created for the same batch.
         free: whether nothing was reserved, because the backend does not bill.
-        note: reason why `seconds` differs from the report of the service; the batch is then flagged.
-        held_s: QPU seconds billed beyond these, which stay reserved until a person settles the bill.
+        note: what is odd about the report of the service; the batch is then flagged.
     """
 
     seconds: float | None = 0.0
     duplicates: tuple[str, ...] = ()
     free: bool = False
     note: str | None = None
-    held_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ or in US dollars. One transaction of the ledger claims a job, checks the limits 
 dispatcher can do so at the same time. The reservation is the maximum that the job may use: its estimate, corrected by
 earlier bills, and up to the same amount again if the limits allow it. The service is told to stop the job at this
 maximum, so bills stay below the limits even if every estimate is wrong, unless the service runs a job twice or stops it
-late. What it bills beyond the maximum stays reserved until a person settles it.
+late: such a bill is flagged, and counts against the next jobs.
 
 The module uses SQL only, so that it loads fast.
 """
@@ -39,7 +39,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Spending:
-    """Billed amounts, and amounts reserved for jobs in flight, without a bill, or billed beyond their time limit."""
+    """Billed amounts, and amounts reserved for jobs in flight or without a bill."""
 
     billed_s: float
     reserved_s: float

@@ -31,11 +31,10 @@ def reserve_again(connection: sa.Connection, tag: str, duplicate: str) -> None:
     connection.execute(charges.insert().from_select(names, rows.where(charges.c.tag == tag)))
 
 
-def settle(connection: sa.Connection, tag: str, billed_s: float, held_s: float = 0.0) -> None:
-    """Charge a batch's bill to the runs and stages in it by their shares; only `held_s` of it stays reserved."""
+def settle(connection: sa.Connection, tag: str, billed_s: float) -> None:
+    """Charge a batch's bill to the runs and stages in it by their shares, and release its reservation."""
     charged = charges.update().where(charges.c.tag == tag)
-    share = charges.c.share
-    connection.execute(charged.values(reserved_s=share * held_s, billed_s=share * billed_s))
+    connection.execute(charged.values(reserved_s=0.0, billed_s=charges.c.share * billed_s))
 
 
 def billed(seconds: float, usd_per_s: float | None) -> dict[str, float]:

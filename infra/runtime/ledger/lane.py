@@ -330,7 +330,7 @@ class Lane(Lease):
             values |= {"note": bill.note, "flagged": True}
         connection.execute(_BATCH, {"its_tag": tag, **values})
         if bill.seconds is not None and not bill.free:
-            settle(connection, tag, bill.seconds, bill.held_s)
+            settle(connection, tag, bill.seconds)
 
     def _note_duplicates(self, connection: sa.Connection, tag: str, jobs: Sequence[str]) -> int:
         """Record further jobs that the service created for a batch and reserve their maximum bill; return how many."""
