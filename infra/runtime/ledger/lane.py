@@ -286,7 +286,9 @@ class Lane(Lease):
         with self.fenced() as connection:
             self._end(connection, tag, state, error, bill or Bill(None if state == UNKNOWN else 0.0))
             values = {"state": state, "error": error, "permanent": permanent}
-            move(connection, calls.c.key.in_(calls_of(tag)), (*OUT, UNKNOWN), **values)
+            # A call of which another part waits to be sent again also fails: it could not be answered any more.
+            waiting = (PREPARED,) if state in (FAILED, CANCELLED) else ()
+            move(connection, calls.c.key.in_(calls_of(tag)), (*waiting, *OUT, UNKNOWN), **values)
 
     def put_back(self, tag: str, reason: str) -> None:
         """Let the calls of a batch that was never sent, or ended with its process, wait again."""

@@ -126,6 +126,20 @@ def test_parts_that_were_delivered_are_not_sent_again(ledger):
     assert [item.part.position for item in again.items] == [0, 2]
 
 
+def test_a_call_fails_with_the_reason_of_its_batch_although_another_part_waits_again(ledger):
+    prepare(ledger, "k", count=2)
+    lane = Lane.acquire(ledger, "aer", 60)
+    lost, refused = lane.claim("aer", Limits(parts=1))
+    lane.put_back(lost.tag, "its leader ended before it was sent")
+    assert ledger.state("k") == (PREPARED, None)
+    lane.close(refused.tag, FAILED, "401: the token is not valid")
+    assert ledger.state("k") == (FAILED, "401: the token is not valid")
+    assert lane.claim("aer", Limits()) == [], "nothing more is sent for it"
+    ledger.prepare_again("k")
+    (batch,) = lane.claim("aer", Limits())
+    assert batch.size == 2
+
+
 def test_waiting_calls_travel_together_up_to_the_limits(ledger):
     for key in "abcd":
         prepare(ledger, key, count=2)
