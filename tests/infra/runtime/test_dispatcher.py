@@ -4,7 +4,6 @@ The double's server outlives its clients: what was submitted there runs, whether
 """
 
 import math
-import threading
 import time
 
 import numpy as np
