@@ -24,6 +24,7 @@ from infra.energy.model import Coefficients
 from infra.errors import BackendFailed, BadInput
 from infra.runtime import billing, dispatcher
 from infra.runtime.backends import registry
+from infra.runtime.backends.contract import JobState
 from infra.runtime.backends.provider import Price, ProviderDevice, find_provider, read_price
 from infra.runtime.backends.registry import canonical_name
 from infra.runtime.figures.attention import list_unsettled
@@ -377,7 +378,9 @@ def test_a_job_that_cannot_be_cancelled_goes_on(tmp_path: Path, monkeypatch: pyt
     rented = runtime(tmp_path, "provider:rented:machine")
     job = rented.sampler(scope()).run([flips_bound()], shots=25)
     job.result()
-    registry.open_backend(rented.backend).cancel(next(iter(Rented.jobs)))
+    device, number = registry.open_backend(rented.backend), next(iter(Rented.jobs))
+    device.cancel(number)
+    assert device.status(number).state is JobState.DONE
 
 
 def test_names_and_prices_that_are_wrong_say_what_to_write(tmp_path: Path) -> None:
