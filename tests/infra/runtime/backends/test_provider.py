@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from flips import flips  # type: ignore[import-not-found]
+from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.exceptions import QiskitError
 from qiskit.primitives import StatevectorEstimator
@@ -94,16 +95,6 @@ def runtime(tmp_path: Path, backend: str) -> Runtime:
 
 def scope(arm: str = "a") -> Scope:
     return Scope("r", "s", "t", "p", arm)
-
-
-def flips() -> QuantumCircuit:
-    low, high = ClassicalRegister(1, "low"), ClassicalRegister(2, "high")
-    circuit = QuantumCircuit(QuantumRegister(3, "q"), low, high)
-    circuit.ry(Parameter("a"), 0)
-    circuit.x(2)
-    circuit.measure(0, low[0])
-    circuit.measure([1, 2], [high[0], high[1]])
-    return circuit
 
 
 @pytest.mark.parametrize("backend", ["provider:qiskit_aer:aer_simulator", "provider:rented:machine"])

@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+from qiskit import QuantumCircuit
 from qiskit.circuit import Parameter
 from qiskit.primitives import StatevectorEstimator
 from qiskit.quantum_info import SparsePauliOp
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "doubles"))
 
+from flips import flips  # type: ignore[import-not-found]
 from ionq import Service, serve  # type: ignore[import-not-found]
 
 from infra.errors import BackendFailed, BadInput
@@ -57,12 +58,7 @@ def runtime(tmp_path: Path, backend: str) -> Runtime:
 
 
 def ask(queue: Runtime, arm: str = "a", shots: int = 40) -> Any:
-    low, high = ClassicalRegister(1, "low"), ClassicalRegister(2, "high")
-    circuit = QuantumCircuit(QuantumRegister(3, "q"), low, high)
-    circuit.ry(Parameter("a"), 0)
-    circuit.x(2)
-    circuit.measure(0, low[0])
-    circuit.measure([1, 2], [high[0], high[1]])
+    circuit = flips()
     pubs = [(circuit, [[0.0], [math.pi]]), circuit.assign_parameters([0.0])]
     return queue.sampler(Scope("r", "s", "t", "p", arm)).run(pubs, shots=shots)
 
