@@ -207,8 +207,13 @@ class Assumptions(Coefficients):
         """Note names as read."""
         self._read.update(names)
 
-    def remember(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what was made for a key before; what it depends on is noted each time."""
+    def remember(self, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+        """Return what was made for a key before; what it depends on is noted each time.
+
+        Args:
+            key: decision, arm, and what it is.
+            make: makes it.
+        """
         if key not in self._memory:
             with self.reading() as names:
                 value = make()
@@ -217,9 +222,10 @@ class Assumptions(Coefficients):
         self._read |= known
         return value
 
-    def forget(self) -> None:
-        """Free what was remembered."""
-        self._memory.clear()
+    def forget(self, decision: str, arm: str = "") -> None:
+        """Free what was remembered for a decision, or for one of its arms."""
+        own = (decision, arm) if arm else (decision,)
+        self._memory = {key: value for key, value in self._memory.items() if key[: len(own)] != own}
 
     def _noted(self, name: str) -> str:
         name = self._aliases.get(name, name)

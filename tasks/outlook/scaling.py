@@ -101,28 +101,39 @@ class Scaling:
             source: shared draws.
             key: name of the fit among the assumptions.
         """
-        first = self._line(self.lines[0], sizes, source, key)
         if len(self.lines) == 1 or self.weight > 1 - 1e-6:
-            return first
-        second = self._line(self.lines[1], sizes, source, key)
-        return np.where(source.uniform(f"{key} form") < self.weight, first, second)
+            return self._draws(self.lines[:1], [np.ones(source.n, dtype=bool)], sizes, source, key)
+        first = source.uniform(f"{key} form") < self.weight
+        return self._draws(self.lines, [first, ~first], sizes, source, key)
 
-    def _line(self, line: Line, sizes: Array, source: Source, key: str) -> Array:
-        if line.form == "zero":
+    def _draws(
+        self, lines: Sequence[Line], chosen: Sequence[NDArray[np.bool_]], sizes: Array, source: Source, key: str
+    ) -> Array:
+        """Return the draws, each from the line that is chosen for it, shape (sizes, draws)."""
+        form = lines[0].form
+        if form == "zero":
             return np.zeros((len(sizes), source.n))
-        level = line.level + line.level_error * _t(source, f"{key} level", line.degrees, line.level_error)
-        if line.form == "constant":
-            return np.broadcast_to(np.exp(level) * line.smear, (len(sizes), source.n))
-        slope = line.slope + line.slope_error * _t(source, f"{key} slope", line.degrees, line.slope_error)
+        levels = [ln.level + ln.level_error * _t(source, f"{key} level", ln.degrees, ln.level_error) for ln in lines]
+        level, smear = np.select(chosen, levels), np.select(chosen, [line.smear for line in lines])
+        if form == "constant":
+            return np.broadcast_to(np.exp(level) * smear, (len(sizes), source.n))
+        values = np.zeros((len(sizes), source.n))
+        for line, mine in zip(lines, chosen, strict=True):
+            slope = line.slope + line.slope_error * _t(source, f"{key} slope", line.degrees, line.slope_error)
+            values += self._climb(line, np.where(mine, slope, 0.0), sizes)
+        # In place: the arrays are large, and the exponential takes most of the time of an outlook.
+        values += level
+        np.exp(np.minimum(values, LARGEST_EXPONENT, out=values), out=values)
+        values *= smear
+        return values
+
+    def _climb(self, line: Line, slope: Array, sizes: Array) -> Array:
+        """Return what a line adds to its level, shape (sizes, draws)."""
         change = np.log if line.form == "power" else np.asarray
         x, last = np.asarray(change(sizes), dtype=np.float64), float(change(self.largest))
         values = np.multiply.outer(x - line.centre, slope)
         for i in np.flatnonzero(x > last):
             np.copyto(values[i], slope * (last - line.centre), where=slope < 0)
-        # In place: shape (sizes, draws) is large.
-        values += level
-        np.exp(np.minimum(values, LARGEST_EXPONENT, out=values), out=values)
-        values *= line.smear
         return values
 
 

@@ -108,13 +108,14 @@ class ArmModel:
         """Return draws of a raw quantity, shape (sizes, draws)."""
         key = f"fit {self.decision} {self.arm} {name}"
         return self.assumptions.remember(
-            (key, sizes.tobytes()), lambda: self.fits[name].at(sizes, self.assumptions, key)
+            (self.decision, self.arm, sizes.tobytes(), name), lambda: self.fits[name].at(sizes, self.assumptions, key)
         )
 
     def here(self, sizes: Array, currency: Currency, boundary: Boundary, part: Part) -> Array:
         """Return draws of what the arm takes on this side of the device, in joules, USD or seconds."""
+        within = boundary if currency == "energy" else ""  # money and seconds here are the same in both boundaries
         return self.assumptions.remember(
-            (self.decision, self.arm, sizes.tobytes(), currency, boundary, part),
+            (self.decision, self.arm, sizes.tobytes(), currency, within, part),
             lambda: self._here(sizes, currency, boundary, part),
         )
 

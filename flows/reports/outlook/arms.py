@@ -44,7 +44,7 @@ def decision_cells(cells: Cells, decision: Decision, loaded: Settings) -> dict[s
     }
     for arm in grown(decision):
         growth_cells(cells, decision, arm)
-    cells.assumptions.forget()
+    cells.assumptions.forget(decision.key)
     return found
 
 
@@ -79,7 +79,7 @@ def _arm_cells(cells: Cells, decision: Decision, arm: str, loaded: Settings) -> 
         if model.billed:
             bill_cells(cells, model, rivals[0], base, at)
         curves = curves_of(decision, model, rivals, device)
-    assumed.forget()
+    assumed.forget(decision.key, arm)
     return {
         "arm": arm,
         "standing": decision.standing(arm),

@@ -39,12 +39,12 @@ def test_reading_is_noted_also_of_what_is_remembered():
     found = load_assumptions(n=10)
     with found.reading() as outer:
         with found.reading() as inner:
-            found.remember("x", lambda: found.draws("cpu.w_core"))
+            found.remember(("x",), lambda: found.draws("cpu.w_core"))
         found.draws("hardware.superconducting.power")
     assert inner == {"cpu.w_core"}
     assert outer == {"cpu.w_core", "qpu.superconducting_power"}
     with found.reading() as again:
-        found.remember("x", lambda: found.draws("cpu.pue"))
+        found.remember(("x",), lambda: found.draws("cpu.pue"))
     assert again == {"cpu.w_core"}
 
 
