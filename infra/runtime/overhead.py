@@ -13,6 +13,8 @@ import psutil
 
 from infra.energy.usage import Usage
 
+MEMORY_S = 0.1  # between two looks at the memory of the process, which take as long as a write to the ledger
+
 
 class Overhead:
     """CPU time, elapsed time and memory that this process spends on the queue, for anybody.
@@ -55,8 +57,13 @@ class Overhead:
 
 
 def resident_gb() -> float:
-    """Return the memory that this process holds, GB."""
-    return float(_process(os.getpid()).memory_info().rss) / 1e9
+    """Return the memory that this process holds, GB, looked up at most ten times a second."""
+    return _resident_gb(os.getpid(), int(time.monotonic() / MEMORY_S))
+
+
+@lru_cache(maxsize=1)
+def _resident_gb(pid: int, _moment: int) -> float:
+    return float(_process(pid).memory_info().rss) / 1e9
 
 
 @lru_cache(maxsize=1)

@@ -321,13 +321,12 @@ class Lane(Lease):
             return Batch(tag, _items(connection.execute(_INSIDE, {"its_tag": tag})), *row)
 
     def _end(self, connection: sa.Connection, tag: str, state: str, error: str | None, bill: Bill) -> None:
-        values = {"state": state, "error": error, "updated": time.time()}
-        connection.execute(_BATCH, {"its_tag": tag, **values})
         self._note_duplicates(connection, tag, bill.duplicates)
-        self._charge(connection, tag, bill)
+        self._charge(connection, tag, bill, state=state, error=error, updated=time.time())
 
-    def _charge(self, connection: sa.Connection, tag: str, bill: Bill) -> None:
-        values: dict[str, Any] = {"billed_s": bill.seconds}
+    def _charge(self, connection: sa.Connection, tag: str, bill: Bill, **values: Any) -> None:
+        """Charge a bill, and change further values of its batch with it."""
+        values["billed_s"] = bill.seconds
         if bill.note is not None:
             values |= {"note": bill.note, "flagged": True}
         connection.execute(_BATCH, {"its_tag": tag, **values})
