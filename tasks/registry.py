@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from infra.errors import BadInput
@@ -15,6 +16,12 @@ ROOMS = (*STAGES, PILOTS)
 def names() -> list[str]:
     """Return all decisions as `stage/name`, without importing any of them."""
     return [f"{room}/{name}" for room in ROOMS for name in decisions_of(room)]
+
+
+def modules_of(keys: Iterable[str]) -> tuple[str, ...]:
+    """Return the modules that workers need to settle decisions, given as `stage/name`."""
+    # The last is what arms import when they first run: it would be charged to the first one.
+    return ("tasks.settle", *(f"tasks.{key.replace('/', '.')}.subtask" for key in keys), "sklearn.cluster")
 
 
 def subtasks() -> dict[str, Subtask[Any, Any]]:

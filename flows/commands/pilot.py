@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Annotated, Any
 
 import typer
@@ -82,6 +81,7 @@ def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json:
     from flows.pilots.config import PilotConfig
     from flows.study.config import read_record
     from infra.runtime.backends.registry import canonical_name
+    from tasks.contract import PILOTS
 
     if resume:
         stored = read_record(loaded.home, resume)["config"]
@@ -93,7 +93,7 @@ def _pilot(loaded: Settings, given: dict[str, Any], resume: str | None, as_json:
         raise BadInput("; ".join(e["msg"].removeprefix("Value error, ") for e in error.errors())) from None
     canonical_name(config.backend)
     title = f"pilot {config.pilot}, {config.profile}"
-    found = run_flow(loaded, mode, title, config.study_id, lambda: import_module("flows.pilots.pilot").pilot, config)
+    found = run_flow("flows.pilots.pilot", config, loaded, mode, title, config.study_id, f"{PILOTS}/{config.pilot}")
     _print(found, as_json)
     page = loaded.home / "studies" / config.study_id / "pilot.html"
     err.print(f"page: {page}", highlight=False, markup=False, soft_wrap=True)

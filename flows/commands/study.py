@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
 from typing import Annotated, Any
@@ -145,35 +144,38 @@ def _study(loaded: Settings, chosen: dict[str, Any], resume: str | None, as_json
     if config.noisy and not canonical_name(config.noisy).startswith("noisy:"):
         raise BadInput(f"--noisy takes noisy:<fake device>, e.g. noisy:fake_torino, not {config.noisy!r}")
     title = f"study {name} of {config.subtask}"
-    found = run_flow(loaded, mode, title, name, lambda: import_module("flows.study.study").study, config)
+    found = run_flow("flows.study.study", config, loaded, mode, title, name, config.subtask)
     print_value(found if as_json else _closing(found), as_json)
     page = loaded.home / "studies" / name / "study.md"
     err.print(f"study: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def run_flow(
-    loaded: Settings, mode: OutputMode, title: str, study_id: str, find: Callable[[], Any], config: Any
+    module: str, config: Any, loaded: Settings, mode: OutputMode, title: str, study_id: str, key: str
 ) -> dict[str, Any]:
     """Run the flow of a study or pilot with the services of the home, show its progress, and return its result.
 
     Args:
+        module: where the flow is, under the module's own name; imported once the address of the Prefect server is
+            known, which Prefect reads when it is imported.
+        config: the flow's parameters.
         loaded: the settings.
         mode: live view or lines.
         title: name of the flow for the display.
         study_id: the study.
-        find: imports the flow; called once the services run, since Prefect reads its address when it is imported.
-        config: the flow's parameters.
+        key: the decision, `stage/name`.
     """
     from infra import progress
 
     with shown(title, mode, output=loaded.home / "studies" / study_id / "output.txt") as display:
         display.say(f"study {study_id} begins (home {loaded.home})")
         from infra.compute import services
+        from tasks.registry import modules_of
 
-        with services(loaded) as running:
+        with services(loaded, modules_of((key,)), lambda: import_module(module)) as running:
             progress.listen(display.take)
             display.say(running.said)
-            flow = find()
+            flow = getattr(import_module(module), module.rpartition(".")[2])
             found: dict[str, Any] = (flow if running.prefect_url else flow.fn)(config)
     return found
 

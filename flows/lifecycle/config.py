@@ -16,6 +16,7 @@ from tasks.contract import STAGES, Method
 from tasks.options import check as check_options
 from tasks.options import decisions_of
 from tasks.options import merge as merge_options
+from tasks.registry import modules_of
 
 # Options of stages that are set by parameters of the run.
 SHORTHAND = {
@@ -94,10 +95,8 @@ class RunConfig(BaseModel):
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules that the workers of the run need; a cluster of its own imports them once for all its workers."""
-        folders = (f"tasks.{stage}.{name}" for stage in self.stages for name in decisions_of(stage))
-        stages = (f"tasks.{stage}.stage" for stage in self.stages)
-        # The last is what arms import when they first run: it would be charged to the first one.
-        return ("tasks.steps", "tasks.settle", *stages, *(f"{folder}.subtask" for folder in folders), "sklearn.cluster")
+        decisions = (f"{stage}/{name}" for stage in self.stages for name in decisions_of(stage))
+        return ("tasks.steps", *(f"tasks.{stage}.stage" for stage in self.stages), *modules_of(decisions))
 
     def named(self) -> RunConfig:
         """Return the run with a name: its own, else that of the current Prefect flow run, the same on every retry."""

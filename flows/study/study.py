@@ -31,7 +31,7 @@ from infra.runtime.backends.registry import canonical_name
 from infra.settings import Settings
 from infra.shared import open_evidence
 from tasks.contract import Instance, Material, Method, content_key
-from tasks.registry import find_subtask
+from tasks.registry import find_subtask, modules_of
 from tasks.settle import run_shadow
 from tasks.workbench import Workbench
 
@@ -89,7 +89,7 @@ def study(config: StudyConfig) -> dict[str, Any]:
     log.info(
         "%s: %d instances from %s", config.subtask, len(instances), ", ".join(sorted({i.source for i in instances}))
     )
-    with cluster(loaded):
+    with cluster(loaded, modules_of((config.subtask,))):
         for result in _run_all(config, instances, _bench(config, loaded, len(instances))):
             known = {item["problem"] for item in record["instances"]}
             if result["problem"] not in known:
