@@ -107,7 +107,7 @@ def _crash() -> AutomationCore:
     """Return the automation that ends flow runs without heartbeats: their process, worker or machine is gone."""
     return AutomationCore(
         name=SILENT,
-        description="Ends a flow run without a heartbeat for 50 s, so that its deployment's limit is free again.",
+        description=f"Ends a flow run without a heartbeat for {SILENCE.seconds} s, which frees its deployment's limit.",
         tags=[TAG],
         trigger=EventTrigger(
             after={HEARTBEAT},
@@ -120,7 +120,8 @@ def _crash() -> AutomationCore:
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="no heartbeat for 50 s: its process, worker or machine is gone"
+                state=StateType.CRASHED,
+                message=f"no heartbeat for {SILENCE.seconds} s: its process, worker or machine is gone",
             )
         ],
     )

@@ -33,7 +33,7 @@ SILENT = "ketcycle: silent flow run -> Crashed"  # name of the automation that e
 # Heartbeats are sent every 5 s: by `ketcycle up` or the runner of the machine (`Supervisor`) and by runs of the
 # lifecycle (flows.lifecycle.cancel). A run that is gone ends within a minute; a server that hangs longer than this, and
 # does not end, also ends live ones: it judges before it reads the heartbeats that waited.
-SILENCE = timedelta(seconds=50)
+SILENCE = timedelta(seconds=45)
 # Modules that are the process of a flow run: the first prepares its folder and then becomes the second (or the third).
 ENGINES = ("prefect.runner._workspace_supervisor", "prefect.engine", "prefect.flow_engine")
 MARK, STARTED_BY = "PREFECT__FLOW_RUN_ID", "PREFECT__WORKER_NAME"
