@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.deploy import Change, deploy, merged
 from infra import events, settings
+from infra.installation.flow_runs import POOL
 
 NIGHTLY, CURATE = "lifecycle/nightly", "curate-on-arrival/curate-on-arrival"
 
@@ -40,6 +41,7 @@ class Server:
 
     def __init__(self, url: str, home: Path) -> None:
         self.url, self.home = url, home
+        httpx.delete(f"{url}/work_pools/{POOL}")  # other files' tests of this process may have made it
         self.first = self.deploy()
 
     def deploy(self, **options: Any) -> list[Change]:
