@@ -11,6 +11,7 @@ from typing import get_args
 import pyarrow as pa
 
 from tasks.curation.deduplicate import deduplicate
+from tasks.curation.index.crowds import CROWD
 from tasks.model.generation.llama import LlamaSteps
 from tasks.model.generation.plain import PlainLlama
 from tasks.model.recipe import Form
@@ -24,7 +25,9 @@ SMALLEST = SimpleNamespace(
 
 def compile_all() -> None:
     """Call each compiled function with the types of arguments that it has in a run."""
-    deduplicate(pa.table({"text": [TEXT, f"{TEXT} thirteen", "another text of a few words that is like none of them"]}))
+    crowd = [f"{TEXT} {number}" for number in range(2 * CROWD)]
+    chain = [" ".join(f"word{k}" for k in range(start, start + 24)) for start in (0, 2, 4)]
+    deduplicate(pa.table({"text": [TEXT, *crowd, *chain, "another text of a few words that is like none of them"]}))
     model = PlainLlama(SMALLEST).requires_grad_(False)
     for weights in model.parameters():
         weights.fill_(0.1)

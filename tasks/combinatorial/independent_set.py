@@ -39,7 +39,7 @@ class Graph:
             ValueError: a weight is not positive, an edge is a loop or names a node that does not exist.
         """
         n = len(weights)
-        if any(not w > 0 for w in weights):
+        if not (np.asarray(weights) > 0).all():
             raise ValueError("weights of an independent set problem are positive numbers")
         masks = [0] * n
         for i, j in np.asarray(edges, np.int64).reshape(-1, 2).tolist():

@@ -85,25 +85,23 @@ class Plan:
         """Decide a component with a crowd: its representatives stay, of the others the heaviest first."""
         members, inside = np.unique(pairs, return_inverse=True)
         inside = inside.reshape(pairs.shape)
-        removed = crowd_witness[members] >= 0
+        witness = crowd_witness[members]
+        removed = witness >= 0
+        pinned = np.zeros(len(members), bool)
+        pinned[np.searchsorted(members, witness[removed])] = True
         between = ~removed[inside].any(axis=1)  # edges between documents that are still there
-        witnesses = np.unique(crowd_witness[members[removed]])
-        pinned = np.isin(members, witnesses)
         kept = _heaviest_first(inside[between], weights[members], pinned) & ~removed
-        stay = ~removed & kept
-        both, value = _to_kept(inside[between], jaccard[between], stay)
-        gone, at = np.unique(both[:, 0], return_index=True)
-        star = np.flatnonzero(removed)
-        number = dict(zip(map(tuple, np.sort(pairs, axis=1).tolist()), jaccard.tolist(), strict=True))
-        own = [
-            number[min(a, b), max(a, b)]
-            for a, b in zip(members[star].tolist(), crowd_witness[members[star]].tolist(), strict=True)
-        ]
+        nearest, value = _nearest_kept(inside[between], jaccard[between], kept)
+        gone, star = np.flatnonzero(nearest >= 0), np.flatnonzero(removed)
+        # Edges are ordered by their first and second document, so an edge is found by both.
+        ends = np.sort(np.column_stack([members[star], witness[star]]), axis=1)
+        span = members[-1] + 1
+        own = jaccard[np.searchsorted(pairs[:, 0] * span + pairs[:, 1], ends[:, 0] * span + ends[:, 1])]
         self._note(
             members.tolist(),
-            [*members[star].tolist(), *members[gone].tolist()],
-            [*crowd_witness[members[star]].tolist(), *members[both[at, 1]].tolist()],
-            [*own, *value[at].tolist()],
+            members[np.r_[star, gone]].tolist(),
+            [*witness[star].tolist(), *members[nearest[gone]].tolist()],
+            [*own.tolist(), *value[gone].tolist()],
             "representative",
         )
 
@@ -119,13 +117,13 @@ class Plan:
             stay = np.zeros(len(members), bool)
             heaviest = [int(np.argmax(weights[members]))]
             stay[heaviest if clique else list(greedy(Graph.of(weights[members].tolist(), inside)))] = True
-        both, value = _to_kept(inside, jaccard, stay)
-        gone, at = np.unique(both[:, 0], return_index=True)
+        nearest, value = _nearest_kept(inside, jaccard, stay)
+        gone = np.flatnonzero(nearest >= 0)
         if len(gone) + stay.sum() != len(members):
             raise ValueError(f"the component of {name(int(members[0]))} would lose a document without a kept witness")
-        witness = members[both[at, 1]].tolist()
+        witness = members[nearest[gone]].tolist()
         self._note(
-            members.tolist(), members[gone].tolist(), witness, value[at].tolist(), "clique" if clique else "greedy"
+            members.tolist(), members[gone].tolist(), witness, value[gone].tolist(), "clique" if clique else "greedy"
         )
         if not clique and len(members) <= self.largest_posed and self.posed:
             self.how[number] = "posed"
@@ -158,13 +156,21 @@ class Plan:
         return gone[settled], witness[settled], value[settled], how[settled].tolist()
 
 
-def _to_kept(inside: I64, jaccard: NDArray[np.float64], stay: NDArray[np.bool_]) -> tuple[I64, NDArray[np.float64]]:
-    """Return the edges from removed to kept documents, the most similar one of each first, of equal ones the first."""
-    both, value = np.concatenate([inside, inside[:, ::-1]]), np.r_[jaccard, jaccard]
-    use = stay[both[:, 1]] & ~stay[both[:, 0]]
-    both, value = both[use], value[use]
-    order = np.lexsort((both[:, 1], -value, both[:, 0]))
-    return both[order], value[order]
+@compiled
+def _nearest_kept(edges: I64, jaccard: NDArray[np.float64], stay: NDArray[np.bool_]) -> tuple[I64, NDArray[np.float64]]:
+    """Return for each removed document the kept one that it resembles most, of equal ones the first, and how much.
+
+    The former is -1 where a document is kept, or has an edge to no kept one.
+    """
+    nearest, value = np.full(len(stay), -1, np.int64), np.zeros(len(stay))
+    for k in range(len(edges)):
+        for side in range(2):
+            gone, kept = edges[k, side], edges[k, 1 - side]
+            if stay[gone] or not stay[kept]:
+                continue
+            if nearest[gone] < 0 or jaccard[k] > value[gone] or (jaccard[k] == value[gone] and kept < nearest[gone]):
+                nearest[gone], value[gone] = kept, jaccard[k]
+    return nearest, value
 
 
 def _heaviest_first(edges: I64, weights: NDArray[np.float64], pinned: NDArray[np.bool_]) -> NDArray[np.bool_]:
