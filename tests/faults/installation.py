@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import ssl
 import subprocess
 import sys
@@ -50,6 +51,12 @@ def until(true: Callable[[], Any], seconds: float = 600) -> float:
         assert time.monotonic() - began < seconds, "it did not come true in time"
         time.sleep(POLL_S)
     return time.monotonic() - began
+
+
+def corpus(text: str, documents: int = 120_000) -> str:
+    """Return documents of shuffled words of a text as JSON lines, so many that their curation can be cut short."""
+    words, rng = text.split(), random.Random(text)
+    return "\n".join(json.dumps({"text": " ".join(rng.choices(words, k=80))}) for _ in range(documents))
 
 
 class Installation:

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from installation import PATIENCE_S, UNKEPT, Installation, until
+from installation import PATIENCE_S, UNKEPT, Installation, corpus, until
 from printed import Printed
 
 from infra import settings
@@ -157,7 +157,7 @@ def test_a_part_of_an_installation_may_end(machines: Machines, ended: Printed, w
     """Where the runner's machine is lost, another runner answers the next event."""
     part, states = ENDS[what]
     name, text = what.replace(" ", "-").replace("'", ""), TEXT.replace("people", what)
-    run = machines.arrive(f"{name}.txt", text)
+    run = machines.arrive(f"{name}.jsonl", corpus(text))
     if part in ("away", "network"):
         machines.play("runner")
     began = datetime.now(UTC)
@@ -179,7 +179,7 @@ def test_a_part_of_an_installation_may_end(machines: Machines, ended: Printed, w
         if part == "away":
             machines.play_away()
     if state != "COMPLETED":
-        again = machines.arrive(f"{name}.txt", text)
+        again = machines.arrive(f"{name}.jsonl", corpus(text))
         until(lambda: machines.ended(again))
         assert machines.state(again)[0] == "COMPLETED", machines.state(again)
         assert machines.state(again)[1].startswith("1 of 1 files were new")
