@@ -15,8 +15,8 @@ class Recipe:
     """How to train.
 
     `tokens` is the budget; `steps` and `core_minutes` limit it further, the smallest counts. Core-minutes become a
-    number of steps after the first steps; checkpoints store that number, so a resumed run ends where an uninterrupted
-    one would.
+    number of steps after the first steps, which is corrected as more of them are timed; checkpoints store that number,
+    and a resumed run keeps it.
 
     Attributes:
         tokens: budget: number of tokens predicted in training.

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tasks.model.windows import TrainingText, Windows
 
 TIMED = 5  # steps after which a budget in time becomes a number of steps; the first one warms up and does not count
+AGAIN = 4  # times as many steps after which that number is corrected, until half of it is done
 SAID_S = 2.0  # seconds between two messages
 
 Optimizers = dict[str, torch.optim.Optimizer]
@@ -118,7 +119,8 @@ class _Clock:
     def affordable(self, limit_s: float, recipe: Recipe) -> int:
         """Return how many steps, those done included, CPU seconds pay for."""
         evaluation_s = max(self.evaluations, default=0.0)
-        step_s = float(np.median(self.steps[1:])) + evaluation_s / (recipe.evaluate_every or np.inf)
+        latest = self.steps[max(1, len(self.steps) // AGAIN) :]
+        step_s = float(np.median(latest)) + evaluation_s / (recipe.evaluate_every or np.inf)
         spent_s = sum(self.steps) + sum(self.evaluations) + evaluation_s  # one evaluation comes at the end
         return len(self.steps) + max(0, int((limit_s - spent_s) / step_s))
 
@@ -193,14 +195,16 @@ class _Loop:
             self.progress, resumed_at = found, found.step
             self.clock.published = len(found.history)
             self.watch.log.info("resuming at step %d of %d", found.step, self.steps)
+        timed = 0 if self.limit_s is None or self.progress.steps else TIMED
         while self.progress.step < self.steps:
             if _due(self.progress.step, recipe.evaluate_every):
                 self.evaluate()
                 if stopped := self.hopeless():
                     break
             self.step()
-            if self.limit_s is not None and not self.progress.steps and len(self.clock.steps) == TIMED:
+            if len(self.clock.steps) == timed and (timed == TIMED or 2 * self.progress.step <= self.steps):
                 self.progress.steps = max(self.progress.step, min(self.most, self.affordable_steps()))
+                timed *= AGAIN
             self.report()
             at_end = self.progress.step == self.steps
             if checkpoints and not self.peers.rank and (at_end or _due(self.progress.step, recipe.checkpoint_every)):

@@ -258,6 +258,20 @@ def test_a_budget_in_time_is_kept_and_resumed_to_the_same_step(
     assert run.history[-1]["rate"] == pytest.approx(recipe.final)
 
 
+def test_a_budget_in_time_is_kept_where_the_first_steps_are_slow(
+    monkeypatch: pytest.MonkeyPatch, tiny: Make, counting: Data
+) -> None:
+    recipe = replace(RECIPE, tokens=10_000 * 8 * 16, evaluate_every=0, core_minutes=5.0)
+    # The first ten steps take three seconds each, as on a machine that others use, the others one second; the clock
+    # is read at the beginning and at the end of a step.
+    clock = iter(np.cumsum([3.0] * 20 + [1.0] * 100_000))
+    monkeypatch.setattr("tasks.model.training.loop.time.process_time", lambda: float(next(clock)))
+    run = train(tiny(), counting(), recipe)
+    took_s = 10 * 3 + len(losses(run)) - 10
+    assert 290 < took_s <= 300
+    assert run.history[-1]["rate"] == pytest.approx(recipe.final)
+
+
 def test_training_stops_where_it_no_longer_helps(tiny: Make, counting: Data) -> None:
     recipe = replace(RECIPE, tokens=40 * 8 * 16, evaluate_every=2, patience=3, matrix_lr=1e-9, other_lr=1e-9)
     run = train(tiny(), counting(), recipe, Watch(held_out=counting(8)))
