@@ -35,7 +35,7 @@ from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from tasks.bench import make_bench
 from tasks.contract import Arm, Bench
-from tasks.finetuning.models import CONTEXT, TRAINED, byte_windows, joined, source_model
+from tasks.finetuning.models import CONTEXT, TRAINED, byte_windows, source_model
 from tasks.finetuning.tuning_policy import bank
 from tasks.finetuning.tuning_policy.arms import (
     CHALLENGER,
@@ -50,6 +50,7 @@ from tasks.finetuning.tuning_policy.problem import Campaign, Tuned, measures, qu
 from tasks.finetuning.tuning_policy.runs import Real, Split, losses
 from tasks.finetuning.tuning_policy.space import MIXTURES, RANKS, RATES, SETTINGS
 from tasks.model.causal import load_model
+from tasks.text.works import joined
 
 TOKENS, SEEDS = 8_192, 3
 PARTS = {"train": 128, "validation": 48, "test": 48}  # windows
@@ -84,7 +85,7 @@ def campaigns() -> dict[str, Real]:
     found = {}
     for number, name in enumerate(names):
         base = names[number - 1]
-        model = source_model(material.texts[base], material.folder)
+        model = source_model(joined(material.texts[base]), 0, material.folder)
         target, kept = (split(joined(material.texts[source])) for source in (name, base))
         found[name] = Real(model, target, kept, losses(load_model(model), target, kept), TOKENS)
     return found

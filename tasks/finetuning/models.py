@@ -1,12 +1,12 @@
-"""Small byte-level models behind the banks of this stage: one for each source of text, trained once and kept.
+"""Small byte-level models behind the banks of this stage: one for each section of text, trained once and kept.
 
-A model has about 0.2 M weights in four blocks of width 64. Its training text is the beginning of its source; banks take
-their own text from behind it. Training is deterministic on one machine; the folder is named by text and recipe.
+A model has about 0.2 M weights in four blocks of width 64. Its training text is the beginning of its section; banks
+take their own text from behind it. Training is deterministic on one machine; the folder is named by text, seed and
+recipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 
 CONTEXT = 64
+WINDOW = CONTEXT + 1  # bytes
 TRAINED = 1500  # windows
 RECIPE = Recipe(tokens=TRAINED * CONTEXT, batch=16, matrix_lr=0.05)
 WIDTH, DEPTH = 64, 4
-SEED = 0  # of all of them, so that the banks of several decisions share the models
 
 
 def byte_config(width: int = WIDTH, depth: int = DEPTH) -> LlamaConfig:
@@ -36,14 +36,8 @@ def byte_config(width: int = WIDTH, depth: int = DEPTH) -> LlamaConfig:
 
 def byte_windows(text: bytes, start: int, count: int) -> Windows:
     """Return windows of a text read as bytes, from a window number on."""
-    size = CONTEXT + 1
-    rows = np.frombuffer(text, np.uint8, count * size, start * size).reshape(count, size)
+    rows = np.frombuffer(text, np.uint8, count * WINDOW, start * WINDOW).reshape(count, WINDOW)
     return Windows(rows.astype(np.int64), np.full(count, CONTEXT, np.int64))
-
-
-def joined(texts: Sequence[str]) -> bytes:
-    """Return the texts of a source as one."""
-    return "\n\n".join(texts).encode()
 
 
 @lru_cache(maxsize=8)
@@ -55,9 +49,9 @@ def example_model(seed: int, text: bytes, depth: int) -> Path:
     return folder
 
 
-def source_model(texts: Sequence[str], folder: Path) -> Path:
-    """Return the folder of the model of a source, trained when it is requested first."""
-    return trained_model(byte_config(), byte_windows(joined(texts), 0, TRAINED), RECIPE, SEED, folder)
+def source_model(text: bytes, seed: int, folder: Path) -> Path:
+    """Return the folder of the model of a source or a section of it, trained when it is requested first."""
+    return trained_model(byte_config(), byte_windows(text, 0, TRAINED), RECIPE, seed, folder)
 
 
 def truncated(folder: Path, share: float) -> Any:

@@ -1,7 +1,8 @@
-"""Works: the texts that belong together, and the division of a source's works among the instances of a bank.
+"""The division of a source's texts among the instances of a bank: by works, by sections or by passages.
 
-Texts of one manual page, licence or module resemble each other more than texts of different ones. Instances that share
-no work are therefore the units of independence of the banks that deal texts; they still share the source.
+A work is the texts that belong together: those of one manual page, licence or module resemble each other more than
+texts of different ones. Instances that share no text are the units of independence of a bank: whole works, sections of
+consecutive text, or passages drawn from all works of a source. They still share the source.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from tasks.contract import Material
+from tasks.text.windows import passages
 
 T = TypeVar("T")
 TUNING = 5  # every fifth work, by the hash of its name, is kept for tuning and is in no bank
@@ -42,6 +46,32 @@ def dealt(works: Sequence[Sequence[T]], need: int) -> Iterator[list[T]]:
         if len(hand) >= need:
             yield hand
             hand = []
+
+
+def joined(texts: Sequence[str]) -> bytes:
+    """Return the texts of a source as one."""
+    return "\n\n".join(texts).encode()
+
+
+def sections(texts: Sequence[str], size: int) -> list[bytes]:
+    """Return the consecutive sections of `size` bytes of a source's text; what is left at the end is not used."""
+    text = joined(texts)
+    return [text[start : start + size] for start in range(0, len(text) - size + 1, size)]
+
+
+def hands(texts: Sequence[str], words: int, size: int) -> list[list[str]]:
+    """Return the different passages of `words` words of a source, dealt into hands of `size` at random.
+
+    The hands are the same at each call, so that those of two draws of a bank are equal or disjoint.
+    """
+    found = list(dict.fromkeys(passage for text in texts for passage in passages(text, words)))
+    order = np.random.default_rng(0).permutation(len(found)).tolist()
+    return [[found[i] for i in order[at : at + size]] for at in range(0, len(found) - size + 1, size)]
+
+
+def opponent(source: str, turn: int, names: Sequence[str]) -> str:
+    """Return the other source whose turn it is; at one turn no two sources have the same one."""
+    return names[(names.index(source) + 1 + turn % (len(names) - 1)) % len(names)]
 
 
 def smaller(source: str, number: int, sizes: Sequence[int]) -> tuple[int, ...]:

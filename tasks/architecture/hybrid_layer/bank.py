@@ -1,7 +1,8 @@
 """The instance bank of `hybrid_layer`: cells of seed and place, each with its own section of real text.
 
-The models are byte-level, of two blocks of width 32; training text, test text and seed differ from cell to cell. Beside
-every second cell the same model reads the first part of its text only.
+The models are byte-level, of two blocks of width 32; training text, test text and seed differ from cell to cell. Each
+cell is a unit of independence: the texts of a study hold 871 units, a verdict needs 180 (`ketcycle study --list`).
+Beside every second cell the same model reads the first part of its text only, in the same unit.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import resources
-from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +18,7 @@ from tasks.architecture.hybrid_layer.fillings import PLACES
 from tasks.architecture.hybrid_layer.problem import Layer
 from tasks.contract import Instance, Material, in_turns
 from tasks.model.windows import Windows
-from tasks.text.works import smaller
+from tasks.text.works import sections, smaller
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONTEXT, TRAINING, TEST = 32, 1024, 24  # windows
 WIDTH, LAYERS, SHOTS, HIDDEN, BATCH = 6, 2, 256, 32, 8
 SMALLER = (128, 256, 512, 768)  # training windows
-LONGEST = 12  # cells of a source
+SECTION = (TRAINING + TEST) * (CONTEXT + 1)  # bytes of a cell
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Layer]]:
@@ -35,18 +35,16 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Layer]]:
 
 
 def _of_source(source: str, texts: Sequence[str], rng: Generator) -> Iterator[Instance[Layer]]:
-    text = "\n\n".join(texts).encode()
-    size = (TRAINING + TEST) * (CONTEXT + 1)
-    starts = rng.permutation(len(text) // size)[:LONGEST] * size
-    for number, start in zip(count(), starts.tolist()):
+    parts = sections(texts, SECTION)
+    for number, at in enumerate(rng.permutation(len(parts)).tolist()):
         seed, place = int(rng.integers(2**31)), PLACES[number % len(PLACES)]
-        name = f"{place}, text from byte {start}, seed {seed}"
+        name = f"{place}, text from byte {at * SECTION}, seed {seed}"
         # Places alternate by cells: of four, the second and the third have a smaller one, so both places have them.
         turned = number + (number % 4 == 2) - (number % 4 == 3)
         for windows in (TRAINING, *smaller(source, turned, SMALLER)):
-            pose = partial(_pose, text[start : start + size], windows, place, seed)
+            pose = partial(_pose, parts[at], windows, place, seed)
             label = name if windows == TRAINING else f"{name}, {windows} windows"
-            yield Instance(source, label, windows * CONTEXT, pose, unit=f"{source} {start}")
+            yield Instance(source, label, windows * CONTEXT, pose, unit=f"{source} {at}")
 
 
 def _pose(text: bytes, windows: int, place: str, seed: int) -> Layer:

@@ -1,13 +1,16 @@
-"""The instance bank of `distillation`: the model of each source teaches students of half its width and depth.
+"""The instance bank of `distillation`: small models teach students of half their width and depth.
 
-Every cell is posed once more with a narrower or wider student, so that costs can be fitted against size.
+Every cell has a section of text of its own, in which teacher, students and test have disjoint parts, and is a unit of
+independence: the texts of a study hold 202 units, a verdict needs 185 (`ketcycle study --list`). Every cell is posed
+once more with a narrower or wider student, in the same unit, so that costs can be fitted against size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import resources
+from pathlib import Path
 
 from numpy.random import Generator
 
@@ -18,14 +21,13 @@ from tasks.finetuning.models import (
     DEPTH,
     TRAINED,
     WIDTH,
+    WINDOW,
     byte_windows,
     example_model,
-    joined,
     source_model,
 )
-from tasks.text.works import in_turn
+from tasks.text.works import in_turn, sections
 
-CELLS_OF_SOURCE = 6
 OTHER_WIDTHS = (24, 40, 48, 56)
 TOKENS = 30_000, 60_000  # settings: little and more arithmetic
 TEST = 64  # windows
@@ -33,27 +35,34 @@ TEST = 64  # windows
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Distillation]]:
     """Yield the cells, the sources alternating; a teacher is trained when it is first needed."""
-    first = int(rng.integers(CONTEXT))
-    yield from in_turns([_of_source(name, first, material) for name in sorted(material.texts)])
+    names = sorted(material.texts)
+    yield from in_turns([_of_source(name, material.texts[name], material.folder, rng) for name in names])
 
 
-def _of_source(source: str, first: int, material: Material) -> Iterator[Instance[Distillation]]:
-    for number in range(CELLS_OF_SOURCE):
-        tokens = TOKENS[number % len(TOKENS)]
+def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) -> Iterator[Instance[Distillation]]:
+    first, second = (_section(tokens) for tokens in TOKENS)
+    cells = [(part[:first], part[first:]) for part in sections(texts, first + second)]
+    order = rng.permutation(len(cells)).tolist()
+    # The settings alternate: first one cell of every pair, then the other.
+    turns = [(at, (number + half) % 2) for half in range(2) for number, at in enumerate(order)]
+    for number, (at, setting) in enumerate(turns):
+        seed = int(rng.integers(2**31))
+        name = f"{TOKENS[setting]} tokens, text of pair {at}, seed {seed}"
         for width in (WIDTH // 2, in_turn(source, number, OTHER_WIDTHS)):
-            pose = partial(_pose, material, source, number, tokens, first, width)
-            label = f"cell {number}: {tokens} tokens"
-            yield Instance(source, label if width == WIDTH // 2 else f"{label}, width {width}", width, pose)
+            label = name if width == WIDTH // 2 else f"{name}, width {width}"
+            pose = partial(_pose, cells[at][setting], TOKENS[setting], width, seed, folder)
+            yield Instance(source, label, width, pose, unit=f"{source} {at} {setting}")
 
 
-def _pose(material: Material, source: str, number: int, tokens: int, first: int, width: int) -> Distillation:
-    text = joined(material.texts[source])
-    count = tokens // CONTEXT + TEST
-    room = max(1, len(text) // (CONTEXT + 1) - count)
-    windows = byte_windows(text, (TRAINED + first + number * count) % room, count)
-    teacher = source_model(material.texts[source], material.folder)
-    train_on, test = windows.take(slice(0, count - TEST)), windows.take(slice(count - TEST, None))
-    return Distillation(teacher, width, DEPTH // 2, train_on, test, tokens)
+def _section(tokens: int) -> int:
+    """Return the bytes of a cell: training text of the teacher, of the student, and test text."""
+    return (TRAINED + tokens // CONTEXT + TEST) * WINDOW
+
+
+def _pose(text: bytes, tokens: int, width: int, seed: int, folder: Path) -> Distillation:
+    windows = byte_windows(text, TRAINED, tokens // CONTEXT + TEST)
+    train_on, test = windows.take(slice(0, -TEST)), windows.take(slice(-TEST, None))
+    return Distillation(source_model(text, seed, folder), width, DEPTH // 2, train_on, test, tokens)
 
 
 def example(rng: Generator) -> Distillation:

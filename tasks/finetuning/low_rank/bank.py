@@ -1,14 +1,16 @@
-"""The instance bank of `low_rank`: projections of small models, one of each source of text, with what they read.
+"""The instance bank of `low_rank`: projections of small models, with what they read.
 
-For every projection a smaller one, its leading rows and columns, stands beside it in the same unit, so that
-costs can be fitted against size.
+Every model has a section of text of its own and is a unit of independence: the texts of a study hold 306 units, a
+verdict needs 180 (`ketcycle study --list`). Two projections of a model are posed, the whole first one and the leading
+rows and columns of the second one, so that costs can be fitted against size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,35 +20,39 @@ from torch import nn
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.finetuning.low_rank.problem import FloatArray, Matrix
-from tasks.finetuning.models import DEPTH, TRAINED, WIDTH, byte_windows, joined, source_model
+from tasks.finetuning.models import DEPTH, TRAINED, WIDTH, WINDOW, byte_windows, source_model
 from tasks.model.causal import load_model
 from tasks.model.windows import Windows
-from tasks.text.works import in_turn
+from tasks.text.works import in_turn, sections
 
-SITES = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+PROJECTIONS = ("self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+SITES = tuple(f"layers.{layer}.{name}" for layer in range(DEPTH) for name in PROJECTIONS)
 SHARE = 0.25
 SMALLER = (16, 24, 32, 48)  # rows and columns of the smaller problems
 WINDOWS = 8  # half of their positions weight the error, half measure it
+SECTION = (TRAINED + WINDOWS) * WINDOW  # bytes of a model
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
-    """Yield the projections in random order, the sources alternating; a model is trained when it is first needed."""
+    """Yield the projections, the sources alternating; a model is trained when it is first needed."""
     names = sorted(material.texts)
-    yield from in_turns([_of_source(name, material, rng) for name in names])
+    yield from in_turns([_of_source(name, material.texts[name], material.folder, rng) for name in names])
 
 
-def _of_source(source: str, material: Material, rng: Generator) -> Iterator[Instance[Matrix]]:
-    sites = [f"layers.{layer}.{name}" for layer in range(DEPTH) for name in SITES]
-    for number, at in enumerate(rng.permutation(len(sites))):
-        for size in (WIDTH, in_turn(source, number, SMALLER)):
-            label = sites[at] if size == WIDTH else f"{sites[at]}, leading {size} x {size}"
-            yield Instance(source, label, size, partial(_pose, material, source, sites[at], size))
+def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) -> Iterator[Instance[Matrix]]:
+    parts = sections(texts, SECTION)
+    for number, at in enumerate(rng.permutation(len(parts)).tolist()):
+        seed, sites = int(rng.integers(2**31)), rng.permutation(SITES).tolist()
+        for site, size in zip(sites, (WIDTH, in_turn(source, number, SMALLER)), strict=False):
+            name = f"{site}, text from byte {at * SECTION}, seed {seed}"
+            label = name if size == WIDTH else f"{name}, leading {size} x {size}"
+            pose = partial(_pose, parts[at], site, size, seed, folder)
+            yield Instance(source, label, size, pose, unit=f"{source} {at}")
 
 
-def _pose(material: Material, source: str, site: str, size: int) -> Matrix:
-    texts = material.texts[source]
-    model = load_model(source_model(texts, material.folder))
-    whole = at_site(model, site, byte_windows(joined(texts), TRAINED, WINDOWS), SHARE)
+def _pose(text: bytes, site: str, size: int, seed: int, folder: Path) -> Matrix:
+    model = load_model(source_model(text, seed, folder))
+    whole = at_site(model, site, byte_windows(text, TRAINED, WINDOWS), SHARE)
     return whole if size == WIDTH else leading(whole, size)
 
 

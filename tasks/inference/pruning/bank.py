@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from importlib import resources
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +28,7 @@ from tasks.model.recipe import Recipe
 from tasks.model.small import example_folder, new_model, small_config, trained_model
 from tasks.model.training.loop import train
 from tasks.model.windows import Windows
-from tasks.text.works import in_turn
+from tasks.text.works import in_turn, sections
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -39,6 +38,7 @@ CONTEXT = 64
 TRAINING, CALIBRATION, SELECTION = 1500, 64, 128  # windows
 UNIT_LIMIT, SHARES, ALLOWANCE = 14, (1 / 2, 1 / 3), 0.1
 LONGEST = 55  # models of a source; a verdict needs some two hundred
+SECTION = (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)  # bytes
 RECIPE = Recipe(tokens=TRAINING * CONTEXT, batch=16, matrix_lr=0.05)
 CONFIG = small_config(width=64, depth=4, heads=4, channels=160, context=CONTEXT)
 UNITS = choose_units(Layout.of(CONFIG), UNIT_LIMIT)
@@ -59,36 +59,25 @@ def tuning_problems(material: Material, rng: Generator, count: int) -> list[Prun
     """Return problems of other models on text that no model of the bank has, on which angles are tuned."""
     found = []
     for name in sorted(material.texts):
-        text, size = _text(material.texts[name]), _section()
-        start = len(text) // size * size - size  # the last section; see `_of_source`
-        seed = int(rng.integers(2**31))
-        found += [_pose(text[start : start + size], seed, share, material.folder) for share in SHARES]
+        seed, text = int(rng.integers(2**31)), sections(material.texts[name], SECTION)[-1]  # see `_of_source`
+        found += [_pose(text, seed, share, material.folder) for share in SHARES]
     return found[:count]
 
 
 def _of_source(source: str, texts: Sequence[str], folder: Path, rng: Generator) -> Iterator[Instance[Pruning]]:
-    text, size = _text(texts), _section()
-    starts = rng.permutation(len(text) // size - 1)[:LONGEST] * size
-    for number, start in zip(count(), starts.tolist()):
+    parts = sections(texts, SECTION)
+    for number, at in enumerate(rng.permutation(len(parts) - 1)[:LONGEST].tolist()):
         seed = int(rng.integers(2**31))
-        name = f"model {number}, text from byte {start}, seed {seed}"
+        name = f"model {number}, text from byte {at * SECTION}, seed {seed}"
         for share in SHARES:
             for limit in (len(UNITS), in_turn(source, number, SMALLER)):
-                pose = partial(_pose, text[start : start + size], seed, share, folder, limit)
+                pose = partial(_pose, parts[at], seed, share, folder, limit)
                 label = (
                     f"{name}, {share:.0%} of {limit} units"
                     if limit < len(UNITS)
                     else f"{name}, {share:.0%} of the units"
                 )
-                yield Instance(source, label, limit, pose, f"{source}, {name}")
-
-
-def _text(texts: Sequence[str]) -> bytes:
-    return "\n\n".join(texts).encode()
-
-
-def _section() -> int:
-    return (TRAINING + CALIBRATION + SELECTION) * (CONTEXT + 1)
+                yield Instance(source, label, limit, pose, unit=f"{source} {at}")
 
 
 def _pose(text: bytes, seed: int, share: float, folder: Path, limit: int = UNIT_LIMIT) -> Pruning:

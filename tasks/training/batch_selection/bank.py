@@ -1,8 +1,9 @@
 """The instance bank of `batch_selection`: cells of a seed and a pool, byte-level models trained for a second each.
 
 A pool is a section of one source's text in windows of 64 bytes; the text behind it is held out. A selection keeps a
-fifth of the pool, which the training then reads about five times; everything is read about once. Beside every second
-pool the same windows are cut into smaller blocks.
+fifth of the pool, which the training then reads about five times; everything is read about once. No two pools share
+text: each is a unit of independence, of which the texts of a study hold 603, and a verdict needs 185 (`ketcycle study
+--list`). Beside every second pool the same windows are cut into smaller blocks, in the same unit.
 """
 
 from __future__ import annotations
@@ -10,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import resources
-from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.contract import Instance, Material, in_turns
 from tasks.model.windows import Windows
-from tasks.text.works import smaller
+from tasks.text.works import sections, smaller
 from tasks.training.batch_selection.problem import Pool
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ POOL, HELD_OUT = 640, 128  # windows
 BLOCK, KEEP = 10, 2
 SMALLER = (4, 5, 6, 8)  # windows of a block, of which about a fifth is kept, too
 STEPS = 40
-LONGEST = 6  # cells of a source
+SECTION = (POOL + HELD_OUT) * (CONTEXT + 1)  # bytes of a cell
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Pool]]:
@@ -37,16 +37,14 @@ def bank(material: Material, rng: Generator) -> Iterator[Instance[Pool]]:
 
 
 def _of_source(source: str, texts: Sequence[str], rng: Generator) -> Iterator[Instance[Pool]]:
-    text = "\n\n".join(texts).encode()
-    size = (POOL + HELD_OUT) * (CONTEXT + 1)
-    starts = rng.permutation(len(text) // size)[:LONGEST] * size
-    for number, start in zip(count(), starts.tolist()):
+    parts = sections(texts, SECTION)
+    for number, at in enumerate(rng.permutation(len(parts)).tolist()):
         seed = int(rng.integers(2**31))
-        name = f"pool {number}, text from byte {start}, seed {seed}"
+        name = f"pool {number}, text from byte {at * SECTION}, seed {seed}"
         for block in (BLOCK, *smaller(source, number, SMALLER)):
-            pose = partial(_pose, text[start : start + size], block, seed)
+            pose = partial(_pose, parts[at], block, seed)
             label = name if block == BLOCK else f"{name}, blocks of {block}"
-            yield Instance(source, label, block, pose)
+            yield Instance(source, label, block, pose, unit=f"{source} {at}")
 
 
 def _pose(text: bytes, block: int, seed: int) -> Pool:

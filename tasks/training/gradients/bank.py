@@ -1,11 +1,13 @@
 """The instance bank of `gradients`: cells of a seed and a task, passages of one source to be told from the others'.
 
-Every second task has a copy with the same texts and fewer qubits.
+No two tasks share a passage, on either side: each is a unit of independence. Every second one is posed once more with
+fewer qubits, in the same unit. The bank ends where the first source has no passages left: the texts of a study hold 360
+units, a verdict needs 185 (`ketcycle study --list`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ import numpy as np
 from tasks.contract import Budget, Instance, Material, in_turns
 from tasks.text.embeddings import embed
 from tasks.text.windows import passages
-from tasks.text.works import smaller
+from tasks.text.works import hands, smaller
 from tasks.training.gradients.problem import Texts
 
 if TYPE_CHECKING:
@@ -25,30 +27,34 @@ if TYPE_CHECKING:
 QUBITS, LAYERS = 6, 2
 SMALLER = (2, 3, 4, 5)  # qubits
 TRAINING, HELD_OUT = 48, 48  # texts of each kind
-WORDS = 40
+COUNT, WORDS = TRAINING + HELD_OUT, 40
 EXECUTIONS = 20_000
-LONGEST = 5  # cells of a source
 
 
 def bank(material: Material, rng: Generator) -> Iterator[Instance[Texts]]:
     """Yield cells of seed x task, the sources alternating; texts are embedded when a problem is requested."""
-    cut = {name: [p for text in texts for p in passages(text, WORDS)] for name, texts in material.texts.items()}
-    yield from in_turns([_of_source(name, cut, rng) for name in sorted(cut)])
+    texts = sorted(material.texts.items())
+    dealt = {source: found for source, its in texts if (found := hands(its, WORDS, 2 * COUNT))}
+    rows = rng.permutation(min(map(len, dealt.values()))).tolist()
+    yield from in_turns([_of_source(name, dealt, rows, rng) for name in dealt])
 
 
-def _of_source(source: str, cut: dict[str, list[str]], rng: Generator) -> Iterator[Instance[Texts]]:
-    count = TRAINING + HELD_OUT
-    others = [text for name, texts in sorted(cut.items()) if name != source for text in texts]
-    if len(cut[source]) < count:
-        return
-    for number in range(LONGEST):
-        seed = int(rng.integers(2**31))
-        own = [cut[source][i] for i in rng.permutation(len(cut[source]))[:count]]
-        rest = [others[i] for i in rng.permutation(len(others))[:count]]
+def _of_source(
+    source: str, dealt: Mapping[str, Sequence[Sequence[str]]], rows: Sequence[int], rng: Generator
+) -> Iterator[Instance[Texts]]:
+    names = list(dealt)
+    place = names.index(source)
+    others = names[place + 1 :] + names[:place]
+    for number, row in enumerate(rows):
+        seed, own = int(rng.integers(2**31)), dealt[source][row][:COUNT]
+        # The second half of each hand is shared out among the other sources.
+        parts = [dealt[name][row][COUNT + turn :: len(others)] for turn, name in enumerate(others)]
+        rest = [text for texts in zip(*parts, strict=False) for text in texts]
         name = f"task {number}: {source} against the others, seed {seed}"
         for qubits in (QUBITS, *smaller(source, number, SMALLER)):
             label = name if qubits == QUBITS else f"{name}, {qubits} qubits"
-            yield Instance(source, label, qubits, partial(_pose, own, rest, qubits, seed))
+            pose = partial(_pose, own, rest, qubits, seed)
+            yield Instance(source, label, qubits, pose, unit=f"{source} {row}")
 
 
 def _pose(own: Sequence[str], rest: Sequence[str], qubits: int, seed: int) -> Texts:
