@@ -19,6 +19,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -85,7 +86,7 @@ def svg_of(figure: Figure, title: str) -> str:
             engine.execute(figure)
             figure.set_layout_engine("none")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(out, format="svg", metadata=nothing)
+        FigureCanvasSVG(figure).print_svg(out, metadata=nothing)  # `savefig` would lay out everything once more
     text = out.getvalue()
     text = _NAMED.sub("", text[text.index("<svg") :])
     label = title.replace("&", "and").replace("<", "").replace('"', "")
