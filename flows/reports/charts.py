@@ -86,7 +86,8 @@ def svg_of(figure: Figure, title: str) -> str:
             engine.execute(figure)
             figure.set_layout_engine("none")
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        FigureCanvasSVG(figure).print_svg(out, metadata=nothing)  # `savefig` would lay out everything once more
+        canvas: Any = FigureCanvasSVG(figure)  # `savefig` would lay out everything once more
+        canvas.print_svg(out, metadata=nothing)
     text = out.getvalue()
     text = _NAMED.sub("", text[text.index("<svg") :])
     label = title.replace("&", "and").replace("<", "").replace('"', "")
