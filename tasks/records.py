@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from infra.energy.model import Coefficients
+from infra.energy.model import Band, Coefficients
 from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow, orchestration_row, stage_row
 from infra.settings import Objective
@@ -144,7 +144,7 @@ def trials(rows: Sequence[EvidenceRow], objective: Objective) -> list[policy.Tri
         cost = coefficients.cost_draws(row.usage + row.prepare, *about, source=row.energy_source) / n
         spent = 0.0
         if not row.chosen:
-            spent = float(np.median(coefficients.cost_draws(row.total, *about, source=row.energy_source))) / n
+            spent = Band.of(coefficients.cost_draws(row.total, *about, source=row.energy_source)).p50 / n
         found += [
             policy.Trial(
                 instance=f"{row.problem}/{position}",

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from threadpoolctl import threadpool_limits
+
+import infra.processes.warm  # noqa: F401  (before the libraries that tests import)
 
 os.environ.setdefault("QDK_PYTHON_TELEMETRY", "none")  # read when the estimator is imported
 # As the product sets it: else the vendor's client looks for its caller's module among all that are imported, at each
@@ -49,6 +49,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> Iterator[None]:
+    import torch
+    from threadpoolctl import threadpool_limits
+
     torch.set_num_threads(1)
     with threadpool_limits(1):
         yield

@@ -137,15 +137,16 @@ def _time(used: Usage, coefficients: Coefficients) -> Spending:
     return Spending((used.wall_s - simulation) * flat, simulation * flat, 0 * flat, coefficients.locked_draws(used))
 
 
-def decision_report(rows: Sequence[EvidenceRow], decision: Mapping[str, Any], conversion: Conversion) -> dict[str, Any]:
+def decision_report(arms: Mapping[str, Arm], decision: Mapping[str, Any], conversion: Conversion) -> dict[str, Any]:
     """Return the values of one decision in a run's report.
 
     Args:
-        rows: all rows of the decision.
+        arms: the arms of the decision, with all its rows.
         decision: the decision record.
         conversion: coefficients and carbon intensities.
     """
-    first, arms = rows[0], arms_of(rows, conversion.coefficients)
+    rows = [row for arm in arms.values() for row in arm.rows]
+    first = rows[0]
     figures = [arm.figures for arm in arms.values()]
     best = best_classical(figures, first.tolerance)
     optimum = best_values({name: arm.figures for name, arm in arms.items()})

@@ -19,7 +19,7 @@ from infra import runs
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BadInput
-from infra.evidence import Evidence, EvidenceRow
+from infra.evidence import EvidenceRow
 from infra.settings import Objective, Settings
 from infra.shared import open_evidence
 from tasks import policy
@@ -60,19 +60,19 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     """
     config = record["config"]
     about = {item["problem"]: item for item in record["instances"]}
-    evidence = open_evidence(loaded.home)
-    rows = [row for row in evidence.read(run_id=config["study_id"]) if row.problem in about]
+    everything = open_evidence(loaded.home).read(stage=subtask.stage, subtask=subtask.name)
+    rows = [row for row in everything if row.run_id == config["study_id"] and row.problem in about]
     if not rows:
         raise BadInput(f"study {config['study_id']} has no finished instance yet")
     conversion = Conversion.of_rows(loaded, Coefficients.load(), rows)
     incumbent = subtask.incumbent.name
-    report = decision_report(rows, {"arm": incumbent}, conversion)
     arms = arms_of(rows, conversion.coefficients)
+    report = decision_report(arms, {"arm": incumbent}, conversion)
     figures = {name: arm.figures for name, arm in arms.items()}
     pairs = study_pairs(subtask, rows, config["objective"])
     verdicts = policy.judge(pairs, certified(policy.Setting("", 0, "").uses))
     best = best_values(figures)
-    kept = [row for name in kept_names(config["study_id"]) for row in evidence.read(run_id=name)]
+    kept = [row for name in kept_names(config["study_id"]) for row in everything if row.run_id == name]
     challenger = subtask.challenger.name if subtask.challenger else None
     return {
         **_described(subtask, record, [*about.values()], rows),
@@ -90,7 +90,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "against": [_against(figures, challenger, other) for other in _shown_beside(subtask, figures)]
         if challenger in figures
         else [],
-        "routing": routing(evidence, subtask, rows[0], about.values(), config["objective"]),
+        "routing": routing(everything, subtask, rows[0], about.values(), config["objective"]),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
         "noisy": compare_noise(rows, kept, conversion.coefficients),
         "unfinished": _unfinished(rows),
@@ -237,11 +237,14 @@ def _total(arm: Arm) -> dict[str, float]:
 
 
 def routing(
-    evidence: Evidence, subtask: Subtask[Any, Any], like: EvidenceRow, instances: Iterable[Row], objective: Objective
+    everything: Sequence[EvidenceRow],
+    subtask: Subtask[Any, Any],
+    like: EvidenceRow,
+    instances: Iterable[Row],
+    objective: Objective,
 ) -> list[dict[str, Any]]:
-    """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the home."""
-    rows = evidence.read(stage=subtask.stage, subtask=subtask.name, backend=like.backend)
-    found, answers = trials(rows, objective), []
+    """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the decision."""
+    found, answers = trials([row for row in everything if row.backend == like.backend], objective), []
     for bucket in sorted({policy.size_bucket(item["size"]) for item in instances}):
         setting = policy.Setting(f"{like.backend} {like.calibration}", bucket, like.data, objective)
         decision = policy.choose(subtask, setting, found, np.random.default_rng(0)).decision

@@ -255,9 +255,10 @@ def probability_cheaper(pairs: Pairs, hysteresis: float = 0.0) -> float:
     if n == 0:
         return 0.0
     gain = (1 - hysteresis) * pairs.champion_cost - pairs.cost
-    names, labels = np.unique(np.asarray(pairs.units), return_inverse=True)
-    by_unit = np.zeros((len(names), draws))
-    np.add.at(by_unit, labels, gain)
+    labels = np.unique(np.asarray(pairs.units), return_inverse=True)[1]
+    order = np.argsort(labels, kind="stable")
+    _, starts = np.unique(labels[order], return_index=True)
+    by_unit = np.add.reduceat(gain[order], starts, axis=0)
     rng = np.random.default_rng(20)  # the answer is a function of the evidence alone
-    weights = rng.dirichlet(np.ones(len(names)), size=1000 if draws == 1 else draws).T
+    weights = rng.dirichlet(np.ones(len(by_unit)), size=1000 if draws == 1 else draws).T
     return float(np.mean((weights * by_unit).sum(axis=0) > 0))

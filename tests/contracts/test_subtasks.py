@@ -23,6 +23,7 @@ from tasks.terms import terms
 
 torch.set_num_threads(1)
 
+pytestmark = pytest.mark.slow
 
 ALL = list(subtasks().values())
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from flows.reports.outlook.decision import MEDIAN_DRAWS, Decision, Rival
-from infra.energy.model import Boundary, Coefficients
+from infra.energy.model import Boundary, Coefficients, quantiles
 from tasks.outlook.cells import Cells, Figure
 from tasks.outlook.crossing import Crossing, crossing, grid
 from tasks.outlook.scaling import Scaling, trend
@@ -120,7 +120,7 @@ def curves_of(decision: Decision, model: ArmModel, rivals: Sequence[Rival], devi
         "sizes": sizes.tolist(),
         "largest": decision.sizes[-1],
         "lines": {
-            name: np.quantile(draws, (0.05, 0.5, 0.95), axis=1).T.tolist()
+            name: quantiles(draws, (0.05, 0.5, 0.95)).tolist()
             for name, draws in lines.items()
             if np.isfinite(draws).all() and (draws > 0).all()
         },

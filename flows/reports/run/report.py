@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.reports.conversion import Conversion, points
-from flows.reports.figures import decision_report
+from flows.reports.figures import arms_of, decision_report
 from infra import runs
 from infra.energy.derive import Derived, derive
 from infra.energy.model import Coefficients
@@ -120,7 +120,10 @@ def _stage_report(
         "facts": result.get("facts", {}),
         "sections": result.get("sections", []),
         "refs": result.get("refs", {}),
-        "subtasks": [decision_report(found, decisions.get(name, {}), conversion) for name, found in by_subtask.items()],
+        "subtasks": [
+            decision_report(arms_of(found, conversion.coefficients), decisions.get(name, {}), conversion)
+            for name, found in by_subtask.items()
+        ],
     }
 
 

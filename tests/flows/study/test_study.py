@@ -310,7 +310,8 @@ def test_quantum_arms_run_on_the_first_instances_and_are_compared_there(
     rows = [row("greedy", p, 0.9, cpu_s=1.0 if p < 6 else 100.0) for p in range(15)]
     rows += [row("qaoa", p, 0.9, cpu_s=0.5) for p in range(6)]
     conversion = Conversion.of_rows(loaded, Coefficients.load(), rows)
-    report = {r["arm"]: r for r in decision_report(rows, {}, conversion)["rows"]}
+    arms = arms_of(rows, conversion.coefficients)
+    report = {r["arm"]: r for r in decision_report(arms, {}, conversion)["rows"]}
     assert (report["greedy"]["n"], report["qaoa"]["n"]) == (15, 6)
     spent, beside = report["greedy"]["energy"]["spent"]["narrow"][1], report["qaoa"]["energy"]["best_classical"]
     assert spent / beside["narrow"][1] == approx((6 * 1 + 9 * 100) / 15), "the mean over the six that both solved"

@@ -19,6 +19,8 @@ from infra.lake import write_atomic
 from infra.settings import Settings
 from infra.shared import open_evidence
 
+pytestmark = pytest.mark.slow
+
 PAGE = """# Page
 
 <!-- table: s1 arms -->

@@ -88,7 +88,7 @@ def test_exact_trash_rates_are_those_of_the_circuit_at_three_qubits_and_two_of_t
 
 
 def test_machines_on_circuits_come_to_their_twins() -> None:
-    problem = replace(example(np.random.default_rng(1)), shots=4096)
+    problem = replace(example(np.random.default_rng(1)), shots=32_768)
     for name in ("projected-one-class-svm",):
         found = [ANOMALY.arm(arm).solve(problem, make_bench(0)).values for arm in (name, f"{name}-exact")]
         assert np.corrcoef(found[0], found[1])[0, 1] > 0.98
