@@ -16,8 +16,10 @@ import harness
 import hosted
 import pytest
 from ibm_platform import environment
-from qiskit import QuantumCircuit
+from qiskit import QuantumCircuit, transpile
+from qiskit_ibm_runtime.api.session import PostForcelistRetry
 
+from infra.runtime.backends.ibm.device import IBMDevice
 from infra.runtime.queue import Runtime, Scope
 
 ROOT = Path(__file__).parents[2]
@@ -42,9 +44,18 @@ ROADS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def double():
+    transpile(QuantumCircuit(1))  # its plugins are looked up once, not in each forked child
     made = hosted.Double(devices=("lagos",))
     yield made
     made.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_idling(monkeypatch):
+    """Ask again at once: what is written down and said does not depend on the pause."""
+    monkeypatch.setattr(IBMDevice, "poll_s", 0.01)
+    monkeypatch.setattr(IBMDevice, "linger_s", 0.0)
+    monkeypatch.setattr(PostForcelistRetry, "get_backoff_time", lambda _: 0.0)
 
 
 def surroundings(home, **variables):

@@ -21,6 +21,7 @@ from tasks.stage import Context, State, decisions
 from tasks.steps import posed
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 
 WORDS = ("the", "of", "and", "to", "with", "that", "have", "be", "parser", "token", "stream", "reads", "writes", "key")
 
@@ -29,8 +30,8 @@ def context(home: Path, **options: Any) -> Context:
     return Context("run", "curation", home, 0, options)
 
 
-def run(given: Context, arms: dict[str, str] | None = None) -> State:
-    state = stage.prepare(given, State())
+def run(given: Context, arms: dict[str, str] | None = None, prepared: State | None = None) -> State:
+    state = prepared or stage.prepare(given, State())
     for subtask in decisions("curation"):
         problem = posed(subtask, given, state)
         if problem is not None:
@@ -191,8 +192,9 @@ def test_every_arm_leads_to_a_corpus_without_near_duplicates(corpus: tuple[Path,
         min_words=20,
         **{name: {"shots": 32} for name in ("representatives", "semantic_clusters")},
     )
+    prepared = stage.prepare(given, State())
     for arm in REPRESENTATIVES.arms:
-        state = run(given, {"representatives": arm.name})
+        state = run(given, {"representatives": arm.name}, prepared)
         kept = set(given.lake.read(state.refs["curation/kept"])["doc_id"].to_pylist())
         edges = given.lake.read(state.refs["curation/edges"]).to_pylist()
         assert not [row for row in edges if row["i"] in kept and row["j"] in kept]
