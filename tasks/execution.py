@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -168,7 +168,9 @@ class _Shared:
         before, sent = dispatched_usage(), queued()
         with Span() as span:
             value = make()
-        own = span.usage - (dispatched_usage() - before)
+        queue = dispatched_usage() - before
+        # The queue may have worked beside this, for another call, and longer.
+        own = replace(span.usage.split(queue)[0], wall_s=max(0.0, span.usage.wall_s - queue.wall_s))
         self.spent = self.spent + own
         cost = own + (queued() - sent)
         self.values[key] = (value, cost)

@@ -17,9 +17,11 @@ import pytest
 import short_training
 from short_training import TRAINING, Regression, example
 
+from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
 from infra.lake import Ref
 from infra.shared import open_lake
+from tasks import execution
 from tasks.contract import Arm, Artifact, Bench, Budget, Kind, Method, OverBudget, content_key
 from tasks.execution import resume_folder
 from tasks.parallel import map_on_free_workers
@@ -54,6 +56,15 @@ def test_a_chosen_artifact_goes_into_the_lake_and_the_others_are_removed(tmp_pat
     assert [found[arm].status for arm in ("steady", "untrained", "slow")] == ["done"] * 3
     assert found["steady"].qualities[0] > found["slow"].qualities[0] > found["untrained"].qualities[0]
     assert not list((tmp_path / "scratch").rglob("model")), "scored and applied, so removed"
+
+
+def test_what_arms_share_never_costs_less_than_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queue may work longer beside a shared value, for another call, than the value takes."""
+    spent = iter((Usage(), Usage(cpu_s=5.0, wall_s=9.0, rss_gb_s=9.0)))
+    monkeypatch.setattr("tasks.execution.dispatched_usage", lambda: next(spent))
+    _, cost, new = execution._Shared().get("value", lambda: 1, Usage)
+    assert new
+    assert (cost.cpu_s, cost.wall_s, cost.rss_gb_s) == (0, 0, 0)
 
 
 def test_equal_artifacts_are_the_same_solution_wherever_they_are(tmp_path: Path) -> None:
