@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,12 @@ class Ref:
         if not _NAME.fullmatch(name) or not _VERSION.fullmatch(version):
             raise LakeError(f"a lake reference looks like curation/kept@0123456789abcdef, not {text!r}")
         return cls(name, version)
+
+
+@cache
+def _database(process: int) -> duckdb.DuckDBPyConnection:  # noqa: ARG001  (a forked child opens its own)
+    """Return the database of this process, which keeps nothing: opening one takes longer than most queries."""
+    return duckdb.connect(config={"autoinstall_known_extensions": False, "enable_external_file_cache": False})
 
 
 class Lake:
@@ -186,9 +193,10 @@ class Lake:
 
     def sql(self, query: str, **tables: Ref) -> pa.Table:
         """Run a DuckDB query over data sets; each keyword is the name of a table in the query."""
-        with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+        with _database(os.getpid()).cursor() as connection:
             for table, ref in tables.items():
-                connection.from_parquet([str(path) for path in self._parquet(ref)]).create_view(table)
+                paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in self._parquet(ref))
+                connection.execute(f"create temp view {table} as from read_parquet([{paths}])")  # of this cursor alone
             return connection.sql(query).to_arrow_table()
 
     def names(self, below: str = "") -> list[str]:
