@@ -52,7 +52,8 @@ def _arms(found: Row) -> tuple[str, ...]:
         _against(twins[0]) if twins else "-",
         _against(max(controls, key=lambda row: row["quality"])) if controls else "-",
         "the incumbent" if best is incumbent else _against(best) if best else "-",
-        ", ".join(certified) or f"none; needs {found['needed']} units",
+        ", ".join(certified)
+        or ("none" if found["units"] >= found["needed"] else f"none; needs {found['needed']} units"),
     )
 
 
