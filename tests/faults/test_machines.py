@@ -85,7 +85,10 @@ class Machines(Installation):
 
     def end(self, part: str, number: signal.Signals) -> None:
         """End a role with all of its processes."""
-        process = psutil.Process(self.parts.pop(part).pid)
+        started = self.parts.pop(part)
+        if started.poll() is not None:  # ended by a test that failed
+            return
+        process = psutil.Process(started.pid)
         family = [process, *process.children(recursive=True)]
         # `unshare` passes no SIGTERM on: the command inside it ends its own processes.
         commands = [member for member in family if member.cmdline()[1:3] == ["-m", "flows.cli"]]
