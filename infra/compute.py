@@ -250,6 +250,8 @@ def require_same(client: Any, settings: Settings) -> None:
     mine = versions.installed() | shared(settings)
     try:
         theirs: dict[str, dict[str, str]] = client.run(_installation)
+    except OSError as error:
+        raise BadInput(f"the workers of {_address(client)} do not answer ({error}); start the cluster again") from error
     except Exception as error:  # any answer of a foreign installation means that it is not ours
         raise BadInput(
             f"a worker of {_address(client)} cannot say its versions ({type(error).__name__}: {error}); this client "
