@@ -173,11 +173,17 @@ class Installation:
         def running() -> bool:
             found[:] = [run for run in self.runs("curate-on-arrival") if run["id"] not in known]
             if not until_it_runs:
-                return bool(found) and found[0]["state"]["type"] in ("PENDING", "RUNNING")
+                return bool(found) and found[0]["state"]["type"] in ("PENDING", "RUNNING", *OVER)
             return bool(found) and found[0]["state"]["type"] == "RUNNING" and self.there(found[0])
 
         until(running)
         return found[0]
+
+    def outcome(self, name: str, text: str) -> tuple[str, str]:
+        """Put a file into the inbox, emit its arrival, wait for its flow run; return type and message of its state."""
+        run = self.arrive(name, text, until_it_runs=False)
+        until(lambda: self.ended(run))
+        return self.state(run)
 
     def process(self, name: str) -> psutil.Process:
         """Return the process of a service: `up`, `server`, `worker`, `mlflow` or `dask` (a worker)."""
