@@ -29,7 +29,7 @@ SHOTS = 1024  # of a PUB that does not say, as in Qiskit
 class DirectSampler(BaseSamplerV2):  # type: ignore[misc]  # the library is not typed
     """The simulator of the runtime queue without the queue.
 
-    Qiskit's own sampler takes ten times as long for many parameter sets, and with a seed their shot noise is the same.
+    Qiskit's own sampler simulates parameter sets one by one, and with a seed their shot noise is the same.
     """
 
     def __init__(self, seed: int) -> None:

@@ -38,7 +38,7 @@ SUB_JOB_FORMULA_S = 2.0  # seconds of a sub-job in the documented usage formula
 
 
 def quantiles(draws: Array, shares: Sequence[float]) -> Array:
-    """Return quantiles along the last axis, shape (..., shares): those of np.quantile in a fourth of its time."""
+    """Return quantiles along the last axis, shape (..., shares): those of np.quantile, by one sort."""
     ordered = np.sort(draws, axis=-1)
     places = np.asarray(shares) * (ordered.shape[-1] - 1)
     before = places.astype(np.intp)

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from infra.energy.model import Coefficients
+from infra.energy.model import Coefficients, quantiles
 from infra.energy.usage import Usage
 
 C = Coefficients.load()
@@ -180,3 +180,10 @@ def test_the_wide_footprint_holds_operation_and_embodied_emissions_of_both_machi
 def test_the_computing_place_of_the_qpu_counts_for_the_qpu() -> None:
     second = Usage(qpu_s_billed=1)
     assert C.footprint_gco2(second, "FRA", "POL").p50 > 3 * C.footprint_gco2(second, "POL", "FRA").p50
+
+
+@pytest.mark.parametrize("shape", [(1,), (2,), (101,), (3, 500)])
+def test_quantiles_are_those_of_numpy(shape):
+    draws, shares = np.random.default_rng(0).lognormal(size=shape), (0.0, 0.05, 0.5, 0.95, 1.0)
+    expected = np.moveaxis(np.quantile(draws, shares, axis=-1), 0, -1)
+    assert quantiles(draws, shares) == pytest.approx(expected, rel=1e-14)
