@@ -80,6 +80,12 @@ def version(folder: Path) -> str:
         return metadata.version("ketcycle")
 
 
+def read_flows() -> None:
+    """Import the flows of all deployments."""
+    for entry in yaml.safe_load(project_file().read_text())["deployments"]:
+        _flow(entry["entrypoint"])
+
+
 def deploy(
     loaded: Settings, *, dry_run: bool = False, schedules: bool | None = None, reset: bool = False
 ) -> list[Change]:
@@ -319,8 +325,7 @@ def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:
     found = {}
     entries: Any = apply_values(content["deployments"], {}, remove_notset=False)
     for entry in entries:
-        module, _, name = entry["entrypoint"].rpartition(".")
-        flow = getattr(import_module(module), name)
+        flow = _flow(entry["entrypoint"])
         limit = entry.get("concurrency_limit") or {}
         found[f"{flow.name}/{entry['name']}"] = {
             "entrypoint": entry["entrypoint"],
@@ -338,6 +343,11 @@ def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:
             "schedules": {item["slug"]: (item["cron"], item["timezone"]) for item in entry.get("schedules", ())},
         }
     return found
+
+
+def _flow(entrypoint: str) -> Any:
+    module, _, name = entrypoint.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _differences(entry: Mapping[str, Any], found: Any) -> str | None:

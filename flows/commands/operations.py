@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import Annotated
 from uuid import uuid4
@@ -12,6 +13,8 @@ import typer
 from flows.commands.console import AsJson, Home, clear_errors, err, print_table, print_value
 from infra import settings
 from infra.errors import BadInput
+
+POLL_S = 0.2  # between two questions whether a server answers
 
 
 def deploy(
@@ -26,6 +29,9 @@ def deploy(
             "--reset-parameters", help="Reset parameters that were changed by hand to those of the repository."
         ),
     ] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="Wait so long for the server, if it does not answer yet.")
+    ] = 0,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
@@ -35,12 +41,17 @@ def deploy(
             raise BadInput(f"--schedules is on or off, not {schedules!r}")
         loaded = settings.load(home=home)
         settings.quiet_libraries(loaded.home)
-        _use_prefect(loaded)
+        if not wait:
+            _use_prefect(loaded)  # says at once that none answers
         err.print("reading the flows and comparing them with the server", highlight=False)
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
         from deployments import deploy as deploying
 
-        switch = None if schedules is None else schedules == "on"
-        found = deploying.deploy(loaded, dry_run=dry_run, schedules=switch, reset=reset_parameters)
+        deploying.read_flows()  # takes longer than all else, and needs no server
+        url, switch = _use_prefect(loaded, wait), None if schedules is None else schedules == "on"
+        with temporary_settings({PREFECT_API_URL: url}):  # Prefect read its settings with the flows
+            found = deploying.deploy(loaded, dry_run=dry_run, schedules=switch, reset=reset_parameters)
         rows = [asdict(change) for change in found]
         if as_json:
             print_value({"dry_run": dry_run, "changes": rows}, as_json)
@@ -102,12 +113,30 @@ def webhooks(
         serve(receiver, host, chosen, guard.certificate)
 
 
-def _use_prefect(loaded: settings.Settings) -> str:
+def _use_prefect(loaded: settings.Settings, wait: float = 0) -> str:
     """Set the address of the running Prefect server for this process, and return it.
+
+    Args:
+        loaded: the settings.
+        wait: seconds to wait for a server that does not answer yet.
 
     Raises:
         BadInput: no server answers.
     """
+    give_up = time.monotonic() + wait
+    while True:
+        try:
+            url = _answering_prefect(loaded)
+        except BadInput:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(POLL_S)
+        else:
+            settings.hand_on(PREFECT_API_URL=url)
+            return url
+
+
+def _answering_prefect(loaded: settings.Settings) -> str:
     from infra.compute import running_prefect
 
     url = running_prefect(loaded)
@@ -115,5 +144,4 @@ def _use_prefect(loaded: settings.Settings) -> str:
         raise BadInput(
             f"no Prefect server answers for {loaded.home}; start one with `ketcycle up`, or set prefect_url to yours"
         )
-    settings.hand_on(PREFECT_API_URL=url)
     return url

@@ -144,6 +144,7 @@ def _runner(settings: Settings, services: Services, stack: ExitStack) -> Supervi
         raise BadInput("a runner needs a Prefect server that answers: set prefect_url in ketcycle.toml")
     hand_on(PREFECT_API_URL=url)
     settings.inbox_folder.mkdir(parents=True, exist_ok=True)
+    services.register(settings)
     services.worker(url, settings)
     services.show(f"ready; {services.addresses['worker']}, and run on this machine")
     supervisor = Supervisor(url, services.show, alone=False)

@@ -48,7 +48,7 @@ from infra.settings import Settings, environment, hand_on
 
 START_S, STOP_S, POLL_S = 600.0, 90.0, 0.3
 RESTARTS, RESTARTS_S = 5, 600.0  # services that end more often are not started again
-ATTEMPTS = 3  # to register the deployments
+DEPLOY, ATTEMPTS = "deploy", 3  # to register the deployments
 LOOK_EVERY = 5  # seconds between two looks at the flow runs
 PORTS = ("prefect_port", "mlflow_port", "dask_port", "metrics_port")
 PAGES = {
@@ -77,6 +77,7 @@ def stay_up(settings: Settings, show: Show) -> None:
         services = Services(settings.home, show)
         stack.callback(services.stop)
         url = services.prefect(port["prefect_port"])
+        services.register(settings)
         services.mlflow(settings, port["mlflow_port"])
         services.addresses |= stack.enter_context(_dask(settings, port["dask_port"]))
         services.addresses |= stack.enter_context(_metrics(settings, port["metrics_port"]))
@@ -175,6 +176,7 @@ class Services:
         self._again: dict[str, Callable[[], None]] = {}
         self._restarts: list[float] = []
         self._published = False
+        self._deployed = ""
         self.show = show
         self._note({})
 
@@ -210,7 +212,7 @@ class Services:
         self.addresses["mlflow_url"] = f"http://127.0.0.1:{port}"
 
     def worker(self, url: str, settings: Settings) -> None:
-        """Register the deployments and start a Prefect worker."""
+        """Start a Prefect worker, and wait until it and the deployments are registered."""
         pool = load_pool(settings.work_pool)
         if pool.type != "process" and find_spec(f"prefect_{pool.type}") is None:
             raise BadInput(f"work_pool {pool.type} needs its worker: pip install 'ketcycle[{pool.type}]'")
@@ -219,14 +221,17 @@ class Services:
         folder = self.home / "prefect"
         folder.mkdir(parents=True, exist_ok=True)
         self.start("worker", [sys.executable, "-m", "infra.processes.child", *command], folder / "worker.log")
-        self._register(settings)
+        self._registered()
         user, _, secret = (environment("PREFECT_API_AUTH_STRING") or "").partition(":")
         certificate = Certificate.of(settings.home / "tls") if url.startswith("https:") else None
         self.wait("worker", f"{url}/work_pools/{pool.name}", (user, secret) if secret else None, certificate)
         self.addresses["worker"] = f"pool {pool.name}: runs and stages can be started from the page (Deployments)"
 
-    def _register(self, settings: Settings) -> None:
-        """Run `ketcycle deploy`, unless this home's server has the deployments of this code and these settings."""
+    def register(self, settings: Settings) -> None:
+        """Start `ketcycle deploy`, unless this home's server has the deployments of this code and these settings.
+
+        It reads the flows while the server may still start.
+        """
         note = self.home / "prefect" / "deployed"
         given = f"{settings.notify_url} {settings.notify_kind} {settings.work_pool} {Path.cwd()}"
         own = hashlib.sha256(given.encode()).hexdigest()
@@ -235,13 +240,25 @@ class Services:
         if note.exists() and note.read_text() == now:
             return
         self.show("registering the deployments of this version")
-        deploy = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(settings.home)]
-        with (self.home / "prefect" / "deploy.log").open("ab") as output:
-            for _ in range(ATTEMPTS):  # a busy server may not answer in time
-                if subprocess.run(deploy, stdout=output, stderr=subprocess.STDOUT, check=False).returncode == 0:  # noqa: S603
-                    write_atomic(note, now)
-                    return
-        self.show(f"the deployments could not be registered; see {output.name}, then `ketcycle deploy`")
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.unlink(missing_ok=True)
+        self._deployed = now
+        command = [sys.executable, "-m", "flows.cli", "deploy", "--home", str(settings.home), "--wait", f"{START_S}"]
+        self.start(DEPLOY, command, self.home / "prefect" / "deploy.log")
+
+    def _registered(self) -> None:
+        """Wait for `ketcycle deploy`, and repeat it where it failed."""
+        if DEPLOY not in self.children:
+            return
+        for attempt in range(ATTEMPTS):  # a busy server may not answer in time
+            if attempt:
+                self._again[DEPLOY]()
+            if self.children[DEPLOY].wait() == 0:
+                write_atomic(self.home / "prefect" / "deployed", self._deployed)
+                break
+        else:
+            self.show(f"the deployments could not be registered; see {self._logs[DEPLOY]}, then `ketcycle deploy`")
+        del self.children[DEPLOY]
 
     def start(self, name: str, command: list[str], log: Path, before: Callable[[], None] = lambda: None) -> None:
         """Start a service, in a process group of its own, whose output goes to a file.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from typer.testing import CliRunner
 
 from deployments.deploy import Change, deploy, merged
+from flows.cli import app
 from infra import events, settings
+from infra.compute import write_note
 from infra.installation.flow_runs import POOL
 
 NIGHTLY, CURATE = "lifecycle/nightly", "curate-on-arrival/curate-on-arrival"
@@ -117,6 +122,22 @@ def test_a_deployment_of_an_earlier_layout_is_moved(server: Server) -> None:
     server.deploy()
     moved = server.deployment(NIGHTLY)
     assert (moved["id"], moved["entrypoint"]) == (found["id"], "flows.lifecycle.lifecycle.lifecycle")
+
+
+def test_a_server_that_does_not_answer_yet_is_waited_for(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL")  # else the server is known before it answers
+    home = server.home / "later"
+    home.mkdir()
+    command = ["deploy", "--dry-run", "--json", "--home", str(home)]
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        refused = CliRunner().invoke(app, [*command, "--wait", "0.5"])
+        assert refused.exit_code == 2
+        assert "no Prefect server answers" in refused.stderr
+        starting = threading.Timer(2.0, write_note, (home, {"prefect_url": server.url}))
+        starting.start()
+        found = CliRunner().invoke(app, [*command, "--wait", "60"])
+        starting.join()
+    assert json.loads(found.stdout) == {"dry_run": True, "changes": []}
 
 
 def test_planted_drift_starts_no_retraining_and_real_drift_does(server: Server) -> None:
