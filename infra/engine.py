@@ -58,6 +58,14 @@ def outcome(future: Future[R], timeout_s: float | None = None) -> R | Exception:
     return cast("R | Exception", started.result(timeout=timeout_s, raise_on_failure=False))
 
 
+def has_worker(future: Future[Any]) -> bool:
+    """Return whether a worker of the current Dask cluster executes a task or is about to."""
+    import distributed
+
+    key = getattr(future, "wrapped_future", cast("Any", future)).key  # of Prefect, or Dask's own
+    return any(key in keys for keys in distributed.get_client().processing().values())
+
+
 def publish(text: str, key: str, description: str) -> None:
     """Put Markdown on the page of the current flow run; without one there is no such page."""
     if in_flow():

@@ -33,7 +33,7 @@ log = logging.getLogger("ketcycle.flows")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-STUCK_S = 20.0  # then a task that no worker executes is submitted again
+LOOK_S = 1.0  # seconds between two looks whether the workers of a task are still there
 
 
 @dataclass(frozen=True)
@@ -261,6 +261,7 @@ class Started:
 
     shadow: Shadow
     future: engine.Future[int]
+    preferred: frozenset[str] = frozenset()  # addresses of workers
 
 
 def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Started]:
@@ -272,10 +273,16 @@ def start_shadows(shadows: Sequence[Shadow], budget: ShadowBudget) -> list[Start
     if shadows:
         allowance_s = budget.grant(shadows[0].bench.shadow_share) / len(shadows)
         shadows = [replace(shadow, allowance_s=allowance_s) for shadow in shadows]
-    workers = sorted(distributed.get_client().scheduler_info(n_workers=-1)["workers"])
-    place = {"workers": workers[1:], "allow_other_workers": True} if len(workers) > 1 else {}
+    preferred = sorted(_workers())[1:]
+    place = {"workers": preferred, "allow_other_workers": True} if preferred else {}
     with annotate(priority=-10, **place):
-        return [Started(shadow, _beside(shadow)) for shadow in shadows]
+        return [Started(shadow, _beside(shadow), frozenset(preferred)) for shadow in shadows]
+
+
+def _workers() -> Iterable[str]:
+    """Return the addresses of the workers of the current cluster."""
+    workers: Iterable[str] = distributed.get_client().scheduler_info(n_workers=-1)["workers"]
+    return workers
 
 
 def _beside(shadow: Shadow) -> engine.Future[int]:
@@ -291,12 +298,12 @@ def join(started: Iterable[Started]) -> None:
     for item in started:
         while True:
             try:
-                engine.outcome(item.future, STUCK_S)
+                engine.outcome(item.future, LOOK_S)
                 break
             except TimeoutError:
-                if not any(distributed.get_client().processing().values()):
-                    log.warning("no worker executes %s; it is submitted again", item.shadow.subtask)
-                    item.future = _beside(item.shadow)
+                if item.preferred and not engine.has_worker(item.future) and item.preferred.isdisjoint(_workers()):
+                    log.warning("the workers of %s are gone; it is submitted again", item.shadow.subtask)
+                    item.future, item.preferred = _beside(item.shadow), frozenset()
 
 
 def _newest(lake: Lake, stage: str) -> dict[str, str]:

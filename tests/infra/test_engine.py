@@ -51,6 +51,17 @@ def test_an_error_of_the_task_is_told_from_one_that_takes_longer(client: distrib
     assert isinstance(engine.outcome(engine.submit("late", raise_timeout), 10), TimeoutError)
 
 
+def test_a_task_has_a_worker_until_it_is_done(client: distributed.Client) -> None:
+    begun, waiting = (engine.submit("sleep", time.sleep, 0.5) for _ in range(2))
+    while not engine.has_worker(waiting):  # what is submitted reaches the scheduler a moment later
+        time.sleep(0.01)
+    assert engine.has_worker(begun)
+    nowhere = client.submit(time.sleep, 0, workers=["tcp://127.0.0.1:1"], allow_other_workers=False, pure=False)
+    assert not engine.has_worker(nowhere)
+    engine.outcome(waiting)
+    assert not engine.has_worker(waiting)
+
+
 def raise_timeout() -> None:
     raise TimeoutError("of the task")
 
