@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import distributed
+from distributed.protocol.pickle import dumps, loads
 from threadpoolctl import threadpool_limits
 
 from infra.energy.meter import Meter, Source
@@ -32,11 +33,11 @@ def map_on_free_workers(function: Callable[[T], U], items: Sequence[T]) -> tuple
     sent: dict[int, Any] = {}
     client = distributed.get_client() if others else None
     if client is not None:
-        there = _There(function, os.getpid())
+        there = _There(dumps(function), os.getpid())
         for index, item in enumerate(items):
             if index % share:
                 place = {"workers": [others[index % share - 1]], "allow_other_workers": False}
-                sent[index] = client.submit(there, item, pure=False, priority=10, retries=0, **place)
+                sent[index] = client.submit(there, dumps(item), pure=False, priority=10, retries=0, **place)
     results: dict[int, U] = {i: function(item) for i, item in enumerate(items) if i not in sent}
     used = Usage()
     for index, future in sent.items():
@@ -76,15 +77,19 @@ def metered_part(function: Callable[[], U]) -> tuple[U, Usage, Source]:
 
 
 @dataclass(frozen=True)
-class _There(Generic[T, U]):
-    """Computes one item and returns its usage, unless the calling process is metered itself; picklable."""
+class _There:
+    """Computes one item and returns its usage, unless the calling process is metered itself; picklable.
 
-    function: Callable[[T], U]
+    Function and items travel as bytes: the scheduler unpickles what it passes on, and would import their modules.
+    """
+
+    function: bytes
     asked_by: int
 
-    def __call__(self, item: T) -> tuple[U, Usage]:
+    def __call__(self, packed: bytes) -> tuple[Any, Usage]:
+        function, item = loads(self.function), loads(packed)
         with threadpool_limits(1):
             if os.getpid() == self.asked_by:
-                return self.function(item), Usage()
-            found, used, _ = metered_part(partial(self.function, item))
+                return function(item), Usage()
+            found, used, _ = metered_part(partial(function, item))
         return found, used

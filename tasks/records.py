@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 P = TypeVar("P")
 S = TypeVar("S")
+Scoring = Callable[[], AbstractContextManager[object]]
 
 
 def record(
@@ -37,10 +39,24 @@ def record(
     executions: Mapping[str, Execution[S]],
     decision: Decision | None,
     bench: Workbench,
+    scoring: Scoring = nullcontext,
 ) -> None:
-    """Score the solutions (charged to no arm) and append one evidence row for each arm."""
+    """Score the solutions (charged to no arm) within `scoring`, and append one evidence row for each arm."""
+    with scoring():
+        rows = _scored(subtask, problem, problem_id, executions, decision, bench)
+    bench.evidence.append(rows)
+
+
+def _scored(
+    subtask: Subtask[P, S],
+    problem: P,
+    problem_id: str,
+    executions: Mapping[str, Execution[S]],
+    decision: Decision | None,
+    bench: Workbench,
+) -> list[EvidenceRow]:
     oracle, part = subtask.oracle(problem) if subtask.oracle else (), 1 / subtask.serves(problem)
-    rows = [
+    return [
         EvidenceRow(
             run_id=bench.run_id,
             stage=subtask.stage,
@@ -80,7 +96,6 @@ def record(
         )
         for name, execution in executions.items()
     ]
-    bench.evidence.append(rows)
 
 
 def hit_rates(subtask: Subtask[P, S], problem: P, drawn: Mapping[S, int], oracle: Sequence[float]) -> tuple[float, ...]:
@@ -117,7 +132,7 @@ def record_work(context: Context, part: str, usage: Usage, source: str, peak_rss
 def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float) -> None:
     """Record the CPU time of a run (or of its continuation) that no row has been charged with since it began.
 
-    It was spent on scheduling, tracking, the ledger and scoring. Each call adds a row for the time since the last call.
+    It was spent on scheduling, tracking and the ledger. Each call adds a row for the time since the last call.
     """
     evidence = open_evidence(home)
     rows = evidence.read(run_id=run_id)

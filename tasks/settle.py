@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TypeVar, cast
 
@@ -15,7 +16,7 @@ from infra.shared import open_lake, shipped_evidence
 from tasks import policy
 from tasks.contract import Artifact, Decision, Method, NothingToGain, Outcome, OverBudget, Subtask, content_key
 from tasks.execution import executed, resume_folder, status_of
-from tasks.records import record, trials
+from tasks.records import Scoring, record, trials
 from tasks.workbench import Workbench
 
 log = logging.getLogger("ketcycle.settle")
@@ -26,8 +27,12 @@ P = TypeVar("P")
 S = TypeVar("S")
 
 
-def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcome[S], tuple[str, ...]]:
+def settle(
+    subtask: Subtask[P, S], problem: P, bench: Workbench, scoring: Scoring = nullcontext
+) -> tuple[Outcome[S], tuple[str, ...]]:
     """Run the arm that the method chooses; return its solution and the names of the shadow arms.
+
+    Its quality is computed within `scoring`.
 
     A refused or exceeded budget, a failed backend or a late remote result falls back to the incumbent with the reason;
     a programming error raises. A solution that is an artifact is put into the lake.
@@ -35,14 +40,14 @@ def settle(subtask: Subtask[P, S], problem: P, bench: Workbench) -> tuple[Outcom
     problem_id = content_key(problem)
     decision, beside = _decide(subtask, problem, problem_id, bench)
     try:
-        solution = _solve(subtask, problem, problem_id, decision, bench)
+        solution = _solve(subtask, problem, problem_id, decision, bench, scoring)
     except FALL_BACK as error:
         if decision.arm == subtask.incumbent.name:
             raise
         decision = Decision(
             subtask.incumbent.name, "fallback", f"{decision.arm} {status_of(error)}: {type(error).__name__}: {error}"
         )
-        solution = _solve(subtask, problem, problem_id, decision, bench)
+        solution = _solve(subtask, problem, problem_id, decision, bench, scoring)
     log.info("%s: %s (%s)", subtask.key, decision.arm, decision.reason, extra={"count": ("arms", 0, 1)})
     left = tuple(name for name in beside if name != decision.arm)
     return Outcome(solution, decision, problem_id), left
@@ -54,6 +59,7 @@ def run_shadow(
     arms: Sequence[str],
     bench: Workbench,
     allowance_s: float = float("inf"),
+    scoring: Scoring = nullcontext,
 ) -> int:
     """Run shadow arms; a failure is recorded, never raised. Returns the number of arms run.
 
@@ -63,6 +69,7 @@ def run_shadow(
         arms: the arms.
         bench: what they work with.
         allowance_s: CPU seconds that the optional arms among them may use together.
+        scoring: what the qualities are computed within.
     """
     problem_id = content_key(problem)
     ordered = [arm for arm in _by_least_evidence(subtask, bench) if arm in arms]
@@ -73,7 +80,7 @@ def run_shadow(
                 # Add what the late execution used in this process; the new row has the use of its finished calls.
                 own = Usage(row.total.cpu_s - row.total.simulation_cpu_s, row.total.wall_s, row.total.rss_gb_s)
                 executions[row.arm].total = executions[row.arm].total + own
-        record(subtask, problem, problem_id, executions, None, bench)
+        record(subtask, problem, problem_id, executions, None, bench, scoring)
     if not any(execution.status == "pending" for execution in executions.values()):
         shutil.rmtree(resume_folder(bench, subtask, problem_id), ignore_errors=True)
     return sum(execution.status != "skipped" for execution in executions.values())
@@ -88,7 +95,14 @@ def run_arms(subtask: Subtask[P, S], problem: P, arms: Sequence[str], bench: Wor
         return {name: execution.value for name, execution in executions.items() if execution.status == "done"}
 
 
-def _solve(subtask: Subtask[P, S], problem: P, problem_id: str, decision: Decision, bench: Workbench) -> S:
+def _solve(
+    subtask: Subtask[P, S],
+    problem: P,
+    problem_id: str,
+    decision: Decision,
+    bench: Workbench,
+    scoring: Scoring = nullcontext,
+) -> S:
     """Run the chosen arm, record it, and return its solution.
 
     Raises:
@@ -98,7 +112,7 @@ def _solve(subtask: Subtask[P, S], problem: P, problem_id: str, decision: Decisi
         chosen = executions[decision.arm]
         error = chosen.measured.error
         if error is None:
-            record(subtask, problem, problem_id, executions, decision, bench)
+            record(subtask, problem, problem_id, executions, decision, bench, scoring)
             return _kept(subtask, chosen.value, bench)
         if isinstance(error, FALL_BACK):
             record(subtask, problem, problem_id, executions, None, bench)

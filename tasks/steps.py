@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from infra.energy.meter import Meter
@@ -43,7 +44,7 @@ def decide(context: Context, state: State, subtask: str, bench: Workbench, since
         problem = posed(found, context, state)
     if problem is None:
         return Decided(state)
-    outcome, left = settle(found, problem, bench)
+    outcome, left = settle(found, problem, bench, partial(_work, context, f"score {subtask}"))
     with _work(context, f"apply {subtask}"):
         after: State = found.apply(context, state, problem, outcome.solution)
     return Decided(after, outcome.decision, Shadow(context, state, subtask, outcome.problem, left, bench, since))
@@ -65,7 +66,8 @@ def run_beside(shadow: Shadow) -> int:
     found = load_decision(shadow.context.stage, shadow.subtask)
     with _work(shadow.context, f"pose {shadow.subtask} again"):
         problem = posed(found, shadow.context, shadow.state)
-    return run_shadow(found, problem, shadow.arms, shadow.bench, shadow.allowance_s)
+    scoring = partial(_work, shadow.context, f"score {shadow.subtask} again")
+    return run_shadow(found, problem, shadow.arms, shadow.bench, shadow.allowance_s, scoring)
 
 
 def posed(subtask: Subtask[Any, Any], context: Context, state: State) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -110,6 +111,7 @@ class Training:
         return found
 
 
+@cache
 def overlap_circuit(qubits: int, layers: int) -> QuantumCircuit:
     """Return the measured circuit whose probability of all zeros is the overlap of the states of two parameter sets."""
     first, second = reuploading_circuit(qubits, layers), reuploading_circuit(qubits, layers)
