@@ -28,9 +28,10 @@ config = RunConfig(run_id="added", profile="smoke", corpus=(sys.argv[1],), stage
 with services(loaded, config.modules):  # imported once, not by each worker
     from flows.lifecycle.run import run_lifecycle
     from flows.study.config import StudyConfig
-    from flows.study.study import study
+    from flows.study import study
+    study.LOOPED_S = 0.6  # of short arms, whose joules nobody reads here
     report = run_lifecycle(config, None)
-    found = study.fn(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
+    found = study.study.fn(StudyConfig(study_id="added-study", subtask="curation/largest", instances=6))
 from typer.testing import CliRunner
 from flows.cli import app
 shown = {}
