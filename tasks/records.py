@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infra.energy.model import Band, Coefficients
 from infra.energy.usage import Usage
@@ -142,24 +143,31 @@ def record_orchestration(home: Path, run_id: str, since: str, tree_cpu_s: float)
     evidence.append([orchestration_row(run_id, usage, repetition=before, **_provenance())])
 
 
-def trials(rows: Sequence[EvidenceRow], objective: Objective) -> list[policy.Trial]:
+Costs = dict[int, tuple[NDArray[np.float64], float]]  # of rows, by their `id`: the draws, and what was spent
+
+
+def trials(rows: Sequence[EvidenceRow], objective: Objective, known: Costs | None = None) -> list[policy.Trial]:
     """Return the evidence as the policy sees it: one trial for each instance, costs under shared draws.
 
     An execution that failed counts as one without quality on every instance that the other arms solved there; what
     a chosen arm spent was no shadow's spending.
+
+    Args:
+        rows: the evidence.
+        objective: of the decision.
+        known: costs of rows that another call has worked out, and those of this one; for the same objective.
     """
-    coefficients = Coefficients.load()
+    coefficients, known = Coefficients.load(), {} if known is None else known
     instances = {row.problem: len(row.qualities) for row in rows if row.qualities}
     found = []
     for row in rows:
         n = instances.get(row.problem, 0)
         if not n or row.status not in ("done", "failed", "stopped"):
             continue
-        about = (objective, row.backend, f"{row.subtask}/{row.arm}")
-        cost = coefficients.cost_draws(row.usage + row.prepare, *about, source=row.energy_source) / n
-        spent = 0.0
-        if not row.chosen:
-            spent = Band.of(coefficients.cost_draws(row.total, *about, source=row.energy_source)).p50 / n
+        if id(row) not in known:
+            known[id(row)] = _costs(row, objective, coefficients)
+        cost, spent = known[id(row)]
+        cost = cost / n
         found += [
             policy.Trial(
                 instance=f"{row.problem}/{position}",
@@ -171,11 +179,19 @@ def trials(rows: Sequence[EvidenceRow], objective: Objective) -> list[policy.Tri
                 unit=row.unit or f"{row.problem}/{position}",
                 quality=quality,
                 cost=cost,
-                spent=spent,
+                spent=spent / n,
             )
             for position, quality in enumerate(row.qualities or (float("nan"),) * n)
         ]
     return found
+
+
+def _costs(row: EvidenceRow, objective: Objective, coefficients: Coefficients) -> tuple[NDArray[np.float64], float]:
+    about = (objective, row.backend, f"{row.subtask}/{row.arm}")
+    cost = coefficients.cost_draws(row.usage + row.prepare, *about, source=row.energy_source)
+    if row.chosen:
+        return cost, 0.0
+    return cost, Band.of(coefficients.cost_draws(row.total, *about, source=row.energy_source)).p50
 
 
 @cache

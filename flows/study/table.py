@@ -29,7 +29,7 @@ from tasks.evaluation.headroom import Headroom, Share, best_values, headroom, tw
 from tasks.evaluation.paired import paired
 from tasks.evaluation.predictions import ALWAYS_HALF, Predicted, brier, score
 from tasks.evaluation.rules import Pairs, Verdict, certified
-from tasks.records import trials
+from tasks.records import Costs, trials
 from tasks.statistics import mean_interval
 
 Row = Mapping[str, Any]
@@ -69,7 +69,8 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
     arms = arms_of(rows, conversion.coefficients)
     report = decision_report(arms, {"arm": incumbent}, conversion)
     figures = {name: arm.figures for name, arm in arms.items()}
-    pairs = study_pairs(subtask, rows, config["objective"])
+    known: Costs = {}
+    pairs = study_pairs(subtask, rows, config["objective"], known)
     verdicts = policy.judge(pairs, certified(policy.Setting("", 0, "").uses))
     best = best_values(figures)
     kept = [row for name in kept_names(config["study_id"]) for row in everything if row.run_id == name]
@@ -90,7 +91,7 @@ def build_study(loaded: Settings, subtask: Subtask[Any, Any], record: Row) -> di
         "against": [_against(figures, challenger, other) for other in _shown_beside(subtask, figures)]
         if challenger in figures
         else [],
-        "routing": routing(everything, subtask, rows[0], about.values(), config["objective"]),
+        "routing": routing(everything, subtask, rows[0], about.values(), config["objective"], known),
         "headroom": _headroom(loaded.home, subtask, figures, best, report["rows"]),
         "noisy": compare_noise(rows, kept, conversion.coefficients),
         "unfinished": _unfinished(rows),
@@ -155,11 +156,13 @@ def _unfinished(rows: Sequence[EvidenceRow]) -> list[dict[str, Any]]:
     ]
 
 
-def study_pairs(subtask: Subtask[Any, Any], rows: Sequence[EvidenceRow], objective: Objective) -> dict[str, Pairs]:
+def study_pairs(
+    subtask: Subtask[Any, Any], rows: Sequence[EvidenceRow], objective: Objective, known: Costs | None = None
+) -> dict[str, Pairs]:
     """Return the paired evidence of every arm that may be chosen, over all instances whatever their size."""
     first = rows[0]
     setting = policy.Setting(f"{first.backend} {first.calibration}", 0, first.data, objective)
-    everything = [replace(trial, bucket=0) for trial in trials(rows, objective)]
+    everything = [replace(trial, bucket=0) for trial in trials(rows, objective, known)]
     found = {name: policy.pair(subtask, setting, everything, name) for name in policy.may_replace(subtask)}
     return {name: pairs for name, pairs in found.items() if pairs.n}
 
@@ -242,9 +245,10 @@ def routing(
     like: EvidenceRow,
     instances: Iterable[Row],
     objective: Objective,
+    known: Costs | None = None,
 ) -> list[dict[str, Any]]:
     """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the decision."""
-    found, answers = trials([row for row in everything if row.backend == like.backend], objective), []
+    found, answers = trials([row for row in everything if row.backend == like.backend], objective, known), []
     for bucket in sorted({policy.size_bucket(item["size"]) for item in instances}):
         setting = policy.Setting(f"{like.backend} {like.calibration}", bucket, like.data, objective)
         decision = policy.choose(subtask, setting, found, np.random.default_rng(0)).decision

@@ -149,6 +149,8 @@ class Coefficients:
         # Without a DRAM counter all memory is modelled, with a counter only the seconds that it does not cover.
         share = modelled_s / usage.cpu_s if usage.dram_j > 0 and usage.cpu_s > 0 else 1.0
         dram = share * usage.rss_gb_s * self.draws("cpu.w_dram")
+        if not (usage.package_j or usage.dram_j or usage.gpu_j):
+            return self._host(modelled + dram, boundary)
         counted = (usage.package_j + usage.dram_j) * self.draws("cpu.counter_error")
         counted = counted + usage.gpu_j * self.draws("gpu.counter_error")
         if source == "attributed":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from operator import add, attrgetter, sub
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,14 @@ class Usage:
     usd_billed: float = 0.0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(**{name: value + getattr(other, name) for name, value in vars(self).items()})
+        return Usage(*map(add, _VALUES(self), _VALUES(other)))
 
     def __sub__(self, other: Usage) -> Usage:
-        return Usage(**{name: value - getattr(other, name) for name, value in vars(self).items()})
+        return Usage(*map(sub, _VALUES(self), _VALUES(other)))
 
     def scaled(self, factor: float) -> Usage:
         """Return every quantity times `factor`; counts are rounded."""
-        counts = {f.name for f in fields(self) if isinstance(f.default, int)}
-        return Usage(**{k: round(v * factor) if k in counts else v * factor for k, v in vars(self).items()})
+        return Usage(**{k: round(v * factor) if k in _COUNTS else v * factor for k, v in vars(self).items()})
 
     def split(self, part: Usage) -> tuple[Usage, Usage]:
         """Subtract the work of `part` and return (rest, part).
@@ -79,3 +79,7 @@ class Usage:
     def asdict(self) -> dict[str, float | int]:
         """Return the quantities by name."""
         return dict(vars(self))
+
+
+_VALUES = attrgetter(*(field.name for field in fields(Usage)))
+_COUNTS = {field.name for field in fields(Usage) if isinstance(field.default, int)}

@@ -135,6 +135,8 @@ class ArmModel:
     def all_here(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
         """Return draws of what the arm takes here, simulated circuits included."""
         own = self.here(sizes, currency, boundary, "own")
+        if not any(self._taken(name) for name in self.fits if name.startswith("simulation_")):
+            return own  # the arm has no circuits: an array of zeros need not be added
         return own + self.here(sizes, currency, boundary, "simulation")
 
     def _taken(self, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +48,7 @@ class Rival:
     def least(self, sizes: Array, currency: Currency, boundary: Boundary) -> Array:
         """Return draws of the lowest cost among the rival and the others, at each size and in each draw."""
         each = [model.all_here(sizes, currency, boundary) for model in (self.model, *self.others)]
-        return np.asarray(np.minimum.reduce(each))
+        return reduce(np.minimum, each)
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Decision:
         found = [arm.figures for arm in self.arms.values() if arm.figures.kind == QUANTUM and arm.figures.circuits]
         return [a.arm for a in sorted(found, key=lambda a: (a.role != "challenger", a.arm))]
 
-    @property
+    @cached_property
     def sizes(self) -> list[int]:
         """The different sizes in the evidence."""
         return sorted({max(1, row.size) for row in self.rows})
