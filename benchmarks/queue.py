@@ -126,7 +126,7 @@ def across_processes() -> Figure:
         stop = context.Event()
         other = context.Process(target=_lead_until, args=(runtime, stop), daemon=True)
         other.start()
-        never: Any = classmethod(lambda *_: None)
+        never: Any = classmethod(lambda *_, **__: None)
         original = Leader.__dict__["start_if_free"]
         Leader.start_if_free = never  # type: ignore[method-assign]  # this process only waits
         try:

@@ -2,9 +2,9 @@
 
 The process that holds a lane's lease leads: it takes the calls that wait, sends them in as few jobs as the limits
 allow, follows all jobs that are out, stores each result with what it used, and charges the bills. There is no
-dispatcher process; a caller that waits leads in a thread of its own. The next step of every batch is recorded in the
-ledger, so a leader may end between any two steps and the next one goes on. A batch is sent once; only questions are
-asked again.
+dispatcher process; a caller that waits leads in a thread of its own, or simulates a short call itself while no other
+call waits. The next step of every batch is recorded in the ledger, so a leader may end between any two steps and the
+next one goes on. A batch is sent once; only questions are asked again.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import inf
 
@@ -85,21 +86,54 @@ def lead(
     Raises:
         BadInput: batches would be sent again before the backend is sure to list their jobs.
     """
-    if manner.resend_after_s is not None and manner.resend_after_s <= backend.listing_delay_s:
-        lane.release()
-        raise BadInput(
-            f"resend_after_s is {manner.resend_after_s:g}, but {backend.name} may list a job only after "
-            f"{backend.listing_delay_s:g} s; a shorter wait could pay twice"
-        )
     rounds = Rounds(lane, backend, manner, stop or threading.Event())
+    with _leading(lane, backend, manner):
+        rounds.run(wanted)
+    return len(rounds.jobs)
+
+
+def answer_alone(lane: Lane, backend: Backend, key: str, manner: Manner) -> list[Delivery] | None:
+    """Simulate one call and hand the lease on; None if other calls wait or are out, and the lease is kept.
+
+    Args:
+        lane: the backend's calls in the ledger; this process holds its lease, or takes it with the first write.
+        backend: a simulator.
+        key: of the call.
+        manner: how to lead.
+
+    Returns:
+        What came of the parts of the call that had no result, if it is DONE; else nothing.
+
+    Raises:
+        LeaseLost: another process leads now; nothing was written.
+    """
+    rounds = Rounds(lane, backend, manner, threading.Event())
+    with OVERHEAD.counted():
+        if manner.linger_s:
+            time.sleep(manner.linger_s)
+        batches = lane.claim(backend.name, backend.limits, sent=True, alone=key)
+        if not batches:
+            return None
+        with _leading(lane, backend, manner):
+            rounds.simulate(batches)
+    return rounds.kept if key in rounds.done else []
+
+
+@contextmanager
+def _leading(lane: Lane, backend: Backend, manner: Manner) -> Iterator[None]:
+    """Keep the lease during the block, count what it takes, and release the lease."""
     try:
+        if manner.resend_after_s is not None and manner.resend_after_s <= backend.listing_delay_s:
+            raise BadInput(
+                f"resend_after_s is {manner.resend_after_s:g}, but {backend.name} may list a job only after "
+                f"{backend.listing_delay_s:g} s; a shorter wait could pay twice"
+            )
         with OVERHEAD.counted(), KEEPER.kept(lane):
-            rounds.run(wanted)
+            yield
     except LeaseLost as error:
         log.warning("%s; its batches belong to the new leader", error)
     finally:
         lane.release()
-    return len(rounds.jobs)
 
 
 @dataclass
@@ -125,6 +159,9 @@ class Rounds:
         self._lane, self._backend, self._manner, self._stop = lane, backend, manner, stop
         self._tracks: dict[str, _Track] = {}
         self._batches: dict[str, Batch] = {}
+        self._ends_with: str | None = None  # the batch with whose results the lease ends
+        self.kept: list[Delivery] = []  # what was stored since there is such a batch
+        self.done: set[str] = set()  # calls that are DONE with it
         self._pause = Pause(LONGEST_PAUSE_S)
         self._serves = (
             False  # several callers at once, on a simulator: changing the leader at each call would cost more
@@ -157,6 +194,15 @@ class Rounds:
                 swept = True
             if not sent:
                 self._stop.wait(self._pause_s(open_))
+
+    def simulate(self, batches: list[Batch]) -> None:
+        """Simulate the batches of a call, keep what is stored, and release the lease with the last result."""
+        self._batches = {batch.tag: batch for batch in batches}
+        self._ends_with = batches[-1].tag
+        for batch in batches:
+            open_batch = send(self._lane, self._backend, batch, self._pause)
+            if open_batch is not None:
+                self.advance(open_batch)
 
     def send_waiting(self) -> list[OpenBatch]:
         """Claim what waits and send it; return what may be out now."""
@@ -384,8 +430,15 @@ class Rounds:
             if not self._backend.local:
                 lane.survived(tag)
             raise
-        lane.deliver(deliveries, last_of=tag, bill=bill)
+        self._deliver(deliveries, tag, bill)
         self._batches.pop(tag, None)
+
+    def _deliver(self, deliveries: list[Delivery], last_of: str | None = None, bill: Bill | None = None) -> None:
+        release = last_of is not None and last_of == self._ends_with
+        done = self._lane.deliver(deliveries, last_of=last_of, bill=bill, release=release)
+        if self._ends_with is not None:
+            self.kept += deliveries
+            self.done |= done
 
     def _read(self, tag: str, job: str, bill: Bill) -> list[Delivery]:
         """Return what a job brought for each part; results that take long to come are stored on the way."""
@@ -405,7 +458,7 @@ class Rounds:
                 continue  # an earlier leader stored it before it died
             found.append(delivery_of(lane.ledger, item, circuits[item.part.circuit], outcome, facts))
             if time.monotonic() - last > FLUSH_S:
-                lane.deliver(found)
+                self._deliver(found)
                 found, last = [], time.monotonic()
         missing = f"job {job} is over and brought no result for this part"
         return [*found, *(Delivery(item.part, error=missing, permanent=True) for item in items.values())]

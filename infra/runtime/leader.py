@@ -6,9 +6,11 @@ import os
 import threading
 
 from infra.runtime.backends.registry import open_backend
-from infra.runtime.dispatcher import Manner, lead
+from infra.runtime.dispatcher import Manner, answer_alone, lead
+from infra.runtime.ledger.batch import Delivery
 from infra.runtime.ledger.lane import Lane
-from infra.runtime.ledger.ledger import FINAL, Ledger
+from infra.runtime.ledger.lease import LeaseLost
+from infra.runtime.ledger.ledger import DONE, FINAL, Ledger
 
 LETTING_GO_S = 10.0  # that a caller waits for its leader to end, which a slow machine or service may draw out
 
@@ -18,6 +20,7 @@ class Leader(threading.Thread):
 
     Attributes:
         answer: final state and error of that call, once it is answered.
+        deliveries: what came of its parts, if it is DONE and the caller's own thread has simulated them.
     """
 
     _lock = threading.Lock()
@@ -29,21 +32,50 @@ class Leader(threading.Thread):
         self._stop_leading, self._over = threading.Event(), threading.Event()
         self._error: Exception | None = None
         self.answer: tuple[str, str | None] | None = None
+        self.deliveries: list[Delivery] = []
 
     @classmethod
-    def start_if_free(cls, ledger: Ledger, backend: str, key: str, manner: Manner) -> Leader | None:
-        """Start leading unless another thread of this process, or another process, leads."""
+    def start_if_free(
+        cls, ledger: Ledger, backend: str, key: str, manner: Manner, *, here: bool = False
+    ) -> Leader | None:
+        """Start leading unless another thread of this process, or another process, leads.
+
+        Args:
+            ledger: the calls.
+            backend: of the lane.
+            key: call that is waited for.
+            manner: how to lead.
+            here: whether to simulate the call in this thread if no other one waits or is out; it is over on return.
+        """
         spot = (ledger.database.url, backend)
         with cls._lock:
             if spot in cls._leading:
                 return None
-            lane = Lane.acquire(ledger, backend, manner.lease_s)
+            lane = Lane.acquire(ledger, backend, manner.lease_s, at_once=not here)
             if lane is None:
                 return None
             cls._leading.add(spot)
         leader = cls(lane, key, manner)
-        leader.start()
+        try:
+            if not (here and leader._answer_alone()):
+                leader.start()
+        except BaseException as error:
+            lane.release()
+            leader._leave()
+            if isinstance(error, LeaseLost):
+                return None
+            raise
         return leader
+
+    def _answer_alone(self) -> bool:
+        """Simulate the call in this thread if it is the only one, and say whether that was done."""
+        found = answer_alone(self._lane, open_backend(self._lane.name), self._key, self._manner)
+        if found is None:
+            return False
+        if found:
+            self.deliveries, self.answer = found, (DONE, None)
+        self._leave()
+        return True
 
     def run(self) -> None:
         """Lead, and keep what went wrong for the caller."""
@@ -52,9 +84,12 @@ class Leader(threading.Thread):
         except Exception as error:  # noqa: BLE001  (the caller that waits raises it)
             self._error = error
         finally:
-            with self._lock:
-                self._leading.discard((self._lane.ledger.database.url, self._lane.name))
-            self._over.set()
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._leading.discard((self._lane.ledger.database.url, self._lane.name))
+        self._over.set()
 
     def wait(self, seconds: float) -> None:
         """Wait until the call that started it is answered, it ends, or the time is over."""
@@ -69,7 +104,9 @@ class Leader(threading.Thread):
         """
         if not answered:
             self._stop_leading.set()
-        if not (answered and open_backend(self._lane.name).local):  # others' simulations are not waited for
+        if answered and open_backend(self._lane.name).local:
+            return  # others' simulations are not waited for
+        if self.is_alive():
             self.join(LETTING_GO_S)
 
     @classmethod

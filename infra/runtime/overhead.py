@@ -29,22 +29,29 @@ class Overhead:
 
     @contextmanager
     def counted(self, *, elapsed: bool = True) -> Iterator[None]:
-        """Count the work of this thread until the end of the block; blocks within blocks count once.
+        """Count the work of this thread until the end of the block; what blocks within blocks count, they count once.
 
         Args:
             elapsed: count elapsed time and memory too; not where the thread only waits.
         """
         ident = threading.get_ident()
-        if ident in self._open:
+        outer = self._open.get(ident)
+        if outer is not None and (outer[1] is not None or not elapsed):
             yield
             return
+        began = time.thread_time()
         with self._lock:
-            self._open[ident] = (time.thread_time(), time.perf_counter() if elapsed else None)
+            if outer is not None:  # it counts CPU time alone: its part ends here, and begins anew after this block
+                self._total = self._total + _since(*outer, began)
+            self._open[ident] = (began, time.perf_counter() if elapsed else None)
         try:
             yield
         finally:
             with self._lock:
-                self._total = self._total + _since(*self._open.pop(ident), time.thread_time())
+                ended = time.thread_time()
+                self._total = self._total + _since(*self._open.pop(ident), ended)
+                if outer is not None:
+                    self._open[ident] = (ended, None)
 
     def read(self) -> Usage:
         """Return the sum so far, blocks still open included."""

@@ -144,7 +144,7 @@ def delivery_of(
         "lower_bound": is_lower_bound(circuit),
         "error": projection.error or ("an exact value has no number of shots" if executions == 0 else None),
     }
-    return Delivery(part, encode_arrays(outcome.arrays), usage.asdict(), facts)
+    return Delivery(part, encode_arrays(outcome.arrays), usage.asdict(), facts, arrays=outcome.arrays)
 
 
 class _Unlike(Exception):

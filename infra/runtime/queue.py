@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ from infra.runtime.ledger.lane import Lane
 from infra.runtime.ledger.ledger import CANCELLED, DONE, FAILED, Call, Ledger, Part
 from infra.runtime.overhead import OVERHEAD
 from infra.runtime.parcels import CIRCUIT_CACHE
+
+# A call that surely takes less is simulated by the thread that waits; a longer one could not be interrupted there.
+SHORT_S = 1.0  # expected by the backend
+SHORT = 1e8  # gates x amplitudes x executions
 
 
 @dataclass(frozen=True)
@@ -234,13 +238,16 @@ class _Queued:
         call = self._call(backend, digests, requests)
         for digest, request in zip(digests, requests, strict=True):
             CIRCUIT_CACHE.put(digest, request.circuit)
-        existing = ledger.find(call.key)
+        expects_new = backend.local and ledger.expects_new(call.scope["run"])
+        existing = None if expects_new else ledger.find(call.key)
         if existing is None and not (runtime.reuse and ledger.adopt(call)):
-            self._refuse_hopeless(backend, requests)
+            expected_s = self._refuse_hopeless(backend, requests, call.key)
             missing = ledger.missing_circuits(digests)
             stored = {d: encode_circuit(r.circuit) for d, r in zip(digests, requests, strict=True) if d in missing}
-            if ledger.prepare(call, _cut(call.key, backend, digests, requests), stored):
-                return self._job(call, requests, reused=False)
+            parts = _cut(call.key, backend, digests, requests)
+            if ledger.prepare(call, parts, stored):
+                here = backend.local and expected_s < SHORT_S and _work(requests) < SHORT
+                return self._job(call, requests, reused=False, parts=len(parts) if here else None)
         existing = existing or ledger.find(call.key)
         if existing is None:
             raise RuntimeQueueError(f"call {call.key} is no longer in the ledger; was the file replaced?")
@@ -256,20 +263,23 @@ class _Queued:
             ledger.prepare_again(call.key)
         return self._job(call, requests, reused=existing["state"] == DONE)
 
-    def _refuse_hopeless(self, backend: Backend, requests: Sequence[Request]) -> None:
+    def _refuse_hopeless(self, backend: Backend, requests: Sequence[Request], key: str) -> float:
+        """Refuse a call that would take too long to simulate, unless it was recorded before; return how long."""
         expected_s = sum(backend.expected_cpu_s(r.circuit, r.circuits, r.shots) for r in requests)
-        if expected_s > self._runtime.simulation_limit_s:
+        if expected_s > self._runtime.simulation_limit_s and self._runtime.open().find(key) is None:
             executions = sum(r.circuits * r.shots for r in requests)
             raise BudgetExceeded(
                 f"{backend.name}: {executions:,} shots of {requests[0].circuit.num_qubits} qubits take about "
                 f"{expected_s / 3600:.1f} h to simulate, the limit is {self._runtime.simulation_limit_s / 60:.0f} min; "
                 "use fewer shots or qubits, a smaller profile, aer, or raise KETCYCLE_SIMULATION_LIMIT_S"
             )
+        return expected_s
 
-    def _job(self, call: Call, requests: Sequence[Request], *, reused: bool) -> QueuedJob:
+    def _job(self, call: Call, requests: Sequence[Request], *, reused: bool, parts: int | None = None) -> QueuedJob:
         runtime = self._runtime
         outlines = [request.outline for request in requests]
-        job = QueuedJob(runtime.open(), call, outlines, runtime.manner, self._deadline, reused=reused)
+        ledger, deadline = runtime.open(), self._deadline
+        job = QueuedJob(ledger, call, outlines, runtime.manner, deadline, reused=reused, parts=parts)
         if runtime.eager and not reused:
             job.send()
         self._jobs.append(job)
@@ -277,7 +287,7 @@ class _Queued:
         return job
 
     def _call(self, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> Call:
-        scope, runtime = asdict(self._scope), self._runtime
+        scope, runtime = dict(vars(self._scope)), self._runtime
         seed, run, variant = scope.pop("seed"), scope.pop("run"), scope.pop("variant")
         ordinal = self._asked[self._scope]
         effective = backend.effective(runtime.options)
@@ -355,6 +365,12 @@ class QueuedEstimator(_Queued, BaseEstimatorV2):  # type: ignore[misc]  # the li
         with self._alone(), OVERHEAD.counted():
             default = self._runtime.default_precision if precision is None else precision
             return self._submit(estimator_requests(made, default))
+
+
+def _work(requests: Sequence[Request]) -> float:
+    """Return gates x amplitudes x executions, which a simulation does not exceed."""
+    sizes = [float(len(r.circuit.data) * 2.0 ** min(r.circuit.num_qubits, 1000)) for r in requests]
+    return sum(size * r.circuits * max(1, r.shots) for size, r in zip(sizes, requests, strict=True))
 
 
 def _cut(key: str, backend: Backend, digests: Sequence[str], requests: Sequence[Request]) -> list[Part]:

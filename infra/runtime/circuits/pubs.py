@@ -17,7 +17,7 @@ from qiskit.primitives.containers.sampler_pub import SamplerPub
 
 from infra.errors import BadInput
 from infra.runtime.circuits.observables import encode_observables, group_terms, shots_for
-from infra.runtime.circuits.payload import Arrays, decode_arrays, encode_arrays
+from infra.runtime.circuits.payload import Arrays, encode_arrays
 
 
 class Outline(Protocol):
@@ -27,7 +27,7 @@ class Outline(Protocol):
         """Return it as values for JSON."""
         ...
 
-    def assemble(self, results: Sequence[bytes], metadata: Mapping[str, Any]) -> PubResult:
+    def assemble(self, pieces: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> PubResult:
         """Put the results of all ranges together."""
         ...
 
@@ -52,9 +52,8 @@ class SamplerOutline:
         """Return it as values for JSON."""
         return {**vars(self), "shape": list(self.shape), "sizes": dict(self.sizes)}
 
-    def assemble(self, results: Sequence[bytes], metadata: Mapping[str, Any]) -> SamplerPubResult:
+    def assemble(self, pieces: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> SamplerPubResult:
         """Put the results of all ranges together."""
-        pieces = [decode_arrays(data) for data in results]
         registers = {}
         for name, size in self.sizes.items():
             packed = np.concatenate([piece[name] for piece in pieces])
@@ -83,9 +82,8 @@ class EstimatorOutline:
         """Return it as values for JSON."""
         return {**vars(self), "shape": list(self.shape), "order": [int(place) for place in self.order]}
 
-    def assemble(self, results: Sequence[bytes], metadata: Mapping[str, Any]) -> PubResult:
+    def assemble(self, pieces: Sequence[Mapping[str, Any]], metadata: Mapping[str, Any]) -> PubResult:
         """Put the results of all ranges together."""
-        pieces = [decode_arrays(data) for data in results]
         order, values = np.asarray(self.order, int), {}
         for name in ("evs", "stds"):
             values[name] = np.empty(len(order))

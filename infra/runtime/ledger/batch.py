@@ -121,6 +121,7 @@ class Delivery:
         facts: values recorded about the execution.
         error: reason why there is no result.
         permanent: whether its call is sent again only by an explicit `queue retry`.
+        arrays: the same as `result`, for a caller in this process.
     """
 
     part: Part
@@ -129,6 +130,7 @@ class Delivery:
     facts: Mapping[str, Any] = field(default_factory=dict)
     error: str | None = None
     permanent: bool = False
+    arrays: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def row(self) -> dict[str, Any]:
         """Return what is stored of a result.

@@ -140,13 +140,17 @@ class Database:
             RuntimeQueueError: the database refuses for any other reason.
         """
         with _FORKS.held_off(), self._explained(), self._engine(wait=wait).begin() as connection:
+            # A transaction that reads first and then writes would fail at once, not wait, where another wrote between.
+            _begin(connection, "BEGIN IMMEDIATE")
             yield connection
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a connection that only reads."""
         with _FORKS.held_off(), self._explained(), self._engine(wait=False).connect() as connection:
-            yield connection.execution_options(ketcycle_read=True)
+            # A reader takes its snapshot at once, where waiting for it is in our hands.
+            _begin(connection, "BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1")
+            yield connection
 
     def _check_schema(self, create: bool) -> None:
         with self.read() as connection:
@@ -296,17 +300,16 @@ def _engine(url: str, durable: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # the driver begins transactions too late; see _begin
+        connection.isolation_level = None  # the driver begins transactions too late; see `_begin`
         mode = "FULL" if durable else "NORMAL"
         # Write-ahead: readers do not wait for the writer.
         _insist(connection, "PRAGMA journal_mode=WAL", f"PRAGMA synchronous={mode}", "PRAGMA foreign_keys=ON")
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Any) -> None:
-        # A transaction that reads first and then writes would fail at once, not wait, where another one wrote between.
-        reading = connection.get_execution_options().get("ketcycle_read", False)
-        # A reader takes its snapshot at once, where waiting for it is in our hands.
-        begin = ("BEGIN", "SELECT 1 FROM sqlite_master LIMIT 1") if reading else ("BEGIN IMMEDIATE",)
-        _insist(connection.connection.dbapi_connection, *begin)
-
     return engine
+
+
+def _begin(connection: Connection, *statements: str) -> None:
+    """Begin a transaction of SQLite; a listener of the engine would be asked at each statement."""
+    if connection.dialect.name == "sqlite":
+        driver: Any = connection.connection.dbapi_connection
+        _insist(driver, *statements)

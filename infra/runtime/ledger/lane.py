@@ -53,12 +53,10 @@ _LONGEST_FIRST = (
     _WAITING.order_by(calls.c.created, calls.c.key).limit(sa.bindparam("most", type_=sa.Integer)).with_for_update()
 )
 _ANY_WAITING = _WAITING.limit(1)
+_UNBILLED = batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None)
+_FIRST_TWO = _WAITING.add_columns(sa.exists().where(*_UNBILLED)).limit(2).with_for_update(of=calls)
 _OPEN_COLUMNS = tuple(batches.c[f.name] for f in fields(OpenBatch) if f.name != "unwanted")
-_STANDING = (
-    sa.select(*_OPEN_COLUMNS)
-    .where(batches.c.lane == sa.bindparam("lane"), batches.c.billed_s.is_(None))
-    .order_by(batches.c.created)
-)
+_STANDING = sa.select(*_OPEN_COLUMNS).where(*_UNBILLED).order_by(batches.c.created)
 _PART_COLUMNS = tuple(parts.c[f.name] for f in fields(Part))
 _OF_CALL = tuple(calls.c[name] for name in ("seed", "primitive", "projection", "executions", "options", "run", "stage"))
 _OPEN_ITEMS = (
@@ -68,6 +66,7 @@ _OPEN_ITEMS = (
     .order_by(calls.c.created, parts.c.call, parts.c.position, parts.c.part)
 )
 _LOOSE = _OPEN_ITEMS.where(parts.c.call.in_(sa.bindparam("keys", expanding=True)), parts.c.batch.is_(None))
+_LOOSE_OF_ONE = _OPEN_ITEMS.where(parts.c.call == sa.bindparam("its_key"), parts.c.batch.is_(None))
 _INSIDE = _OPEN_ITEMS.where(parts.c.batch == sa.bindparam("its_tag"))
 _SAME_PART = tuple(parts.c[name] == sa.bindparam(f"its_{name}") for name in ("call", "position", "part"))
 _BOARD = parts.update().where(*_SAME_PART)
@@ -89,7 +88,15 @@ class Lane(Lease):
             unwanted = set(connection.scalars(_cancelled(self.name))) if rows else set()
         return waits, [OpenBatch(**row, unwanted=row["tag"] in unwanted) for row in rows]
 
-    def claim(self, backend: str, limits: Limits, tariff: Tariff | None = None, *, sent: bool = False) -> list[Batch]:
+    def claim(
+        self,
+        backend: str,
+        limits: Limits,
+        tariff: Tariff | None = None,
+        *,
+        sent: bool = False,
+        alone: str | None = None,
+    ) -> list[Batch]:
         """Put the calls that have waited longest into batches within the limits; empty if none waits.
 
         At least one call is taken, in as many batches as it needs; further calls while all fit into one batch. A batch
@@ -102,6 +109,7 @@ class Lane(Lease):
             limits: limits of the backend's jobs.
             tariff: correction and price for the reservation; None if nothing is billed.
             sent: whether a batch counts as sent at once, with its tag as job id: for jobs that end with the process.
+            alone: claim this call, and only if no other one waits and no batch of an earlier leader is open.
         """
         now = time.time()
         with self.fenced(wait=False) as connection:
@@ -110,7 +118,8 @@ class Lane(Lease):
             chosen: list[Item] = []
             keys: list[str] = []
             load = 0
-            for key, more in _waiting(connection, backend, limits.parts):
+            waiting = _alone(connection, backend, alone) if alone else _waiting(connection, backend, limits.parts)
+            for key, more in waiting:
                 load += sum(item.part.executions for item in more)
                 fits = limits.admit(len(chosen) + len(more), load) and limits.mix((*chosen[:1], *more))
                 if chosen and not fits:
@@ -249,15 +258,27 @@ class Lane(Lease):
             connection.execute(_BATCH, {"its_tag": tag, "looked": time.time()})
             return self._note_duplicates(connection, tag, jobs)
 
-    def deliver(self, deliveries: Sequence[Delivery], *, last_of: str | None = None, bill: Bill | None = None) -> None:
+    def deliver(
+        self,
+        deliveries: Sequence[Delivery],
+        *,
+        last_of: str | None = None,
+        bill: Bill | None = None,
+        release: bool = False,
+    ) -> set[str]:
         """Store results of parts; a call is DONE once all its parts have a result, FAILED if a part failed.
 
         Args:
             deliveries: results or errors of parts.
             last_of: tag of the batch that ends with them; its calls without a result are FAILED.
             bill: bill of that batch.
+            release: whether the lease ends with this write.
+
+        Returns:
+            The calls that are DONE with this write.
         """
-        with self.fenced() as connection:
+        done = set()
+        with self.fenced(release=release) as connection:
             if last_of is not None:  # first, because who wants a call again holds it back by this row
                 self._end(connection, last_of, DONE, None, bill or Bill())
             if results := [item.row() for item in deliveries if item.error is None]:
@@ -267,11 +288,12 @@ class Lane(Lease):
                 if errors:
                     final = any(item.permanent for item in deliveries if item.part.call == key)
                     move_call(connection, key, OUT, state=FAILED, error=errors[0], permanent=final)
-                else:
-                    follow_parts(connection, key, (*OUT, UNKNOWN))
+                elif follow_parts(connection, key, (*OUT, UNKNOWN)) == DONE:
+                    done.add(key)
             if last_of is not None:
                 for key in list(connection.scalars(_LEFT, {"its_tag": last_of})):
                     follow_parts(connection, key, OUT)
+        return done
 
     def close(self, tag: str, state: str, error: str, bill: Bill | None = None, *, permanent: bool = False) -> None:
         """End a batch without results; the calls in it that are not finished end with it.
@@ -403,6 +425,13 @@ def _waiting(connection: sa.Connection, backend: str, most: int) -> Iterator[tup
         loose = _items(connection.execute(_LOOSE, {"keys": some}))
         loaded = {key: tuple(items) for key, items in groupby(loose, lambda item: item.part.call)}
         yield from ((key, loaded.get(key, ())) for key in some)
+
+
+def _alone(connection: sa.Connection, backend: str, key: str) -> Iterator[tuple[str, tuple[Item, ...]]]:
+    """Yield a call as `_waiting` does, if it is the only one that waits and no batch is open."""
+    first_two = connection.execute(_FIRST_TWO, {"lane": backend}).all()
+    if [tuple(row) for row in first_two] == [(key, False)]:
+        yield key, _items(connection.execute(_LOOSE_OF_ONE, {"its_key": key}))
 
 
 def _same(part: Part) -> dict[str, Any]:

@@ -28,6 +28,7 @@ STALL_S = 900.0  # a live leader on this machine may be in a long simulation, du
 
 
 _RELEASED: dict[tuple[str, str], int] = {}  # fences of the leases that this process gave back last
+_HELD: set[str] = set()  # holders of the leases that this process has; another one of its own was left behind
 
 
 class LeaseLost(RuntimeQueueError):
@@ -47,16 +48,29 @@ _TAKE = leases.update().where(
 class Lease:
     """The lease of a lane, held by this process. Get one with `acquire`."""
 
-    def __init__(self, ledger: Ledger, name: str, fence: int, holder: str, ttl_s: float) -> None:
-        self.ledger, self.name, self.fence, self.ttl_s = ledger, name, fence, ttl_s
-        self._holder = holder
+    def __init__(self, ledger: Ledger, name: str, ttl_s: float, fence: int, before: str = "") -> None:
+        """Follow the holder of the last fence (empty = the lease is free); the first write takes the lease."""
+        self.ledger, self.name, self.ttl_s, self.fence = ledger, name, ttl_s, fence + 1
+        self._holder, self._before = uuid.uuid4().hex, (fence, before)
+        self._taken = False
 
     @classmethod
-    def acquire(cls, ledger: Ledger, name: str, ttl_s: float) -> Self | None:
-        """Take the lease of a lane if it is free, expired, or its holder is dead; else None."""
+    def acquire(cls, ledger: Ledger, name: str, ttl_s: float, *, at_once: bool = True) -> Self | None:
+        """Take the lease of a lane if it is free, expired, or its holder is dead; else None.
+
+        A holder of this process that was interrupted while it took or released the lease counts as dead.
+
+        Args:
+            ledger: the ledger.
+            name: of the lane.
+            ttl_s: seconds without a renewal after which another machine takes the lease.
+            at_once: whether to take it now. Else, where it was free when last seen, the first write takes it, or fails.
+        """
         fence = _RELEASED.pop((ledger.database.url, name), None)
-        if fence is not None and (taken := cls._take(ledger, name, fence, "", ttl_s)) is not None:
-            return taken  # no other process has had the lease since
+        if fence is not None:
+            expected = cls(ledger, name, ttl_s, fence)
+            if not at_once or expected._take():
+                return expected  # no other process has had the lease since
         now = time.time()
         with ledger.database.read() as connection:
             row = connection.execute(_LOOK, {"its_lane": name}).mappings().first()
@@ -72,18 +86,19 @@ class Lease:
         overdue_s = max(now - row["expires"], unmoved_s - ttl_s)
         if row["holder"] is not None and not _abandoned(dict(row), overdue_s):
             return None
-        return cls._take(ledger, name, row["fence"], row["holder"] or "", ttl_s)
+        lease = cls(ledger, name, ttl_s, row["fence"], row["holder"] or "")
+        return lease if lease._take() else None
 
-    @classmethod
-    def _take(cls, ledger: Ledger, name: str, fence: int, holder: str, ttl_s: float) -> Self | None:
-        """Take the lease from its last holder (empty = it is free), unless it has moved since; else None."""
-        ours = uuid.uuid4().hex
-        host, pid, started = _identity(os.getpid())
-        taken = {"holder": ours, "host": host, "pid": pid, "started": started, "expires": time.time() + ttl_s}
-        same = {"its_lane": name, "its_fence": fence, "its_holder": holder}
-        with ledger.database.write(wait=False) as connection:
-            moved = connection.execute(_TAKE, {**same, **taken, "fence": fence + 1})
-        return cls(ledger, name, fence + 1, ours, ttl_s) if moved.rowcount == 1 else None
+    def _take(self) -> bool:
+        """Take the lease, unless it has moved since it was looked at; say whether it is held now."""
+        try:
+            self.renew()
+        except LeaseLost:
+            return False
+        except BaseException:
+            _HELD.discard(self._holder)
+            raise
+        return True
 
     def renew(self) -> None:
         """Keep the lease.
@@ -95,24 +110,41 @@ class Lease:
             pass
 
     def release(self) -> None:
-        """Release the lease; nothing happens if another process holds it already."""
-        with self.ledger.database.write(wait=False) as connection:
-            freed = connection.execute(_TAKE, {**self._ours, "holder": None, "expires": 0.0})
-        if freed.rowcount == 1:
-            _RELEASED[self.ledger.database.url, self.name] = self.fence
+        """Release the lease; nothing happens if it is released, or another process holds it already."""
+        try:
+            if self._holder in _HELD:
+                with self.fenced(wait=False, release=True):
+                    pass
+        except LeaseLost:
+            pass
+        finally:
+            _HELD.discard(self._holder)
 
     @contextmanager
-    def fenced(self, *, wait: bool = True) -> Iterator[sa.Connection]:
-        """Open a transaction that renews the lease; fails if another process holds it; see `Database.write`."""
+    def fenced(self, *, wait: bool = True, release: bool = False) -> Iterator[sa.Connection]:
+        """Open a transaction that takes or renews the lease; fails if another process holds it.
+
+        Args:
+            wait: see `Database.write`.
+            release: whether the lease ends with it.
+        """
+        fence, holder = (self.fence, self._holder) if self._taken else self._before
+        then: dict[str, Any] = {"holder": self._holder, "expires": time.time() + self.ttl_s}
+        if release:
+            then = {"holder": None, "expires": 0.0}
+        if not self._taken:
+            then |= dict(zip(("host", "pid", "started"), _identity(os.getpid()), strict=True), fence=self.fence)
+            _HELD.add(self._holder)  # before another thread can see it in the ledger
         with self.ledger.database.write(wait=wait) as connection:
-            renewed = connection.execute(_TAKE, {**self._ours, "expires": time.time() + self.ttl_s})
-            if renewed.rowcount != 1:
+            same = {"its_lane": self.name, "its_fence": fence, "its_holder": holder}
+            if connection.execute(_TAKE, same | then).rowcount != 1:
+                _HELD.discard(self._holder)
                 raise LeaseLost(f"lane {self.name} was taken over from the leader with fence {self.fence}")
             yield connection
-
-    @property
-    def _ours(self) -> dict[str, Any]:
-        return {"its_lane": self.name, "its_fence": self.fence, "its_holder": self._holder}
+        self._taken = True
+        if release:
+            _HELD.discard(self._holder)
+            _RELEASED[self.ledger.database.url, self.name] = self.fence
 
 
 class _Seen:
@@ -155,7 +187,8 @@ def _started(pid: int) -> str | None:
 
 
 def _abandoned(row: Mapping[str, Any], overdue_s: float) -> bool:
-    host, _, started = _identity(os.getpid())
+    host, pid, started = _identity(os.getpid())
     if row["host"] == host and started:  # the kernel knows better than the clock
-        return _started(row["pid"]) != row["started"] or overdue_s > STALL_S
+        left_behind = row["pid"] == pid and row["holder"] not in _HELD
+        return left_behind or _started(row["pid"]) != row["started"] or overdue_s > STALL_S
     return overdue_s > 0

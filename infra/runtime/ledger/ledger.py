@@ -20,6 +20,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,6 @@ STATES = (*OPEN, *FINAL)
 _OF_KEY = calls.c.key == sa.bindparam("its_key")
 _FIND = sa.select(calls).where(_OF_KEY)
 _STATE = sa.select(calls.c.state, calls.c.error).where(_OF_KEY)
-_MOVE = calls.update().where(_OF_KEY, calls.c.state.in_(sa.bindparam("its_states", expanding=True)))
 _STORED = sa.select(circuits.c.digest).where(circuits.c.digest.in_(sa.bindparam("digests", expanding=True)))
 _WHERE_PARTS_ARE = (
     sa.select(parts.c.batch, batches.c.state)
@@ -142,13 +142,19 @@ def move(connection: sa.Connection, which: Any, source: tuple[str, ...], **value
     connection.execute(calls.update().where(which, calls.c.state.in_(source)).values(**values, updated=time.time()))
 
 
-def move_call(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
-    """Change one call if it is in one of the source states; the values are plain, not SQL."""
-    connection.execute(_MOVE, {"its_key": key, "its_states": source, **values, "updated": time.time()})
+def move_call(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> bool:
+    """Change one call if it is in one of the source states and say whether it was; the values are plain, not SQL."""
+    return connection.execute(_moved(source), {"its_key": key, **values, "updated": time.time()}).rowcount == 1
 
 
-def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> None:
-    """Move a call, if it is in one of the source states, to the state that its parts imply."""
+@lru_cache
+def _moved(source: tuple[str, ...]) -> sa.Update:
+    """Return the statement that changes a call which is in one of some states; a list in it would take longer."""
+    return calls.update().where(_OF_KEY, sa.or_(*(calls.c.state == state for state in source)))
+
+
+def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], **values: Any) -> str | None:
+    """Move a call, if it is in one of the source states, to the state that its parts imply, and return that."""
     rows = connection.execute(_WHERE_PARTS_ARE, {"its_key": key}).all()
     claimed = {PREPARED: SUBMITTING}  # a batch that has not been sent yet holds its parts like one that has
     found = {PREPARED if tag is None else claimed.get(state, state) for tag, state in rows}
@@ -156,7 +162,7 @@ def follow_parts(connection: sa.Connection, key: str, source: tuple[str, ...], *
     state = next((state for state in (PREPARED, UNKNOWN, SUBMITTED, SUBMITTING) if state in found), ends)
     if state == FAILED:
         values = {"error": NOTHING_CAME}
-    move_call(connection, key, source, state=state, **values)
+    return state if move_call(connection, key, source, state=state, **values) else None
 
 
 def wait_again(connection: sa.Connection, tag: str) -> None:
@@ -188,12 +194,17 @@ class Ledger:
     def __init__(self, location: str | Path, *, create: bool = True, durable: bool = True) -> None:
         self.database = Database(location, create=create, durable=durable)
         self._stored: set[str] = set()
+        self._growing: set[str] = set()  # runs of which the last call that was recorded here was new
 
     def find(self, key: str) -> dict[str, Any] | None:
         """Return the call with this replay key, or None."""
         with self.database.read() as connection:
             row = connection.execute(_FIND, {"its_key": key}).mappings().first()
             return dict(row) if row else None
+
+    def expects_new(self, run: str) -> bool:
+        """Say whether the next call of a run is probably new, so that recording it is the fastest way to find out."""
+        return run in self._growing
 
     def state(self, key: str) -> tuple[str, str | None]:
         """Return state and error of a call.
@@ -243,7 +254,9 @@ class Ledger:
         except Duplicate:
             if self.find(call.key) is None:  # two callers may store a new circuit at once
                 return self.prepare(call, pieces, qpy)
+            self._growing.discard(call.scope["run"])
             return False
+        self._growing.add(call.scope["run"])
         return True
 
     def adopt(self, call: Call) -> bool:
