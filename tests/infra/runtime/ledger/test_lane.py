@@ -1,5 +1,6 @@
 import os
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -51,6 +52,79 @@ def test_a_dead_process_is_taken_over_at_once(ledger):
             os._exit(0)
     os.waitpid(child, 0)
     assert Lane.acquire(ledger, "aer", 60) is not None
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("what", ["take", "take again", "release", "last write"])
+def test_a_thread_that_is_interrupted_leaves_no_lease_behind(ledger, monkeypatch, what, committed):
+    """What Ctrl-C does in the thread that waits for its result, which goes on with other calls."""
+    write, lane = ledger.database.write, None
+    if what != "take":
+        Lane.acquire(ledger, "aer", 3600).release()
+    if what in ("release", "last write"):
+        lane = Lane.acquire(ledger, "aer", 3600)
+
+    @contextmanager
+    def interrupted(*, wait=True):
+        with write(wait=wait) as connection:
+            yield connection
+            if not committed:
+                raise KeyboardInterrupt
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledger.database, "write", interrupted)
+        if what == "last write":
+            lane.deliver([], release=True)
+        elif what == "release":
+            lane.release()
+        else:
+            Lane.acquire(ledger, "aer", 3600)
+    if what == "last write":
+        lane.release()  # as each leader does in any case
+    next_one = Lane.acquire(ledger, "aer", 3600)
+    assert next_one is not None
+    assert Lane.acquire(ledger, "aer", 3600) is None
+    next_one.release()
+
+
+def test_a_lease_may_be_taken_with_the_first_write_and_end_with_the_last(ledger, monkeypatch):
+    prepare(ledger, "k0")
+    Lane.acquire(ledger, "aer", 60).release()
+    lane = Lane.acquire(ledger, "aer", 60, at_once=False)
+    leases._RELEASED.clear()
+    with monkeypatch.context() as patch:
+        elsewhere(patch)
+        other = Lane.acquire(ledger, "aer", 60)
+    assert other is not None, "nothing is written yet"
+    with pytest.raises(LeaseLost):
+        lane.claim("aer", Limits())
+    lane.release()
+    assert ledger.state("k0")[0] == PREPARED
+    other.release()
+    lane = Lane.acquire(ledger, "aer", 60, at_once=False)
+    assert lane.fence == other.fence + 1
+    (batch,) = lane.claim("aer", Limits(), sent=True, alone="k0")
+    assert Lane.acquire(ledger, "aer", 60) is None
+    assert lane.deliver([Delivery(batch.items[0].part, b"r")], last_of=batch.tag, release=True) == {"k0"}
+    with pytest.raises(LeaseLost):
+        lane.renew()
+    assert Lane.acquire(ledger, "aer", 60).fence == lane.fence + 1
+
+
+def test_a_call_is_claimed_alone_only_if_no_other_one_waits_or_is_out(ledger):
+    lane = Lane.acquire(ledger, "aer", 60)
+    for key in ("k0", "k1"):
+        prepare(ledger, key)
+    prepare(ledger, "other", backend="noisy:fake_manila")
+    assert lane.claim("aer", Limits(), alone="k0") == []
+    assert ledger.request_cancel(key="k1") == 1
+    assert lane.claim("aer", Limits(), alone="k1") == []
+    (batch,) = lane.claim("aer", Limits(), alone="k0")
+    prepare(ledger, "k2")
+    assert lane.claim("aer", Limits(), alone="k2") == [], "a batch is out"
+    lane.deliver([Delivery(batch.items[0].part, b"r")], last_of=batch.tag)
+    assert [item.part.call for item in lane.claim("aer", Limits(), alone="k2")[0].items] == ["k2"]
 
 
 def test_a_leader_on_another_machine_is_taken_over_when_its_lease_expires(ledger, monkeypatch):
