@@ -1,4 +1,4 @@
-"""The thread that simulates its own call is killed at every edge: each caller gets its counts, and no lane stays shut."""
+"""A thread that simulates its own call is killed at every edge: each caller gets its counts, no lane stays shut."""
 
 import os
 import time
@@ -18,9 +18,8 @@ from infra.runtime.ledger.ledger import DONE, FAILED, Ledger
 from infra.runtime.ledger.schema import batches, parts
 from infra.runtime.queue import Runtime
 
-CASES = [
-    edge for edge in edges.DISTINCT if edge.partition(": ")[0] in ("prepare", "claim", "submit", "results", "deliver")
-]
+ALONE = ("prepare", "claim", "submit", "results", "deliver")
+CASES = [edge for edge in edges.DISTINCT if edge.partition(": ")[0] in ALONE]
 LOST = ("claim: after", "submit: after", "results: after", "results: between two", "deliver: uncommitted")
 
 
@@ -68,9 +67,8 @@ def test_a_killed_caller_gets_its_counts_when_it_asks_again(tmp_path, right, nam
     assert {ended[tag] for _, tag, _ in of_parts} == {DONE}, "each part has the result of a batch that ended well"
     assert not any(missing for _, _, missing in of_parts)
     if names == "a":
-        assert sorted(ended.values()) == [DONE] * 2 + [FAILED] * (edge in LOST), (
-            "what was stored is not simulated again"
-        )
+        again = [FAILED] * (edge in LOST)
+        assert sorted(ended.values()) == [DONE] * 2 + again, "what was stored is not simulated again"
 
 
 def test_nothing_else_leads_in_such_a_process(tmp_path, right, monkeypatch):

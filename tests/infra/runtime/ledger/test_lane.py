@@ -72,14 +72,11 @@ def test_a_thread_that_is_interrupted_leaves_no_lease_behind(ledger, monkeypatch
                 raise KeyboardInterrupt
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    writes = {"last write": lambda: lane.deliver([], release=True), "release": lambda: lane.release()}
+    with monkeypatch.context() as patch:
         patch.setattr(ledger.database, "write", interrupted)
-        if what == "last write":
-            lane.deliver([], release=True)
-        elif what == "release":
-            lane.release()
-        else:
-            Lane.acquire(ledger, "aer", 3600)
+        with pytest.raises(KeyboardInterrupt):
+            writes.get(what, lambda: Lane.acquire(ledger, "aer", 3600))()
     if what == "last write":
         lane.release()  # as each leader does in any case
     next_one = Lane.acquire(ledger, "aer", 3600)
