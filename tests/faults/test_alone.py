@@ -62,7 +62,7 @@ def test_a_killed_caller_gets_its_counts_when_it_asks_again(tmp_path, right, nam
     ledger = Ledger(tmp_path / "ledger.db")
     assert Lane.acquire(ledger, "aer", 60) is not None, "no lease is left but that of a dead process"
     with ledger.database.read() as connection:
-        ended = dict(connection.execute(sa.select(batches.c.tag, batches.c.state)).all())
+        ended = {row.tag: row.state for row in connection.execute(sa.select(batches.c.tag, batches.c.state))}
         of_parts = connection.execute(sa.select(parts.c.call, parts.c.batch, parts.c.result.is_(None))).all()
     assert {ended[tag] for _, tag, _ in of_parts} == {DONE}, "each part has the result of a batch that ended well"
     assert not any(missing for _, _, missing in of_parts)

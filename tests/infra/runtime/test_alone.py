@@ -2,6 +2,7 @@
 
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,7 @@ def test_a_lease_that_another_process_took_meanwhile_is_respected(runtime, threa
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 def test_an_interrupted_simulation_leaves_the_lane_free_and_its_call_to_the_next(runtime, monkeypatch, error):
-    backend = backends.open_backend("aer")
+    backend: Any = backends.open_backend("aer")
 
     def interrupted(_):
         raise error
@@ -191,7 +192,7 @@ def test_a_call_of_several_batches_and_one_without_pubs(runtime, threads, monkey
 
 
 def test_time_that_the_waiting_thread_leads_is_counted_as_the_queues(runtime, monkeypatch):
-    backend = backends.open_backend("aer")
+    backend: Any = backends.open_backend("aer")
     original = backend._execute
 
     def slow(task):
@@ -220,7 +221,7 @@ def test_a_run_that_goes_on_recording_finds_what_was_recorded_before(location):
 
 def test_a_recorded_call_is_answered_although_it_would_be_refused_now(location, monkeypatch):
     runtime = Runtime(location, simulation_limit_s=1.0)
-    backend = backends.open_backend("aer")
+    backend: Any = backends.open_backend("aer")
     runtime.sampler(scope("a")).run(pubs(0.1), shots=20).result()
     assert runtime.open().expects_new("r")
     monkeypatch.setattr(backend, "expected_cpu_s", lambda *_: 100.0)
