@@ -130,11 +130,13 @@ def test_the_quantum_kernel_comes_to_its_twin_with_shots() -> None:
     assert quantum.alerts == twin.alerts
 
 
-@pytest.mark.parametrize("name", ["iqp-kernel", "hamming-kernel", "projected-kernel"])
-def test_kernels_of_iqp_states_come_to_their_twins_with_shots(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shots"), [("iqp-kernel", 4096), ("hamming-kernel", 4096), ("projected-kernel", 2**16)]
+)
+def test_kernels_of_iqp_states_come_to_their_twins_with_shots(name: str, shots: int) -> None:
     problem = example(np.random.default_rng(3))
     reference, window = problem.reference[:6], problem.windows[1][:6]
-    one = replace(problem, reference=reference, windows=(window,), truth=(True,), shots=4096)
+    one = replace(problem, reference=reference, windows=(window,), truth=(True,), shots=shots)
     found, twin = (DRIFT.arm(arm).solve(one, make_bench(5)) for arm in (name, f"{name}-exact"))
     np.testing.assert_allclose(found.statistics, twin.statistics, atol=0.03)
     np.testing.assert_allclose(found.p_values, twin.p_values, atol=0.15)
