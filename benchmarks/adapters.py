@@ -1,19 +1,22 @@
 """Adapters of one projection of a pretrained model: recovery of a compressed model, noise, and the price of a QPU pass.
 
-    python -m benchmarks.adapters MODEL VALID TEST    # texts of WikiText-2: trained on VALID, measured on TEST
+    python -m benchmarks.adapters MODEL VALID TEST [--write]    # WikiText-2: trained on VALID, measured on TEST
 
 Prints the perplexity of the model on the first 8 windows of 1,024 tokens of TEST (29.2 for SmolLM2-135M-Instruct), then
 degrades the model (rank-k factors of the feed-forward matrices of its last blocks), trains each adapter of one late
 projection with the same tokens and learning rates, and prints perplexity and recovery
 `(degraded - adapted) / (degraded - whole)`. Then the rotations with blocks of 4, 8, 16 and 64 under shots and
 depolarising noise, and what one pass costs on a QPU. Everything but the price is measured; noise is drawn from the
-exact probabilities of the circuits, `(1 - l) p + l / 2^n` with l the share of depolarised executions.
+exact probabilities of the circuits, `(1 - l) p + l / 2^n` with l the share of depolarised executions. `--write` puts
+the tables into `docs/stages/finetuning.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +27,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.page import write_part
+from benchmarks.training import table
 from infra.runtime.backends.usage import usage_s
 from tasks.bench import make_bench
 from tasks.contract import Bench, Budget
@@ -41,6 +46,8 @@ WINDOW, BASELINE_WINDOWS = 1024, 8
 CONTEXT, TRAIN, VALIDATION, TEST = 128, 32, 4, 8  # tokens and windows of the study
 LATE = 2  # blocks from the end that are degraded; the site is in the first of them
 RANK_SHARE = 0.1
+NOISE = ((0.0, 256), (0.0, 1024), (0.0, 8192), (0.03, 8192), (0.119, 8192))  # share depolarised, shots
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "finetuning.md"
 DURATION_S, KW = 4e-6, 18.0  # of one 2-qubit execution on a superconducting device; its whole system
 
 ARMS: dict[str, Attach] = {
@@ -127,40 +134,46 @@ def under_noise(
     return found.reshape(vectors.shape)
 
 
-def price(tokens: int, width: int, block: int, shots: int) -> str:
+def price(tokens: int, width: int, block: int, shots: int) -> tuple[str, ...]:
     """Return what one pass over a text costs: circuits, executions, seconds, energy (projected)."""
     circuits = tokens * width // block
     seconds = usage_s(circuits * shots, DURATION_S)
-    return (
-        f"{tokens} tokens, width {width}, blocks of {block}, {shots} shots: {circuits:,} circuits, "
-        f"{circuits * shots:,} executions, {seconds:,.0f} QPU s, {seconds * KW / 3600:,.1f} kWh (projected)"
-    )
+    counts = (tokens, width, block, shots, circuits, circuits * shots)
+    return (*(f"{count:,}" for count in counts), f"{seconds:,.0f}", f"{seconds * KW / 3600:,.1f}")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Print the tables, and write them into the page of the stage if told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("valid", type=Path)
     parser.add_argument("test", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path("degraded"), help="folder of the degraded model")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01])
+    parser.add_argument("--cache", type=Path, help="folder that keeps the degraded model")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
-    parser.add_argument("--skip-baseline", action="store_true")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/stages/finetuning.md")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if not given.skip_baseline:
-        found = baseline(given.model, given.test)
-        print(f"baseline perplexity, first {BASELINE_WINDOWS} x {WINDOW} tokens: {found:.2f}", flush=True)
-    study(given)
-    print()
-    for line in (price(1024, 4096, 4, 8192), price(1024, 576, 4, 1024), price(1024, 576, 64, 1024)):
-        print(line)
+    found = baseline(given.model, given.test)
+    said = f"Perplexity of the model on the first {BASELINE_WINDOWS} windows of {WINDOW:,} tokens: {found:.2f}.\n\n"
+    sys.stdout.write(said)
+    with tempfile.TemporaryDirectory() as folder:
+        tables = study(given, given.cache or Path(folder, "degraded"))
+    sys.stdout.write(tables)
+    prices = (price(1024, 4096, 4, 8192), price(1024, 576, 4, 1024), price(1024, 576, 64, 1024))
+    header = ("tokens", "width", "blocks of", "shots", "circuits", "executions", "QPU s, projected", "kWh, projected")
+    bills = table(header, prices)
+    made = f"{said}{tables}\n{bills}"
+    sys.stdout.write(f"\n{bills}")
+    if given.write:
+        write_part(PAGE, "adapters", made)
 
 
-def study(given: argparse.Namespace) -> None:
-    folder = stored_model(given.cache, lambda: degraded(given.model))
+def study(given: argparse.Namespace, cache: Path) -> str:
+    """Train every adapter, and return the table of adapters and that of noise."""
+    folder = stored_model(cache, lambda: degraded(given.model))
     held = windows(given.model, given.valid, CONTEXT, TRAIN + VALIDATION)
     test = windows(given.model, given.test, CONTEXT, TEST)
     depth = int(load_model(folder).config.num_hidden_layers)
@@ -178,23 +191,34 @@ def study(given: argparse.Namespace) -> None:
         budget=Budget(),
     )
     whole, low = (perplexity_of_tokens(load_model(path), test) for path in (given.model, folder))
-    print(f"\n{problem.site}; whole {whole:.3f}, degraded {low:.3f}; {given.steps} steps of 4 x {CONTEXT} tokens, "
-          f"rates {given.rates}, {given.seeds} seed(s)\n")  # fmt: skip
-    print(f"{'adapter':18s} {'weights':>8s} {'perplexity':>11s} {'recovery':>9s} {'rate':>7s} {'CPU s':>7s}")
-    states = cache_states(problem, shared := make_bench(0))
+    said = (
+        f"`{problem.site}`: perplexity {whole:.1f} of the whole model and {low:.1f} of the degraded one; {given.steps} "
+        f"steps of 4 x {CONTEXT} tokens; rates {', '.join(map(str, given.rates))}; {given.seeds} seeds, mean [least, "
+        "most].\n\n"
+    )
+    states, rows, noisy = cache_states(problem, shared := make_bench(0)), [], []
     for name in given.arms:
+        reached, rates, spent = [], [], []
         for seed in range(given.seeds):
             began = time.process_time()
             fitted = fit(problem, replace(shared, rng=np.random.default_rng(seed)), ARMS[name])
-            spent, found = time.process_time() - began, perplexity(fitted.model, states["test"])
-            print(f"{name:18s} {fitted.trained:8d} {found:11.3f} {(low - found) / (low - whole):8.1%} "
-                  f"{fitted.rate:7.3f} {spent:7.1f}", flush=True)  # fmt: skip
+            spent.append(time.process_time() - began)
+            reached.append(perplexity(fitted.model, states["test"]))
+            rates.append(f"{fitted.rate:g}")
             if name.startswith("cayley") and seed == 0:
-                sweep(problem, replace(shared), fitted)
+                noisy += sweep(problem, replace(shared), fitted, name)
+        rows.append((
+            name, f"{fitted.trained:,}", f"{np.mean(reached):.1f} [{min(reached):.1f}, {max(reached):.1f}]",
+            f"{(low - np.mean(reached)) / (low - whole):.1%}", ", ".join(sorted(set(rates))), f"{np.mean(spent):.0f}",
+        ))  # fmt: skip
+        sys.stderr.write(f"{', '.join(rows[-1])}\n")
+    header = ("rotation, seed 0", "read", "qubits", *(f"{s:,} shots" + (f", l = {n:g}" if n else "") for n, s in NOISE))
+    adapters = table(("adapter", "weights", "perplexity", "recovery", "best rates", "CPU s a training"), rows)
+    return f"{said}{adapters}\n{table(header, noisy)}" if noisy else f"{said}{adapters}"
 
 
-def sweep(problem: Adaptation, hands: Bench, fitted: Any) -> None:
-    """Print the perplexity of a rotation executed with shots and depolarising noise, in both forms of reading."""
+def sweep(problem: Adaptation, hands: Bench, fitted: Any, title: str) -> list[tuple[str, ...]]:
+    """Return the perplexity of a rotation executed with shots and depolarising noise, in both forms of reading."""
     holder, name = parts(fitted.model, fitted.site)
     rotation = getattr(holder, name)
     matrices = maps.cayley(rotation.angles.detach().double(), rotation.block).numpy()
@@ -202,14 +226,15 @@ def sweep(problem: Adaptation, hands: Bench, fitted: Any) -> None:
     vectors, rng = inputs.flatten(0, 1).double().numpy(), np.random.default_rng(0)
     text = cache_states(problem, hands)["test"]
     qubits = rotation.block.bit_length() - 1
+    rows = []
     for signed in (True, False):
         cells = []
-        for noise, shots in ((0, 256), (0, 1024), (0, 8192), (0.03, 8192), (0.119, 8192)):
+        for noise, shots in NOISE:
             turned = under_noise(matrices, vectors, shots, noise, signed, rng)
             outputs = rotation.inner(torch.from_numpy(turned.astype(np.float32)).view_as(inputs)).detach()
-            cells.append(f"{shots} shots, l={noise}: {perplexity(fitted.model, text, outputs, fitted.site):.3f}")
-        form = "signed" if signed else "magnitudes"
-        print(f"    {form}, {qubits + signed} qubits: {'; '.join(cells)}", flush=True)
+            cells.append(f"{perplexity(fitted.model, text, outputs, fitted.site):.1f}")
+        rows.append((title, "signed" if signed else "magnitudes", str(qubits + signed), *cells))
+    return rows
 
 
 if __name__ == "__main__":
