@@ -65,6 +65,7 @@ def test_a_table_of_figures_is_generated_or_its_section_names_the_command(page):
         assert said or all(len(found) <= 5 for found in figures), f"{page}: no command in: {section.splitlines()[0]}"
 
 
+@pytest.mark.slow
 def test_an_arm_is_added_in_one_file_by_following_the_page(tmp_path):
     function, line = re.findall(r"```python\n(.*?)```", (DOCS / "add-an-arm.md").read_text(), re.DOTALL)
     for folder in ("tasks", "infra", "flows", "deployments", "tests"):

@@ -19,6 +19,7 @@ from ibm_platform import environment
 from qiskit import QuantumCircuit, transpile
 from qiskit_ibm_runtime.api.session import PostForcelistRetry
 
+from flows.cli import app
 from infra.runtime.backends.ibm.device import IBMDevice
 from infra.runtime.queue import Runtime, Scope
 
@@ -76,7 +77,12 @@ def files_of(home):
 
 
 def call(home, patience_s=1.5, **variables):
-    """Be a caller in a forked child that logs everything it can and prints whatever it is told."""
+    """Be a caller that logs everything it can and prints whatever it is told; return what is left of it."""
+    return forked(home, lambda: _call(home, patience_s), **variables)
+
+
+def forked(home, function, **variables):
+    """Call a function in a forked child and return all that it left: what it said, and every file below its home."""
     said = home / "said"
     child = os.fork()
     if child == 0:
@@ -87,9 +93,12 @@ def call(home, patience_s=1.5, **variables):
             sys.stdout, sys.stderr = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1)
             os.environ.clear()
             os.environ.update(surroundings(home, **variables))
-            _call(home, patience_s)
+            function()
+        except BaseException:
+            traceback.print_exc()
         finally:
             sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(0)
     os.waitpid(child, 0)
     text = said.read_bytes()
@@ -158,9 +167,9 @@ def test_a_damaged_account_file_shows_no_token(tmp_path, content):
 @pytest.mark.parametrize("key", [TOKEN, "another-key"])
 def test_the_doctor_shows_no_token(tmp_path, double, key):
     double.reset(api_key=key)
-    command = ["-m", "flows.cli", "doctor", "--backend", "ibm:lagos", "--home", str(tmp_path)]
-    said, files = tell(tmp_path, command, **double.environment(TOKEN))
-    assert b"No such command" not in said
+    command = ["doctor", "--backend", "ibm:lagos", "--home", str(tmp_path)]
+    said, files = forked(tmp_path, lambda: app(command), **double.environment(TOKEN))
+    assert b"identity service" in said, said.decode()
     assert_unseen(said, files)
 
 
