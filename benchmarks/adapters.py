@@ -149,9 +149,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("valid", type=Path)
     parser.add_argument("test", type=Path)
     parser.add_argument("--cache", type=Path, help="folder that keeps the degraded model")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.003, 0.01, 0.03])
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.03, 0.1])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/stages/finetuning.md")
     given = parser.parse_args(arguments)
@@ -172,41 +172,29 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def study(given: argparse.Namespace, cache: Path) -> str:
-    """Train every adapter, and return the table of adapters and that of noise."""
+    """Train every adapter, each seed on windows of its own, and return the table of adapters and that of noise."""
     folder = stored_model(cache, lambda: degraded(given.model))
-    held = windows(given.model, given.valid, CONTEXT, TRAIN + VALIDATION)
-    test = windows(given.model, given.test, CONTEXT, TEST)
-    depth = int(load_model(folder).config.num_hidden_layers)
-    problem = Adaptation(
-        model=folder,
-        site=f"layers.{depth - LATE}.self_attn.v_proj",
-        train=held.take(slice(0, TRAIN)),
-        validation=held.take(slice(TRAIN, None)),
-        test=test,
-        steps=given.steps,
-        batch=4,
-        rates=tuple(given.rates),
-        block=4,
-        shots=1024,
-        budget=Budget(),
-    )
+    problems = [_problem(given, folder, seed) for seed in range(given.seeds)]
+    test, site = problems[0].test, problems[0].site
     whole, low = (perplexity_of_tokens(load_model(path), test) for path in (given.model, folder))
+    rates_tried = ", ".join(map(str, given.rates))
     said = (
-        f"`{problem.site}`: perplexity {whole:.1f} of the whole model and {low:.1f} of the degraded one; {given.steps} "
-        f"steps of 4 x {CONTEXT} tokens; rates {', '.join(map(str, given.rates))}; {given.seeds} seeds, mean [least, "
-        "most].\n\n"
+        f"`{site}`: perplexity {whole:.1f} of the whole model and {low:.1f} of the degraded one; {given.steps} steps "
+        f"of 4 x {CONTEXT} tokens; rates {rates_tried}; {given.seeds} seeds, mean [least, most].\n\n"
     )
-    states, rows, noisy = cache_states(problem, shared := make_bench(0)), [], []
+    benches = [make_bench(seed) for seed in range(given.seeds)]  # which keep the states of the frozen model
+    states, rows, noisy = cache_states(problems[0], benches[0])["test"], [], []
     for name in given.arms:
         reached, rates, spent = [], [], []
-        for seed in range(given.seeds):
+        for seed, (problem, bench) in enumerate(zip(problems, benches, strict=True)):
+            cache_states(problem, bench)  # is not timed
             began = time.process_time()
-            fitted = fit(problem, replace(shared, rng=np.random.default_rng(seed)), ARMS[name])
+            fitted = fit(problem, replace(bench, rng=np.random.default_rng(seed)), ARMS[name])
             spent.append(time.process_time() - began)
-            reached.append(perplexity(fitted.model, states["test"]))
+            reached.append(perplexity(fitted.model, states))
             rates.append(f"{fitted.rate:g}")
             if name.startswith("cayley") and seed == 0:
-                noisy += sweep(problem, replace(shared), fitted, name)
+                noisy += sweep(problem, replace(bench), fitted, name)
         rows.append((
             name, f"{fitted.trained:,}", f"{np.mean(reached):.1f} [{min(reached):.1f}, {max(reached):.1f}]",
             f"{(low - np.mean(reached)) / (low - whole):.1%}", ", ".join(sorted(set(rates))), f"{np.mean(spent):.0f}",
@@ -215,6 +203,25 @@ def study(given: argparse.Namespace, cache: Path) -> str:
     header = ("rotation, seed 0", "read", "qubits", *(f"{s:,} shots" + (f", l = {n:g}" if n else "") for n, s in NOISE))
     adapters = table(("adapter", "weights", "perplexity", "recovery", "best rates", "CPU s a training"), rows)
     return f"{said}{adapters}\n{table(header, noisy)}" if noisy else f"{said}{adapters}"
+
+
+def _problem(given: argparse.Namespace, folder: Path, seed: int) -> Adaptation:
+    each = TRAIN + VALIDATION
+    held = windows(given.model, given.valid, CONTEXT, each * (seed + 1)).take(slice(each * seed, None))
+    depth = int(load_model(folder).config.num_hidden_layers)
+    return Adaptation(
+        model=folder,
+        site=f"layers.{depth - LATE}.self_attn.v_proj",
+        train=held.take(slice(0, TRAIN)),
+        validation=held.take(slice(TRAIN, None)),
+        test=windows(given.model, given.test, CONTEXT, TEST),
+        steps=given.steps,
+        batch=4,
+        rates=tuple(given.rates),
+        block=4,
+        shots=1024,
+        budget=Budget(),
+    )
 
 
 def sweep(problem: Adaptation, hands: Bench, fitted: Any, title: str) -> list[tuple[str, ...]]:
