@@ -46,7 +46,7 @@ ROADS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def double():
     transpile(QuantumCircuit(1))  # its plugins are looked up once, not in each forked child
-    made = hosted.Double(devices=("lagos",))
+    made = hosted.Double(devices=("lagos", "guadalupe"))
     yield made
     made.stop()
 
@@ -177,13 +177,13 @@ def test_the_doctor_shows_no_token(tmp_path, double, key):
 @pytest.mark.slow
 def test_a_run_whose_device_fails_shows_no_token_in_evidence_and_report(tmp_path, double):
     double.reset(api_key=TOKEN, faults=[{"route": "submit", "kind": "echo", "times": 1000}])
-    command = ["-m", "flows.cli", "run", "--profile", "smoke", "--stages", "curation", "--backend", "ibm:lagos"]
-    said, files = tell(
-        tmp_path, [*command, "--home", str(tmp_path), "--run", "r", "--json"], **double.environment(TOKEN)
-    )
+    command = ["-m", "flows.cli", "run", "--profile", "smoke", "--stages", "curation", "--backend", "ibm:guadalupe"]
+    surrounding = {**double.environment(TOKEN), "KETCYCLE_IBM_LISTING_DELAY_S": "1"}
+    said, files = tell(tmp_path, [*command, "--home", str(tmp_path), "--run", "r", "--json"], **surrounding)
     assert_unseen(said, files)
     names = {path.name for path in files}
     assert {"report.json", "ledger.db"} <= names, said.decode()[-2000:]
     assert any(path.suffix == ".parquet" and "evidence" in path.parts for path in files)
-    found = json.loads((tmp_path / "runs" / "r" / "report.json").read_text())
-    assert found["run_id"] == "r"
+    found = (tmp_path / "runs" / "r" / "report.json").read_text()
+    assert json.loads(found)["run_id"] == "r"
+    assert "the submission was answered 400" in found
