@@ -120,7 +120,8 @@ ENDS = {
     "the Prefect server, for 75 s": ("COMPLETED",),  # longer than a flow run may be silent
     "MLflow": ("COMPLETED",),
     "the Dask worker": ("COMPLETED",),  # another one takes its task
-    "`ketcycle up`": ("CRASHED", "FAILED"),  # its Dask cluster ends with it, which the run may find out first
+    # Its Dask cluster ends with it, which the run may find out first, or may not need any more.
+    "`ketcycle up`": ("CRASHED", "FAILED", "COMPLETED"),
     "`ketcycle down`": ("CRASHED",),  # not killed, but stopped in the middle
 }
 SERVICES = {
