@@ -44,59 +44,50 @@ def record(
 ) -> None:
     """Score the solutions (charged to no arm) within `scoring`, and append one evidence row for each arm."""
     with scoring():
-        rows = _scored(subtask, problem, problem_id, executions, decision, bench)
+        oracle, part = subtask.oracle(problem) if subtask.oracle else (), 1 / subtask.serves(problem)
+        rows = [
+            EvidenceRow(
+                run_id=bench.run_id,
+                stage=subtask.stage,
+                subtask=subtask.name,
+                problem=problem_id,
+                probe=bench.probe,
+                size=subtask.size(problem),
+                arm=name,
+                kind=str(subtask.arm(name).kind),
+                role=_role(subtask, name),
+                arm_version=subtask.arm(name).version,
+                repetition=bench.repetition,
+                backend=bench.backend,
+                calibration=bench.runtime.calibration,
+                quality_backend=bench.backend if execution.usage.circuits or execution.prepare.circuits else "cpu",
+                status=execution.status,
+                reason=execution.reason,
+                metric=subtask.metric,
+                tolerance=subtask.tolerance,
+                qualities=tuple(subtask.quality(problem, execution.value)) if execution.status == "done" else (),
+                oracle=oracle,
+                measures=json.dumps(
+                    dict(subtask.measures(problem, execution.value)) if execution.status == "done" else {}
+                ),
+                twin=subtask.arm(name).twin,
+                hit_rates=hit_rates(subtask, problem, execution.drawn, oracle),
+                usage=execution.usage,
+                prepare=execution.prepare.scaled(part),
+                total=execution.total,
+                loops=execution.measured.loops,
+                energy_source=execution.source,
+                reused=execution.reused,
+                chosen=decision is not None and decision.arm == name,
+                method=str(bench.method),
+                data=bench.data,
+                unit=bench.unit,
+                decision=json.dumps(asdict(decision)) if decision else "",
+                **_provenance(),
+            )
+            for name, execution in executions.items()
+        ]
     bench.evidence.append(rows)
-
-
-def _scored(
-    subtask: Subtask[P, S],
-    problem: P,
-    problem_id: str,
-    executions: Mapping[str, Execution[S]],
-    decision: Decision | None,
-    bench: Workbench,
-) -> list[EvidenceRow]:
-    oracle, part = subtask.oracle(problem) if subtask.oracle else (), 1 / subtask.serves(problem)
-    return [
-        EvidenceRow(
-            run_id=bench.run_id,
-            stage=subtask.stage,
-            subtask=subtask.name,
-            problem=problem_id,
-            probe=bench.probe,
-            size=subtask.size(problem),
-            arm=name,
-            kind=str(subtask.arm(name).kind),
-            role=_role(subtask, name),
-            arm_version=subtask.arm(name).version,
-            repetition=bench.repetition,
-            backend=bench.backend,
-            calibration=bench.runtime.calibration,
-            quality_backend=bench.backend if execution.usage.circuits or execution.prepare.circuits else "cpu",
-            status=execution.status,
-            reason=execution.reason,
-            metric=subtask.metric,
-            tolerance=subtask.tolerance,
-            qualities=tuple(subtask.quality(problem, execution.value)) if execution.status == "done" else (),
-            oracle=oracle,
-            measures=json.dumps(dict(subtask.measures(problem, execution.value)) if execution.status == "done" else {}),
-            twin=subtask.arm(name).twin,
-            hit_rates=hit_rates(subtask, problem, execution.drawn, oracle),
-            usage=execution.usage,
-            prepare=execution.prepare.scaled(part),
-            total=execution.total,
-            loops=execution.measured.loops,
-            energy_source=execution.source,
-            reused=execution.reused,
-            chosen=decision is not None and decision.arm == name,
-            method=str(bench.method),
-            data=bench.data,
-            unit=bench.unit,
-            decision=json.dumps(asdict(decision)) if decision else "",
-            **_provenance(),
-        )
-        for name, execution in executions.items()
-    ]
 
 
 def hit_rates(subtask: Subtask[P, S], problem: P, drawn: Mapping[S, int], oracle: Sequence[float]) -> tuple[float, ...]:
