@@ -39,6 +39,9 @@ _BATCH = 2048
 _VERSION_KEY = b"ketcycle.evidence"
 _USAGES = ("usage", "prepare", "total")
 _IDENTITY = ("run_id", "stage", "subtask", "problem", "arm", "repetition")
+_MANY: dict[str, Any] = {"compression": "zstd"}
+_FEW: dict[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+_SMALL = 20  # rows of a part that is merged soon: compressing takes longer than all else
 _READ_TRIES = 5
 _ABANDONED_S = 3600.0
 _KEYS = "evidence"  # below which the parts are in a store
@@ -195,7 +198,7 @@ class Evidence:
         flat = [{**row.asdict(), "appended": stamp + i} for i, row in enumerate(rows)]
         if flat:
             self._parts()
-            self._put([pa.RecordBatch.from_pylist(flat, schema=_SCHEMA)])
+            self._put([pa.RecordBatch.from_pylist(flat, schema=_SCHEMA)], **_FEW if len(flat) < _SMALL else _MANY)
 
     def read(self, run_id: str | None = None, **equals: str | int | bool | None) -> list[EvidenceRow]:
         """Return the latest row of each identity, in the order of appending.
@@ -254,7 +257,7 @@ class Evidence:
             parts = self._parts()
             if len(parts) < 2:
                 return 0
-            self._put(self._query(parts, {}))
+            self._put(self._query(parts, {}), **_MANY)
             if self.store:
                 self.store.delete(f"{_KEYS}/{path.name}" for path in parts)
             for path in parts:
@@ -348,13 +351,13 @@ class Evidence:
         for name in here - there:
             (self.root / name).unlink(missing_ok=True)
 
-    def _put(self, batches: Iterable[pa.RecordBatch]) -> None:
+    def _put(self, batches: Iterable[pa.RecordBatch], **encoding: Any) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         name = f"part-{time.time_ns():020d}-{uuid.uuid4().hex[:12]}.parquet"
         temporary = self.root / f".{name}"
         try:
             with temporary.open("wb") as stream:
-                with pq.ParquetWriter(stream, _SCHEMA, compression="zstd") as writer:
+                with pq.ParquetWriter(stream, _SCHEMA, **encoding) as writer:
                     for batch in batches:
                         writer.write_batch(batch.cast(_SCHEMA))
                 stream.flush()
@@ -394,7 +397,7 @@ _Kept = tuple[str, int, EvidenceRow]  # identity, when it was appended, the row
 def _rows_of(path: Path, _modified_ns: int) -> tuple[_Kept, ...]:
     """Return the rows of a part, read once while it is not modified."""
     try:
-        read = pq.ParquetFile(path).read()
+        read = pq.ParquetFile(path).read(use_threads=False)  # most parts have one row
     except (pa.ArrowInvalid, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -306,9 +307,9 @@ def template() -> str:
 
 
 def _read(flags: Mapping[str, Any]) -> Settings:
-    given = {name: value for name, value in flags.items() if value is not None}
+    given = tuple((name, value) for name, value in flags.items() if value is not None)
     try:
-        return Settings(**given)
+        return _made(given, frozenset(os.environ.items()), _stamp(Path(FILE).absolute()))
     except ValidationError as error:
         said = []
         for item in error.errors():
@@ -320,6 +321,25 @@ def _read(flags: Mapping[str, Any]) -> Settings:
         raise BadInput("; ".join(said)) from None
     except (tomllib.TOMLDecodeError, SettingsError, UnicodeDecodeError) as error:
         raise BadInput(f"the settings cannot be read ({error}); `ketcycle init` writes a file that can") from None
+
+
+@lru_cache(maxsize=16)
+def _made(
+    flags: tuple[tuple[str, Any], ...],
+    _environment: frozenset[tuple[str, str]],
+    _file: tuple[Path, int, int] | None,
+) -> Settings:
+    """Return the settings; reading and checking them takes a millisecond, and a run asks some hundred times."""
+    return Settings(**dict(flags))
+
+
+def _stamp(path: Path) -> tuple[Path, int, int] | None:
+    """Return what changes when a file is written again, None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return path, found.st_mtime_ns, found.st_size
 
 
 def _origin(name: str, flags: Mapping[str, Any]) -> str:

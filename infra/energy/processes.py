@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 
 SAMPLE_S = 10.0
+GROWN = 1.02  # times the resident memory at the peak so far: less is not worth a reading in full
 
 
 def machine() -> str:
@@ -63,8 +64,8 @@ class ProcessTree:
     This process and its descendants are counted from their start; the others (such as workers of a shared cluster)
     from the creation of this object. An ended and reaped descendant is counted through the `children` times of its
     parent. Memory is the proportional set size: a page that several processes share is counted once in total. Every ten
-    seconds and at the end it is read, which takes milliseconds, if the resident sizes add up to more than at the peak
-    so far. A peak between two readings is missed, and one that only unshares pages.
+    seconds and at the end it is read, which takes milliseconds, if the resident sizes add up to 2 % more than at the
+    peak so far. A peak between two readings is missed, and one that only unshares pages.
 
     Args:
         others: further process ids; a descendant of this process may be among them.
@@ -116,7 +117,7 @@ class ProcessTree:
     def _sample(self) -> None:
         family = self._family()
         resident = sum(_resident(process) for process in family)
-        if resident > self._resident and (now_mb := sum(_pss_mb(process) for process in family)) > self.peak_mb:
+        if resident > GROWN * self._resident and (now_mb := sum(_pss_mb(process) for process in family)) > self.peak_mb:
             self.peak_mb, self._resident = now_mb, resident
 
 

@@ -103,7 +103,8 @@ def _typical(circuit: QuantumCircuit) -> QuantumCircuit:
     found = circuit.copy()
     for place, item in enumerate(circuit.data):
         if _has_typical(item):
-            found.data[place] = item.replace(operation=UnitaryGate(_drawn(np.asarray(item.operation.params[0]))))
+            matrix = _drawn(np.asarray(item.operation.params[0]))
+            found.data[place] = item.replace(operation=UnitaryGate(matrix, check_input=False))  # it is unitary
     return found
 
 
