@@ -27,7 +27,7 @@ from infra.runtime.ledger.ledger import Ledger
 
 log = logging.getLogger("ketcycle.queue")
 
-CIRCUITS = 512
+CIRCUITS = 2048
 
 
 class CircuitCache:

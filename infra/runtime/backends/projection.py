@@ -55,14 +55,13 @@ def project(circuit: QuantumCircuit, digest: str, device: str, store: Store) -> 
     Circuits that differ only in the entries of dense unitaries share one.
     """
     if any(map(_has_typical, circuit.data)):
-        circuit = _typical(circuit)
-        digest = circuit_digest(circuit)
+        digest = circuit_digest(circuit, _typical_of)
     epoch = f"{device} level {LEVEL} seed {SEED_TRANSPILER}"
     with _lock:
         if (digest, epoch) not in _known:
             stored = store.projection(digest, epoch)
             if stored is None:
-                stored = _compile(circuit, device)
+                stored = _compile(_typical(circuit), device)
                 store.store_projection(digest, epoch, stored)
             _known[digest, epoch] = stored
             if len(_known) > KEPT:
@@ -103,9 +102,13 @@ def _typical(circuit: QuantumCircuit) -> QuantumCircuit:
     found = circuit.copy()
     for place, item in enumerate(circuit.data):
         if _has_typical(item):
-            matrix = _drawn(np.asarray(item.operation.params[0]))
-            found.data[place] = item.replace(operation=UnitaryGate(matrix, check_input=False))  # it is unitary
+            found.data[place] = item.replace(operation=UnitaryGate(_drawn(np.asarray(item.operation.params[0]))))
     return found
+
+
+def _typical_of(name: str, matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return the typical matrix in place of that of an operation, if it has one."""
+    return _drawn(matrix) if name == "unitary" and 2**TYPICAL_QUBITS <= len(matrix) < 2**DENSE_QUBITS else matrix
 
 
 def _drawn(matrix: NDArray[Any]) -> NDArray[Any]:

@@ -18,22 +18,28 @@ from qiskit.circuit import ClassicalRegister, Instruction, ParameterExpression, 
 from infra.errors import BadInput
 
 Arrays = dict[str, NDArray[Any]]
+Seen = Callable[[str, NDArray[Any]], NDArray[Any]]
 
 _NPY_1_0 = np.lib.format.magic(1, 0)
 
 
-def circuit_digest(circuit: QuantumCircuit) -> str:
+def circuit_digest(circuit: QuantumCircuit, seen: Seen = lambda _, matrix: matrix) -> str:
     """Hash what a circuit computes: gates, wires, registers, parameter names.
 
     The same circuit built in another process has the same digest, unlike its QPY file, which holds random parameter
     ids and a running number for a name. Numbers count to the last bit.
+
+    Args:
+        circuit: the circuit.
+        seen: function of an operation's name and its matrix that returns what counts of the matrix; circuits that it
+            makes equal have one digest.
     """
     digest = hashlib.sha256(b"circuit-1;")
-    _feed_circuit(digest.update, circuit)
+    _feed_circuit(digest.update, circuit, seen)
     return digest.hexdigest()
 
 
-def _feed_circuit(update: Callable[[bytes], None], circuit: QuantumCircuit) -> None:
+def _feed_circuit(update: Callable[[bytes], None], circuit: QuantumCircuit, seen: Seen) -> None:
     qubits = {bit: index for index, bit in enumerate(circuit.qubits)}
     clbits = {bit: index for index, bit in enumerate(circuit.clbits)}
     registers = [(register.name, [clbits[bit] for bit in register]) for register in circuit.cregs]
@@ -47,17 +53,22 @@ def _feed_circuit(update: Callable[[bytes], None], circuit: QuantumCircuit) -> N
             if item.is_controlled_gate():  # to look at the operation of any other gate would make it first
                 update(f"^{item.operation.ctrl_state}".encode())
         else:
-            _feed_operation(update, item.operation, clbits)
+            _feed_operation(update, item.operation, clbits, seen)
         update(b";")
 
 
-def _feed_operation(update: Callable[[bytes], None], operation: Any, clbits: Mapping[Any, int]) -> None:
+def _feed_operation(
+    update: Callable[[bytes], None],
+    operation: Any,
+    clbits: Mapping[Any, int],
+    seen: Seen,
+) -> None:
     """Feed an operation that its name does not define: its parameters, and its definition where it has one."""
     for value in getattr(operation, "params", ()):
         if isinstance(value, QuantumCircuit):  # a block of a control-flow operation
-            _feed_circuit(update, value)
+            _feed_circuit(update, value, seen)
         elif isinstance(value, np.ndarray):
-            update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(value).tobytes())
+            update(f"{value.dtype}{value.shape}".encode() + np.ascontiguousarray(seen(operation.name, value)).tobytes())
         else:
             update(f"{_text(value)},".encode())
     for name in ("condition", "target"):
@@ -70,7 +81,7 @@ def _feed_operation(update: Callable[[bytes], None], operation: Any, clbits: Map
         return  # the matrix says it all, and a dense matrix takes minutes to define by gates
     definition = getattr(operation, "definition", None) if isinstance(operation, Instruction) else None
     if definition is not None and not any(isinstance(value, QuantumCircuit) for value in operation.params):
-        _feed_circuit(update, definition)
+        _feed_circuit(update, definition, seen)
 
 
 def _condition(condition: Any, clbits: Mapping[Any, int]) -> str:
