@@ -12,7 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from flows.reports.charts import COLOURS, MARKERS, svg_of
+from flows.reports.charts import COLOURS, MARKERS, log_axis, svg_of
 from flows.reports.run.closing import best_arm, spent_j
 
 Row = Mapping[str, Any]
@@ -47,7 +47,7 @@ def overview(report: Row, size: str = "narrow") -> str | None:
         if its := [point for point in arms if point[0] == kind]:
             x, y = [p[1] for p in its], [p[2] for p in its]
             ax.scatter(x, y, color=colour, marker=MARKERS[kind], s=34, label=kind, alpha=0.85, lw=0)
-    ax.set_xscale("log")
+    log_axis(ax, "x")
     ax.set_yscale("symlog", linthresh=LINEAR)
     ax.yaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel(f"energy / energy of the best classical arm\n({', '.join(sources)}, simulation included)")
