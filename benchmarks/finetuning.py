@@ -25,10 +25,10 @@ import torch
 from transformers import LlamaConfig
 
 from benchmarks.tuning import TOKENS, campaigns
-from tasks.finetuning.mixture import mixed
 from tasks.finetuning.tuning_policy.runs import Real
 from tasks.model.adapters import Adapter, add_adapter, count_trainable
 from tasks.model.causal import load_model
+from tasks.model.mixture import mixed
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.small import new_model

@@ -237,7 +237,9 @@ def _take(context: Context, state: State, folder: Path) -> State:
         for path in context.lake.folder(context.require("preprocessing/tokenizer")).iterdir():
             (Path(taken) / path.name).unlink(missing_ok=True)
             link_or_copy(path, Path(taken) / path.name)
-        ref = context.lake.put_folder("architecture/model", Path(taken), {"parameters": counted})
+        ref = context.lake.put_folder(
+            "architecture/model", Path(taken), {"parameters": counted, "pretrained": folder.resolve().name}
+        )
     return state.add(
         {"architecture/model": ref},
         parameters=counted,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-import math
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from infra.errors import BadInput
 from tasks.finetuning.conversations import Preference, read_preferences
@@ -43,24 +45,31 @@ def tune_preferences(
     """Train a LoRA adapter on preferences with the given model as reference, and merge it.
 
     Returns:
-        the merged model, and `pairs`, `steps`, `loss`, and `accuracy`: the share of training pairs whose preferred
-        answer became likelier against the reference than the other one, in the last logged step.
+        the merged model, and `pairs`, `held_out` (pairs that were not trained on), `steps`, and of the pairs held out
+        `loss` and `accuracy`: the share whose preferred answer became likelier against the reference than the other
+        one. Before the tuning the loss is ln 2.
 
     Raises:
-        BadInput: the file is malformed, or `trl` is not installed.
+        BadInput: the file is malformed or has a single row, or `trl` is not installed.
     """
     preferences, trl = read_pairs(options)
     from datasets import Dataset
+    from datasets.utils import disable_progress_bars
     from peft import LoraConfig
+    from transformers import PrinterCallback
 
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in preferences]
+    order = np.random.default_rng([context.seed, 6]).permutation(len(rows))
+    held = max(1, round(options.held_out * len(rows)))
+    test, train = ([rows[i] for i in part] for part in np.split(order, [held]))
     arguments = trl.DPOConfig(
         output_dir=str(context.scratch / "preference"),
-        per_device_train_batch_size=min(options.batch, len(rows)),
+        per_device_train_batch_size=min(options.batch, len(train)),
+        per_device_eval_batch_size=1,  # trl averages over batches, which may differ in size
         max_steps=options.preference_steps,
         learning_rate=options.preference_lr,
         beta=options.preference_beta,
@@ -75,22 +84,27 @@ def tune_preferences(
         seed=context.seed,
     )
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+    disable_progress_bars()
     trainer = trl.DPOTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(train),
+        eval_dataset=Dataset.from_list(test),
         processing_class=tokenizer,
         peft_config=config,
     )
-    trainer.train()
-    logged: list[Mapping[str, float]] = [row for row in trainer.state.log_history if "rewards/accuracies" in row]
+    trainer.remove_callback(PrinterCallback)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of trl, about names that it takes from transformers
+        trainer.train()
+        found: Mapping[str, float] = trainer.evaluate()
     merged: PreTrainedModel = trainer.model.merge_and_unload()
     merged.train(False)
-    last = logged[-1] if logged else {}
     figures = {
         "pairs": len(rows),
+        "held_out": len(test),
         "steps": int(trainer.state.global_step),
-        "loss": float(last.get("loss", math.nan)),
-        "accuracy": float(last.get("rewards/accuracies", math.nan)),
+        "loss": float(found["eval_loss"]),
+        "accuracy": float(found["eval_rewards/accuracies"]),
     }
     return merged, figures

@@ -10,13 +10,14 @@ from shutil import copytree
 from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
-from infra.lake import Ref
-from tasks.finetuning.mixture import mixed
+from infra.lake import Ref, sha256
 from tasks.finetuning.options import Options, TuningMethod
 from tasks.finetuning.preference import tune_preferences
 from tasks.finetuning.target import Target, domain_windows, read_target
 from tasks.model.adapters import Adapter, AdapterKind, add_adapter, count_trainable, merge, save_adapter
 from tasks.model.causal import load_model, load_tokenizer, save_model
+from tasks.model.examples import DATA, ROWS, store_examples
+from tasks.model.mixture import mixed
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
@@ -57,9 +58,13 @@ def adapt(context: Context, state: State) -> State:
         figures = _figures(options, state.facts["before"], after, target.name, tuned)
         log.info("gain on %s %.3f, forgetting on %s %.3f bits per byte", target.name, figures["gain"], options.base,
                  figures["forgetting"])  # fmt: skip
-        ref = _save(context, tuned.model, {"domain": target.name, "method": options.method})
+        learned = [_described(DATA, options.data, target.about["rows"])] if target.about else []
+        ref = _save(context, tuned.model, {"domain": target.name, "method": options.method, "learned": learned})
         Place.of(context).clear()
         state = _with_adapter(state, tuned).add({"finetuning/model": ref}, **{options.method: figures})
+        if target.about:
+            splits = {"train": target.train, "validation": target.validation, "test": target.test}
+            state = state.add({ROWS: store_examples(context.lake, ROWS, splits, {"rows": target.about["rows"]})})
         if tuned.adapter:
             state = state.add({"finetuning/adapter": tuned.adapter})
         return state.add(method=options.method)
@@ -73,10 +78,15 @@ def align(context: Context, state: State) -> State:
     with torch_threads(options.threads):
         folder = context.lake.folder(state.refs["finetuning/model"])
         model, figures = tune_preferences(load_model(folder), load_tokenizer(folder), options, context)
-        after = _scores(context, model, options, read_target(context, options))
-    log.info("preferred answers are likelier than at the start in %.0f%% of the pairs", 100 * figures["accuracy"])
-    ref = _save(context, model, {"preferences": Path(options.preferences).name})
-    return state.add({"finetuning/model": ref}, preference={**figures, "after": after})
+        target = read_target(context, options)
+        after = _scores(context, model, options, target)
+    figures |= {"after": after, **_change(options, state.facts["before"], after, target.name)}
+    log.info("preferred answers are likelier than at the start in %.0f%% of %d pairs held out",
+             100 * figures["accuracy"], figures["held_out"])  # fmt: skip
+    meta = context.lake.meta(state.refs["finetuning/model"])
+    learned = [*meta.get("learned", ()), _described("preferences", options.preferences, figures["pairs"])]
+    ref = _save(context, model, {**meta, "learned": learned})
+    return state.add({"finetuning/model": ref}, preference=figures)
 
 
 def headline(state: State) -> str:
@@ -86,6 +96,8 @@ def headline(state: State) -> str:
     others = [f"{_title(name)}: {f['gain']:.3f} and {f['forgetting']:.3f}" for name, f in _methods(state.facts).items()
               if name != method]  # fmt: skip
     beside = f" ({'; '.join(others)})" if others else ""
+    if "gain" in (preference := state.facts.get("preference", {})):
+        beside += f"; after preference tuning {preference['gain']:.3f} and {preference['forgetting']:.3f}"
     return (
         f"{_title(method)}: {chosen['gain']:.3f} bits per byte gained on the new domain, {chosen['forgetting']:.3f} "
         f"forgotten on the first{beside}"
@@ -113,9 +125,11 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         found += (Section("Fine-tuning curve", chart=chart),)
     found += _decided(facts)
     if preference := facts.get("preference"):
-        read = tuple((name.replace("_", " "), preference[name]) for name in ("pairs", "steps", "loss", "accuracy"))
+        kept = ("pairs", "held_out", "steps", "loss", "accuracy", "gain", "forgetting")
+        read = tuple((name.replace("_", " "), preference[name]) for name in kept if name in preference)
         sentence = (
-            "Direct preference optimisation; accuracy is the share of pairs whose preferred answer became likelier."
+            "Direct preference optimisation. Of the pairs held out: the loss, .693 before; accuracy, the share whose "
+            "preferred answer became likelier against the other one. Gain and forgetting are those of both trainings."
         )
         found += (Section("Preference tuning", sentence, ("figure", "value"), read),)
     return found
@@ -227,6 +241,13 @@ def _with_adapter(state: State, tuned: _Tuned) -> State:
     return state.add({f"finetuning/adapter-{tuned.method}": tuned.adapter}) if tuned.adapter else state
 
 
+def _described(domain: str, path: str, rows: int) -> dict[str, Any]:
+    """Return what the model card says of a file that the model learned from."""
+    file = Path(path).expanduser()
+    return {"domain": domain, "source": file.name, "documents": rows, "bytes": file.stat().st_size,
+            "sha256": sha256(file)}  # fmt: skip
+
+
 def _save(context: Context, model: Any, meta: Mapping[str, Any]) -> Ref:
     with TemporaryDirectory(dir=context.scratch) as folder:
         save_model(model, Path(folder))
@@ -255,12 +276,18 @@ def _figures(options: Options, before: Scores, after: Scores, target: str, tuned
     """Return gain and forgetting on the test splits in bits per byte; large gain and small forgetting are good."""
     return {
         "after": after,
-        "gain": before[target]["test"] - after[target]["test"],
-        "forgetting": after[options.base]["test"] - before[options.base]["test"],
+        **_change(options, before, after, target),
         "trained_weights": tuned.counts[0],
         "trained_share": tuned.counts[0] / tuned.counts[1],
         "tokens": tuned.run.tokens,
         "tokens_per_s": tuned.run.tokens_per_s,
         "resumed_at": tuned.run.resumed_at,
         "curve": [[int(row["tokens"]), row["bits_per_byte"]] for row in tuned.run.history if "bits_per_byte" in row],
+    }
+
+
+def _change(options: Options, before: Scores, after: Scores, target: str) -> dict[str, float]:
+    return {
+        "gain": before[target]["test"] - after[target]["test"],
+        "forgetting": after[options.base]["test"] - before[options.base]["test"],
     }

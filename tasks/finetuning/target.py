@@ -16,12 +16,11 @@ from tasks.finetuning.conversations import Row, read_rows
 from tasks.finetuning.examples import Encoder, Packed, pack
 from tasks.finetuning.options import Options
 from tasks.model.causal import load_tokenizer
+from tasks.model.examples import DATA
 from tasks.model.windows import Windows, read_windows
 from tasks.stage import Context
 
 log = logging.getLogger("ketcycle.finetuning")
-
-DATA = "data"  # name of the target in figures, where it is a file
 
 
 @dataclass(frozen=True)

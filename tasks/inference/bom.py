@@ -7,7 +7,6 @@ refuse what the specification does not allow.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,10 +18,13 @@ from typing import Any
 import numpy as np
 from spdx_python_model import v3_0_1 as spdx
 
+from infra.lake import sha256
+
 NAME = "model.spdx.json"
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 JOULES_PER_KWH = 3.6e6
 MADE = ("training", "finetuning")  # stages of which the specification has energy of its own
+TUNED = ("finetuning",)  # of a model that was given: the stage `training` only scores it
 
 
 def bill_of_materials(
@@ -38,8 +40,9 @@ def bill_of_materials(
     Args:
         name: of the registered model.
         facts: of the stage `inference`.
-        about: `run`, `version`, `sources` and `energy`, as for `card.model_card`.
-        licences: licence of each domain, as the user states them: SPDX expressions.
+        about: `run`, `version`, `base`, `sources` and `energy`, as for `card.model_card`; `given` is the folder of the
+            base model, if there is one.
+        licences: licence of each domain, and of the base model as `model`, as the user states them: SPDX expressions.
         folder: the model.
         created: when the document is made, UTC.
     """
@@ -51,11 +54,20 @@ def bill_of_materials(
     model.ai_informationAboutTraining = f"run {about['run']} of ketcycle; {about['energy']['sentence']}"
     model.verifiedUsing = [_hash(path) for path in sorted(folder.glob("*.safetensors"))]
     model.ai_metric = list(_metrics(facts.get("bits_per_byte", {})))
-    model.ai_energyConsumption = _energy(about["energy"]["entries"], facts.get("forms"))
+    model.ai_energyConsumption = _energy(
+        about["energy"]["entries"], facts.get("forms"), TUNED if about["base"] else MADE
+    )
     model.comment = (
         "Energy is modelled from CPU time and memory unless the sentence on training says measured: medians, narrow "
         "boundary, arms that ran beside for comparison included. Inference: 1,000 tokens written."
     )
+    if about["base"]:
+        model.comment += " The training of the base model is not counted."
+        base = bill.element(spdx.ai_AIPackage, "base", about["base"])
+        base.software_primaryPurpose = spdx.software_SoftwarePurpose.model
+        base.verifiedUsing = [_hash(path) for path in sorted(about["given"].glob("*.safetensors"))]
+        bill.licensed(base, licences.get("model", ""))
+        bill.related(model, spdx.RelationshipType.descendantOf, [base])
     texts = [bill.text(number, row) for number, row in enumerate(about["sources"])]
     for text, row in zip(texts, about["sources"], strict=True):
         bill.licensed(text, licences.get(row["domain"], ""))
@@ -94,7 +106,11 @@ class _Bill:
         made.dataset_datasetType = [spdx.dataset_DatasetType.text]
         made.dataset_datasetSize = int(row["bytes"])
         made.software_primaryPurpose = spdx.software_SoftwarePurpose.data
-        made.description = f"{row['documents']} documents, {row['bytes']} bytes kept after curation"
+        if "sha256" in row:
+            made.description = f"a file of {row['documents']} rows, {row['bytes']} bytes"
+            made.verifiedUsing = [_digest(row["sha256"])]
+        else:
+            made.description = f"{row['documents']} documents, {row['bytes']} bytes kept after curation"
         made.originatedBy = [self._elements[0]]
         return made
 
@@ -143,10 +159,12 @@ def _positional(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _hash(path: Path) -> Any:
+    return _digest(sha256(path))
+
+
+def _digest(value: str) -> Any:
     made = spdx.Hash()
-    made.algorithm = spdx.HashAlgorithm.sha256
-    with path.open("rb") as stream:
-        made.hashValue = hashlib.file_digest(stream, "sha256").hexdigest()
+    made.algorithm, made.hashValue = spdx.HashAlgorithm.sha256, value
     return made
 
 
@@ -159,9 +177,9 @@ def _metrics(scores: Mapping[str, Mapping[str, float]]) -> Iterator[Any]:
         yield made
 
 
-def _energy(entries: Sequence[Sequence[Any]], forms: Mapping[str, Any] | None) -> Any:
+def _energy(entries: Sequence[Sequence[Any]], forms: Mapping[str, Any] | None, stages: Sequence[str]) -> Any:
     found = spdx.ai_EnergyConsumption()
-    for stage in MADE:
+    for stage in stages:
         if joules := sum(entry[2][1] for entry in entries if entry[0] == stage):
             setattr(found, f"ai_{stage}EnergyConsumption", [_kwh(joules)])
     if forms:

@@ -12,6 +12,8 @@ from infra.energy.usage import Usage
 from infra.evidence import EvidenceRow
 from infra.shared import open_evidence
 from tasks.contract import STAGES
+from tasks.inference.options import Options
+from tasks.model.examples import DATA
 from tasks.stage import Context
 
 TOKENS = 1000
@@ -96,16 +98,33 @@ def read_rows(context: Context) -> list[EvidenceRow]:
     return list(open_evidence(context.home).read(run_id=context.run_id))
 
 
-def data_sources(context: Context) -> list[dict[str, Any]]:
-    """Return documents and bytes by domain and source of the text that was kept; empty for a pretrained model alone."""
+def base_model(context: Context) -> str:
+    """Return the name of the pretrained model that the run was given, or an empty text."""
+    ref = context.inputs.get("architecture/model")
+    return str(context.lake.meta(ref).get("pretrained", "")) if ref else ""
+
+
+def data_sources(context: Context, *, recovered: bool) -> list[dict[str, Any]]:
+    """Return what the run trained the model on: texts that were kept, by domain and source, and files of rows.
+
+    Args:
+        context: of the stage `inference`.
+        recovered: whether the pruned model was trained on the domains of the stage.
+    """
+    ref = context.inputs.get("finetuning/model")
+    tuned = context.lake.meta(ref) if ref else {}
+    files = list(tuned.get("learned", ()))
     if "curation/kept" not in context.inputs:
-        return []
+        return files
     query = (
         "select domain, source, count(*) as documents, sum(n_bytes) as bytes from kept group by all "
         "order by domain, bytes desc, source limit 50"
     )
     rows: list[dict[str, Any]] = context.lake.sql(query, kept=context.inputs["curation/kept"]).to_pylist()
-    return [{**row, "bytes": int(row["bytes"])} for row in rows]
+    if base_model(context):
+        domains = {tuned.get("domain"), *(context.parsed(Options).domains if recovered else ())}
+        rows = [row for row in rows if row["domain"] in domains]
+    return [*({**row, "bytes": int(row["bytes"])} for row in rows), *files]
 
 
 def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], licences: Mapping[str, str]) -> str:
@@ -114,8 +133,9 @@ def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], li
     Args:
         name: of the registered model.
         facts: of the stage `inference`.
-        about: `run`, `inputs` (name to lake reference), `sources` and `energy` (see `describe`).
-        licences: licence of each domain, as the user states them.
+        about: `run`, `inputs` (name to lake reference), `base` (the pretrained model, or empty), `sources` and
+            `energy` (see `describe_energy`).
+        licences: licence of each domain, and of the base model as `model`, as the user states them.
     """
     stated = sorted(set(licences.values()))
     lines = ["---", "library_name: transformers", "pipeline_tag: text-generation",
@@ -123,16 +143,20 @@ def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], li
              f"# {name}", "", f"Made by run `{about['run']}`.", "", "## Lineage", ""]  # fmt: skip
     lines += [f"* `{key}`: `{ref}`" for key, ref in sorted(about["inputs"].items())]
     lines += ["", "## Text it learned from", ""]
-    lines += _table(("domain", "source", "documents", "bytes"), about["sources"]) or ["Not known: the model was given."]
-    domains = sorted({row["domain"] for row in about["sources"]})
+    if base := about["base"]:
+        lines += [f"The base model `{base}` was given; what it had learned from is not known. In this run:", ""]
+    lines += _table(("domain", "source", "documents", "bytes"), about["sources"]) or ["None."]
+    domains = (["model"] if base else []) + sorted({row["domain"] for row in about["sources"]})
     named = "; ".join(f"{d}: {licences.get(d, 'not stated')}" for d in domains) or "not stated"
     advice = "" if domains and all(d in licences for d in domains) else "; state them with `inference.licences`"
     lines += ["", f"Licences: {named}{advice}."]
-    lines += ["", "## Quality", "", "Bits per byte of held-out text, lower is better.", ""]
     scores = facts.get("bits_per_byte", {})
+    answers = f"; {DATA}: the answers of held-out rows" if any(DATA in row for row in scores.values()) else ""
+    lines += ["", "## Quality", "", f"Bits per byte of held-out text, lower is better{answers}.", ""]
     rows = [{"model": key.replace("_", " "), **{d: f"{v:.4f}" for d, v in row.items()}} for key, row in scores.items()]
     lines += _table(("model", *dict.fromkeys(d for row in scores.values() for d in row)), rows)
-    lines += ["", "## Energy", "", about["energy"]["sentence"], ""]
+    uncounted = " The training of the base model is not counted." if base else ""
+    lines += ["", "## Energy", "", about["energy"]["sentence"] + uncounted, ""]
     lines += _table(("stage", "part", "J", "5 %", "95 %", "CPU s"), about["energy"]["rows"])
     forms = facts.get("forms")
     if forms:

@@ -26,7 +26,8 @@ class Options(BaseModel):
         exports: forms in which the model is also written, for other runtimes: `gguf` and `gguf-q8_0` (llama.cpp),
             `onnx` and `onnx-int4` (ONNX Runtime; OpenVINO reads the former). They need the extra `exports`.
         ledger_tokens: tokens read, over which the lifecycle ledger counts what pruning saves.
-        licences: licence of each domain, for the model card, e.g. {base: PSF-2.0}.
+        licences: licence of each domain, for the model card, e.g. {base: PSF-2.0}; of a pretrained model as `model`,
+            of the files of rows as `data` and `preferences`.
         register_model: whether the model is registered in MLflow.
         name: name of the registered model.
         alias: alias that points to the new version; the promotion gate decides whether that version may serve.

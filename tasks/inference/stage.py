@@ -20,7 +20,15 @@ from infra.energy.model import Coefficients
 from infra.lake import Ref
 from infra.tracking import register_model
 from tasks.inference.bom import NAME, bill_of_materials
-from tasks.inference.card import data_sources, describe_energy, form_rows, model_card, read_rows, reading_joules
+from tasks.inference.card import (
+    base_model,
+    data_sources,
+    describe_energy,
+    form_rows,
+    model_card,
+    read_rows,
+    reading_joules,
+)
 from tasks.inference.exports import export, size
 from tasks.inference.forms import choose_form, measure_forms
 from tasks.inference.options import Options
@@ -30,7 +38,7 @@ from tasks.inference.pruning.problem import examine_surrogate, expected_s, prove
 from tasks.inference.pruning.subtask import find_units, make_problem
 from tasks.inference.pruning.units import BLOCK, Unit, zero_units
 from tasks.inference.pruning.walk import unit_sizes
-from tasks.inference.texts import SOURCES, context_length, domains_with, mixed_windows
+from tasks.inference.texts import SOURCES, context_length, domains_with, recovery_windows, rows_of
 from tasks.model.causal import load_model, save_model
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
@@ -133,8 +141,16 @@ def write_card(context: Context, state: State) -> State:
     energy["reading"] = reading_joules(state.facts, options.ledger_tokens, coefficients)
     inputs = {name: str(ref) for name, ref in {**context.inputs, **state.refs}.items()}
     model = state.refs["inference/model"]
-    about = {"run": context.run_id, "inputs": inputs, "sources": data_sources(context), "energy": energy,
-             "version": str(model)}  # fmt: skip
+    about: dict[str, Any] = {
+        "run": context.run_id,
+        "inputs": inputs,
+        "base": base_model(context),
+        "sources": data_sources(context, recovered="recovered" in state.facts["bits_per_byte"]),
+        "energy": energy,
+        "version": str(model),
+    }
+    if about["base"]:
+        about["given"] = context.lake.folder(context.inputs["architecture/model"])
     card = model_card(options.name, state.facts, about, options.licences)
     bill = bill_of_materials(
         options.name, state.facts, about, options.licences, context.lake.folder(model), datetime.now(UTC)
@@ -332,7 +348,7 @@ def _recover(context: Context, options: Options, model: Any, folder: Path) -> di
             seed=context.seed,
             threads=options.threads,
         )
-        windows = mixed_windows(context, "train", recipe.reach(context_length(context)))
+        windows = recovery_windows(context, recipe.reach(context_length(context)))
         train(trained, windows, recipe, Watch(log=log), Place.of(context, name))
         scores[name] = _scores(context, trained)
     return scores
@@ -375,16 +391,9 @@ def _serve(context: Context, folder: Path, ref: Ref, form: str) -> dict[str, Any
 
 
 def _scores(context: Context, model: Any) -> dict[str, float]:
-    options = context.parsed(Options)
-    return {
-        domain: bits_per_byte(
-            model,
-            read_windows(
-                context.lake, context.require("preprocessing/shards"), domain, "test", options.evaluation_windows
-            ),
-        )
-        for domain in domains_with(context, "test")
-    }
+    limit, shards = context.parsed(Options).evaluation_windows, context.require("preprocessing/shards")
+    texts = {name: read_windows(context.lake, shards, name, "test", limit) for name in domains_with(context, "test")}
+    return {name: bits_per_byte(model, text) for name, text in {**texts, **rows_of(context, "test", limit)}.items()}
 
 
 def _scored_tokens(context: Context, options: Options) -> int:

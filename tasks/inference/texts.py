@@ -6,6 +6,8 @@ import numpy as np
 
 from infra.errors import BadInput
 from tasks.inference.options import Options
+from tasks.model.examples import DATA, ROWS, read_examples
+from tasks.model.mixture import mixed
 from tasks.model.windows import Windows, count_windows, read_windows
 from tasks.stage import Context
 
@@ -37,6 +39,18 @@ def mixed_windows(context: Context, split: str, limit: int | None) -> Windows:
     length = parts[0].tokens.shape[1]
     tokens = np.stack([part.tokens for part in parts], axis=1).reshape(-1, length)
     return Windows(tokens, np.stack([part.n_bytes for part in parts], axis=1).reshape(-1))
+
+
+def rows_of(context: Context, split: str, limit: int | None = None) -> dict[str, Windows]:
+    """Return windows of the rows that the model was fine-tuned to, by the name they have in figures; or nothing."""
+    return {DATA: read_examples(context.lake, context.inputs[ROWS], split, limit)} if ROWS in context.inputs else {}
+
+
+def recovery_windows(context: Context, count: int) -> Windows:
+    """Return training windows of each domain, and as many of the rows that the model was fine-tuned to."""
+    texts = mixed_windows(context, "train", count)
+    share = 1 - 1 / (1 + len(domains_with(context, "train")))
+    return next((mixed(rows, texts, share, count) for rows in rows_of(context, "train").values()), texts)
 
 
 def context_length(context: Context) -> int:

@@ -60,7 +60,8 @@ def kept(lake: Lake) -> Any:
         text = (SAMPLE / name).read_text()
         for i, start in enumerate(range(0, len(text), 300)):
             part = text[start : start + 300]
-            rows.append({"doc_id": f"{domain}{i}", "domain": domain, "text": part, "n_bytes": len(part.encode())})
+            row = {"doc_id": f"{domain}{i}", "domain": domain, "source": name, "text": part}
+            rows.append({**row, "n_bytes": len(part.encode())})
     return lake.write("curation/kept", pa.Table.from_pylist(rows))
 
 
@@ -158,6 +159,30 @@ def test_adaptation_trains_little_and_saves_a_plain_model(trained: tuple[Context
     assert state.facts["lora"]["gain"] > 0
     plain = AutoModelForCausalLM.from_pretrained(context.lake.folder(state.refs["finetuning/model"]))
     assert not [name for name, _ in plain.named_parameters() if "lora" in name]
+
+
+def test_a_model_tuned_on_rows_is_judged_on_them_to_the_end_and_the_card_names_them(
+    trained: tuple[Context, dict[str, State], Path], tmp_path: Path
+) -> None:
+    context, _, folder = trained
+    data = tmp_path / "rows.jsonl"
+    data.write_text(
+        "".join(f'{{"prompt": "is {i % 5} odd?", "completion": "{"yes" * (i % 2)} no"}}\n' for i in range(40))
+    )
+    options = {"data": str(data), "tokens": 512, "batch": 4, "evaluation_windows": 4, "beside": ()}
+    context = replace(context, run_id="run-rows", stage="finetuning", options=options)
+    tuned = finetuning.adapt(context, finetuning.measure(context, State()))
+    context = replace(context, stage="inference", inputs={**context.inputs, **tuned.refs}, options=INFERENCE)
+    state = inference.measure(context, State())
+    problem = posed(PRUNING, context, state)
+    assert problem is not None
+    state = inference.write_card(context, inference.prune(context, PRUNING.apply(context, state, problem, (1,))))
+    scores = state.facts["bits_per_byte"]
+    assert scores["before"]["data"] == pytest.approx(tuned.facts["lora"]["after"]["data"]["test"], rel=1e-6)
+    assert scores["recovered"]["data"] < scores["pruned"]["data"]
+    card = (context.lake.folder(state.refs["inference/card"]) / "README.md").read_text()
+    assert f"| data | rows.jsonl | 40 | {data.stat().st_size} |" in card
+    assert f"The base model `{folder.resolve().name}` was given" in card
 
 
 def test_blocks_are_taken_out_and_the_smaller_model_is_published(

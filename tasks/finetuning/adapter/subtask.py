@@ -60,7 +60,8 @@ def apply(context: Context, state: State, problem: Adaptation, solution: Adapted
     with TemporaryDirectory(dir=context.scratch) as folder:
         copytree(problem.model, folder, dirs_exist_ok=True)
         save_model(model, Path(folder))
-        ref = context.lake.put_folder("finetuning/model", Path(folder), {"site": problem.site})
+        about = {**context.lake.meta(state.refs["finetuning/model"]), "site": problem.site}
+        ref = context.lake.put_folder("finetuning/model", Path(folder), about)
     log.info("adapter of %s: %.3f to %.3f bits per byte on held-out text", problem.site, before, after)
     return state.add({"finetuning/model": ref})
 

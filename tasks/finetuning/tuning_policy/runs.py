@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.nn import Module
 
-from tasks.finetuning.mixture import mixed
 from tasks.finetuning.tuning_policy.space import values
 from tasks.model.adapters import Adapter, add_adapter
 from tasks.model.causal import load_model
+from tasks.model.mixture import mixed
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads

@@ -1,5 +1,7 @@
 import json
+import math
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tasks.finetuning.options import Options
 from tasks.finetuning.target import read_target
 from tasks.model.adapters import load_adapters, merge
 from tasks.model.causal import load_model, load_tokenizer
+from tasks.model.examples import ROWS, read_examples
 from tasks.model.score import bits_per_byte
 from tasks.model.training import loop
 from tasks.model.windows import read_windows
@@ -129,6 +132,12 @@ def test_a_file_is_learnt_by_several_methods_and_their_adapters_lie_on_one_base(
     assert both.active_adapter == "dora"
     target = read_target(longer, longer.parsed(Options))
     assert bits_per_byte(both, target.test) == pytest.approx(state.facts["dora"]["after"]["data"]["test"], rel=1e-5)
+    for split in ("train", "validation", "test"):
+        windows = read_examples(context.lake, state.refs[ROWS], split)
+        assert windows.digest() == getattr(target, split).digest()
+    (learned,) = context.lake.meta(state.refs["finetuning/model"])["learned"]
+    assert (learned["source"], learned["documents"]) == ("rows.jsonl", 40)
+    assert learned["sha256"] == sha256(data.read_bytes()).hexdigest()
 
 
 def test_files_that_cannot_be_trained_on_are_named(context: Context, tmp_path: Path) -> None:
@@ -144,13 +153,26 @@ def test_files_that_cannot_be_trained_on_are_named(context: Context, tmp_path: P
         run(context, beside=("lora",))
 
 
-def test_preferences_make_the_preferred_answer_likelier(context: Context, done: State, tmp_path: Path) -> None:
+def test_preferences_make_the_preferred_answer_likelier(
+    context: Context, done: State, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("trl", reason="preference tuning needs the extra `preference`")
-    rows = [{"prompt": "kan ", "chosen": "zun", "rejected": "rushavor"}] * 4
+    rows = [{"prompt": "kan ", "chosen": "zun", "rejected": "rushavor"}] * 20
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {**context.options, "preferences": str(path), "preference_steps": 6, "preference_lr": 0.01, "batch": 2}
     state = stage.align(replace(context, options=options), done)
-    assert state.facts["preference"]["accuracy"] == 1.0
+    found = state.facts["preference"]
+    assert (found["pairs"], found["held_out"], found["steps"]) == (20, 2, 6)
+    assert found["accuracy"] == 1.0
+    assert found["loss"] < math.log(2)
+    gain = done.facts["before"]["second"]["test"] - found["after"]["second"]["test"]
+    assert found["gain"] == pytest.approx(gain)
+    assert f"; after preference tuning {gain:.3f} and " in stage.headline(state)
+    assert not [stream for stream in capfd.readouterr() if "loss" in stream or "examples/s" in stream]
     assert state.refs["finetuning/model"] != done.refs["finetuning/model"]
+    (learned,) = context.lake.meta(state.refs["finetuning/model"])["learned"]
+    assert learned | {"sha256": ""} == {
+        "domain": "preferences", "source": "pairs.jsonl", "documents": 20, "bytes": path.stat().st_size, "sha256": "",
+    }  # fmt: skip
     assert stage.align(context, done) == done

@@ -19,6 +19,7 @@ FACTS = {
 ABOUT = {
     "run": "r",
     "version": "inference/model@1",
+    "base": "",
     "sources": [
         {"domain": "base", "source": "manual", "documents": 3, "bytes": 99},
         {"domain": "second", "source": "wiki", "documents": 4, "bytes": 50},
@@ -86,3 +87,28 @@ def test_numbers_and_times_are_written_as_the_specification_wants_them(written: 
     quantities = re.findall(r'"ai_energyQuantity": "([^"]*)"', written.decode())
     assert len(quantities) == 3
     assert all(re.fullmatch(r"\d+\.\d+", quantity) for quantity in quantities)
+
+
+def test_a_given_model_is_named_and_its_training_is_not_counted(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    (given / "model.safetensors").write_bytes(b"given")
+    file = {"domain": "data", "source": "chats.jsonl", "documents": 3, "bytes": 99, "sha256": "ab" * 32}
+    about = {**ABOUT, "base": "smollm", "given": given, "sources": [file]}
+    written = bill_of_materials("ketcycle", FACTS, about, {"model": "Apache-2.0"}, tmp_path, datetime.now(UTC))
+    found = spdx.SHACLObjectSet()
+    spdx.JSONLDDeserializer().read(io.BytesIO(written), found)
+    assert not found.missing_ids
+    model, base = sorted(found.foreach_type(spdx.ai_AIPackage), key=lambda package: str(package.name))
+    assert (model.name, base.name) == ("ketcycle", "smollm")
+    assert [entry.hashValue for entry in base.verifiedUsing] == [sha256(b"given").hexdigest()]
+    assert not model.ai_energyConsumption.ai_trainingEnergyConsumption
+    assert len(model.ai_energyConsumption.ai_finetuningEnergyConsumption) == 1
+    related = {r.relationshipType.rpartition("/")[2]: r for r in found.foreach_type(spdx.Relationship)}
+    assert (related["descendantOf"].from_, related["descendantOf"].to) == (model, [base])
+    (text,) = related["trainedOn"].to
+    assert [entry.hashValue for entry in text.verifiedUsing] == ["ab" * 32]
+    licences = {
+        r.from_.name: r.to[0] for r in found.foreach_type(spdx.Relationship) if "hasDeclared" in str(r.relationshipType)
+    }
+    assert licences["smollm"].simplelicensing_licenseExpression == "Apache-2.0"

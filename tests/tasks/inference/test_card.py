@@ -74,7 +74,8 @@ def test_the_card_names_lineage_quality_energy_and_licences() -> None:
     facts = {"bits_per_byte": {"before": {"base": 2.0, "second": 3.0}, "pruned": {"base": 2.1, "second": 3.1}}}
     sources = [{"domain": "base", "source": "docs", "documents": 3, "bytes": 99}]
     energy = describe_energy(ROWS, Coefficients.load())
-    about = {"run": "r", "inputs": {"finetuning/model": "finetuning/model@1"}, "sources": sources, "energy": energy}
+    inputs = {"finetuning/model": "finetuning/model@1"}
+    about = {"run": "r", "inputs": inputs, "base": "", "sources": sources, "energy": energy}
     card = model_card("ketcycle", facts, about, {"base": "PSF-2.0"})
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "license: psf-2.0" in card
@@ -84,3 +85,17 @@ def test_the_card_names_lineage_quality_energy_and_licences() -> None:
     unstated = model_card("ketcycle", facts, about, {})
     assert "Licences: base: not stated; state them with `inference.licences`." in unstated
     assert "license: other" in unstated
+    assert "base model" not in card
+
+
+def test_the_card_of_a_given_model_names_it_and_the_files_it_was_tuned_on() -> None:
+    sources = [{"domain": "data", "source": "chats.jsonl", "documents": 3, "bytes": 99, "sha256": "00"}]
+    facts = {"bits_per_byte": {"before": {"base": 2.0, "data": 3.0}}}
+    energy = describe_energy(ROWS, Coefficients.load())
+    about = {"run": "r", "inputs": {}, "base": "smollm", "sources": sources, "energy": energy}
+    card = model_card("ketcycle", facts, about, {"model": "Apache-2.0"})
+    for part in ("The base model `smollm` was given; what it had learned from is not known.",
+                 "| data | chats.jsonl | 3 | 99 |", "data: the answers of held-out rows.",
+                 "Licences: model: Apache-2.0; data: not stated; state them with `inference.licences`.",
+                 "The training of the base model is not counted."):  # fmt: skip
+        assert part in card

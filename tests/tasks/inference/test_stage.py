@@ -18,8 +18,9 @@ from tasks.architecture.config import Shape, build_model
 from tasks.inference import stage
 from tasks.inference.pruning.subtask import PRUNING
 from tasks.inference.pruning.units import Layout, choose_units, zero_units
-from tasks.inference.texts import mixed_windows
+from tasks.inference.texts import mixed_windows, recovery_windows, rows_of
 from tasks.model.causal import load_model, save_model
+from tasks.model.examples import ROWS, store_examples
 from tasks.model.recipe import Recipe
 from tasks.model.score import bits_per_byte
 from tasks.model.training.loop import train
@@ -235,7 +236,7 @@ def test_number_formats_are_measured_and_the_card_is_written(context: Context, p
     card = (context.lake.folder(state.refs["inference/card"]) / "README.md").read_text()
     assert f"Made by run `{context.run_id}`." in card
     assert str(state.refs["inference/model"]) in card
-    assert "Number formats" in card or "formats" in card
+    assert f"Chosen: {state.facts['forms']['chosen']}." in card
     titles = [section.title for section in stage.sections(state.facts)]
     assert "Number formats" in titles
     assert stage.compare_forms(replace(context, options={**context.options, "forms_s": 0.0}), published) == published
@@ -244,3 +245,16 @@ def test_number_formats_are_measured_and_the_card_is_written(context: Context, p
 def test_equal_windows_of_each_domain(context: Context) -> None:
     mixed: Windows = mixed_windows(context, "train", 10)
     assert len(mixed) == 10
+
+
+def test_rows_are_a_third_text_of_recovery_and_of_the_figures(context: Context) -> None:
+    read = np.tile(np.arange(CONTEXT), (3, 1))
+    rows = Windows(np.full((3, CONTEXT + 1), 7), np.full(3, 8), read > CONTEXT - 3, read)
+    stored = store_examples(context.lake, ROWS, {"train": rows}, {})
+    context = replace(context, inputs={**context.inputs, ROWS: stored})
+    found = recovery_windows(context, 12)
+    assert found.scored is not None
+    assert found.scored.sum(1).tolist() == [2] * 4 + [CONTEXT] * 8
+    assert found.tokens[:4].tolist() == [[7] * (CONTEXT + 1)] * 4
+    assert rows_of(context, "train")["data"].digest() == rows.digest()
+    assert len(rows_of(context, "train", 2)["data"]) == 2

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.finetuning.mixture import mixed
+from tasks.model.mixture import mixed
 from tasks.model.windows import Windows
 
 
