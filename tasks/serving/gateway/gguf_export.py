@@ -19,7 +19,8 @@ from infra.errors import BadInput
 
 Array = NDArray[np.float32]
 BLOCK = 32  # weights that share a scale
-PRE = "gpt-2"  # name, in llama.cpp, of the word splitting of byte-level tokenizers with GPT-2's expression
+# Names, in llama.cpp, of how byte-level tokenizers split words: GPT-2's expression, alone or behind single digits.
+SPLITS = {("ByteLevel",): "gpt-2", ("Digits", "ByteLevel"): "smollm"}
 
 
 def export(folder: Path, target: Path, kind: str = "F32") -> Path:
@@ -42,10 +43,10 @@ def export(folder: Path, target: Path, kind: str = "F32") -> Path:
         return target
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    if not supports(model) or state["model"]["type"] != "BPE" or '"ByteLevel"' not in json.dumps(state["decoder"]):
+    if not supports(model) or state["model"]["type"] != "BPE" or not _splitting(state):
         raise BadInput(
-            f"{folder} is no plain Llama with a byte-level BPE tokenizer; convert it with llama.cpp's own script and "
-            "give the .gguf file as --model"
+            f"{folder} is no plain Llama with a byte-level BPE tokenizer that splits words as GPT-2's or SmolLM's does;"
+            " convert it with llama.cpp's own script and give the .gguf file as --model"
         )
     part = target.with_suffix(".part")
     writer = gguf.GGUFWriter(part, "llama")
@@ -107,7 +108,7 @@ def _add_vocabulary(writer: Any, gguf: Any, state: dict[str, Any], tokenizer: An
     merges = state["model"]["merges"]
     first = separator(tokenizer)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(PRE)
+    writer.add_tokenizer_pre(_splitting(state))
     writer.add_token_list([texts.get(i, f"[unused{i}]") for i in range(size)])
     writer.add_token_types(kinds)
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
@@ -115,6 +116,16 @@ def _add_vocabulary(writer: Any, gguf: Any, state: dict[str, Any], tokenizer: An
         writer.add_bos_token_id(first)
     if tokenizer.eos_token_id is not None:
         writer.add_eos_token_id(tokenizer.eos_token_id)
-    writer.add_add_bos_token(first is not None)
+    # A chat begins as its template says; llama.cpp would put the token before chats, too, which changes answers.
+    writer.add_add_bos_token(first is not None and not tokenizer.chat_template)
     if tokenizer.chat_template:
         writer.add_chat_template(tokenizer.chat_template)
+
+
+def _splitting(state: dict[str, Any]) -> str:
+    """Return llama.cpp's name of the word splitting of a tokenizer, or an empty text where it has none."""
+    found = state["pre_tokenizer"] or {"type": ""}
+    parts = found["pretokenizers"] if found["type"] == "Sequence" else [found]
+    usual = {"use_regex": True, "individual_digits": True, "add_prefix_space": False}
+    plain = all(part.get(name, value) == value for part in parts for name, value in usual.items())
+    return SPLITS.get(tuple(part["type"] for part in parts), "") if plain else ""

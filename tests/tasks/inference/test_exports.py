@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,35 @@ def test_eight_bits_take_a_quarter_of_the_bytes_and_are_near_the_weights(wide: P
     found = gguf.quants.dequantize(tensors[name].data, tensors[name].tensor_type)
     assert np.abs(found - weights).max() <= np.abs(weights).max() / 127
     assert size(small) < size(whole)
+
+
+def test_llama_cpp_is_told_how_words_are_split_and_whether_a_token_starts_a_text(wide: Path, tmp_path: Path) -> None:
+    """A wrong splitting writes other tokens for numbers, a token in front of a chat other answers."""
+    gguf = pytest.importorskip("gguf", reason="needs `pip install 'ketcycle[exports]'`")
+
+    def told(name: str, pre_tokenizer: Any = None, template: str = "") -> tuple[str, bool]:
+        folder = tmp_path / name
+        shutil.copytree(wide, folder)
+        state = json.loads((folder / "tokenizer.json").read_text())
+        state["pre_tokenizer"] = pre_tokenizer or state["pre_tokenizer"]
+        (folder / "tokenizer.json").write_text(json.dumps(state))
+        if template:
+            (folder / "chat_template.jinja").write_text(template)
+        fields = gguf.GGUFReader(export(folder, "gguf", tmp_path / f"{name}-out")).fields
+        return fields["tokenizer.ggml.pre"].contents(), fields["tokenizer.ggml.add_bos_token"].contents()
+
+    words = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True}
+    assert told("own") == ("gpt-2", True)
+    assert told("chat", template="{{ messages[0].content }}") == ("gpt-2", False)
+    assert told("digits", {"type": "Sequence", "pretokenizers": [digits, words]}) == ("smollm", True)
+    split = {"type": "Split", "pattern": {"Regex": " "}, "behavior": "Isolated", "invert": False}
+    for name, parts in (
+        ("split", [split, {**words, "use_regex": False}]),
+        ("groups", [{**digits, "individual_digits": False}, words]),
+    ):
+        with pytest.raises(BadInput, match="splits words as GPT-2's or SmolLM's does"):
+            told(name, {"type": "Sequence", "pretokenizers": parts})
 
 
 @pytest.mark.slow
