@@ -1,9 +1,9 @@
 """Ways to train a circuit under equal executions: `python -m benchmarks.gradients [tune|table]`.
 
 `tune` tries the same number of settings of each arm on one task that is in no bank, prints the mean loss of each over
-two seeds, and names the settings of the best that lie at the edge of the grid; `table` runs every arm on cells of the
-bank and prints how many executions and circuits it takes to the same training loss. Circuits run on Aer's sampler, on a
-noisy device with `--backend noisy:<fake device>`.
+two seeds, and names the settings of the best that lie at the edge of the grid; its circuits run on the simulator of the
+queue, without the queue. `table` runs every arm on cells of the bank and prints how many executions and circuits it
+takes to the same training loss, on Aer's sampler through the queue, or on a noisy device (`--backend noisy:<device>`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import resources
 from itertools import islice, product
 from pathlib import Path
@@ -21,10 +22,13 @@ from typing import Any
 
 import numpy as np
 import yaml
+from threadpoolctl import threadpool_limits
 
+from benchmarks.kept import Kept
 from flows.study.bank import gather_material
 from infra import settings
 from infra.runtime.queue import Runtime, Scope
+from tasks.bench import make_bench as direct_bench
 from tasks.contract import Bench
 from tasks.text.embeddings import embed
 from tasks.text.samples import sample_documents
@@ -42,13 +46,19 @@ from tasks.training.gradients.arms import (
     train_exactly,
 )
 from tasks.training.gradients.bank import EXECUTIONS, LAYERS, QUBITS, TRAINING, bank, make_task
-from tasks.training.gradients.problem import Texts, executions_to, quality
+from tasks.training.gradients.problem import Texts, executions_to, quality, training_losses
 from tasks.training.gradients.subtask import GRADIENTS
 
 START = asdict(Gains(rate=0.0, texts=0, shots=0))  # the defaults of what is not tuned
 RATES = (0.01, 0.03, 0.1, 0.2, 0.4, 0.8)
-BATCHES = ((1, 4), (2, 8), (4, 8), (8, 16), (16, 32))  # texts and shots
-SHARES = (0.01, 0.03, 0.1, 0.3, 1.0)  # QUIVER's, which has no batch
+# A step is at least one job: at one text and one shot SPSA would make 10,000 of them.
+BATCHES = tuple({"texts": t, "shots": s} for t, s in ((1, 4), (2, 4), (2, 8), (4, 8), (8, 16)))
+COLUMNS: dict[str, Sequence[dict[str, Any]]] = {  # five for each arm; those of most are the batches
+    "adjoint": [{"texts": count} for count in (4, 8, 16, 32, 96)],  # takes no shots; 96 are all
+    "forward-adaptive": [  # chooses its shots, and more directions for a larger share
+        {"texts": t, "share": s} for t, s in ((1, 0.01), (1, 0.03), (1, 0.1), (4, 0.03), (8, 0.03))
+    ],
+}
 TUNING_SEEDS = (1, 2)
 CHANGES: dict[str, Change] = {
     "parameter-shift": by_shift,
@@ -84,33 +94,33 @@ def tuning_task() -> Texts:
 
 def trials(name: str) -> list[tuple[Gains, str]]:
     """Return the settings of an arm, each with which of them lie at the edge of the grid."""
-    first = TUNED[name]
-    if name == "forward-adaptive":
-        columns = {f"share {share}": replace(first, share=share) for share in SHARES}
-    else:
-        columns = {f"{t} texts, {s} shots": replace(first, texts=t, shots=s) for t, s in BATCHES}
-    outer, found = (next(iter(columns)), next(reversed(columns))), []
-    for rate, (column, gains) in product(RATES, columns.items()):
-        edges = {f"rate {rate}": rate in (RATES[0], RATES[-1]), column: column in outer}
-        found.append((replace(gains, rate=rate), ", ".join(what for what, edge in edges.items() if edge)))
-    return found
+    columns = COLUMNS.get(name, BATCHES)
+    grid = [{"rate": rate, **column} for rate, column in product(RATES, columns)]
+    ends = {key: {f(row[key] for row in grid) for f in (min, max)} for key in grid[0]}
+    return [
+        (replace(TUNED[name], **row), ", ".join(f"{key} {value}" for key, value in row.items() if value in ends[key]))
+        for row in grid
+    ]
 
 
-def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
-    """Print the final training loss of every setting of some arms, the best last, and store the best if told to."""
+def tune(arms: Sequence[str], kept: Kept, *, write: bool) -> None:
+    """Print the final training loss of every setting of some arms, and store the best if told to."""
     problem = tuning_task()
     path = Path(str(resources.files("tasks.training.gradients") / "gains.yaml"))
     stored = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name in arms:
         found = []
-        for number, (gains, edge) in enumerate(trials(name)):
+        for gains, edge in trials(name):
             losses = [
-                _tail(runtime, name, gains, problem, f"tune {name} {number} {seed}", seed) for seed in TUNING_SEEDS
+                kept.cell(f"{name} {gains} seed {seed}", partial(_tail, name, gains, problem, seed))
+                for seed in TUNING_SEEDS
             ]
             found.append((float(np.mean(losses)), gains, edge))
+            sys.stderr.write(f"\r{name}: {len(found)} of {len(trials(name))} settings, {found[-1][0]:.3f}   ")
+            sys.stderr.flush()
         shown = ", ".join(f"{value:.3f}" for value, _, _ in found)
         value, gains, edge = min(found, key=lambda item: item[0])
-        sys.stdout.write(f"{name}: {shown}; best {value:.3f} with {gains}; at the edge: {edge or 'nothing'}\n")
+        sys.stdout.write(f"\n{name}: {shown}; best {value:.3f} with {gains}; at the edge: {edge or 'nothing'}\n")
         sys.stdout.flush()
         changed = {key: value for key, value in asdict(gains).items() if key in stored[name] or value != START[key]}
         stored[name] = {**changed, "loss": round(value, 3)}
@@ -124,12 +134,12 @@ def tune(runtime: Runtime, arms: Sequence[str], *, write: bool) -> None:
         path.write_text("\n".join([*head, *rows, ""]), encoding="utf-8")
 
 
-def _tail(runtime: Runtime, name: str, gains: Gains, problem: Texts, key: str, seed: int) -> float:
-    """Return the mean training loss of the last tenth of the steps, because single steps jump."""
-    bench, change = make_bench(runtime, key, seed), CHANGES.get(name)
+def _tail(name: str, gains: Gains, problem: Texts, seed: int) -> float:
+    """Return the mean training loss of the last tenth of the steps, because single steps jump; inf without a step."""
+    bench, change = direct_bench(seed), CHANGES.get(name)
     solved = follow(gains, change, problem, bench) if change else train_exactly(gains, problem, bench)
-    tail = [value for _, value in solved.curve[-max(1, len(solved.curve) // 10) :]] or [np.inf]
-    return float(np.mean(tail))
+    tail = [value for _, value in training_losses(problem, solved, max(1, len(solved.path) // 10))]
+    return float(np.mean(tail)) if tail else float("inf")
 
 
 def table(runtime: Runtime, cells: int, target: float) -> None:
@@ -143,8 +153,9 @@ def table(runtime: Runtime, cells: int, target: float) -> None:
         rows: list[dict[str, Any]] = []
         for number, problem in enumerate(problems):
             solved = arm.solve(problem, make_bench(runtime, f"table {arm.name} {number}", number))
-            final = solved.curve[-1][1] if solved.curve else float("nan")
-            rows.append({"to": executions_to(solved.curve, target), "steps": len(solved.curve), "final": final,
+            curve = training_losses(problem, solved)
+            final = curve[-1][1] if curve else float("nan")
+            rows.append({"to": executions_to(curve, target), "steps": len(curve), "final": final,
                          "held": -quality(problem, solved)[0]})  # fmt: skip
         reached = [row["to"] for row in rows if row["to"] is not None]
         cells_text = (
@@ -163,14 +174,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--backend", default="aer")
     parser.add_argument("--arm", action="append", choices=TUNED, help="of `tune`; default all")
     parser.add_argument("--write", action="store_true", help="of `tune`: store the best settings in the package")
+    parser.add_argument("--keep", type=Path, help="of `tune`: file of finished trials, from which a rerun goes on")
     parser.add_argument("--cells", type=int, default=10)
     parser.add_argument("--target", type=float, default=0.5, help="training loss, nats")
     given = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
+    # The matrices are small: threads that wait for each other took four times the CPU time.
+    with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         runtime = Runtime(Path(folder) / "ledger.db", given.backend)
         for what in given.what:
             if what == "tune":
-                tune(runtime, given.arm or list(TUNED), write=given.write)
+                tune(given.arm or list(TUNED), Kept.at(given.keep), write=given.write)
             else:
                 table(runtime, given.cells, given.target)
 

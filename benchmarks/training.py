@@ -34,9 +34,10 @@ import torch
 from torch.nn.functional import cross_entropy, linear_cross_entropy
 from transformers import LlamaForCausalLM, PrinterCallback, Trainer, TrainingArguments
 
+from benchmarks.kept import Kept
 from benchmarks.page import write_part
 from infra.compute import DASK
-from infra.lake import Lake, write_atomic
+from infra.lake import Lake
 from tasks.architecture.config import build_model, shape_of_dial
 from tasks.model.recipe import Precision, Recipe
 from tasks.model.score import bits_per_byte
@@ -433,35 +434,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Finished measurements in a file, or in memory only (None)."""
-
-    path: Path | None
-    found: dict[str, Any]
-    until: float = math.inf  # on the monotonic clock; nothing begins later
-
-    @classmethod
-    def at(cls, path: Path | None, minutes: float = math.inf) -> Kept:
-        """Return those of a file."""
-        found = json.loads(path.read_text()) if path and path.exists() else {}
-        return cls(path, found, time.monotonic() + 60 * minutes)
-
-    def cell(self, key: str, make: Callable[[], Any]) -> Any:
-        """Return what was measured, or measure it.
-
-        Raises:
-            SystemExit: the time is over.
-        """
-        if key not in self.found:
-            if time.monotonic() > self.until:
-                raise SystemExit("the time is over; run the command again")
-            self.found[key] = make()
-            if self.path:
-                write_atomic(self.path, json.dumps(self.found, indent=1))
-        return self.found[key]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

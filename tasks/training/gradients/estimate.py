@@ -10,7 +10,7 @@ from qiskit import QuantumCircuit
 from qiskit.circuit import ParameterVector
 
 from tasks.quantum.layer import estimate_expectations, reuploading_circuit, ring
-from tasks.training.gradients.problem import Texts, Trained, bindings, loss, outputs
+from tasks.training.gradients.problem import Texts, Trained, bindings, outputs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Spent(Exception):
 
 
 class Training:
-    """The state of one training: weights, executions so far, the curve.
+    """The state of one training: weights, executions so far, the path of the weights.
 
     Args:
         problem: what is trained.
@@ -35,7 +35,7 @@ class Training:
         self.problem, self.bench, self.exact = problem, bench, exact
         self.weights = problem.start()
         self.executions = 0
-        self.curve: list[tuple[int, float]] = []
+        self.path: list[tuple[int, tuple[float, ...]]] = []
         self._circuit = reuploading_circuit(problem.qubits, problem.layers)
 
     @property
@@ -71,14 +71,13 @@ class Training:
         self.executions += executions
 
     def step(self, change: NDArray[np.float64]) -> None:
-        """Change the weights and note the exact training loss."""
+        """Change the weights and note them."""
         self.weights = self.weights + change
-        exact = outputs(self.problem, self.weights[None], self.problem.inputs)
-        self.curve.append((self.executions, float(loss(exact, self.problem.labels)[0])))
+        self.path.append((self.executions, tuple(self.weights.tolist())))
 
     def result(self) -> Trained:
-        """Return the weights and the curve."""
-        return Trained(tuple(self.weights.tolist()), tuple(self.curve))
+        """Return the weights and their path."""
+        return Trained(tuple(self.weights.tolist()), tuple(self.path))
 
     def overlaps(self, pairs: NDArray[np.float64], row: int, shots: int) -> NDArray[np.float64]:
         """Estimate the overlaps of the states of pairs of weights (r, 2, size) for one training text; (r,)."""

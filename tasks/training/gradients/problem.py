@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -61,11 +62,11 @@ class Trained:
 
     Attributes:
         weights: RY block by block, then RZ block by block.
-        curve: (executions so far, exact training loss) after each step.
+        path: executions so far and the weights, after each step.
     """
 
     weights: tuple[float, ...]
-    curve: tuple[tuple[int, float], ...]
+    path: tuple[tuple[int, tuple[float, ...]], ...]
 
 
 def bindings(problem: Texts, weights: NDArray[np.float64], inputs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,6 +121,17 @@ def quality(problem: Texts, solution: Trained) -> tuple[float, ...]:
     return (-float(loss(out, problem.held_out_labels)[0]),)
 
 
-def executions_to(curve: tuple[tuple[int, float], ...], target: float) -> int | None:
+def training_losses(problem: Texts, solution: Trained, last: int | None = None) -> list[tuple[int, float]]:
+    """Return the executions so far and the exact training loss after each of the last steps, by default of all.
+
+    No arm computes this while it trains: a device could not, and nobody who trains one needs it.
+    """
+    return [
+        (used, float(loss(outputs(problem, np.array([weights]), problem.inputs), problem.labels)[0]))
+        for used, weights in solution.path[-last if last else None :]
+    ]
+
+
+def executions_to(curve: Sequence[tuple[int, float]], target: float) -> int | None:
     """Return the executions after which the training loss was first at most `target`, or None."""
     return next((used for used, value in curve if value <= target), None)

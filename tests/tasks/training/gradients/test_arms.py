@@ -16,7 +16,16 @@ from tasks.quantum.layer import reuploading_circuit
 from tasks.training.gradients import arms
 from tasks.training.gradients.bank import example
 from tasks.training.gradients.estimate import Spent, Training
-from tasks.training.gradients.problem import Texts, bindings, exact_gradient, executions_to, loss, outputs, slope
+from tasks.training.gradients.problem import (
+    Texts,
+    bindings,
+    exact_gradient,
+    executions_to,
+    loss,
+    outputs,
+    slope,
+    training_losses,
+)
 
 
 @pytest.fixture
@@ -98,14 +107,23 @@ def test_no_arm_spends_more_than_the_budget(task: Texts, bench: Bench, name: str
     small = replace(task, budget=Budget(executions=2000))
     arm: Any = next(a for a in (arms.INCUMBENT, arms.CHALLENGER, *arms.OTHERS) if a.name == name)
     solved = arm.solve(small, bench)
-    assert all(used <= 2000 for used, _ in solved.curve)
+    assert all(used <= 2000 for used, _ in solved.path)
     assert len(solved.weights) == task.size
 
 
 def test_training_lowers_the_loss(task: Texts, bench: Bench) -> None:
     start = exact_gradient(task, task.start(), np.arange(len(task.labels)))[0]
-    assert arms.INCUMBENT.solve(task, bench).curve[-1][1] < 0.6 * start
-    assert arms.CHALLENGER.solve(task, bench).curve[-1][1] < start
+    assert training_losses(task, arms.INCUMBENT.solve(task, bench), 1)[0][1] < 0.6 * start
+    assert training_losses(task, arms.CHALLENGER.solve(task, bench), 1)[0][1] < start
+
+
+def test_training_losses_are_those_of_the_path(task: Texts, bench: Bench) -> None:
+    solved = arms.CHALLENGER.solve(task, bench)
+    losses = training_losses(task, solved)
+    last = exact_gradient(task, np.array(solved.weights), np.arange(len(task.labels)))[0]
+    assert losses[-1][1] == pytest.approx(last, abs=1e-9)
+    assert [used for used, _ in losses] == [used for used, _ in solved.path] == sorted({used for used, _ in losses})
+    assert training_losses(task, solved, 2) == losses[-2:]
 
 
 def test_a_step_that_does_not_fit_is_not_made(task: Texts, bench: Bench) -> None:
