@@ -111,17 +111,23 @@ def measure(trial: Trial) -> dict[str, float]:
     return {"cpu_s": time.process_time() - began, "bits_per_byte": bits_per_byte(net, held_out)}
 
 
-def fit_loss(runs: dict[Trial, dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Return `floor, A, a, B, b` of the loss and the residuals at `LOSS`, by least squares of logarithms."""
+def fit_loss(runs: dict[Trial, dict[str, float]], without: Trial | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return `floor, A, a, B, b` of the loss and the residuals at `LOSS`, by least squares of logarithms.
+
+    Args:
+        runs: what was measured.
+        without: a run that the fit does not see; its residual is the error of a prediction.
+    """
     sizes = np.array([trial.shape.parameters / UNIT for trial in LOSS])
     tokens = np.array([trial.tokens / UNIT for trial in LOSS])
     losses = np.array([runs[trial]["bits_per_byte"] for trial in LOSS])
+    seen = np.array([trial != without for trial in LOSS])
 
     def predicted(p: np.ndarray) -> np.ndarray:
         return np.asarray(p[0] + p[1] * sizes ** -p[2] + p[3] * tokens ** -p[4])
 
     def errors(p: np.ndarray) -> np.ndarray:
-        return np.asarray(np.log(predicted(p)) - np.log(losses))
+        return np.asarray(np.log(predicted(p)) - np.log(losses))[seen]
 
     found = least_squares(
         errors,
@@ -150,12 +156,14 @@ def fit_rates(points: list[tuple[Trial, float]]) -> tuple[Power, float, np.ndarr
 def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     """Fit all rules and print them with their residuals."""
     (floor, model, a, data, b), residuals = fit_loss(runs)
+    unseen = np.array([fit_loss(runs, without=t)[1][i] for i, t in enumerate(LOSS)])
+    error = float(np.sqrt(np.mean(unseen**2)))
     rows = [
         (f"{t.depth}", f"{t.shape.parameters:,}", f"{t.tokens:,}", f"{t.flops:.2e}", f"{runs[t]['cpu_s']:.1f}",
-         f"{runs[t]['bits_per_byte']:.3f}", f"{r:+.3f}")
-        for t, r in zip(LOSS, residuals, strict=True)
+         f"{runs[t]['bits_per_byte']:.3f}", f"{r:+.3f}", f"{u:+.3f}")
+        for t, r, u in zip(LOSS, residuals, unseen, strict=True)
     ]  # fmt: skip
-    table(("depth", "parameters", "tokens", "FLOPs", "CPU s", "bits per byte", "residual"), rows)
+    table(("depth", "parameters", "tokens", "FLOPs", "CPU s", "bits per byte", "residual", "left out"), rows)
     best_rates, best_batches = [], []
     for at in [*(Trial(*at) for at in RATES_AT), *(Trial(*at, batch=4) for at, _ in SMALL_BATCH), Trial(*LONG)]:
         tried = [t for t in dict.fromkeys([*GRID, *RATES, *SMALL_RATES, *LONG_RATES]) if replace(t, factor=1.0) == at]
@@ -185,11 +193,12 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     off = columns @ [seconds, per_flop] * weights - 1
     say(
         f"loss: {floor:.3f} + {model:.3f} (N/1e5)^-{a:.3f} + {data:.3f} (D/1e5)^-{b:.3f}, residual "
-        f"{np.sqrt(np.mean(residuals**2)):.3f}\nCPU s: {seconds:.3g} a token + {per_flop:.3g} a FLOP, "
+        f"{np.sqrt(np.mean(residuals**2)):.3f}, left out {error:.3f}\n"
+        f"CPU s: {seconds:.3g} a token + {per_flop:.3g} a FLOP, "
         f"off by {100 * off.min():+.0f} to {100 * off.max():+.0f} %\n"
     )
     return Rules(
-        floor, model, a, data, b, float(np.sqrt(np.mean(residuals**2))), rates, by_size, batch, decay,
+        floor, model, a, data, b, error, rates, by_size, batch, decay,
         max(t.flops for t in LOSS),
     )  # fmt: skip
 

@@ -48,7 +48,7 @@ class Choice:
         recipe: settings of the training: `tokens`, `batch`, learning rates, `weight_decay`.
         flops: floating-point operations of the training.
         predicted: bits per byte on held-out text.
-        residual: root mean square residual of the fit, bits per byte.
+        residual: root mean square error at runs that a fit did not see, bits per byte.
         beyond: training FLOPs as a multiple of the largest run of the fit; above 1 the rules are extrapolated.
     """
 

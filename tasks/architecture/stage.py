@@ -109,7 +109,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         figures = {**{name: dial[name] for name in DIAL if name in dial}, **dial["recipe"]}
         rows = tuple((name.replace("_", " "), value) for name, value in figures.items())
         rows += tuple(("rate of the processor", rate["source"]) for rate in dial.get("rates", ()))
-        rows += (("predicted bits per byte", dial["predicted"]), ("residual of the fit", dial["residual"]))
+        rows += (("predicted bits per byte", dial["predicted"]), ("error at runs left out", dial["residual"]))
         sentence = f"Chosen by the scaling rules; {dial['beyond']:.2g} times the compute of the largest run of the fit."
         made += (Section("Dial", sentence, ("figure", "value"), rows),)
     if hybrid := facts.get("hybrid_layer"):

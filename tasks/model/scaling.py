@@ -53,7 +53,7 @@ class Rules:
 
     Attributes:
         floor, model, model_exponent, data, data_exponent: of the loss in bits per byte, N and D in units of 1e5.
-        residual: root mean square residual of the loss at the runs of the fit, bits per byte.
+        residual: root mean square error of the loss at each run, predicted by a fit to the others, bits per byte.
         rates: factor of the default learning rates by optimiser steps, for 1e5 parameters.
         rates_by_size: exponent with which the learning rates change with the parameters.
         batch: windows of a step by training FLOPs.

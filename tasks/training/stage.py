@@ -84,7 +84,7 @@ def sections(facts: Mapping[str, Any]) -> tuple[Section, ...]:
         sentence = "Bits per byte of the model and of simpler models of the same text, lower is better."
         found += (Section("Held-out text", sentence, ("split", "before", "after", *names), rows),)
     if prediction := facts.get("prediction"):
-        sentence = "The scaling rules were fitted on the shipped text; the residual is that of the fit."
+        sentence = "The scaling rules were fitted on the shipped text; the residual is that of runs left out of a fit."
         rows = tuple(prediction.items())
         found += (
             Section("Prediction of the dial, bits per byte (validation text)", sentence, ("figure", "value"), rows),
