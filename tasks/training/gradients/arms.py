@@ -3,7 +3,7 @@
 All arms start from the same weights, may use the same number of executions (circuits times shots), and step by Adam
 but for the two natural gradients. `adjoint` differentiates the simulated circuit: it needs no execution and is a bound,
 since it ends where the circuit can no longer be simulated. Each arm has thirty trials of its settings on a task that is
-in no bank (`python -m benchmarks.gradients tune`); `gains.yaml` has the best.
+in no bank, the five best are tried on six others (`python -m benchmarks.gradients tune`); `gains.yaml` has the best.
 """
 
 from __future__ import annotations
