@@ -1,10 +1,10 @@
 """Ways to train a circuit under equal executions: `python -m benchmarks.gradients [tune|table]`.
 
 `tune` tries the same number of settings of each arm on a task that is in no bank, with two seeds, and the five best on
-six other such tasks. It prints the mean losses, and which settings of the best lie at the edge of the grid;
-its circuits run on the simulator of the queue, without the queue. `table` runs every arm on cells of the bank and prints how many
-executions and circuits it takes to the same training loss, on Aer's sampler through the queue, or on a noisy device
-(`--backend noisy:<device>`).
+six other such tasks. It prints the mean losses, and which settings of the best lie at the edge of the grid. Its
+circuits run on the simulator of the queue without the queue. `table` runs every arm on cells of the bank and prints how
+many executions and circuits it takes to the same training loss, on Aer's sampler through the queue, or on a noisy
+device (`--backend noisy:<device>`).
 """
 
 from __future__ import annotations
