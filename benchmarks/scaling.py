@@ -29,7 +29,7 @@ from benchmarks.training import CONTEXT, VOCABULARY, corpus
 from benchmarks.training import table as rows_of
 from tasks.architecture.config import Shape, build_model, shape_of_dial
 from tasks.model.recipe import Recipe
-from tasks.model.scaling import COMPUTE, STEPS, UNIT, Power, Rules, optimum
+from tasks.model.scaling import COMPUTE, STEPS, UNIT, Power, Rules, fresh_tokens, optimum
 from tasks.model.score import bits_per_byte
 from tasks.model.training import loop
 from tasks.model.training.loop import train
@@ -185,6 +185,9 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     say(f"batch: {batch.at:.3g} (C / {COMPUTE:.0e})^{batch.exponent:.3f}\n")
     decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in DECAYS]
     table(("weight decay", "bits per byte, text read 8 times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
+    read = fresh_tokens(*REPEATED[1:]) / UNIT
+    expected = floor + model * (DECAYS[0].shape.parameters / UNIT) ** -a + data * read**-b
+    say(f"the rule for text that is read again says {expected:.3f}\n\n")
     decay = min(decays, key=lambda row: row[1])[0] / log(REPEATED[1] / REPEATED[2])
     timed = [t for t in GRID if t.tokens > min(TOKENS)]
     columns = np.array([[t.tokens, t.flops] for t in timed])
