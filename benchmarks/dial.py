@@ -24,8 +24,9 @@ import optuna
 import torch
 
 from benchmarks.hpo import DOMAINS, texts
+from benchmarks.kept import Kept
 from benchmarks.page import write_part
-from benchmarks.training import Kept, table
+from benchmarks.training import table
 from tasks.architecture.config import Shape, build_model, shape_of_dial
 from tasks.architecture.dial import Budget, best_depth, choose
 from tasks.architecture.hyperparameters.bank import stored_runs

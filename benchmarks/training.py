@@ -436,6 +436,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
+def as_worker(module: str, arguments: Sequence[str] | None) -> None:
+    """Go on with one thread and the malloc settings of a run's workers, in a new process unless this one has them."""
+    prefix = "distributed.nanny.pre-spawn-environ."
+    malloc = {name.removeprefix(prefix): str(value) for name, value in DASK.items() if name.startswith(prefix)}
+    if not malloc.items() <= os.environ.items():
+        os.environ |= {**malloc, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", module, *(sys.argv[1:] if arguments is None else arguments)]
+        sys.exit(subprocess.run(command, check=False).returncode)
+    torch.set_num_threads(1)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what is asked for, in a process with the malloc settings of a run's workers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
@@ -448,13 +459,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/stages/training.md")
     parser.add_argument("--windows", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    prefix = "distributed.nanny.pre-spawn-environ."
-    malloc = {name.removeprefix(prefix): str(value) for name, value in DASK.items() if name.startswith(prefix)}
-    if not malloc.items() <= os.environ.items():
-        os.environ |= {**malloc, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "benchmarks.training", *(sys.argv[1:] if arguments is None else arguments)]
-        sys.exit(subprocess.run(command, check=False).returncode)
-    torch.set_num_threads(1)
+    as_worker("benchmarks.training", arguments)
     loop.SAID_S = float("inf")
     if given.what == ["one-size"]:
         one_size(given.windows)

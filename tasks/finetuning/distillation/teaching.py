@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 
 from tasks.finetuning.distillation.problem import Distillation, Student, load_teacher
 from tasks.model.training.loop import batch_rows
@@ -72,16 +72,18 @@ def finish(
     spend: Callable[..., None],
     loss: Callable[..., torch.Tensor],
     windows: int,
+    rate: float = RATE,
+    weight_decay: float = 0.0,
 ) -> Student:
     """Train a model on the first windows and return it as a student."""
     model.train(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)
     for step in range(steps):
         rows = batch_rows(windows, problem.batch, step, 0)
         part = problem.train.take(rows)
         spend(tokens=problem.batch * part.context)
         for group in optimizer.param_groups:
-            group["lr"] = RATE * min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps)
+            group["lr"] = rate * min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps)
         optimizer.zero_grad(set_to_none=True)
         found = model(**part.inputs(), use_cache=False, output_hidden_states=True)
         loss(found.logits, found.hidden_states[-1][:, -1], part.labels(), rows).backward()
@@ -96,14 +98,14 @@ def on_text(logits: torch.Tensor, _: torch.Tensor, labels: torch.Tensor, _rows: 
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-def on_lesson(lesson: Lesson) -> Callable[..., torch.Tensor]:
-    """Return half the loss of the text and half the cross entropy with the teacher."""
+def on_lesson(lesson: Lesson, share: float = 0.5) -> Callable[..., torch.Tensor]:
+    """Return the loss of the text and the cross entropy with the teacher, which counts `share`."""
     tokens, shares = torch.from_numpy(lesson.tokens), torch.from_numpy(lesson.shares)
 
     def loss(logits: torch.Tensor, _: torch.Tensor, labels: torch.Tensor, rows: Any) -> torch.Tensor:
-        logs = torch.log_softmax(logits, dim=-1).gather(-1, tokens[rows])
-        taught = -(shares[rows] * logs).sum(-1).mean()
-        return 0.5 * cross_entropy(logits.flatten(0, 1), labels.flatten()) + 0.5 * taught
+        logs = torch.log_softmax(logits, dim=-1)  # once for both
+        taught = -(shares[rows] * logs.gather(-1, tokens[rows])).sum(-1).mean()
+        return (1 - share) * nll_loss(logs.flatten(0, 1), labels.flatten()) + share * taught
 
     return loss
 
@@ -155,7 +157,9 @@ def _drawn(p: NDArray[np.float64], k: int, rng: Generator) -> tuple[NDArray[np.i
 
 
 def _largest(p: NDArray[np.float64], k: int, _: Generator) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    tokens = np.argsort(-p, axis=-1, kind="stable")[..., :k]
+    found = np.argpartition(-p, k - 1, axis=-1)[..., :k]
+    order = np.argsort(-np.take_along_axis(p, found, axis=-1), axis=-1, kind="stable")
+    tokens = np.take_along_axis(found, order, axis=-1)
     shares = np.take_along_axis(p, tokens, axis=-1)
     return tokens.astype(np.int64), (shares / shares.sum(-1, keepdims=True)).astype(np.float32)
 

@@ -1,0 +1,190 @@
+"""Students that learn from a cached teacher against students that learn from the text alone, for equal CPU seconds.
+
+    python -m benchmarks.distillation [--keep FILE] [--write]
+
+The teacher has the size of the demo profile and has learned the training text of the shipped corpus; students have
+half its width and depth. Each seed has windows of its own, few enough that a student reads them several times, and
+the teacher reads all of them once; that time counts. Every way is tuned on further windows with six settings: three
+rates, each with two weight decays (the text alone) or two weights of the teacher. Students make as many steps as the
+CPU seconds cover at rates that are measured first, in turns, so that other work on the machine changes how long it
+takes and not what it finds. `--keep FILE` stores rates, the teacher and finished trainings, so that a rerun goes on;
+`--write` puts the table into `docs/stages/finetuning.md`. About half an hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.kept import Kept
+from benchmarks.page import write_part
+from benchmarks.training import BATCH, as_worker, corpus, table
+from benchmarks.training import model as demo_model
+from tasks.finetuning.distillation.problem import Distillation, quality
+from tasks.finetuning.distillation.teaching import Lesson, ask_teacher, finish, on_lesson, on_text
+from tasks.model.causal import save_model
+from tasks.model.recipe import Recipe
+from tasks.model.score import bits_per_byte
+from tasks.model.training.loop import train
+from tasks.statistics import mean_interval
+
+TEACHER_TOKENS = 3_000_000
+UNIQUE = (300, 900)  # windows of 128 tokens that a student has
+SECONDS = 20.0
+SEEDS = (0, 1, 2, 3, 4)
+TUNING = 5  # the seed whose windows the settings are chosen on
+RATES = (0.00125, 0.0025, 0.005)
+DECAYS, SHARES = (0.0, 0.3), (0.5, 0.9)
+SCRATCH, DRAWS, LARGEST = "text alone", "12 draws", "12 largest probabilities"
+WAYS = (SCRATCH, DRAWS, LARGEST)
+PAGE = Path(__file__).parents[1] / "docs" / "stages" / "finetuning.md"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Settings of a training: rate, and weight decay (the text alone) or weight of the teacher."""
+
+    rate: float
+    other: float
+
+
+def settings(way: str) -> list[Setting]:
+    """Return the settings that are tried."""
+    return [Setting(*pair) for pair in product(RATES, DECAYS if way == SCRATCH else SHARES)]
+
+
+def teacher(folder: Path) -> float:
+    """Train the teacher into a folder and return its bits per byte."""
+    windows, held_out = corpus()
+    net = demo_model(0)
+    train(net, windows, Recipe(tokens=TEACHER_TOKENS, batch=BATCH))
+    save_model(net, folder)
+    return bits_per_byte(net, held_out)
+
+
+def problem(folder: Path, unique: int, seed: int) -> Distillation:
+    """Return a student's problem: windows that no other seed has; held-out text of which tuning has the other half."""
+    windows, held_out = corpus()
+    order = np.random.default_rng(0).permutation(len(windows))
+    rows = order[seed * max(UNIQUE) : seed * max(UNIQUE) + unique]
+    test = held_out.take(slice(int(seed == TUNING), None, 2))
+    return Distillation(folder, 64, 2, windows.take(rows), test, 0, batch=BATCH)
+
+
+def lesson_of(posed: Distillation, way: str) -> Lesson:
+    """Return what the teacher says of all windows."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        return ask_teacher(posed, len(posed.train), rng, Path(folder), largest=way == LARGEST)
+
+
+def student(posed: Distillation, way: str, setting: Setting, steps: int, seed: int) -> Any:
+    """Train a student of a way for some steps."""
+    loss: Callable[..., torch.Tensor] = on_text
+    decay = setting.other
+    if way != SCRATCH:
+        loss, decay = on_lesson(lesson_of(posed, way), setting.other), 0.0
+    made = posed.student(seed)
+    return finish(posed, made, steps, lambda **_: None, loss, len(posed.train), setting.rate, decay)
+
+
+def step_s(folder: Path) -> dict[str, float]:
+    """Return the CPU seconds of a step of each way, measured in turns."""
+    posed = problem(folder, 64, TUNING)
+    lesson = lesson_of(posed, DRAWS)
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(5):
+        for way in WAYS:
+            loss = on_text if way == SCRATCH else on_lesson(lesson)
+            spent = []
+            for steps in (4, 24):  # the difference leaves out what a training costs once
+                began = time.process_time()
+                finish(posed, posed.student(0), steps, lambda **_: None, loss, len(posed.train))
+                spent.append(time.process_time() - began)
+            found[way].append((spent[1] - spent[0]) / 20)
+    return {way: median(values[1:]) for way, values in found.items()}
+
+
+def reading_s(folder: Path) -> dict[str, float]:
+    """Return the CPU seconds of a window that the teacher reads, by what is kept of it, measured in turns."""
+    posed = problem(folder, 64, TUNING)
+    found: dict[str, list[float]] = {way: [] for way in WAYS[1:]}
+    for _ in range(5):
+        for way, values in found.items():
+            began = time.process_time()
+            lesson_of(posed, way)
+            values.append((time.process_time() - began) / len(posed.train))
+    return {SCRATCH: 0.0, **{way: median(values[1:]) for way, values in found.items()}}
+
+
+def compare(kept: Kept, folder: Path, seconds: float) -> str:
+    """Return the tables."""
+    taught = kept.cell("teacher", lambda: teacher(folder))
+    step = kept.cell("step", lambda: step_s(folder))
+    reading = kept.cell("reading", lambda: reading_s(folder))
+
+    def steps(way: str, unique: int) -> int:
+        return max(1, int((seconds - unique * reading[way]) / step[way]))
+
+    def measured(way: str, unique: int, setting: Setting, seed: int) -> list[float]:
+        def run() -> list[float]:
+            posed = problem(folder, unique, seed)
+            began = time.process_time()
+            made = student(posed, way, setting, steps(way, unique), seed)
+            return [-quality(posed, made)[0], time.process_time() - began]
+
+        found: list[float] = kept.cell(f"{seconds:g} s {way} {unique} {setting} {seed}", run)
+        return found
+
+    rows = []
+    for unique in UNIQUE:
+        best = {}
+        for way in WAYS:
+            tried = {setting: measured(way, unique, setting, TUNING)[0] for setting in settings(way)}
+            best[way] = min(tried, key=lambda setting: tried[setting])
+        scratch = np.array([measured(SCRATCH, unique, best[SCRATCH], seed)[0] for seed in SEEDS])
+        for way in WAYS:
+            lost, spent = np.array([measured(way, unique, best[way], seed) for seed in SEEDS]).T
+            low, high = mean_interval(scratch - lost) or (0.0, 0.0)
+            made, other = steps(way, unique), "decay" if way == SCRATCH else "teacher"
+            rows.append((
+                f"{unique * 128:,}", way, f"rate {best[way].rate:g}, {other} {best[way].other:g}",
+                f"{made * BATCH / unique:.1f}", f"{lost.mean():.3f}",
+                "-" if way == SCRATCH else f"{(scratch - lost).mean():+.3f} [{low:+.3f}, {high:+.3f}]",
+                "-" if way == SCRATCH else f"{int((lost < scratch).sum())} of {len(SEEDS)}", f"{spent.mean():.0f}",
+            ))  # fmt: skip
+    header = ("tokens of text", "student learns from", "best of six settings", "epochs", "bits per byte",
+              "gain over the text alone [95 %]", "better in", "CPU s")  # fmt: skip
+    said = f"Teacher: {taught:.3f} bits per byte after {TEACHER_TOKENS:,} tokens. Students: {seconds:g} CPU seconds each, what the teacher's reading takes included."  # noqa: E501  # fmt: skip
+    return f"{said}\n\n{table(header, rows)}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.distillation", description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="CPU seconds of each training")
+    parser.add_argument("--keep", type=Path, help="file that keeps finished trainings; the teacher lies beside it")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/stages/finetuning.md")
+    given = parser.parse_args(arguments)
+    as_worker("benchmarks.distillation", arguments)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.keep.with_suffix(".teacher") if given.keep else Path(temporary) / "teacher"
+        text = compare(Kept.at(given.keep), folder, given.seconds)
+    sys.stdout.write(text + "\n")
+    if given.write:
+        write_part(PAGE, "distillation", text)
+
+
+if __name__ == "__main__":
+    main()
