@@ -18,7 +18,10 @@ import math
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.page import write_part
-from benchmarks.training import table
+from benchmarks.training import Kept, table
 from infra.runtime.backends.usage import usage_s
 from tasks.bench import make_bench
 from tasks.contract import Bench, Budget
@@ -41,9 +44,11 @@ from tasks.model.score import nll
 from tasks.model.small import stored_model
 from tasks.model.windows import Windows
 from tasks.quantum.rotations import exact_frequencies, read
+from tasks.statistics import mean_interval
 
 WINDOW, BASELINE_WINDOWS = 1024, 8
 CONTEXT, TRAIN, VALIDATION, TEST = 128, 32, 4, 8  # tokens and windows of the study
+INCUMBENT = "lora r=1"
 LATE = 2  # blocks from the end that are degraded; the site is in the first of them
 RANK_SHARE = 0.1
 NOISE = ((0.0, 256), (0.0, 1024), (0.0, 8192), (0.03, 8192), (0.119, 8192))  # share depolarised, shots
@@ -150,9 +155,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("test", type=Path)
     parser.add_argument("--cache", type=Path, help="folder that keeps the degraded model")
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.03, 0.1])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rates", type=float, nargs="+", default=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--keep", type=Path, help="file of finished trainings, from which a rerun goes on")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/stages/finetuning.md")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -160,7 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     said = f"Perplexity of the model on the first {BASELINE_WINDOWS} windows of {WINDOW:,} tokens: {found:.2f}.\n\n"
     sys.stdout.write(said)
     with tempfile.TemporaryDirectory() as folder:
-        tables = study(given, given.cache or Path(folder, "degraded"))
+        tables = study(given, given.cache or Path(folder, "degraded"), Kept.at(given.keep))
     sys.stdout.write(tables)
     prices = (price(1024, 4096, 4, 8192), price(1024, 576, 4, 1024), price(1024, 576, 64, 1024))
     header = ("tokens", "width", "blocks of", "shots", "circuits", "executions", "QPU s, projected", "kWh, projected")
@@ -171,7 +177,7 @@ def main(arguments: list[str] | None = None) -> None:
         write_part(PAGE, "adapters", made)
 
 
-def study(given: argparse.Namespace, cache: Path) -> str:
+def study(given: argparse.Namespace, cache: Path, kept: Kept) -> str:
     """Train every adapter, each seed on windows of its own, and return the table of adapters and that of noise."""
     folder = stored_model(cache, lambda: degraded(given.model))
     problems = [_problem(given, folder, seed) for seed in range(given.seeds)]
@@ -180,29 +186,73 @@ def study(given: argparse.Namespace, cache: Path) -> str:
     rates_tried = ", ".join(map(str, given.rates))
     said = (
         f"`{site}`: perplexity {whole:.1f} of the whole model and {low:.1f} of the degraded one; {given.steps} steps "
-        f"of 4 x {CONTEXT} tokens; rates {rates_tried}; {given.seeds} seeds, mean [least, most].\n\n"
+        f"of 4 x {CONTEXT} tokens; {given.seeds} seeds, mean [least, most]; differences are paired by seed. Rates: "
+        f"{rates_tried} on the first seed, on the others the best of the first and its neighbours.\n\n"
     )
-    benches = [make_bench(seed) for seed in range(given.seeds)]  # which keep the states of the frozen model
-    states, rows, noisy = cache_states(problems[0], benches[0])["test"], [], []
-    for name in given.arms:
-        reached, rates, spent = [], [], []
-        for seed, (problem, bench) in enumerate(zip(problems, benches, strict=True)):
-            cache_states(problem, bench)  # is not timed
-            began = time.process_time()
-            fitted = fit(problem, replace(bench, rng=np.random.default_rng(seed)), ARMS[name])
-            spent.append(time.process_time() - began)
-            reached.append(perplexity(fitted.model, states))
-            rates.append(f"{fitted.rate:g}")
-            if name.startswith("cayley") and seed == 0:
-                noisy += sweep(problem, replace(bench), fitted, name)
-        rows.append((
-            name, f"{fitted.trained:,}", f"{np.mean(reached):.1f} [{min(reached):.1f}, {max(reached):.1f}]",
-            f"{(low - np.mean(reached)) / (low - whole):.1%}", ", ".join(sorted(set(rates))), f"{np.mean(spent):.0f}",
-        ))  # fmt: skip
-        sys.stderr.write(f"{', '.join(rows[-1])}\n")
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in given.arms}
+    for seed, problem in enumerate(problems):
+        bench = make_bench(seed)  # which keeps the states of the frozen model
+        for name in given.arms:
+            rates = near(found[name][0]["rate"], given.rates) if seed else tuple(given.rates)
+            key = f"{name}, seed {seed}, {given.steps} steps, rates {', '.join(map(str, rates))}"
+            posed = replace(problem, rates=rates)
+            found[name].append(kept.cell(key, partial(measure, posed, bench, name, seed)))
+            sys.stderr.write(f"{key}: {found[name][-1]}\n")
+    compared = np.array([cell["perplexity"] for cell in found.get(INCUMBENT, ())])
+    rows = [_row(name, cells, whole, low, given.rates, compared) for name, cells in found.items()]
+    noisy = [line for cells in found.values() for line in cells[0]["noisy"]]
+    header = (
+        "adapter",
+        "weights",
+        "perplexity",
+        "recovery",
+        f"difference to {INCUMBENT} [95 %]",
+        "best rates",
+        "CPU s",
+    )
+    adapters = table(header, rows)
     header = ("rotation, seed 0", "read", "qubits", *(f"{s:,} shots" + (f", l = {n:g}" if n else "") for n, s in NOISE))
-    adapters = table(("adapter", "weights", "perplexity", "recovery", "best rates", "CPU s a training"), rows)
     return f"{said}{adapters}\n{table(header, noisy)}" if noisy else f"{said}{adapters}"
+
+
+def near(best: float, rates: Sequence[float]) -> tuple[float, ...]:
+    """Return the three of some rates, in ascending order, that have the best in their middle, or at the edge."""
+    first = min(max(0, list(rates).index(best) - 1), max(0, len(rates) - 3))
+    return tuple(rates[first : first + 3])
+
+
+def measure(problem: Adaptation, bench: Bench, name: str, seed: int) -> dict[str, Any]:
+    """Train an adapter at every rate; return what is kept: figures of the best, and rows under noise for seed 0."""
+    states = cache_states(problem, bench)["test"]  # is not timed
+    began = time.process_time()
+    fitted = fit(problem, replace(bench, rng=np.random.default_rng(seed)), ARMS[name])
+    spent = time.process_time() - began
+    return {
+        "perplexity": perplexity(fitted.model, states),
+        "rate": fitted.rate,
+        "weights": fitted.trained,
+        "cpu_s": spent,
+        "noisy": sweep(problem, replace(bench), fitted, name) if name.startswith("cayley") and seed == 0 else [],
+    }
+
+
+def _row(
+    name: str, cells: list[dict[str, Any]], whole: float, low: float, rates: list[float], compared: np.ndarray
+) -> tuple[str, ...]:
+    """Return the line of an adapter; a best rate at the edge of those tried is marked."""
+    reached = np.array([cell["perplexity"] for cell in cells])
+    interval = mean_interval(reached - compared) if name != INCUMBENT and len(compared) else None
+    edges = (min(rates), max(rates))
+    counted = Counter(cell["rate"] for cell in cells)
+    return (
+        name,
+        f"{cells[0]['weights']:,}",
+        f"{reached.mean():.1f} [{reached.min():.1f}, {reached.max():.1f}]",
+        f"{(low - reached.mean()) / (low - whole):.1%}",
+        f"{(reached - compared).mean():+.1f} [{interval[0]:+.1f}, {interval[1]:+.1f}]" if interval else "-",
+        ", ".join(f"{rate:g}{' (edge)' * (rate in edges)} x{counted[rate]}" for rate in sorted(counted)),
+        f"{np.mean([cell['cpu_s'] for cell in cells]):.0f}",
+    )
 
 
 def _problem(given: argparse.Namespace, folder: Path, seed: int) -> Adaptation:
