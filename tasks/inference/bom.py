@@ -62,7 +62,6 @@ def bill_of_materials(
         "boundary, arms that ran beside for comparison included. Inference: 1,000 tokens written."
     )
     if about["base"]:
-        model.comment += " The training of the base model is not counted."
         base = bill.element(spdx.ai_AIPackage, "base", about["base"])
         base.software_primaryPurpose = spdx.software_SoftwarePurpose.model
         base.verifiedUsing = [_hash(path) for path in sorted(about["given"].glob("*.safetensors"))]

@@ -155,8 +155,7 @@ def model_card(name: str, facts: Mapping[str, Any], about: Mapping[str, Any], li
     lines += ["", "## Quality", "", f"Bits per byte of held-out text, lower is better{answers}.", ""]
     rows = [{"model": key.replace("_", " "), **{d: f"{v:.4f}" for d, v in row.items()}} for key, row in scores.items()]
     lines += _table(("model", *dict.fromkeys(d for row in scores.values() for d in row)), rows)
-    uncounted = " The training of the base model is not counted." if base else ""
-    lines += ["", "## Energy", "", about["energy"]["sentence"] + uncounted, ""]
+    lines += ["", "## Energy", "", about["energy"]["sentence"], ""]
     lines += _table(("stage", "part", "J", "5 %", "95 %", "CPU s"), about["energy"]["rows"])
     forms = facts.get("forms")
     if forms:
@@ -190,8 +189,8 @@ def form_rows(forms: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def describe_energy(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> dict[str, Any]:
-    """Return the ledger as rows and a sentence with the totals."""
+def describe_energy(rows: Sequence[EvidenceRow], coefficients: Coefficients, base: str = "") -> dict[str, Any]:
+    """Return the ledger as rows and a sentence with the totals; `base` names the pretrained model that was given."""
     entries = lifecycle(rows, coefficients)
     made, all_of = (Band.of(energy_draws(part, coefficients)) for part in (chosen_only(rows), rows))
     sources = " and ".join(sorted({row.energy_source for row in rows})) or "none"
@@ -200,6 +199,8 @@ def describe_energy(rows: Sequence[EvidenceRow], coefficients: Coefficients) -> 
         f"arms that ran beside for comparison and the orchestration recorded so far, {all_of.p50:.0f} J "
         f"[{all_of.p5:.0f}, {all_of.p95:.0f}]."
     )
+    if base:
+        sentence += f" The training of {base} is not counted."
     printed = [
         {
             "stage": entry.stage or "run",

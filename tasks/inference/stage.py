@@ -137,19 +137,20 @@ def write_card(context: Context, state: State) -> State:
     """Write the model card: lineage, quality by domain, energy, licences; beside it the bill of materials."""
     options = context.parsed(Options)
     coefficients = Coefficients.load()
-    energy = describe_energy(read_rows(context), coefficients)
+    base = base_model(context)
+    energy = describe_energy(read_rows(context), coefficients, base)
     energy["reading"] = reading_joules(state.facts, options.ledger_tokens, coefficients)
     inputs = {name: str(ref) for name, ref in {**context.inputs, **state.refs}.items()}
     model = state.refs["inference/model"]
     about: dict[str, Any] = {
         "run": context.run_id,
         "inputs": inputs,
-        "base": base_model(context),
+        "base": base,
         "sources": data_sources(context, recovered="recovered" in state.facts["bits_per_byte"]),
         "energy": energy,
         "version": str(model),
     }
-    if about["base"]:
+    if base:
         about["given"] = context.lake.folder(context.inputs["architecture/model"])
     card = model_card(options.name, state.facts, about, options.licences)
     bill = bill_of_materials(

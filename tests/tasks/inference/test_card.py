@@ -91,11 +91,11 @@ def test_the_card_names_lineage_quality_energy_and_licences() -> None:
 def test_the_card_of_a_given_model_names_it_and_the_files_it_was_tuned_on() -> None:
     sources = [{"domain": "data", "source": "chats.jsonl", "documents": 3, "bytes": 99, "sha256": "00"}]
     facts = {"bits_per_byte": {"before": {"base": 2.0, "data": 3.0}}}
-    energy = describe_energy(ROWS, Coefficients.load())
+    energy = describe_energy(ROWS, Coefficients.load(), "smollm")
     about = {"run": "r", "inputs": {}, "base": "smollm", "sources": sources, "energy": energy}
     card = model_card("ketcycle", facts, about, {"model": "Apache-2.0"})
     for part in ("The base model `smollm` was given; what it had learned from is not known.",
                  "| data | chats.jsonl | 3 | 99 |", "data: the answers of held-out rows.",
                  "Licences: model: Apache-2.0; data: not stated; state them with `inference.licences`.",
-                 "The training of the base model is not counted."):  # fmt: skip
+                 "The training of smollm is not counted."):  # fmt: skip
         assert part in card

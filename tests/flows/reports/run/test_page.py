@@ -106,6 +106,17 @@ def test_the_page_opens_with_the_answer_then_pictures_then_tables(text: str) -> 
     assert 0 < text.index("<h2") - text.index("<h1") < 500, "nothing but a line stands before the answer"
 
 
+def test_a_run_without_quantum_arms_says_so_without_an_empty_table(stored_home: Path, text: str) -> None:
+    report = build_report(Settings(home=stored_home), *runs.read(stored_home, "r1"))
+    for stage in report["stages"]:
+        for subtask in stage["subtasks"]:
+            subtask["rows"] = [row for row in subtask["rows"] if row["kind"] != "quantum"]
+    found = page(stored_home, report)
+    assert "This run compared no quantum arm with a classical one." in found
+    assert "quality of the quantum arm" in text
+    assert "quality of the quantum arm" not in found
+
+
 def test_a_column_with_a_unit_or_a_term_is_explained(text: str) -> None:
     """Every column of the main tables but plain names has a tooltip and a place at the end of the page."""
     plain_names = {"arm", "quantum arm", "status", "stage", "decision", "result", "chosen", "reason", "backend"}
