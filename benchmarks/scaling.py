@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from scipy.optimize import least_squares
+from scipy.optimize import least_squares, minimize_scalar
 
 from benchmarks.page import write_part
 from benchmarks.training import CONTEXT, VOCABULARY, corpus
@@ -39,7 +39,8 @@ RATES_AT = ((1, 51_200), (2, 51_200), (3, 51_200), (1, 163_840))
 LONG = (2, 409_600)  # depth and tokens of a longer training, for the rates only
 BATCHES_AT = ((1, 16_384), (1, 163_840))
 SMALL_BATCH = (((1, 51_200), (1.0, 2.0, 4.0)), ((1, 163_840), (0.5, 1.0, 2.0)), ((1, 614_400), (0.3, 0.6, 1.2)))
-REPEATED = (1, 163_840, 20_480)  # depth, tokens, different tokens
+REPEATED = ((20_480, 4), (20_480, 8), (51_200, 4), (51_200, 8), (102_400, 4))  # different tokens, readings
+DECAYED = (20_480, 8)  # the weight decay is chosen here
 
 
 @dataclass(frozen=True)
@@ -74,11 +75,21 @@ RATES = [Trial(*at, factor=factor) for at in RATES_AT for factor in (0.5, 2.0)]
 BATCHES = [Trial(*at, batch=batch) for at in BATCHES_AT for batch in (4, 16)]
 LONG_RATES = [Trial(*LONG, factor=factor) for factor in (0.5, 1.0, 2.0)]
 SMALL_RATES = [Trial(*at, factor=factor, batch=4) for at, factors in SMALL_BATCH for factor in factors]
-DECAYS = [Trial(*REPEATED[:2], weight_decay=decay, unique=REPEATED[2]) for decay in (0.0, 0.5, 2.0)]
+AGAIN = {
+    (unique, readings): [
+        Trial(1, unique * readings, weight_decay=decay, unique=unique)
+        for decay in ((0.0, 0.5, 2.0) if (unique, readings) == DECAYED else (0.0, 0.5))
+    ]
+    for unique, readings in REPEATED
+}
 SAID: list[str] = []
 PAGE = Path(__file__).parents[1] / "docs" / "stages" / "architecture.md"
 LOSS = [*GRID, Trial(*LONG), Trial(1, 614_400, factor=0.6, batch=4)]  # of the fit of the loss
-RUNS = list(dict.fromkeys([*GRID, *RATES, *BATCHES, *SMALL_RATES, *DECAYS, *LONG_RATES]))
+RUNS = list(
+    dict.fromkeys(
+        [*GRID, *RATES, *BATCHES, *SMALL_RATES, *LONG_RATES, *(trial for tried in AGAIN.values() for trial in tried)]
+    )
+)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -96,7 +107,7 @@ def measure(trial: Trial) -> dict[str, float]:
     """Train and return the held-out bits per byte and the CPU seconds of the training."""
     windows, held_out = corpus()
     if trial.unique:
-        windows = windows.take(slice(trial.unique // CONTEXT))
+        windows = windows.spread(trial.unique // CONTEXT)
     net = build_model(trial.shape, 0, 0)
     recipe = Recipe(
         tokens=trial.tokens,
@@ -153,6 +164,29 @@ def fit_rates(points: list[tuple[Trial, float]]) -> tuple[Power, float, np.ndarr
     return law, float(size), value - np.array(columns) @ [level, steps, size]
 
 
+def fit_again(runs: dict[Trial, dict[str, float]], law: Sequence[float]) -> float:
+    """Return after how many readings one more is worth 1/e of new text, and print what that says of each text."""
+    floor, model, a, data, b = law
+    measured = {at: min(runs[t]["bits_per_byte"] for t in tried) for at, tried in AGAIN.items()}
+
+    def predicted(unique: int, readings: int, again: float) -> float:
+        size = AGAIN[unique, readings][0].shape.parameters / UNIT
+        read = fresh_tokens(unique * readings, unique, again) / UNIT
+        return float(floor + model * size**-a + data * read**-b)
+
+    def error(again: float) -> float:
+        return sum((log(predicted(*at, again)) - log(value)) ** 2 for at, value in measured.items())
+
+    found = float(minimize_scalar(error, bounds=(0.1, 50.0), method="bounded").x)
+    rows = [
+        (f"{at[0]:,}", f"{at[1]}", f"{value:.3f}", f"{predicted(*at, found):.3f}", f"{predicted(*at, 15.4):.3f}")
+        for at, value in measured.items()
+    ]
+    table(("different tokens", "readings", "bits per byte", "fitted", "with 15.4 of Muennighoff et al."), rows)
+    say(f"a text that is read again: one more reading is worth 1/e of new text after {found:.2f} readings\n\n")
+    return found
+
+
 def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     """Fit all rules and print them with their residuals."""
     (floor, model, a, data, b), residuals = fit_loss(runs)
@@ -183,12 +217,10 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
     shown = [(f"{c:.2e}", f"{v:.2f}", f"{e:+.2f}") for (c, v), e in zip(best_batches, batch_errors, strict=True)]
     table(("FLOPs", "best batch", "residual (ln)"), shown)
     say(f"batch: {batch.at:.3g} (C / {COMPUTE:.0e})^{batch.exponent:.3f}\n")
-    decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in DECAYS]
-    table(("weight decay", "bits per byte, text read 8 times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
-    read = fresh_tokens(*REPEATED[1:]) / UNIT
-    expected = floor + model * (DECAYS[0].shape.parameters / UNIT) ** -a + data * read**-b
-    say(f"the rule for text that is read again says {expected:.3f}\n\n")
-    decay = min(decays, key=lambda row: row[1])[0] / log(REPEATED[1] / REPEATED[2])
+    decays = [(t.weight_decay, runs[t]["bits_per_byte"]) for t in AGAIN[DECAYED]]
+    table(("weight decay", f"bits per byte, text read {DECAYED[1]} times"), [(f"{d:g}", f"{v:.3f}") for d, v in decays])
+    decay = min(decays, key=lambda row: row[1])[0] / log(DECAYED[1])
+    again = fit_again(runs, (floor, model, a, data, b))
     timed = [t for t in GRID if t.tokens > min(TOKENS)]
     columns = np.array([[t.tokens, t.flops] for t in timed])
     weights = 1 / np.array([runs[t]["cpu_s"] for t in timed])
@@ -201,7 +233,7 @@ def fit(runs: dict[Trial, dict[str, float]]) -> Rules:
         f"off by {100 * off.min():+.0f} to {100 * off.max():+.0f} %\n"
     )
     return Rules(
-        floor, model, a, data, b, error, rates, by_size, batch, decay,
+        floor, model, a, data, b, error, rates, by_size, batch, decay, again,
         max(t.flops for t in LOSS),
     )  # fmt: skip
 

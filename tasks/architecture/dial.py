@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tasks.architecture.config import TOKENS_PER_PARAMETER, Shape, shape_of_dial
 from tasks.architecture.rate import Rate
-from tasks.model.scaling import Rules, fresh_tokens, rules
+from tasks.model.scaling import Rules, rules
 
 DEEPEST = 48
 DEMO = Shape(depth=4, width=128, heads=4, ffn=384, vocab_size=4096, context=128)
@@ -75,7 +75,7 @@ def best_depth(budget: Budget, vocab_size: int, context: int, unique_tokens: flo
             return float("inf")
         if depth < DEEPEST and tokens > TOKENS_PER_PARAMETER * shape.parameters:
             return float("inf")
-        return fitted.loss(shape.parameters, fresh_tokens(max(tokens, 1), unique_tokens))
+        return fitted.loss(shape.parameters, fitted.fresh(max(tokens, 1), unique_tokens))
 
     return min(range(1, DEEPEST + 1), key=loss)
 
@@ -96,5 +96,5 @@ def choose(budget: Budget, shape: Shape, unique_tokens: float, fitted: Rules | N
         "tokens": tokens,
         **fitted.recipe(shape.parameters, flops, tokens, shape.context, unique_tokens),
     }
-    predicted = fitted.loss(shape.parameters, fresh_tokens(tokens, unique_tokens))
+    predicted = fitted.loss(shape.parameters, fitted.fresh(tokens, unique_tokens))
     return Choice(shape, recipe, flops, predicted, fitted.residual, flops / fitted.largest)

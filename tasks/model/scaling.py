@@ -2,9 +2,10 @@
 
 The rules are fitted on runs of our own loop on the shipped text (`python -m benchmarks.scaling --write`) and stored in
 `scaling.yaml` with these runs. The loss follows `floor + A N^-a + B D^-b` in parameters N and tokens D (Hoffmann et al.
-2022, approach 3); tokens that are read again count less (Muennighoff et al. 2023). The batch is a power law of the
-training FLOPs (arXiv 2401.02954), the learning rates are one of the optimiser steps and of the parameters. Weight decay
-rises with the logarithm of the number of readings.
+2022, approach 3). Tokens that are read again count less, by the form of Muennighoff et al. 2023 with a constant that is
+fitted here: small models gain far less from reading again. The batch is a power law of the training FLOPs (arXiv
+2401.02954), the learning rates are one of the optimiser steps and of the parameters. Weight decay rises with the
+logarithm of the number of readings.
 """
 
 from __future__ import annotations
@@ -23,15 +24,7 @@ from tasks.model.recipe import Recipe
 UNIT = 1e5  # parameters, tokens
 COMPUTE = 1e11  # FLOPs
 STEPS = 100.0  # of the optimiser
-HALVED = 15.4  # readings after which another one is worth 1/e of a new text (Muennighoff et al. 2023, table 1)
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
-
-
-def fresh_tokens(tokens: float, unique_tokens: float) -> float:
-    """Return the number of new tokens that are worth as much as reading a text of some tokens again and again."""
-    if tokens <= unique_tokens:
-        return tokens
-    return unique_tokens * (1 + HALVED * (1 - exp(-(tokens / unique_tokens - 1) / HALVED)))
 
 
 @dataclass(frozen=True)
@@ -58,6 +51,7 @@ class Rules:
         rates_by_size: exponent with which the learning rates change with the parameters.
         batch: windows of a step by training FLOPs.
         weight_decay: of matrices, for each factor of e by which a text is read more than once.
+        again: readings after which one more is worth 1/e of new text.
         largest: training FLOPs of the largest run of the fit.
     """
 
@@ -71,6 +65,7 @@ class Rules:
     rates_by_size: float
     batch: Power
     weight_decay: float
+    again: float
     largest: float
 
     @classmethod
@@ -78,6 +73,10 @@ class Rules:
         """Return the rules of their plain values."""
         laws = {name: Power(**stored[name]) for name in ("rates", "batch")}
         return cls(**{**stored, **laws})
+
+    def fresh(self, tokens: float, unique_tokens: float) -> float:
+        """Return the number of new tokens that are worth as much as reading a text of some tokens again and again."""
+        return fresh_tokens(tokens, unique_tokens, self.again)
 
     def loss(self, parameters: float, tokens: float) -> float:
         """Return the predicted bits per byte on held-out text."""
@@ -113,6 +112,13 @@ def rules() -> Rules:
     """Return the rules that ship."""
     path = resources.files("tasks.model") / "scaling.yaml"
     return Rules.of(yaml.safe_load(path.read_text(encoding="utf-8"))["rules"])
+
+
+def fresh_tokens(tokens: float, unique_tokens: float, again: float) -> float:
+    """Return the new tokens that are worth as much as `tokens` of a text of `unique_tokens`; see `Rules.again`."""
+    if tokens <= unique_tokens:
+        return tokens
+    return unique_tokens * (1 + again * (1 - exp(-(tokens / unique_tokens - 1) / again)))
 
 
 def optimum(points: Sequence[tuple[float, float]]) -> float:

@@ -21,7 +21,7 @@ from infra.progress import publish_curve
 from tasks.budget import joules_per_cpu_s
 from tasks.model.causal import load_model, load_tokenizer, save_model, separator
 from tasks.model.generation.generate import Sampling, complete
-from tasks.model.scaling import fresh_tokens, rules
+from tasks.model.scaling import rules
 from tasks.model.score import bits_per_byte
 from tasks.model.threads import torch_threads
 from tasks.model.training.checkpoint import Place
@@ -184,7 +184,7 @@ def _score_prediction(context: Context, model: PreTrainedModel, tokens: int, mea
     if not dial:
         return {}
     fitted = rules()
-    read = fresh_tokens(tokens, dial["unique_tokens"])
+    read = fitted.fresh(tokens, dial["unique_tokens"])
     predicted = fitted.loss(sum(p.numel() for p in model.parameters()), read)
     log.info("bits per byte: predicted %.3f, measured %.3f (%+.3f)", predicted, measured, measured - predicted)
     scored = {"predicted": predicted, "measured": measured, "difference": measured - predicted}

@@ -10,14 +10,14 @@ from tasks.architecture.config import build_model, shape_of_dial
 from tasks.architecture.dial import DEMO_FLOPS, Budget, best_depth, choose
 from tasks.architecture.rate import Rate, card_rate, measure_rate
 from tasks.model.recipe import Recipe
-from tasks.model.scaling import Power, Rules, fresh_tokens, rules
+from tasks.model.scaling import Power, Rules, rules
 from tasks.model.training.loop import train
 from tasks.model.windows import Windows
 
 FITTED = Rules(
     floor=1.0, model=0.5, model_exponent=0.4, data=0.5, data_exponent=0.4, residual=0.01,
     rates=Power(1.0, 0.0, 100.0), rates_by_size=-0.25, batch=Power(8.0, 0.0, 1e11), weight_decay=0.1,
-    largest=1e12,
+    again=15.4, largest=1e12,
 )  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_a_shape_of_ones_own_gets_the_tokens_that_its_budget_covers() -> None:
     shape = replace(shape_of_dial(2, 4096, 128), width=96, heads=3)
     choice = choose(Budget(flops=1e12), shape, 1e5, FITTED)
     assert choice.recipe["tokens"] == int(1e12 / shape.training_flops_per_token)
-    assert choice.predicted == FITTED.loss(shape.parameters, fresh_tokens(choice.recipe["tokens"], 1e5))
+    assert choice.predicted == FITTED.loss(shape.parameters, FITTED.fresh(choice.recipe["tokens"], 1e5))
     assert choice.recipe["weight_decay"] > 0
 
 
@@ -89,3 +89,4 @@ def test_the_rules_that_ship_choose_about_the_demo_at_scale_one() -> None:
     """Scale 1 is the compute of the demo profile, whose depth is 4; the rules prefer fewer blocks and more tokens."""
     assert best_depth(Budget(flops=DEMO_FLOPS), 4096, 128, 400_000) in range(2, 9)
     assert rules().residual < 0.1
+    assert 1.5e5 < rules().fresh(8e5, 1e5) < 4e5, "a text read eight times"
