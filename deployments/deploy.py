@@ -307,10 +307,20 @@ def trainers() -> int:
 
 
 def _plain(automation: Any) -> dict[str, Any]:
-    """Return the content of an automation, without ids and its paused state."""
+    """Return the content of an automation, without ids and its paused state, names in order: they are sets."""
     found = json.loads(automation.model_dump_json(include={"description", "tags", "trigger", "actions"}))
     found["trigger"].pop("id", None)
-    return dict(found)
+    return dict(_ordered(found))
+
+
+def _ordered(value: Any) -> Any:
+    """Return plain data with all lists of texts sorted."""
+    if isinstance(value, dict):
+        return {name: _ordered(item) for name, item in value.items()}
+    if isinstance(value, list):
+        texts = all(isinstance(item, str) for item in value)
+        return sorted(value) if texts else [_ordered(item) for item in value]
+    return value
 
 
 def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from typer.testing import CliRunner
 
-from deployments.deploy import Change, deploy, merged
+from deployments.deploy import Change, _ordered, deploy, merged
 from flows.cli import app
 from infra import events, settings
 from infra.compute import write_note
@@ -164,6 +164,16 @@ def test_a_payload_that_does_not_fit_is_a_failed_action_with_a_reason(server: Se
     (failed,) = server.events("prefect.automation.action.failed")
     assert "'file' was unexpected" in failed["payload"]["reason"]
     assert not server.ask("POST", "/flow_runs/filter", {"flows": {"name": {"any_": ["curate-on-arrival"]}}})
+
+
+def test_names_that_a_server_returns_in_another_order_are_no_change() -> None:
+    """The events that an automation expects are a set: its order depends on the hash seed of the process."""
+    one, other = ({"trigger": {"expect": names, "within": 3600}} for names in (["a", "b"], ["b", "a"]))
+    assert one != other
+    assert _ordered(one) == _ordered(other)
+    assert _ordered({"actions": [{"subject": "b"}, {"subject": "a"}]}) == {
+        "actions": [{"subject": "b"}, {"subject": "a"}]
+    }
 
 
 def test_an_incident_is_posted_once(server: Server, posted: tuple[str, list[dict[str, Any]]]) -> None:
