@@ -30,8 +30,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from benchmarks.kept import Kept
 from benchmarks.page import write_part
-from benchmarks.training import Kept, table
+from benchmarks.training import table
 from infra.runtime.backends.usage import usage_s
 from tasks.bench import make_bench
 from tasks.contract import Bench, Budget

@@ -41,6 +41,7 @@ BATCHES_AT = ((1, 16_384), (1, 163_840))
 SMALL_BATCH = (((1, 51_200), (1.0, 2.0, 4.0)), ((1, 163_840), (0.5, 1.0, 2.0)), ((1, 614_400), (0.3, 0.6, 1.2)))
 REPEATED = ((20_480, 4), (20_480, 8), (51_200, 4), (51_200, 8), (102_400, 4))  # different tokens, readings
 DECAYED = (20_480, 8)  # the weight decay is chosen here
+PUBLISHED = 15.4  # Muennighoff et al. 2023, table 1
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,10 @@ def fit_again(runs: dict[Trial, dict[str, float]], law: Sequence[float]) -> floa
 
     found = float(minimize_scalar(error, bounds=(0.1, 50.0), method="bounded").x)
     rows = [
-        (f"{at[0]:,}", f"{at[1]}", f"{value:.3f}", f"{predicted(*at, found):.3f}", f"{predicted(*at, 15.4):.3f}")
+        (f"{at[0]:,}", f"{at[1]}", f"{value:.3f}", f"{predicted(*at, found):.3f}", f"{predicted(*at, PUBLISHED):.3f}")
         for at, value in measured.items()
     ]
-    table(("different tokens", "readings", "bits per byte", "fitted", "with 15.4 of Muennighoff et al."), rows)
+    table(("different tokens", "readings", "bits per byte", "fitted", f"with {PUBLISHED} of Muennighoff et al."), rows)
     say(f"a text that is read again: one more reading is worth 1/e of new text after {found:.2f} readings\n\n")
     return found
 

@@ -28,9 +28,11 @@ def read_pairs(options: Options) -> tuple[list[Preference], Any]:
     """Return the preferences of the file, and the library that tunes a model on them.
 
     Raises:
-        BadInput: the file is malformed, or `trl` is not installed.
+        BadInput: the file is malformed or has a single row, or `trl` is not installed.
     """
     preferences = read_preferences(Path(options.preferences).expanduser())
+    if len(preferences) < 2:
+        raise BadInput(f"{options.preferences} has 1 row(s); at least 2 are needed, because one is held out")
     try:
         return preferences, import_module("trl")  # an extra; it names its classes when they are asked for
     except ImportError as error:
@@ -64,7 +66,7 @@ def tune_preferences(
         tokenizer.pad_token = tokenizer.eos_token
     rows = [{"prompt": p.prompt, "chosen": p.chosen, "rejected": p.rejected} for p in preferences]
     order = np.random.default_rng([context.seed, 6]).permutation(len(rows))
-    held = max(1, round(options.held_out * len(rows)))
+    held = min(len(rows) - 1, max(1, round(options.held_out * len(rows))))
     test, train = ([rows[i] for i in part] for part in np.split(order, [held]))
     arguments = trl.DPOConfig(
         output_dir=str(context.scratch / "preference"),

@@ -34,6 +34,7 @@ from tasks.stage import Context, State, decisions
 from tasks.steps import posed
 
 ROW = json.dumps({"text": "2 + 2 = 4"}) + "\n"
+PREFERENCE = json.dumps({"prompt": "2 + 2", "chosen": "4", "rejected": "5"}) + "\n"
 PROSE = "the parser reads a stream of tokens and with each of them it decides what to do that the grammar allows"
 
 
@@ -149,6 +150,10 @@ CASES: dict[str, tuple[Callable[[], tuple[str, ...]], str]] = {
     "malformed preference": (
         lambda: ("run", "--set", f"finetuning.preferences={written('p.jsonl', ROW)}"),
         r"p\.jsonl line 1: a preference has prompt, chosen and rejected; this one lacks prompt, chosen, rejected",
+    ),
+    "a single preference": (
+        lambda: ("run", "--set", f"finetuning.preferences={written('p.jsonl', PREFERENCE)}"),
+        r"p\.jsonl has 1 row\(s\); at least 2 are needed",
     ),
     "unknown backend": (lambda: ("run", "--backend", "mars"), r"use aer, noisy:.*, ibm:<device>, or provider:"),
     "unknown fake device": (lambda: ("run", "--backend", "noisy:mars"), r"no fake device 'mars'.*fake_torino"),
