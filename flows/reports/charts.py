@@ -101,9 +101,8 @@ def _figure(height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
 
 def _dot(ax: Axes, x: Sequence[float], y: float, colour: str, marker: str, **more: Any) -> None:
     """Draw a band [p5, p50, p95] as an error bar with a marker at the median."""
-    low, middle, high = x
-    ax.plot([low, high], [y, y], color=colour, lw=1.6, alpha=0.55, solid_capstyle="butt")
-    ax.plot([middle], [y], marker=marker, color=colour, ms=more.pop("ms", 6), ls="none", **more)
+    look = {"ms": 6, "lw": 1.1, "solid_capstyle": "butt", **more}
+    ax.plot(x, [y] * 3, color=colour, marker=marker, markevery=[1], **look)
 
 
 def log_axis(ax: Axes, which: Literal["x", "y"]) -> None:
@@ -154,7 +153,10 @@ def energy_by_stage(report: Row) -> str | None:
 
 @_once
 def arms(subtask: Row) -> str | None:
-    """Return one decision's arms: joules with bands on the left, quality with intervals on the right."""
+    """Return one decision's arms: joules with bands on the left, quality with intervals on the right.
+
+    The cheapest arm is on top; a line joins the arms that are better than all cheaper ones (the Pareto front).
+    """
     rows = [row for row in subtask["rows"] if row["status"] == "done"]
     if not rows:
         return None
@@ -172,6 +174,9 @@ def arms(subtask: Row) -> str | None:
     log_axis(left, "x")
     left.set_xlabel("joules spent,\nlog scale")
     if right:
+        front = {row["arm"]: max(low, row["quality"]) for row in _front(scored)}
+        steps = [(front[row["arm"]], y) for y, row in enumerate(rows) if row["arm"] in front]
+        right[0].plot(*zip(*steps, strict=True), color="#444444", lw=1, ls="--", zorder=1)
         if subtask["oracle"] is not None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
         right[0].set_xlabel(f"{fill(subtask['metric'], 18)},\nhigher is better")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,8 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         with suppress(psutil.Error):
             return process.children()
         return []
+    if process.pid == os.getpid() and _childless():  # else a file for each thread is read
+        return []
     found = []
     with suppress(OSError):  # the process, or one of its threads, is gone
         for task in tasks.iterdir():
@@ -42,6 +45,15 @@ def children(process: psutil.Process) -> list[psutil.Process]:
         with suppress(psutil.Error):
             alive.append(psutil.Process(int(pid)))
     return alive
+
+
+def _childless() -> bool:
+    """Whether this process has no children, neither running nor ended ones that were not waited for."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # it only looks
+    except ChildProcessError:
+        return True
+    return False
 
 
 def descendants(process: psutil.Process) -> list[psutil.Process]:

@@ -77,7 +77,6 @@ def _context(home: Path, report: Row) -> dict[str, Any]:
                 **subtask,
                 "stage": stage["stage"],
                 "arms_chart": charts.arms(subtask),
-                "scatter": charts.quality_against_energy(subtask),
                 "cells": arm_rows(subtask),
             }
             for stage in report["stages"]

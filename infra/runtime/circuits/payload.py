@@ -1,4 +1,4 @@
-"""How circuits, values and results are written down: stable digests, QPY, compressed npz. Never pickle."""
+"""How circuits, values and results are written down: stable digests, QPY, npz. Never pickle."""
 
 from __future__ import annotations
 
@@ -127,11 +127,17 @@ def decode_circuit(data: bytes) -> QuantumCircuit:
     return qpy.load(io.BytesIO(data))[0]
 
 
-def encode_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Write arrays as a compressed npz archive."""
+def encode_arrays(arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True) -> bytes:
+    """Write arrays as an npz archive.
+
+    Args:
+        arrays: by name.
+        compressed: whether they get smaller by it; angles do not.
+    """
     stream = io.BytesIO()
     # numpy's own savez_compressed takes the slowest level: three times the time for two per cent of the size
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+    how = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with zipfile.ZipFile(stream, "w", how, compresslevel=1) as archive:
         for name, values in arrays.items():
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, np.asarray(values), allow_pickle=False)

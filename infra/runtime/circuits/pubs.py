@@ -150,7 +150,7 @@ class SamplerRequest:
 
     def encode(self, start: int, stop: int) -> bytes:
         """Write a range of parameter sets."""
-        return encode_arrays({"sets": self.arrays["sets"][start:stop]})
+        return encode_arrays({"sets": self.arrays["sets"][start:stop]}, compressed=False)
 
 
 class EstimatorRequest:

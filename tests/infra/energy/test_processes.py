@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -78,3 +79,13 @@ def test_children_and_theirs_are_those_that_psutil_finds() -> None:
         grandchild.kill()
         started.wait()
     assert set(children(psutil.Process())) == set(me.children())
+
+
+def test_an_ended_child_that_was_not_waited_for_is_still_a_child() -> None:
+    with ThreadPoolExecutor(1) as other:  # a child of another thread is one of this process
+        started = other.submit(subprocess.Popen, [sys.executable, "-c", ""]).result()
+        while psutil.Process(started.pid).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        assert started.pid in {process.pid for process in children(psutil.Process())}
+        started.wait()
+    assert started.pid not in {process.pid for process in children(psutil.Process())}

@@ -86,7 +86,7 @@ def test_every_part_is_there(text: str) -> None:
         "Provenance",
     ):
         assert name in headings
-    assert text.count("<svg") == 7  # all arms, stages, two of the decision, three energies, training, drift
+    assert text.count("<svg") == 6  # all arms, stages, the decision, three energies, training, drift
     for title in (
         "training: Training curve",
         "training: What the model writes",

@@ -94,9 +94,10 @@ def test_different_changes_have_different_digests():
     assert len(digests) == len(changes)
 
 
-def test_arrays_come_back_as_they_were():
+@pytest.mark.parametrize("compressed", [True, False])
+def test_arrays_come_back_as_they_were(compressed: bool):
     arrays = {"a": np.arange(6.0).reshape(2, 3), "b": np.zeros((0, 4), np.uint8), "c": np.array(0.5)}
-    back = decode_arrays(encode_arrays(arrays))
+    back = decode_arrays(encode_arrays(arrays, compressed=compressed))
     assert back.keys() == arrays.keys()
     for name, value in arrays.items():
         np.testing.assert_array_equal(back[name], value)
