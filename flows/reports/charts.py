@@ -181,7 +181,7 @@ def arms(subtask: Row) -> str | None:
             right[0].axvline(subtask["oracle"], color="#444444", lw=1, ls=":")
         right[0].set_xlabel(f"{fill(subtask['metric'], 18)},\nhigher is better")
         right[0].xaxis.set_major_locator(MaxNLocator(2, min_n_ticks=2))
-        right[0].tick_params(axis="y", length=0)
+        right[0].yaxis.set_visible(b=False)
         right[0].margins(x=0.08)
     figure.legend(
         handles=_kinds(r["kind"] for r in rows), loc="outside upper left", ncols=5, columnspacing=0.6, handletextpad=0.1
