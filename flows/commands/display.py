@@ -309,8 +309,9 @@ def _apart(output: Path | None) -> Iterator[IO[str]]:
         os.close(file)
         if inherited:
             stream.close()
-        if not output.stat().st_size:
-            output.unlink()
+        with contextlib.suppress(FileNotFoundError):  # the home is gone: what went wrong before is the error to show
+            if not output.stat().st_size:
+                output.unlink()
 
 
 def _worker(record: logging.LogRecord) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from flows.commands.display import LiveView, PlainLines
+from flows.commands.display import LiveView, OutputMode, PlainLines, shown
 from tasks.contract import STAGES
 
 ROOT = Path(__file__).parents[3]
@@ -210,3 +211,10 @@ def test_verbose_leaves_what_libraries_print_where_it_was(tmp_path: Path) -> Non
     seen = in_a_terminal(tmp_path, "--verbose")
     assert "noise of a child" in seen
     assert not (tmp_path / "output.txt").exists()
+
+
+def test_the_error_of_a_run_whose_folder_was_removed_is_not_hidden(tmp_path: Path) -> None:
+    output = tmp_path / "run" / "output.txt"
+    with pytest.raises(ZeroDivisionError), shown("run r1", OutputMode(plain=True), ("curation",), output):
+        shutil.rmtree(output.parent)
+        raise ZeroDivisionError
