@@ -213,8 +213,12 @@ def test_verbose_leaves_what_libraries_print_where_it_was(tmp_path: Path) -> Non
     assert not (tmp_path / "output.txt").exists()
 
 
+def lose_the_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    raise ZeroDivisionError
+
+
 def test_the_error_of_a_run_whose_folder_was_removed_is_not_hidden(tmp_path: Path) -> None:
     output = tmp_path / "run" / "output.txt"
     with pytest.raises(ZeroDivisionError), shown("run r1", OutputMode(plain=True), ("curation",), output):
-        shutil.rmtree(output.parent)
-        raise ZeroDivisionError
+        lose_the_folder(output.parent)
