@@ -144,6 +144,19 @@ def gradient_qubo(problem: Pruning, gradients: NDArray[np.float64]) -> Qubo:
     return Qubo(scale * linear, scale * (fisher - np.diag(np.diagonal(fisher))))
 
 
+def subset_losses(problem: Pruning, text: Windows, what: str) -> dict[Removal, float]:
+    """Return the loss on a text without every k-subset of the units; `what` names the evaluation in the log."""
+    n, k, began = len(problem.units), problem.k, time.monotonic()
+    losses: dict[Removal, float] = {}
+    for first in combinations(range(n - 1), k - 1):
+        last = tuple(range(first[-1] + 1 if first else 0, n))
+        job = Job(problem.model, problem.units, text, first, last, False, problem.threads)
+        found = (evaluate(job)[1:] / (math.log(2) * text.n_bytes.sum())).tolist()
+        losses |= {(*first, unit): loss for unit, loss in zip(last, found, strict=True)}
+        announce(f"{what}, subsets", len(losses), math.comb(n, k), began)
+    return losses
+
+
 def prove_optimum(problem: Pruning) -> dict[str, Any]:
     """Evaluate the loss on the selection text without every k-subset of the units.
 
@@ -151,22 +164,14 @@ def prove_optimum(problem: Pruning) -> dict[str, Any]:
         `bits_per_byte` of the best, its `removed` positions, how many `subsets` there were, and the `median` and
         `highest` loss among them.
     """
-    n, k, text, began = len(problem.units), problem.k, problem.selection, time.monotonic()
-    subsets: list[Removal] = []
-    losses: list[float] = []
-    for first in combinations(range(n - 1), k - 1):
-        last = tuple(range(first[-1] + 1 if first else 0, n))
-        job = Job(problem.model, problem.units, text, first, last, False, problem.threads)
-        losses += (evaluate(job)[1:] / (math.log(2) * text.n_bytes.sum())).tolist()
-        subsets += [(*first, unit) for unit in last]
-        announce("proof of the optimum, subsets", len(losses), math.comb(n, k), began)
-    best = int(np.argmin(losses))
+    losses = subset_losses(problem, problem.selection, "proof of the optimum")
+    best = min(losses, key=lambda subset: losses[subset])
     return {
         "bits_per_byte": losses[best],
-        "removed": list(subsets[best]),
+        "removed": list(best),
         "subsets": len(losses),
-        "median": float(np.median(losses)),
-        "highest": max(losses),
+        "median": float(np.median(list(losses.values()))),
+        "highest": max(losses.values()),
     }
 
 
