@@ -28,6 +28,7 @@ from tasks.training.batch_selection.problem import Pool, quality
 
 OFFSET = 17  # bytes by which the pool is shifted against those of the bank
 SHOTS = 64
+ROUNDS = 12  # one round of the annealer cannot tell two reads from four
 
 
 def tuning_pool() -> Pool:
@@ -62,9 +63,13 @@ def main(_: Sequence[str] | None = None) -> None:
     anneals = {}
     for reads, sweeps in product((2, 4, 8, 16), (5, 10, 20, 40)):
         began = time.process_time()
-        found = [cardinality_annealing(qubo, KEEP, reads, sweeps, bench.rng) for qubo in qubos]
-        anneals[reads, sweeps] = excess(found) + 1e-3 * (time.process_time() - began)
-    report("annealing (reads, sweeps): best energy above the optimum, and a thousandth for each CPU second", anneals)
+        rounds = [
+            excess([cardinality_annealing(qubo, KEEP, reads, sweeps, bench.rng) for qubo in qubos])
+            for _ in range(ROUNDS)
+        ]
+        anneals[reads, sweeps] = float(np.mean(rounds)) + 1e-3 * (time.process_time() - began) / ROUNDS
+    title = f"annealing (reads, sweeps), mean of {ROUNDS} rounds: best energy above the optimum, and .001 a CPU second"
+    report(title, anneals)
     weights = {}
     for diversity in (0.0, 0.5, 1.0, 2.0):
         rows = [

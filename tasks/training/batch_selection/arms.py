@@ -7,7 +7,8 @@ the loss of each window under a trigram model (informativeness) and charges the 
 
 Angles and the annealer's reads and sweeps were chosen among sixteen settings each, on a pool that is in no bank; the
 weight of diversity, which all arms with a QUBO share, among three (`python -m benchmarks.selection`; a weight of 0 was
-better still, but leaves no interaction: `highest-loss`).
+better still, but leaves no interaction: `highest-loss`). Over twelve rounds four reads come nearer to the optimum than
+the two that one round chose, by .001 standard deviations at the same cost; the setting is that of the published study.
 """
 
 from __future__ import annotations
