@@ -50,14 +50,26 @@ class Distillation:
     shots: int = 256
     threads: int = 1
 
-    def steps(self, teacher_tokens: int = 0) -> int:
+    def steps(self, teacher_tokens: int = 0, config: LlamaConfig | None = None) -> int:
         """Return the training steps that are left after the teacher has read some tokens.
 
         A forward pass counts 2 operations for each weight and token, a training step 6.
+
+        Args:
+            teacher_tokens: tokens that the teacher has read.
+            config: of the model that is trained, None = the student's.
         """
-        teacher = _weights(_config(self.teacher))
-        left = 6 * _weights(self.config) * self.tokens - 2 * teacher * teacher_tokens
-        return max(1, left // (6 * _weights(self.config) * self.batch * self.train.context))
+        left = self._arithmetic - 2 * _weights(_config(self.teacher)) * teacher_tokens
+        return max(1, left // (6 * _weights(config or self.config) * self.batch * self.train.context))
+
+    def taught(self, share: float) -> int:
+        """Return how many windows the teacher reads for a share of the arithmetic: a batch at least, all at most."""
+        paid = share * self._arithmetic / (2 * _weights(_config(self.teacher)) * self.train.context)
+        return min(len(self.train), max(self.batch, int(paid)))
+
+    @property
+    def _arithmetic(self) -> int:
+        return 6 * _weights(self.config) * self.tokens
 
     @property
     def config(self) -> LlamaConfig:

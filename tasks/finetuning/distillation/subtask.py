@@ -34,7 +34,7 @@ def pose(context: Context, state: State, options: Options) -> Distillation | Non
         folder,
         config.hidden_size // 2,
         config.num_hidden_layers // 2,
-        domain_windows(context, stage.base, "train", max(options.batch, options.tokens // length)),
+        domain_windows(context, stage.base, "train", max(options.batch, options.tokens // (options.readings * length))),
         domain_windows(context, stage.base, "validation", stage.evaluation_windows),
         options.tokens,
         batch=options.batch,

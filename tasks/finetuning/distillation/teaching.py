@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, nll_loss
 
 from tasks.finetuning.distillation.problem import Distillation, Student, load_teacher
-from tasks.model.training.loop import batch_rows
+from tasks.model.recipe import Recipe
+from tasks.model.training.loop import batch_rows, make_optimizers
 
-RATE, CLIP = 0.005, 1.0
+CLIP = 1.0
+OTHERS = 0.6  # rate of AdamW over that of Muon, as in the recipe of the teachers
 CHUNK = 8
 
 
@@ -58,13 +60,6 @@ def ask_teacher(problem: Distillation, windows: int, rng: Generator, folder: Pat
     return _through_parquet(lesson, folder / f"teacher-{'largest' if largest else 'drawn'}.parquet")
 
 
-def train_student(
-    problem: Distillation, seed: int, steps: int, spend: Callable[..., None], loss: Callable[..., torch.Tensor]
-) -> Student:
-    """Train a student; `loss(logits, states, labels, rows)` gets its logits and last hidden states of a batch."""
-    return finish(problem, problem.student(seed), steps, spend, loss, windows=len(problem.train))
-
-
 def finish(
     problem: Distillation,
     model: Any,
@@ -72,23 +67,43 @@ def finish(
     spend: Callable[..., None],
     loss: Callable[..., torch.Tensor],
     windows: int,
-    rate: float = RATE,
+    rate: float,
     weight_decay: float = 0.0,
+    *,
+    muon: bool = True,
 ) -> Student:
-    """Train a model on the first windows and return it as a student."""
+    """Train a model on the first windows and return it as a student.
+
+    Args:
+        problem: its training windows are used.
+        model: the model.
+        steps: number of steps, of one batch each.
+        spend: is told the tokens of each step.
+        loss: `loss(logits, states, labels, rows)` gets the model's logits and last hidden states of a batch.
+        windows: number of windows.
+        rate: peak of the learning rate, of Muon where it is used.
+        weight_decay: decoupled, of matrices where Muon is used.
+        muon: train matrices by Muon and the rest by AdamW; without it AdamW trains all.
+    """
     model.train(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)
+    if muon:
+        recipe = Recipe(0, matrix_lr=rate, other_lr=OTHERS * rate, weight_decay=weight_decay)
+        optimizers = list(make_optimizers(model, recipe).values())
+    else:
+        optimizers = [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)]
+    groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     for step in range(steps):
         rows = batch_rows(windows, problem.batch, step, 0)
         part = problem.train.take(rows)
         spend(tokens=problem.batch * part.context)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps)
-        optimizer.zero_grad(set_to_none=True)
+        for group, peak in groups:
+            group["lr"] = peak * min(1.0, (step + 1) / max(1, steps // 20)) * (1 - step / steps)
+        model.zero_grad(set_to_none=True)
         found = model(**part.inputs(), use_cache=False, output_hidden_states=True)
         loss(found.logits, found.hidden_states[-1][:, -1], part.labels(), rows).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
     weights = {name: p.detach().numpy().copy() for name, p in model.state_dict().items()}
     return Student(weights, int(model.config.num_hidden_layers), int(model.config.hidden_size))
 
@@ -98,7 +113,7 @@ def on_text(logits: torch.Tensor, _: torch.Tensor, labels: torch.Tensor, _rows: 
     return cross_entropy(logits.flatten(0, 1), labels.flatten())
 
 
-def on_lesson(lesson: Lesson, share: float = 0.5) -> Callable[..., torch.Tensor]:
+def on_lesson(lesson: Lesson, share: float) -> Callable[..., torch.Tensor]:
     """Return the loss of the text and the cross entropy with the teacher, which counts `share`."""
     tokens, shares = torch.from_numpy(lesson.tokens), torch.from_numpy(lesson.shares)
 
@@ -111,20 +126,26 @@ def on_lesson(lesson: Lesson, share: float = 0.5) -> Callable[..., torch.Tensor]
 
 
 def on_relations(
-    lesson: Lesson, target: NDArray[np.float32], kernel: Callable[[torch.Tensor], torch.Tensor]
+    lesson: Lesson,
+    share: float,
+    target: NDArray[np.float32],
+    kernel: Callable[[torch.Tensor], torch.Tensor],
+    weight: float,
 ) -> Callable[..., torch.Tensor]:
-    """Return `on_lesson` plus the mean square difference of the relations among the windows of a batch.
+    """Return `on_lesson` plus the weighted mean square difference of the relations among the windows of a batch.
 
     Args:
         lesson: outputs of the teacher.
+        share: what the cross entropy with the teacher counts.
         target: (windows, windows) relations of the teacher's states.
         kernel: relations of the student's states.
+        weight: what the difference counts.
     """
-    taught, wanted = on_lesson(lesson), torch.from_numpy(np.asarray(target, np.float32))
+    taught, wanted = on_lesson(lesson, share), torch.from_numpy(np.asarray(target, np.float32))
 
     def loss(logits: torch.Tensor, states: torch.Tensor, labels: torch.Tensor, rows: Any) -> torch.Tensor:
         relation = (kernel(states) - wanted[rows][:, rows]).square().mean()
-        return taught(logits, states, labels, rows) + relation
+        return taught(logits, states, labels, rows) + weight * relation
 
     return loss
 

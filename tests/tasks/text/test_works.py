@@ -13,6 +13,7 @@ import pytest
 
 from tasks.contract import Material
 from tasks.evaluation.rules import smallest_n
+from tasks.finetuning.distillation.bank import tuning as distillation_tuning
 from tasks.monitoring.anomaly.bank import tuning as anomaly_tuning
 from tasks.monitoring.drift.bank import tuning as drift_tuning
 from tasks.policy import LOOKS, may_replace
@@ -106,7 +107,7 @@ def test_a_bank_has_the_independent_units_that_a_certificate_needs(key: str, mat
     assert len(set(units)) >= smallest_n(LOOKS[0][1] / len(may_replace(subtask)))
 
 
-@pytest.mark.parametrize("tuning", [drift_tuning, anomaly_tuning])
+@pytest.mark.parametrize("tuning", [distillation_tuning, drift_tuning, anomaly_tuning])
 def test_there_are_instances_to_tune_on_and_every_source_has_some(
     tuning: Callable[..., Any], material: Material
 ) -> None:

@@ -9,10 +9,11 @@ from qiskit_aer.primitives import SamplerV2
 
 from tasks.bench import make_bench
 from tasks.contract import Bench
+from tasks.finetuning.distillation.arms import TUNED, WAYS, Settings
 from tasks.finetuning.distillation.options import Options
 from tasks.finetuning.distillation.problem import Distillation, load_teacher, quality
 from tasks.finetuning.distillation.subtask import DISTILLATION
-from tasks.finetuning.distillation.teaching import _drawn, _largest, ask_teacher
+from tasks.finetuning.distillation.teaching import _drawn, _largest, ask_teacher, finish, on_text
 from tasks.finetuning.models import byte_config
 from tasks.model.causal import load_model, save_model
 from tasks.model.score import bits_per_byte
@@ -58,6 +59,47 @@ def test_reading_the_teacher_costs_training_steps(problem: Distillation) -> None
     assert problem.steps(2048) < problem.steps()
 
 
+def test_the_model_that_is_trained_sets_the_price_of_a_step(problem: Distillation) -> None:
+    config = load_teacher(problem).config
+    assert problem.steps(config=config) < problem.steps() == problem.steps(config=problem.config)
+
+
+def test_the_teacher_reads_what_its_share_of_the_arithmetic_pays_for(problem: Distillation) -> None:
+    posed = replace(problem, tokens=20_000, batch=1)
+    assert posed.taught(1.0) == len(posed.train)
+    for share in (0.05, 0.1):
+        windows = posed.taught(share)
+        assert 4 < windows < len(posed.train)
+        left = posed.steps(windows * posed.train.context)
+        assert 1 - left / posed.steps() == pytest.approx(share, rel=0.25)
+    assert replace(problem, tokens=1).taught(0.25) == problem.batch
+
+
+def test_readings_limit_the_steps(problem: Distillation, bench: Bench) -> None:
+    posed, counted = replace(problem, tokens=10**6), []
+    steps = replace(bench, spend=lambda *, tokens=0: counted.append(tokens))
+    for name in ("scratch", "draws"):
+        counted.clear()
+        WAYS[name](Settings(0.05, readings=3, share=0.5), posed, steps)
+        assert sum(counted) == 3 * len(posed.train) * posed.train.context, name
+
+
+def test_every_trained_arm_has_its_settings_and_the_quantum_arm_those_of_its_twin() -> None:
+    assert set(TUNED) == set(WAYS)
+    trained = {arm.name for arm in DISTILLATION.arms if arm.name != "untrained"}
+    assert trained == {*WAYS, "fidelities"}
+    assert DISTILLATION.challenger.solve.args == DISTILLATION.arm("squared-cosines").solve.args  # type: ignore[attr-defined]
+
+
+def test_muon_lowers_the_loss_more_than_adamw_alone(problem: Distillation) -> None:
+    posed, found = replace(problem, tokens=16 * problem.train.n_predicted), []
+    for muon, rate in ((True, 0.05), (False, 0.005)):
+        model = posed.student(0)
+        made = finish(posed, model, posed.steps(), lambda **_: None, on_text, len(posed.train), rate, muon=muon)
+        found.append(quality(posed, made)[0])
+    assert found[0] > found[1]
+
+
 def test_a_student_of_any_even_width_has_heads_that_fit(problem: Distillation, tmp_path: Path) -> None:
     save_model(new_model(byte_config(64, 1), 0), tmp_path)  # of four heads
     for width in (6, 24, 40, 46, 56, 64):
@@ -67,10 +109,10 @@ def test_a_student_of_any_even_width_has_heads_that_fit(problem: Distillation, t
 
 def test_all_ways_learn_and_the_pruned_teacher_keeps_its_width(problem: Distillation, bench: Bench) -> None:
     nothing = quality(problem, DISTILLATION.arm("untrained").solve(problem, bench))[0]
-    for name in ("scratch", "draws", "fidelities", "squared-cosines", "pruned"):
+    for name in (*WAYS, "fidelities"):
         student = DISTILLATION.arm(name).solve(problem, bench)
         assert quality(problem, student)[0] > nothing, name
-        assert student.width == (16 if name == "pruned" else 8)
+        assert student.width == (16 if name in ("pruned", "wide") else 8)
         assert student.depth == 1
 
 
