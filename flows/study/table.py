@@ -247,13 +247,20 @@ def routing(
     objective: Objective,
     known: Costs | None = None,
 ) -> list[dict[str, Any]]:
-    """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the decision."""
+    """Return the arm that `--method auto` would choose now in each size bucket, from all evidence of the decision.
+
+    `elsewhere` is its choice in an installation that did not pay for these executions, as after they were published.
+    """
     found, answers = trials([row for row in everything if row.backend == like.backend], objective, known), []
+    free = [replace(trial, spent=0.0) for trial in found]
     for bucket in sorted({policy.size_bucket(item["size"]) for item in instances}):
         setting = policy.Setting(f"{like.backend} {like.calibration}", bucket, like.data, objective)
-        decision = policy.choose(subtask, setting, found, np.random.default_rng(0)).decision
+        here, elsewhere = (
+            policy.choose(subtask, setting, seen, np.random.default_rng(0)).decision for seen in (found, free)
+        )
+        sizes = policy.sizes_of(bucket)
         answers.append(
-            {"sizes": policy.sizes_of(bucket), "arm": decision.arm, "n": decision.n, "reason": decision.reason}
+            {"sizes": sizes, "arm": here.arm, "n": here.n, "reason": here.reason, "elsewhere": elsewhere.arm}
         )
     return answers
 

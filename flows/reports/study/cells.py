@@ -262,7 +262,11 @@ def _bank_notes(found: Row) -> list[str]:
 
 
 def _routing_notes(found: Row) -> list[str]:
-    return [f"auto at sizes {r['sizes']} would now take {r['arm']}: {r['reason']}" for r in found["routing"]]
+    return [
+        f"auto at sizes {r['sizes']} would now take {r['arm']}: {r['reason']}"
+        + (f"; an installation that need not repay these trials takes {r['elsewhere']}" * (r["elsewhere"] != r["arm"]))
+        for r in found["routing"]
+    ]
 
 
 def _prediction_notes(found: Row) -> list[str]:

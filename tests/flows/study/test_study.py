@@ -23,13 +23,14 @@ from flows.study import config as banks
 from flows.study import study as module
 from flows.study.config import StudyConfig, arms_on, draw_instances, load_record, needed_units, units_reached
 from flows.study.study import run_instance
-from flows.study.table import build_study, energy_share, inverse_break_even, read_predictions, study_pairs
+from flows.study.table import build_study, energy_share, inverse_break_even, read_predictions, routing, study_pairs
 from infra import runs, settings
 from infra.energy.model import Coefficients
 from infra.energy.usage import Usage
 from infra.errors import BadInput
 from infra.evidence import Evidence, EvidenceRow
 from infra.settings import Settings
+from infra.shared import open_evidence
 from tasks.contract import STAGES, Arm, Bench, Instance, Kind, Material, Subtask, in_turns
 from tasks.evaluation.rules import Verdict, certified
 from tasks.policy import judge
@@ -228,6 +229,19 @@ def test_a_study_runs_every_arm_once_and_a_resumed_one_none_again(
     assert again["instances"] == record["instances"]
 
 
+def test_trials_that_never_pay_here_are_free_elsewhere(loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_of(loaded, monkeypatch)
+    read = open_evidence(loaded.home).read
+    rows, sizes = [], [{"size": 5}]
+    for arm, cpu_s in (("greedy", 0.02), ("exact", 0.01)):
+        like = replace(read(arm=arm, status="done")[0], size=5, prepare=Usage(), qualities=(1.0,), hit_rates=())
+        once, all_s = Usage(cpu_s=cpu_s), Usage(cpu_s=100.0)  # what was spent on trials, such as loops
+        rows += [replace(like, problem=f"p{i}", unit=f"u{i}", usage=once, total=all_s) for i in range(200)]
+    [found] = routing(rows, SUBTASK, rows[0], sizes, "energy")
+    assert (found["arm"], found["elsewhere"]) == ("greedy", "exact")
+    assert "trials repaid after" in found["reason"]
+
+
 def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     record, _ = study_of(loaded, monkeypatch)
     found = build_study(loaded, SUBTASK, record)
@@ -243,6 +257,7 @@ def test_the_table_of_a_study(loaded: Settings, monkeypatch: pytest.MonkeyPatch)
     said = "insufficient evidence (n=3 independent units among 15 instances, need 144)"
     assert said in arms["exact"]["verdict"]
     assert all("insufficient evidence" in r["reason"] for r in found["routing"])
+    assert all(r["arm"] == r["elsewhere"] == "greedy" for r in found["routing"])
     assert found["headroom"]["gap"] == approx(0.5)
     for text in (markdown(found), study_page(found, [forest(found) or "", quality_energy(found) or ""])):
         assert "exact" in text
