@@ -3,12 +3,13 @@
     python -m benchmarks.distillation [table|tune] [--keep FILE] [--write]
 
 `table`: the teacher has the size of the demo profile and has learned the training text of the shipped corpus; students
-have half its width and depth, and AdamW trains them. Each seed has windows of its own, few enough that a student reads
-them several times, and the teacher reads all of them once; that time counts. Every way is tuned on further windows with
-six settings: three rates, each with two weight decays (the text alone) or two weights of the teacher. Students make as
-many steps as the CPU seconds cover at rates that are measured first, in turns, so that other work on the machine
-changes how long it takes and not what it finds. `--keep FILE` stores rates, the teacher and finished trainings, so that
-a rerun goes on; `--write` puts the table into `docs/stages/finetuning.md`. About half an hour.
+have half its width and depth, and Muon and AdamW train them. Each seed has windows of its own, few enough that a
+student reads them several times, and the teacher reads all of them once; that time counts. Every way is tuned on
+further windows with six settings: three rates, each with two weight decays (the text alone) or two weights of the
+teacher. Students make as many steps as the CPU seconds cover at rates that are measured first, in turns, so that other
+work on the machine changes how long it takes and not what it finds. `--keep FILE` stores rates, the teacher and
+finished trainings, so that a rerun goes on; `--write` puts the table into `docs/stages/finetuning.md`. About half an
+hour.
 
 `tune` tries the same number of settings of each arm of the decision on two tasks that are in no bank, one with little
 and one with more text, and the five best on four other such tasks. It prints the mean bits per byte, and which settings
@@ -59,11 +60,11 @@ UNIQUE = (300, 900)  # windows of 128 tokens that a student has
 SECONDS = 20.0
 SEEDS = (0, 1, 2, 3, 4)
 TUNING = 5  # the seed whose windows the settings are chosen on
-RATES = (0.00125, 0.0025, 0.005)
+RATES = (0.05, 0.1, 0.2)  # of Muon
 DECAYS, SHARES = (0.0, 0.3), (0.5, 0.9)
 SCRATCH, DRAWS, LARGEST = "text alone", "12 draws", "12 largest probabilities"
 WAYS = (SCRATCH, DRAWS, LARGEST)
-ARM_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)  # of Muon
+ARM_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)
 ON_TEXT = tuple({"readings": r, "decay": d} for r, d in product((8, 15), (0.0, 0.3, 1.0)))
 ON_TEXT_WIDE = tuple({"readings": r, "decay": d} for r, d in product((2, 15), (0.0, 0.3, 1.0)))  # fewer are paid for
 ON_LESSON = tuple(
@@ -135,7 +136,7 @@ def student(posed: Distillation, way: str, setting: Setting, steps: int, seed: i
     if way != SCRATCH:
         loss, decay = on_lesson(lesson_of(posed, way), setting.other), 0.0
     made = posed.student(seed)
-    return finish(posed, made, steps, lambda **_: None, loss, len(posed.train), setting.rate, decay, muon=False)
+    return finish(posed, made, steps, lambda **_: None, loss, len(posed.train), setting.rate, decay)
 
 
 def step_s(folder: Path) -> dict[str, float]:
@@ -149,7 +150,7 @@ def step_s(folder: Path) -> dict[str, float]:
             spent = []
             for steps in (4, 24):  # the difference leaves out what a training costs once
                 began = time.process_time()
-                finish(posed, posed.student(0), steps, lambda **_: None, loss, len(posed.train), 0.005, muon=False)
+                finish(posed, posed.student(0), steps, lambda **_: None, loss, len(posed.train), RATES[0])
                 spent.append(time.process_time() - began)
             found[way].append((spent[1] - spent[0]) / 20)
     return {way: median(values[1:]) for way, values in found.items()}

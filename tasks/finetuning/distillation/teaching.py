@@ -69,10 +69,8 @@ def finish(
     windows: int,
     rate: float,
     weight_decay: float = 0.0,
-    *,
-    muon: bool = True,
 ) -> Student:
-    """Train a model on the first windows and return it as a student.
+    """Train a model by Muon and AdamW on the first windows and return it as a student.
 
     Args:
         problem: its training windows are used.
@@ -81,16 +79,12 @@ def finish(
         spend: is told the tokens of each step.
         loss: `loss(logits, states, labels, rows)` gets the model's logits and last hidden states of a batch.
         windows: number of windows.
-        rate: peak of the learning rate, of Muon where it is used.
-        weight_decay: decoupled, of matrices where Muon is used.
-        muon: train matrices by Muon and the rest by AdamW; without it AdamW trains all.
+        rate: peak of the learning rate of Muon, which trains the matrices.
+        weight_decay: decoupled, of the matrices.
     """
     model.train(True)
-    if muon:
-        recipe = Recipe(0, matrix_lr=rate, other_lr=OTHERS * rate, weight_decay=weight_decay)
-        optimizers = list(make_optimizers(model, recipe).values())
-    else:
-        optimizers = [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=weight_decay)]
+    recipe = Recipe(0, matrix_lr=rate, other_lr=OTHERS * rate, weight_decay=weight_decay)
+    optimizers = list(make_optimizers(model, recipe).values())
     groups = [(group, group["lr"]) for optimizer in optimizers for group in optimizer.param_groups]
     for step in range(steps):
         rows = batch_rows(windows, problem.batch, step, 0)
