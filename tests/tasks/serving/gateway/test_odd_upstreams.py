@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import socket
 import sys
 import threading
@@ -32,14 +33,16 @@ CHAT = json.dumps({"id": "c", "model": "m", "choices": [{"index": 0, "message": 
 
 
 def whole(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    """Return an answer with its length."""
-    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    """Return an answer with its length, after which the connection ends."""
+    head = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join(head).encode() + b"\r\n\r\n" + body
 
 
 def chunked(*parts: bytes, kind: str = "text/event-stream") -> list[bytes]:
-    """Return the pieces of a chunked answer."""
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    """Return the pieces of a chunked answer, after which the connection ends."""
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
     return [head, *(b"%x\r\n%s\r\n" % (len(part), part) for part in parts), b"0\r\n\r\n"]
 
 
@@ -51,6 +54,14 @@ def events(*texts: str) -> bytes:
 
 STREAM = events("größer ", "東京", " 🙂")
 CUTS = [STREAM[at : at + 7] for at in range(0, len(STREAM), 7)]  # within characters too
+
+
+def _is_whole(request: bytes) -> bool:
+    head, blank, body = request.partition(b"\r\n\r\n")
+    if b"transfer-encoding: chunked" in head.lower():
+        return body.endswith(b"0\r\n\r\n")
+    length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+    return bool(blank) and len(body) >= (int(length[1]) if length else 0)
 
 
 @dataclass
@@ -76,8 +87,10 @@ class Raw:
     def _answer(self, peer: socket.socket) -> None:
         with peer, suppress(OSError):
             got = b""
-            while b"\r\n\r\n" not in got:
-                got += peer.recv(65_536)
+            while not _is_whole(got):  # to close with a part unread would reset the connection
+                if not (piece := peer.recv(65_536)):
+                    return
+                got += piece
             self.asked.append(got)
             path = got.split(b" ")[1].decode("latin-1").split("?")[0]
             pieces = self.said.get(path, [whole(b"")])
