@@ -5,11 +5,11 @@
 `table`: the teacher has the size of the demo profile and has learned the training text of the shipped corpus; students
 have half its width and depth, and Muon and AdamW train them. Each seed has windows of its own, few enough that a
 student reads them several times, and the teacher reads all of them once; that time counts. Every way is tuned on
-further windows with six settings: three rates, each with two weight decays (the text alone) or two weights of the
-teacher. Students make as many steps as the CPU seconds cover at rates that are measured first, in turns, so that other
-work on the machine changes how long it takes and not what it finds. `--keep FILE` stores rates, the teacher and
-finished trainings, so that a rerun goes on; `--write` puts the table into `docs/stages/finetuning.md`. About half an
-hour.
+further windows with six settings: three rates, each with all or two fifths of the steps (the text alone, which
+overfits) or two weights of the teacher. Students make as many steps as the CPU seconds cover at rates that are
+measured first, in turns, so that other work on the machine changes how long it takes and not what it finds. `--keep
+FILE` stores rates, the teacher and finished trainings, so that a rerun goes on; `--write` puts the table into
+`docs/stages/finetuning.md`. About half an hour.
 
 `tune` tries the same number of settings of each arm of the decision on two tasks that are in no bank, one with little
 and one with more text, and the five best on four other such tasks. It prints the mean bits per byte, and which settings
@@ -60,8 +60,9 @@ UNIQUE = (300, 900)  # windows of 128 tokens that a student has
 SECONDS = 20.0
 SEEDS = (0, 1, 2, 3, 4)
 TUNING = 5  # the seed whose windows the settings are chosen on
-RATES = (0.05, 0.1, 0.2)  # of Muon
-DECAYS, SHARES = (0.0, 0.3), (0.5, 0.9)
+RATES = (0.0125, 0.025, 0.05)  # of Muon
+PARTS, SHARES = (0.4, 1.0), (0.5, 0.9)
+DECAY = 0.3  # of the text alone, which overfits without it
 SCRATCH, DRAWS, LARGEST = "text alone", "12 draws", "12 largest probabilities"
 WAYS = (SCRATCH, DRAWS, LARGEST)
 ARM_RATES = (0.0125, 0.025, 0.05, 0.1, 0.2)
@@ -93,7 +94,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "stages" / "finetuning.md"
 
 @dataclass(frozen=True)
 class Setting:
-    """Settings of a training: rate, and weight decay (the text alone) or weight of the teacher."""
+    """Settings of a training: rate, and the part of the steps that is made (the text alone) or the teacher's weight."""
 
     rate: float
     other: float
@@ -101,7 +102,7 @@ class Setting:
 
 def settings(way: str) -> list[Setting]:
     """Return the settings that are tried."""
-    return [Setting(*pair) for pair in product(RATES, DECAYS if way == SCRATCH else SHARES)]
+    return [Setting(*pair) for pair in product(RATES, PARTS if way == SCRATCH else SHARES)]
 
 
 def teacher(folder: Path) -> float:
@@ -132,9 +133,10 @@ def lesson_of(posed: Distillation, way: str) -> Lesson:
 def student(posed: Distillation, way: str, setting: Setting, steps: int, seed: int) -> Any:
     """Train a student of a way for some steps."""
     loss: Callable[..., torch.Tensor] = on_text
-    decay = setting.other
-    if way != SCRATCH:
-        loss, decay = on_lesson(lesson_of(posed, way), setting.other), 0.0
+    if way == SCRATCH:
+        decay, steps = DECAY, max(1, int(setting.other * steps))
+    else:
+        decay, loss = 0.0, on_lesson(lesson_of(posed, way), setting.other)
     made = posed.student(seed)
     return finish(posed, made, steps, lambda **_: None, loss, len(posed.train), setting.rate, decay)
 
@@ -197,7 +199,9 @@ def compare(kept: Kept, folder: Path, seconds: float) -> str:
         for way in WAYS:
             lost, spent = np.array([measured(way, unique, best[way], seed) for seed in SEEDS]).T
             low, high = mean_interval(scratch - lost) or (0.0, 0.0)
-            made, other = steps(way, unique), "decay" if way == SCRATCH else "teacher"
+            made, other = steps(way, unique), "teacher"
+            if way == SCRATCH:
+                made, other = int(best[way].other * made), "part of the steps"
             rows.append((
                 f"{unique * 128:,}", way, f"rate {best[way].rate:g}, {other} {best[way].other:g}",
                 f"{made * BATCH / unique:.1f}", f"{lost.mean():.3f}",
