@@ -132,7 +132,7 @@ def encode_arrays(arrays: Mapping[str, NDArray[Any]], *, compressed: bool = True
 
     Args:
         arrays: by name.
-        compressed: whether they get smaller by it; angles do not.
+        compressed: whether to compress them; angles do not get smaller by it.
     """
     stream = io.BytesIO()
     # numpy's own savez_compressed takes the slowest level: three times the time for two per cent of the size
