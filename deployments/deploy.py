@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
-import yaml
 
 from deployments.automations import TAG, automations
 from deployments.notify import message
@@ -26,6 +25,7 @@ from deployments.project import project_file
 from infra.compute import TRAINERS
 from infra.errors import KetcycleError
 from infra.settings import NotifyKind, Settings, environment, hand_on
+from infra.yaml_text import parse_yaml
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -82,7 +82,7 @@ def version(folder: Path) -> str:
 
 def read_flows() -> None:
     """Import the flows of all deployments."""
-    for entry in yaml.safe_load(project_file().read_text())["deployments"]:
+    for entry in parse_yaml(project_file().read_text())["deployments"]:
         _flow(entry["entrypoint"])
 
 
@@ -328,7 +328,7 @@ def _wanted(path: Path, pool: Pool) -> dict[str, dict[str, Any]]:
     from prefect.utilities.callables import parameter_schema
     from prefect.utilities.templating import apply_values
 
-    content = yaml.safe_load(path.read_text())
+    content = parse_yaml(path.read_text())
     pull: Any = apply_values(content["pull"], {}, remove_notset=False)
     if pool.folder:
         pull = [{"prefect.deployments.steps.set_working_directory": {"directory": pool.folder}}]

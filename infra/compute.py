@@ -63,6 +63,9 @@ DASK = {
 }
 
 
+HEARTBEAT_S = 10.0  # between the figures that a worker sends to the scheduler
+
+
 @dataclass(frozen=True)
 class Services:
     """Addresses of what a run uses; without a Prefect server it runs without Prefect's engine."""
@@ -131,6 +134,8 @@ def cluster(
         import distributed
 
         distributed.utils._forkserver_preload_set = True  # noqa: SLF001  (else this process imports pandas for a list)
+        # Half a second otherwise, and no setting changes it. A lost worker is noticed by its connection, not by these.
+        distributed.scheduler.heartbeat_interval = lambda n: HEARTBEAT_S  # noqa: ARG005
         meanwhile()
         with (
             dask.config.set({"temporary-directory": str(settings.home / "dask"), **DASK}),

@@ -183,7 +183,8 @@ class Lake:
     def read(self, ref: Ref, columns: list[str] | None = None) -> pa.Table:
         """Read a whole Parquet data set."""
         with _readable(ref):
-            return pa.concat_tables(pq.read_table(path, columns=columns) for path in self._parquet(ref))
+            # `pq.read_table` imports pandas.
+            return pa.concat_tables(pq.ParquetFile(path).read(columns) for path in self._parquet(ref))
 
     def scan(self, ref: Ref, columns: list[str] | None = None, batch_size: int = 2048) -> Iterator[pa.RecordBatch]:
         """Read a Parquet data set in record batches, memory flat."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
-import yaml
+from infra.yaml_text import parse_yaml
 
 Kind = Literal["process", "docker", "kubernetes"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -58,4 +58,4 @@ def load_pool(kind: Kind) -> Pool:
     """Return the pool of a kind."""
     if kind == "process":
         return Pool(PROCESS, kind)
-    return Pool(**yaml.safe_load((files("deployments.pools") / f"{kind}.yaml").read_text(encoding="utf-8")))
+    return Pool(**parse_yaml((files("deployments.pools") / f"{kind}.yaml").read_text(encoding="utf-8")))

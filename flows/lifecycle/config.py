@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from infra.errors import BadInput
 from infra.settings import FILE, Objective, Settings
+from infra.yaml_text import parse_yaml
 from tasks.contract import STAGES, Method
 from tasks.options import check as check_options
 from tasks.options import decisions_of
@@ -146,7 +147,7 @@ def load_profile(name: str) -> dict[str, Any]:
     else:
         raise BadInput(f"no profile {name!r}; there are {', '.join(profiles())}, or give a YAML file")
     try:
-        loaded: Any = yaml.safe_load(text) or {}
+        loaded: Any = parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise BadInput(f"the profile {name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, dict) or not all(isinstance(value, dict | None) for value in loaded.values()):

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra.errors import BadInput
+from infra.yaml_text import parse_yaml
 
 COEFFICIENTS = Path(__file__).with_name("coefficients.yaml")
 _Z95 = 1.6448536269514722
@@ -184,7 +185,7 @@ def read_coefficients(path: Path = COEFFICIENTS) -> tuple[CoefficientsFile, str]
     except OSError as error:
         raise BadInput(f"no coefficients file can be read at {path}: {error.strerror}") from error
     try:
-        parsed = CoefficientsFile.model_validate(yaml.safe_load(content))
+        parsed = CoefficientsFile.model_validate(parse_yaml(content))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BadInput(f"{path} is no YAML file: {' '.join(str(error).split())}") from error
     except ValidationError as error:

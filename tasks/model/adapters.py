@@ -12,20 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from peft import (
-    HRAConfig,
-    LoraConfig,
-    OFTConfig,
-    PeftConfig,
-    PeftModel,
-    RoadConfig,
-    VeraConfig,
-    get_peft_model,
-)
 from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from peft import PeftConfig, PeftModel  # imported where an adapter is made: one worker of a run makes them
 
 AdapterKind = Literal["lora", "rslora", "dora", "pissa", "vera", "oft", "hra", "road"]
 FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -48,8 +41,18 @@ class Adapter:
     dropout: float = 0.0
 
 
+def config_of(name: str, **given: Any) -> PeftConfig:
+    """Return a configuration of `peft`, by the name of its class."""
+    import peft
+
+    made: PeftConfig = getattr(peft, name)(**given)
+    return made
+
+
 def _lora(**given: Any) -> Callable[[Adapter], PeftConfig]:
-    return lambda a: LoraConfig(r=a.rank, lora_alpha=a.alpha, lora_dropout=a.dropout, **_EVERYWHERE, **given)
+    return lambda a: config_of(
+        "LoraConfig", r=a.rank, lora_alpha=a.alpha, lora_dropout=a.dropout, **_EVERYWHERE, **given
+    )
 
 
 _EVERYWHERE: dict[str, Any] = {"target_modules": "all-linear", "task_type": "CAUSAL_LM"}
@@ -58,12 +61,12 @@ _CONFIGS: Mapping[str, Callable[[Adapter], PeftConfig]] = {
     "rslora": _lora(use_rslora=True),
     "dora": _lora(use_dora=True),
     "pissa": _lora(init_lora_weights="pissa"),
-    "vera": lambda a: VeraConfig(r=a.rank, vera_dropout=a.dropout, **_EVERYWHERE),
-    "oft": lambda a: OFTConfig(
-        oft_block_size=a.rank, module_dropout=a.dropout, use_cayley_neumann=False, **_EVERYWHERE
+    "vera": lambda a: config_of("VeraConfig", r=a.rank, vera_dropout=a.dropout, **_EVERYWHERE),
+    "oft": lambda a: config_of(
+        "OFTConfig", oft_block_size=a.rank, module_dropout=a.dropout, use_cayley_neumann=False, **_EVERYWHERE
     ),
-    "hra": lambda a: HRAConfig(r=a.rank, **_EVERYWHERE),
-    "road": lambda _: RoadConfig(group_size=2, **_EVERYWHERE),
+    "hra": lambda a: config_of("HRAConfig", r=a.rank, **_EVERYWHERE),
+    "road": lambda _: config_of("RoadConfig", group_size=2, **_EVERYWHERE),
 }
 
 
@@ -78,6 +81,8 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter, seed: int) -> PeftMode
 
 def add_config(model: PreTrainedModel, config: PeftConfig, seed: int) -> PeftModel:
     """Wrap a model with any configuration of `peft`, its random weights drawn with the seed."""
+    from peft import get_peft_model
+
     with torch.random.fork_rng(devices=[]), _known_warnings():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
@@ -114,6 +119,8 @@ def load_adapters(model: PreTrainedModel, folders: Mapping[str, Path]) -> PeftMo
         ValueError: no adapter is given, or their kinds differ: `peft` puts adapters of one kind on a base.
         FileNotFoundError: a folder holds no adapter; without this check peft would query the model hub.
     """
+    from peft import PeftModel
+
     if not folders:
         raise ValueError("no adapter given")
     for folder, name in ((folder, name) for folder in folders.values() for name in FILES):

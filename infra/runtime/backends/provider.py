@@ -42,6 +42,7 @@ from infra.runtime.backends.isa import IsaCache
 from infra.runtime.backends.usage import LEVEL
 from infra.runtime.circuits.observables import Measurements, measured_in, shots_for
 from infra.runtime.limits import Limits
+from infra.yaml_text import parse_yaml
 
 _NAME = re.compile(r"([0-9a-zA-Z]+)-(\d+)-([0-9a-zA-Z]+)(?:-([IXYZ]+)-(\d+))?")
 KEPT = 256  # jobs whose objects are kept; others are retrieved from the provider
@@ -94,7 +95,7 @@ def read_price(path: Path | None, name: str) -> Price:
     if path is None:
         raise BadInput(f"what a provider bills is read from a file: set provider_prices to one and {advice}")
     try:
-        found = TypeAdapter(dict[str, Price]).validate_python(yaml.safe_load(path.read_text()) or {})
+        found = TypeAdapter(dict[str, Price]).validate_python(parse_yaml(path.read_text()) or {})
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise BadInput(f"the prices in {path} cannot be read ({error}); {advice}") from None
     if name not in found:

@@ -11,18 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from peft import (
-    FourierFTConfig,
-    HRAConfig,
-    LoraConfig,
-    OFTConfig,
-    PeftConfig,
-    VeraConfig,
-)
 from torch import nn
 
 from tasks.finetuning.adapter.problem import parts
-from tasks.model.adapters import add_config
+from tasks.model.adapters import add_config, config_of
 
 # Changes a model in place and returns what is trained; gets the model, the site in it and a seed.
 Attach = Callable[[Any, str, int], list[nn.Parameter]]
@@ -155,11 +147,13 @@ def wrapped(make: Callable[[nn.Linear, int], nn.Module]) -> Attach:
     return attach
 
 
-def by_peft(config: Callable[..., PeftConfig], **given: Any) -> Attach:
-    """Return the attachment of an adapter of `peft` to the site alone."""
+def by_peft(config: str, **given: Any) -> Attach:
+    """Return the attachment of an adapter of `peft`, by the name of its configuration, to the site alone."""
 
     def attach(model: Any, site: str, seed: int) -> list[nn.Parameter]:
-        add_config(model, config(target_modules=rf"model\.{site}", **given), seed)  # changes the model in place
+        add_config(
+            model, config_of(config, target_modules=rf"model\.{site}", **given), seed
+        )  # changes the model in place
         return [p for p in model.parameters() if p.requires_grad]
 
     return attach
@@ -194,24 +188,24 @@ def rotation(block: int, *, magnitudes: bool = False) -> Attach:
 
 def lora(rank: int) -> Attach:
     """Return the attachment of LoRA."""
-    return by_peft(LoraConfig, r=rank, lora_alpha=2 * rank)
+    return by_peft("LoraConfig", r=rank, lora_alpha=2 * rank)
 
 
 def vera(rank: int) -> Attach:
     """Return the attachment of VeRA (Kopiczko et al. 2024)."""
-    return by_peft(VeraConfig, r=rank)
+    return by_peft("VeraConfig", r=rank)
 
 
 def fourier(coefficients: int) -> Attach:
     """Return the attachment of FourierFT (Gao et al. 2024)."""
-    return by_peft(FourierFTConfig, n_frequency=coefficients, scaling=150.0, init_weights=True)
+    return by_peft("FourierFTConfig", n_frequency=coefficients, scaling=150.0, init_weights=True)
 
 
 def householder(reflections: int) -> Attach:
     """Return the attachment of Householder reflections (HRA, Yuan et al. 2024; the family of HOFT)."""
-    return by_peft(HRAConfig, r=reflections)
+    return by_peft("HRAConfig", r=reflections)
 
 
 def oft(block: int) -> Attach:
     """Return the attachment of orthogonal fine-tuning as `peft` has it, by the exact Cayley transform."""
-    return by_peft(OFTConfig, r=0, oft_block_size=block, use_cayley_neumann=False)
+    return by_peft("OFTConfig", r=0, oft_block_size=block, use_cayley_neumann=False)
