@@ -7,11 +7,8 @@ Kinds of arms differ by shape and by colour (Okabe and Ito's palette, safe for c
 from __future__ import annotations
 
 import io
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache, wraps
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from textwrap import fill
 from typing import Any, Literal
@@ -23,6 +20,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from flows.reports.margins import Margins
 
 Row = Mapping[str, Any]
 
@@ -51,28 +50,6 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _NAMED = re.compile(r' id="(?:figure|axes|matplotlib|patch|line2d|text|xtick|ytick|legend|LineCollection|PathCollection|FillBetween)[^"]*"')  # fmt: skip  # noqa: E501
 
 
-@dataclass(frozen=True)
-class _Figures:
-    """Arguments of a chart; equal if their text is equal."""
-
-    text: str
-    given: tuple[Any, ...] = field(compare=False)
-
-
-def _once(chart: Callable[..., str | None]) -> Callable[..., str | None]:
-    """Cache a chart within a process: a run rewrites its report after its services have stopped."""
-
-    @lru_cache(maxsize=64)
-    def drawn(figures: _Figures) -> str | None:
-        return chart(*figures.given)
-
-    @wraps(chart)
-    def draw(*given: Any) -> str | None:
-        return drawn(_Figures(json.dumps(given, default=str), given))
-
-    return draw
-
-
 def style() -> Any:
     """Return the context in which charts are drawn."""
     return mpl.rc_context(_STYLE)
@@ -95,7 +72,7 @@ def svg_of(figure: Figure, title: str) -> str:
 
 
 def _figure(height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=Margins())
     return figure, figure.subplots(1, columns, **grid)
 
 
@@ -151,7 +128,6 @@ def energy_by_stage(report: Row) -> str | None:
     return svg_of(figure, f"Energy by stage of run {report['run_id']}")
 
 
-@_once
 def arms(subtask: Row) -> str | None:
     """Return one decision's arms: joules with bands on the left, quality with intervals on the right.
 
@@ -218,7 +194,6 @@ def _broken(metric: str) -> str:
     return f"{metric}, higher is better" if len(metric) < 16 else f"{metric},\nhigher is better"
 
 
-@_once
 def quality_against_energy(subtask: Row) -> str | None:
     """Return quality over joules of one decision's arms, with a line through the Pareto front."""
     rows = [row for row in subtask["rows"] if row["quality"] is not None and row["status"] == "done"]
@@ -278,7 +253,6 @@ def _front(rows: Sequence[Row]) -> list[Row]:
     return front
 
 
-@_once
 def three_energies(report: Row) -> str | None:
     """Return the three energies of every quantum arm side by side, on one log axis."""
     rows = [
@@ -320,7 +294,6 @@ def drawn(title: str, chart: Row) -> str:
     return str(waterfall(title, chart) if "steps" in chart else lines(title, chart))
 
 
-@_once
 def waterfall(title: str, chart: Row) -> str:
     """Return the steps as bars, each from the cumulative height of those before it, with totals between them."""
     parts = list(dict.fromkeys(step["part"] for step in chart["steps"]))
@@ -351,7 +324,6 @@ def waterfall(title: str, chart: Row) -> str:
     return svg_of(figure, title)
 
 
-@_once
 def lines(title: str, chart: Row) -> str:
     """Return the series of a section's chart as lines, its levels dotted."""
     figure, ax = _figure(2.9)
@@ -402,7 +374,6 @@ def _together(references: Mapping[str, float], near: float) -> Iterator[tuple[st
         yield ", ".join(names), last
 
 
-@_once
 def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     """Return the p-value of each window in order of time, marked by the state after it."""
     if not verdicts:
@@ -433,7 +404,6 @@ def drift(verdicts: Sequence[Row], level: float | None) -> str | None:
     return svg_of(figure, "Drift over time")
 
 
-@_once
 def energy_per_request(windows: Sequence[Row]) -> str | None:
     """Return the modelled joules of a request in each window as bands; windows without a figure are left out."""
     rows = [row for row in windows if row.get("energy_j")]

@@ -133,7 +133,10 @@ def _orchestration(rows: Sequence[EvidenceRow], conversion: Conversion) -> dict[
 
 
 def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, float | None]:
-    """Return the figures of a report (or of one stage) under the fixed metric names."""
+    """Return the figures of a report under the fixed metric names; those of a stage have all its arms.
+
+    Those of the whole run have the arms of the closing screen: used, best classical, incumbent and challenger.
+    """
     found: dict[str, float | None] = {}
     for entry in report["stages"]:
         if stage is not None and entry["stage"] != stage:
@@ -151,8 +154,11 @@ def metrics(report: Mapping[str, Any], stage: str | None = None) -> dict[str, fl
             }
         found |= _numbers(entry["facts"], prefix)
         for subtask in entry["subtasks"]:
+            best = subtask["best_classical"] or {}
+            leading = {subtask["chosen"], best.get("arm"), best.get("reference")}
             for row in subtask["rows"]:
-                found |= _row_metrics(f"{subtask['name']}/{row['arm']}", row)
+                if stage or row["role"] or row["arm"] in leading:
+                    found |= _row_metrics(f"{subtask['name']}/{row['arm']}", row)
     return found
 
 
@@ -167,22 +173,27 @@ def _numbers(facts: Mapping[str, Any], prefix: str) -> dict[str, float | None]:
 
 
 def _row_metrics(key: str, row: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the figures of an arm; those of circuits only of a quantum one."""
     narrow, wide = row["energy"]["spent"]["narrow"], row["energy"]["spent"]["wide"]
-    qpu = row["energy"]["qpu"]
-    return {
+    found = {
         f"quality/{key}": row["quality"],
         f"energy_j/{key}": narrow[1],
         f"energy_j_p5/{key}": narrow[0],
         f"energy_j_p95/{key}": narrow[2],
         f"energy_wide_j/{key}": wide[1],
-        f"qpu_projected_j/{key}": qpu["wide"][1] if qpu and qpu["projected"] else None,
         f"cpu_s/{key}": row["cpu_s"] + row["prepare_cpu_s"],
-        f"qpu_s/{key}": row["qpu_s_billed"],
-        f"cost_usd/{key}": row["cost_usd"],
         f"gco2/{key}": row["gco2"],
-        f"circuits/{key}": row["circuits"],
-        f"shots/{key}": row["shots"],
     }
+    if row["kind"] == "quantum":
+        qpu = row["energy"]["qpu"]
+        found |= {
+            f"qpu_projected_j/{key}": qpu["wide"][1] if qpu and qpu["projected"] else None,
+            f"qpu_s/{key}": row["qpu_s_billed"],
+            f"cost_usd/{key}": row["cost_usd"],
+            f"circuits/{key}": row["circuits"],
+            f"shots/{key}": row["shots"],
+        }
+    return found
 
 
 def write_report(home: Path, report: Mapping[str, Any]) -> tuple[Path, ...]:

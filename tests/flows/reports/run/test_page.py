@@ -217,6 +217,28 @@ def test_the_front_holds_what_no_arm_beats_on_both() -> None:
     assert [row["arm"] for row in html_charts._front(rows)] == ["cheap", "good"]
 
 
+def test_a_line_joins_the_arms_of_the_front() -> None:
+    def arm(name: str, energy_j: float, quality: float) -> dict[str, object]:
+        band = [energy_j / 2, energy_j, 2 * energy_j]
+        ends = dict.fromkeys(("quality_lo", "quality_hi"))
+        about = {"arm": name, "kind": "classical", "status": "done", "quality": quality}
+        return {**about, **ends, "energy": {"spent": {"narrow": band}}}
+
+    rows = [
+        arm("dear", 90, 0.9),
+        arm("cheap", 1, 0.5),
+        arm("beaten", 2, 0.4),
+        arm("good", 3, 0.8),
+        arm("best", 9, 0.95),
+    ]
+    subtask = {"name": "d", "metric": "q", "chosen": "good", "tolerance": 0.01, "oracle": None, "rows": rows}
+    with html_charts.style():
+        text = html_charts.arms(subtask)
+    assert text is not None
+    dashed = re.findall(r'<path d="([^"]*)"[^>]*stroke-dasharray', text)
+    assert [path.count("M") + path.count("L") for path in dashed] == [3], "cheap, good and best"
+
+
 def test_long_equal_parts_are_left_out_of_a_difference() -> None:
     words = [f"w{i}" for i in range(100)]
     left, right = side_by_side(" ".join(words), " ".join([*words[:50], "new", *words[51:]]))
