@@ -5,17 +5,21 @@ from __future__ import annotations
 import fcntl
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from deployments.tables import make_tables
+from infra import engine
 from infra.errors import BadInput
 from infra.moved import readdress
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 EXPERIMENT = "ketcycle"
 KIND = {"mlflow.experimentKind": "custom_model_development"}  # else its page opens on traces, of which we have none
@@ -337,6 +341,17 @@ def open_tracking() -> Tracking:
 
     loaded = settings.load()
     return Tracking(loaded.tracking, loaded.home / "mlflow" / "artifacts")
+
+
+def where_open(function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+    """Call a function in a process of this machine that has opened a tracking store, if one has, else here.
+
+    MLflow takes longer to import than a short run takes to train.
+    """
+    from infra import settings
+
+    kind = "rest_store" if settings.load().tracking.startswith("http") else "sqlalchemy_store"
+    return engine.where_imported(f"mlflow.store.tracking.{kind}", function, *arguments, **named)
 
 
 def register_model(name: str, folder: Path, alias: str, meta: Mapping[str, str]) -> int:

@@ -250,18 +250,16 @@ def _run(
         with services(loaded, config.modules, lambda: import_module("flows.lifecycle.run")) as running:
             progress.listen(display.take)
             display.say(running.said)
-            from flows.lifecycle.run import conclude, finish_report, run_stages
+            from flows.lifecycle.run import charge, run_lifecycle
 
-            if not running.prefect_url:
-                failure = run_stages(config)
-            else:
-                from flows.lifecycle.lifecycle import lifecycle  # prefect reads its address when it is imported
-
-                try:
-                    lifecycle(config)
-                except StageFailed as error:
-                    failure = error
-        found = (finish_report if running.prefect_url else conclude)(name, since)  # services have stopped
+            if running.prefect_url:
+                from flows.lifecycle.lifecycle import lifecycle as run_lifecycle  # it reads Prefect's address
+            try:
+                run_lifecycle(config)
+            except StageFailed as error:
+                failure = error
+        charge(name, since)  # services have stopped
+        found = runs.read_report(loaded.home, name)
     page = runs.report_files(loaded.home, name)[-1]
     print_value(found if as_json else render(summarise(found, page)), as_json)
     if failure:

@@ -17,9 +17,10 @@ from infra.claims import Claims
 from infra.errors import BadInput, LakeError
 from infra.events import Drift, ModelValidated, emit
 from infra.lake import Lake, Ref
+from infra.progress import forward_from_worker
 from infra.settings import Settings
 from infra.shared import open_lake
-from infra.tracking import Tracking, open_tracking
+from infra.tracking import Tracking, open_tracking, where_open
 from tasks.model.compare import Verdict, document_bits, judge, nearest
 from tasks.text.embeddings import embed
 
@@ -93,30 +94,57 @@ def judge_run(
     if done is None or registered is None:
         return None
     name, version = str(registered["name"]), int(registered["version"])
-    tracking = open_tracking()
-    before = tracking.version_at(name, gate.champion)
-    if before == version:
+    holdout = Ref.parse(done.parts["inputs"]["preprocessing/holdout"])
+    made = Ref.parse(done.result["refs"]["inference/model"])
+    new = _New(run_id, loaded.home, name, version, made, holdout)
+    found = where_open(_compared, new, gate, drift, asked)
+    if found is None:
         return None
-    champion_files, missing = _files(tracking, name, gate.champion)
-    if champion_files is None:
-        verdict = Verdict(True, missing, 0.0, (0.0, 0.0), 0)
-    else:
-        lake = open_lake(loaded.home)
-        texts = _held_out(lake, Ref.parse(done.parts["inputs"]["preprocessing/holdout"]), gate.documents)
-        like = _like_the_window(lake, drift, texts) if drift and not asked else []
-        like += range(len(texts), len(texts) + len(asked))
-        made = lake.folder(Ref.parse(done.result["refs"]["inference/model"]))
-        log.info("reading %d documents with version %d and version %d", len(texts) + len(asked), before, version)
-        champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in (champion_files, made))
-        verdict = judge(champion, challenger, like, gate.margin)
+    before, verdict = found
     judged = Judged(name, version, before, verdict.passed, verdict.reason)
     judged = _followed(loaded, judged, verdict, run_id, gate)
-    tracking.describe(name, version, f"Gate: {judged}")
+    where_open(_describe, name, version, f"Gate: {judged}")
     log.info("%s", judged)
     engine.publish(
         f"**{judged}**\n\n{_about(drift)}", key="ketcycle-gate", description=f"Champion against challenger of {run_id}"
     )
     return judged
+
+
+@dataclass(frozen=True)
+class _New:
+    """The model that a run registered, and the documents that it was not trained on."""
+
+    run_id: str
+    home: Path
+    name: str
+    version: int
+    files: Ref
+    holdout: Ref
+
+
+def _compared(new: _New, gate: Gate, drift: Drift | None, asked: Sequence[str]) -> tuple[int | None, Verdict] | None:
+    """Return the version of the champion and the verdict on the new model; None if it is the champion."""
+    forward_from_worker(new.run_id)
+    tracking = open_tracking()
+    before = tracking.version_at(new.name, gate.champion)
+    if before == new.version:
+        return None
+    champion_files, missing = _files(tracking, new.name, gate.champion)
+    if champion_files is None:
+        return before, Verdict(True, missing, 0.0, (0.0, 0.0), 0)
+    lake = open_lake(new.home)
+    texts = _held_out(lake, new.holdout, gate.documents)
+    like = _like_the_window(lake, drift, texts) if drift and not asked else []
+    like += range(len(texts), len(texts) + len(asked))
+    log.info("reading %d documents with version %d and version %d", len(texts) + len(asked), before, new.version)
+    folders = champion_files, lake.folder(new.files)
+    champion, challenger = (document_bits(folder, [*texts, *asked]) for folder in folders)
+    return before, judge(champion, challenger, like, gate.margin)
+
+
+def _describe(name: str, version: int, text: str) -> None:
+    open_tracking().describe(name, version, text)
 
 
 def _files(tracking: Tracking, name: str, alias: str) -> tuple[Path | None, str]:
@@ -146,9 +174,8 @@ def _followed(loaded: Settings, judged: Judged, verdict: Verdict, run_id: str, g
     fact = ModelValidated(name=judged.name, version=judged.version, by="gate", reason=judged.reason)
     emit("model.validated", fact, once=once)
     if not engine.in_flow():
-        claims = Claims(loaded.ledger, SCOPE, lambda _: False)  # without a server no flow run is at work
-        said = move_alias(claims, run_id, fact, gate.champion)[1]
-        return replace(judged, then=said)
+        then = where_open(_move_alias, loaded.ledger, run_id, fact, gate.champion)
+        return replace(judged, then=then)
     from deployments.automations import answered
     from flows.lifecycle.promotion import promote_on_validation
 
@@ -156,6 +183,11 @@ def _followed(loaded: Settings, judged: Judged, verdict: Verdict, run_id: str, g
         return replace(judged, then=f"promote-on-validation moves {gate.champion}")
     state = promote_on_validation(fact, gate.champion, return_state=True)
     return replace(judged, then=str(state.message))
+
+
+def _move_alias(ledger: str, run_id: str, model: ModelValidated, alias: str) -> str:
+    claims = Claims(ledger, SCOPE, lambda _: False)  # without a server no flow run is at work
+    return move_alias(claims, run_id, model, alias)[1]
 
 
 def _held_out(lake: Lake, holdout: Ref, limit: int) -> list[str]:

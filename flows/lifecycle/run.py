@@ -16,8 +16,8 @@ import distributed
 
 from flows.lifecycle.cancel import cancellable
 from flows.lifecycle.config import RunConfig
-from flows.lifecycle.curves import curves_in_mlflow
 from flows.lifecycle.gate import GATE, Gate, judge_run
+from flows.lifecycle.in_mlflow import Figures, curves_in_mlflow, write_figures
 from flows.lifecycle.pending import complete_run
 from flows.lifecycle.walk import ShadowBudget, StageResult, Started, join, run_stage, start_shadows
 from flows.reports.run.report import build_report, metrics, write_report
@@ -31,9 +31,8 @@ from infra.run_log import logged
 from infra.runtime.figures.summary import summary_of
 from infra.settings import Settings
 from infra.shared import open_evidence
-from infra.tracking import Tracking, open_tracking
+from infra.tracking import where_open
 from tasks.contract import STAGES
-from tasks.options import flat
 from tasks.records import record_orchestration
 
 log = logging.getLogger("ketcycle.lifecycle")
@@ -50,31 +49,29 @@ def run_lifecycle(config: RunConfig, gate: Gate | None = GATE) -> dict[str, Any]
         StageFailed: a stage failed; finished stages are kept and reported.
     """
     config = config.named()
-    failure = run_stages(config, gate)
-    report = conclude(config.run_id)
+    loaded = settings.load()
+    with completion.claimed(loaded.home, config.run_id), cluster(loaded, config.modules):
+        failure = _run_stages(config, loaded, gate)
+        report = _conclude(config.run_id)
     if failure:
         raise failure
     return report
 
 
-def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | None:
-    """Run the stages in order and judge the new model; return the failure, if any. `conclude` makes the report."""
-    loaded = settings.load()
+def _run_stages(config: RunConfig, loaded: Settings, gate: Gate | None) -> StageFailed | None:
+    """Run the stages in order and judge the new model; return the failure, if any."""
     began, since = time.monotonic(), datetime.now(UTC).isoformat(timespec="microseconds")
     with (
-        completion.claimed(loaded.home, config.run_id),
-        cluster(loaded, config.modules),
         logged(runs.folder(loaded.home, config.run_id), config.run_id),
         ThreadPoolExecutor(1) as background,
         cancellable(config.run_id),
     ):
-        tracking = background.submit(open_tracking)  # its database takes seconds to open
         near, far = _workers()
         tree = ProcessTree(near, lambda: _workers()[1] if far else {})
         run = _begun(loaded.home, config)
         try:
-            with curves_in_mlflow(config, tracking, background):
-                failure = _run_stages(config, loaded, run, lambda: _save(loaded.home, run))
+            with curves_in_mlflow(config, background):
+                failure = _in_order(config, loaded, run, lambda: _save(loaded.home, run))
         except BaseException:
             _save(loaded.home, run | {"status": "stopped"})
             raise
@@ -95,48 +92,32 @@ def run_stages(config: RunConfig, gate: Gate | None = GATE) -> StageFailed | Non
     return None
 
 
-def conclude(run_id: str, since: str = "") -> dict[str, Any]:
-    """Write the report of a finished run, put it into MLflow and on the Prefect page, emit `run.finished`; return it.
+def charge(run_id: str, since: str) -> None:
+    """Record the CPU time of this process tree, stopped services included, that is in no evidence row yet.
 
     Args:
         run_id: the run.
-        since: as for `finish_report`.
+        since: when this process began the run (ISO 8601, as in evidence rows).
     """
     loaded = settings.load()
-    report = finish_report(run_id, since)
+    elsewhere_s = runs.read(loaded.home, run_id)[1].get("elsewhere_cpu_s", 0.0)  # by workers not started here
+    record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
+
+
+def _conclude(run_id: str) -> dict[str, Any]:
+    """Write the report of a finished run, also to MLflow and on the Prefect page; emit `run.finished`; return it."""
+    loaded = settings.load()
+    report = build_report(loaded, *runs.read(loaded.home, run_id))
+    write_report(loaded.home, report)
     try:
-        _track(loaded, open_tracking(), report)
+        _track(report)
     except Exception as error:  # noqa: BLE001  (a tracking server that fails must not undo a finished run)
         log.warning("not in MLflow: %s; ketcycle run --resume %s puts it there", error, run_id)
     engine.publish(markdown(report), key="ketcycle-report", description=f"Run {run_id}")
     if queued := summary_of(loaded.ledger, loaded.home, run_id):
         engine.publish(queued, key="ketcycle-queue", description=f"Quantum calls of {run_id}")
     emit("run.finished", {"status": report["status"]}, once=run_id, resource=f"ketcycle.run.{run_id}")
-    _charge(loaded, run_id, since)  # the cost of this function is in the next report
     return report
-
-
-def finish_report(run_id: str, since: str = "") -> dict[str, Any]:
-    """Write the report of a finished run and return it.
-
-    Args:
-        run_id: the run.
-        since: when this process began the run (ISO 8601, as in evidence rows). The CPU time of its process tree since
-            then, stopped services included, is recorded first. Empty = already recorded.
-    """
-    loaded = settings.load()
-    _charge(loaded, run_id, since)
-    report = build_report(loaded, *runs.read(loaded.home, run_id))
-    write_report(loaded.home, report)
-    _charge(loaded, run_id, since)
-    return report
-
-
-def _charge(loaded: Settings, run_id: str, since: str) -> None:
-    """Record the CPU time of this process tree that is in no evidence row yet."""
-    if since:
-        elsewhere_s = runs.read(loaded.home, run_id)[1].get("elsewhere_cpu_s", 0.0)  # by workers not started here
-        record_orchestration(loaded.home, run_id, since, elsewhere_s + _tree_cpu_s())
 
 
 def _judged(loaded: Settings, run_id: str, gate: Gate) -> dict[str, Any]:
@@ -171,9 +152,7 @@ def _save(home: Path, run: Mapping[str, Any]) -> None:
     runs.write(home, run["config"]["run_id"], {**run, "stages": stages})
 
 
-def _run_stages(
-    config: RunConfig, loaded: Settings, run: dict[str, Any], save: Callable[[], None]
-) -> StageFailed | None:
+def _in_order(config: RunConfig, loaded: Settings, run: dict[str, Any], save: Callable[[], None]) -> StageFailed | None:
     """Run the stages, save each result in `run`, wait for the shadow arms; return the failure, if any."""
     inputs: dict[str, str] = {}
     for stage in _stages_before(config):
@@ -256,27 +235,17 @@ def _workers() -> tuple[list[int], dict[str, float]]:
     return near, {f"{place} {pid}": cpu_s for (place, pid), cpu_s in found.items() if place != here}
 
 
-def _track(loaded: Settings, tracking: Tracking, report: Mapping[str, Any]) -> None:
-    """Log the report's figures to MLflow: a parent run, and a child run for each stage."""
-    config = RunConfig(**runs.read(loaded.home, report["run_id"])[1]["config"])
-    tags = {"ketcycle_profile": config.profile, "ketcycle_method": config.method, "ketcycle_backend": config.backend}
-    params = config.model_dump(mode="json", exclude={"run_id"})
-    options = {stage["stage"]: _options(loaded, config.run_id, stage["stage"]) for stage in report["stages"]}
-    params |= {f"{stage}.{name}": value for stage, found in options.items() for name, value in found.items()}
-    parent = tracking.open(config.run_id, "lifecycle", report["began_s"], params, tags)
-    tracking.log(parent, metrics(report))
-    for path in runs.report_files(loaded.home, config.run_id):
-        tracking.artifact(parent, path)
-    for stage in report["stages"]:
-        if stage["began_s"] is not None:
-            name = stage["stage"]
-            params = {"seed": config.seed, "method": config.method, "backend": config.backend, **options[name]}
-            child = tracking.open(config.run_id, name, stage["began_s"], params, tags, parent)
-            tracking.log(child, metrics(report, name))
-            tracking.finish(child, stage["began_s"] + stage["wall_s"], failed=stage["status"] == "failed")
-    tracking.finish(parent, time.time(), failed=report["status"] == "failed")
-
-
-def _options(loaded: Settings, run_id: str, stage: str) -> dict[str, Any]:
-    found = completion.find(loaded.home, run_id, stage)
-    return flat(found.parts["options"]) if found else {}
+def _track(report: Mapping[str, Any]) -> None:
+    """Log the report's figures to MLflow."""
+    stages = {
+        stage["stage"]: Figures(
+            stage["began_s"],
+            stage["began_s"] + stage["wall_s"],
+            stage["status"] == "failed",
+            metrics(report, stage["stage"]),
+        )
+        for stage in report["stages"]
+        if stage["began_s"] is not None
+    }
+    whole = Figures(report["began_s"], time.time(), report["status"] == "failed", metrics(report))
+    where_open(write_figures, report["run_id"], whole, stages)

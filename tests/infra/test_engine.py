@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -71,3 +72,32 @@ def test_without_a_flow_run_there_is_no_page_to_publish_on() -> None:
     assert not engine.in_flow()
     engine.publish("text", "ketcycle-test", "nothing")
     assert not {name for name in set(sys.modules) - before if name.startswith("prefect")}
+
+
+def test_a_call_is_made_where_a_module_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    assert engine.where_imported("sched", os.getpid) == os.getpid(), "without a cluster it is made here"
+    with (
+        distributed.LocalCluster(  # type: ignore[no-untyped-call]
+            n_workers=2,
+            threads_per_worker=1,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        ) as own,
+        distributed.Client(own) as client,
+    ):
+        assert engine.where_imported("sched", os.getpid) == os.getpid(), "no worker has imported it"
+        there = client.submit(_import_sched, pure=False).result()
+        assert there != os.getpid()
+        assert {engine.where_imported("sched", os.getpid) for _ in range(4)} == {there}
+        with pytest.raises(ZeroDivisionError):
+            engine.where_imported("sched", operator.truediv, 1, 0)
+        monkeypatch.setitem(sys.modules, "sched", sys)
+        assert engine.where_imported("sched", os.getpid) == os.getpid(), "it is imported here, too"
+
+
+def _import_sched() -> int:
+    import sched
+
+    assert sched
+    return os.getpid()
