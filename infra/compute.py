@@ -46,6 +46,7 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "1",  # a task is a thread; another arena gives pages back
     **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
 }
+HEARTBEAT_S = 10.0  # between the figures that a worker sends to the scheduler
 # Tasks of a run are few, long and small in memory: what Dask does for many short ones would only cost CPU time.
 DASK = {
     # A shadow arm stays where it was put: stolen by an idle worker it would keep the next stage waiting.
@@ -61,9 +62,6 @@ DASK = {
     "distributed.worker.multiprocessing-method": "forkserver",
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in ENVIRONMENT.items()},
 }
-
-
-HEARTBEAT_S = 10.0  # between the figures that a worker sends to the scheduler
 
 
 @dataclass(frozen=True)

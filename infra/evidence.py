@@ -305,7 +305,7 @@ class Evidence:
         return None
 
     def _merged(self, parts: list[Path]) -> Iterable[pa.RecordBatch]:
-        """Return the latest rows of some parts; a few new ones without a database, which takes ten times as long."""
+        """Return the latest rows of some parts; a few new ones without a database, whose start takes longer."""
         seen = [(path, path.stat().st_mtime_ns) for path in parts]
         old = any(_version(_metadata(*part)) != str(SCHEMA_VERSION) for part in seen)  # a column they lack stays null
         if old or sum(_count(*part) for part in seen) > _IN_MEMORY_ROWS:

@@ -60,7 +60,7 @@ class _Writer:
         self._known: dict[str, str] = {}  # stage to MLflow run
 
     def write(self, published: Sequence[Mapping[str, Any]]) -> None:
-        """Write what stages have published; a tracking server that fails must not stop a training."""
+        """Write what stages have published."""
         try:
             self._client = client = self._client or open_tracking()
             for said in published:
@@ -69,7 +69,7 @@ class _Writer:
                     parent = client.open(self._run_id, "lifecycle", self._began_s, {}, {})
                     self._known[stage] = client.open(self._run_id, stage, said["at"], {}, {}, parent)
                 client.curve(self._known[stage], said["rows"], said["at"])
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  (a tracking server that fails must not stop a training)
             log.warning("the curve of %s is not in MLflow: %s", published[0]["stage"], error)
 
 
